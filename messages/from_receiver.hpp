@@ -1,0 +1,126 @@
+// Decides what a receiver may say to the trainer's side.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "messages/errors.hpp"
+#include "messages/ids.hpp"
+#include "messages/to_receiver.hpp"
+
+namespace lockstep {
+
+/// What a receiver holds.
+enum class receiver_phase : std::uint8_t {
+  empty,      ///< no version: fresh, restarted, or never attached
+  serving,    ///< holds exactly the version of its tag
+  applying,   ///< a decided delta is being written
+  reseeding,  ///< all weights are being written
+  torn,       ///< a write failed half-way: the bytes are a mix
+  last_ = torn
+};
+
+/// "empty", "serving", …; "unknown" for a value that is no enumerator.
+std::string_view to_string(receiver_phase phase) noexcept;
+
+/// First word of every incarnation to the supervisor.
+struct hello_msg {
+  std::uint64_t cluster = 0;
+  receiver_id id = 0;
+  std::string name;
+  incarnation inc;
+  hash128 layout;
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, hello_msg& x) {
+  return f(x.cluster, x.id, x.name, x.inc, x.layout);
+}
+
+/// Which question a reply answers and how. Each answers exactly one round of the join.
+enum class reply_kind : std::uint8_t {
+  attached,   ///< to attach: holds the target, proof given
+  need_full,  ///< to attach: holds something else
+  full_ok,    ///< to full: written and proven
+  full_fail,  ///< to full: not written, or not proven
+  vote_yes,   ///< to prepare: base and payload proven, nothing written
+  vote_no,    ///< to prepare: `reason` says why; nothing written
+  ack,        ///< to commit or redo: applied and proven
+  nack,       ///< to commit or redo: not applied, or not proven
+  last_ = nack
+};
+
+std::string_view to_string(reply_kind kind) noexcept;
+
+/// To the join. `proof` is the digest of all weights as they stand in memory now, under the
+/// challenge of the question: it cannot be given by who does not hold the bytes.
+struct reply_msg {
+  envelope env;
+  receiver_id id = 0;
+  reply_kind kind = reply_kind::nack;
+  errc reason = errc::none;
+  std::string detail;  ///< one line for people; at most `reply_detail_max` characters
+  digest proof;
+};
+
+inline constexpr std::size_t reply_detail_max = 512;
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, reply_msg& x) {
+  return f(x.env, x.id, x.kind, x.reason, x.detail, x.proof);
+}
+
+/// To the flusher: bucket `index` has been taken, another may be sent.
+struct credit_msg {
+  envelope env;
+  receiver_id id = 0;
+  std::uint32_t index = 0;
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, credit_msg& x) {
+  return f(x.env, x.id, x.index);
+}
+
+/// Whether an engine may serve, with what, and if not why not.
+struct readiness {
+  bool ready = false;
+  receiver_phase phase = receiver_phase::empty;
+  version_ref version;      ///< what the bytes are; none while empty, torn or being written
+  std::uint64_t label = 0;  ///< the trainer's number of `version`
+  errc reason = errc::none;  ///< why not ready
+
+  friend bool operator==(const readiness&, const readiness&) = default;
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, readiness& x) {
+  return f(x.ready, x.phase, x.version, x.label, x.reason);
+}
+
+/// Answer to a ping.
+struct pong_msg {
+  std::uint64_t cluster = 0;
+  receiver_id id = 0;
+  incarnation inc;
+  readiness state;
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, pong_msg& x) {
+  return f(x.cluster, x.id, x.inc, x.state);
+}
+
+/// Leaves on purpose.
+struct goodbye_msg {
+  std::uint64_t cluster = 0;
+  receiver_id id = 0;
+  incarnation inc;
+};
+
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, goodbye_msg& x) {
+  return f(x.cluster, x.id, x.inc);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,94 @@
+// Decides what a sync tells its caller: one terminal status for every participant, nothing hidden.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "messages/errors.hpp"
+#include "messages/from_receiver.hpp"
+#include "messages/ids.hpp"
+
+namespace lockstep {
+
+enum class sync_result : std::uint8_t {
+  ok,         ///< every participant acknowledged and proved the target
+  recovered,  ///< one or more failed and are members again, at the target, within the deadline
+  degraded,   ///< committed, but some are still out; each is named with its reason
+  aborted,    ///< nobody wrote anything; the snapshot is where it was
+};
+
+std::string_view to_string(sync_result result) noexcept;
+
+/// The one terminal status of a participant (invariant I4).
+enum class terminal : std::uint8_t {
+  ok,       ///< did what was asked, proof checked
+  no,       ///< refused before writing anything
+  nack,     ///< failed while or after writing, or its proof was false
+  timeout,  ///< not heard of by the deadline: a failure, never a success
+  dead,     ///< its actor or process ended, or a new incarnation took its place
+};
+
+std::string_view to_string(terminal status) noexcept;
+
+/// One participant of one sync.
+struct participant_report {
+  receiver_id id = 0;
+  std::string name;
+  terminal status = terminal::timeout;  ///< of the sync itself, before any recovery
+  errc reason = errc::none;             ///< why `status` is not ok
+  std::string detail;                   ///< one line for people
+  bool member = false;                  ///< in the view at the end, holding exactly `version`
+  version_ref version;                  ///< last version it proved; none if it has to be reseeded
+  std::uint32_t reseeds = 0;            ///< full transfers it needed to be a member again
+};
+
+/// One sync, from the tensors' being read to the report. Bytes are counted once per encoding
+/// (`wire_bytes`) and once per receiver (`sent_bytes`, `reseed_bytes`).
+struct sync_report {
+  using seconds = std::chrono::duration<double>;
+
+  std::uint64_t label = 0;  ///< the trainer's number, as given to sync()
+  version_ref base;
+  version_ref target;  ///< equals `base` where nothing was committed
+  sync_result result = sync_result::aborted;
+  errc reason = errc::none;  ///< why it was aborted, or the first reason why it was not ok
+  std::string detail;
+
+  std::uint64_t full_bytes = 0;      ///< size of all weights
+  std::uint64_t wire_bytes = 0;      ///< size of the encoded delta
+  std::uint64_t sent_bytes = 0;      ///< delta bytes handed to receivers, all together
+  std::uint64_t reseed_bytes = 0;    ///< full-transfer bytes handed to receivers, all together
+  std::uint64_t elements = 0;        ///< units of all tensors
+  std::uint64_t changed = 0;         ///< units that differ between base and target
+
+  seconds encode{0};   ///< diff, encode, and the snapshot's own check of the encoding
+  seconds ship{0};     ///< first bucket handed over to last bucket taken
+  seconds vote{0};     ///< from the end of shipping to the last vote
+  seconds commit{0};   ///< from the decision to the last acknowledgement, redo included
+  seconds recover{0};  ///< from the commit to the last failed receiver's being a member again
+  seconds total{0};
+
+  std::vector<participant_report> participants;  ///< ascending by id
+
+  /// Every participant holds the target and the snapshot stands there.
+  bool complete() const noexcept {
+    return result == sync_result::ok || result == sync_result::recovered;
+  }
+};
+
+/// One receiver as the supervisor knows it.
+struct receiver_status {
+  receiver_id id = 0;
+  std::string name;
+  readiness state;           ///< as last heard
+  bool member = false;       ///< in the view: takes part in the next sync
+  std::string standing;      ///< "member", "attaching", "quarantined", "gave_up", "dead", "detached"
+  errc reason = errc::none;  ///< why it is not a member
+  std::string detail;
+  std::uint32_t reseeds = 0;   ///< full transfers it has taken, seeding included
+  std::uint32_t restarts = 0;  ///< incarnations after the first
+};
+
+}  // namespace lockstep
