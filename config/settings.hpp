@@ -1,0 +1,99 @@
+// Decides which settings there are in code: one plain member for each row of settings_table.hpp.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace lockstep {
+
+/// Who is seeded again when a sync ends with failures.
+enum class reseed_scope : std::uint8_t {
+  failed,  ///< only receivers that failed
+  all      ///< every receiver
+};
+
+/// Least severe kind of line that is logged.
+enum class log_level : std::uint8_t { trace, debug, info, warn, error, off };
+
+/// Thrown for a setting that is unknown, malformed, of the wrong type or out of range, and for a
+/// settings file that cannot be read. The text is one line that names the setting and where it
+/// was set. Caused by the operator, or by an embedding program that filled `settings` itself.
+class setting_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Settings on which all nodes of a cluster have to agree to be one cluster.
+struct cluster_settings {
+  std::string name = "lockstep";  ///< 1 to 64 bytes
+};
+
+/// How a sync proceeds and when it gives up. Read by the trainer side.
+struct sync_settings {
+  std::uint32_t members_min = 1;  ///< fewer participants left than this aborts the sync
+  std::uint32_t stage_timeout_ms = 5'000;
+  std::uint32_t commit_timeout_ms = 10'000;
+  std::uint32_t attach_timeout_ms = 10'000;
+  std::uint32_t full_timeout_ms = 10'000;
+  std::uint64_t link_bytes_per_s = 50'000'000;  ///< slowest link that the deadlines allow for
+  std::uint32_t commit_resend_ms = 200;
+  std::uint32_t commit_resend_max = 2;
+  std::uint32_t redo_max = 2;
+  std::uint32_t recovery_timeout_ms = 60'000;
+  reseed_scope reseed = reseed_scope::failed;
+  std::uint32_t correlated_percent = 50;  ///< 0 to 100; 0 switches it off
+};
+
+/// How bulk bytes are cut and how many may be under way.
+struct bucket_settings {
+  std::uint64_t bytes_max = 4ull << 20;
+  std::uint32_t credit = 4;  ///< buckets in flight to one receiver
+};
+
+/// What a receiver accepts and when it stops trusting that its trainer is there.
+struct receiver_settings {
+  std::uint64_t staged_bytes_max = 4ull << 30;
+  std::uint32_t buckets_max = 1'048'576;
+  std::uint32_t lease_ms = 5'000;
+  std::uint32_t ping_ms = 500;
+  bool serve_stale = false;
+};
+
+/// How often, and how soon, something that failed is tried again.
+struct supervision_settings {
+  std::uint32_t attempts_max = 5;
+  std::uint32_t backoff_ms = 100;
+  std::uint32_t backoff_ms_max = 5'000;
+  std::uint32_t restart_max = 10;
+};
+
+/// Resources of this process.
+struct runtime_settings {
+  std::uint32_t threads = 0;  ///< 0: as many as there are cores
+};
+
+/// Where this process logs, and how much.
+struct log_settings {
+  log_level level = log_level::warn;
+  std::string file;  ///< empty: standard error
+};
+
+/// Every setting. A default-constructed value holds the defaults of the table. A program may fill
+/// it itself or let a `settings_loader` do so; a loader's result is valid, anything else has to
+/// pass `validate`. A plain value: copies are independent.
+struct settings {
+  cluster_settings cluster;
+  sync_settings sync;
+  bucket_settings bucket;
+  receiver_settings receiver;
+  supervision_settings supervision;
+  runtime_settings runtime;
+  log_settings log;
+};
+
+/// Checks every member against its row of the table, and what members demand of each other.
+/// Throws `setting_error` naming the first that does not hold.
+void validate(const settings& s);
+
+}  // namespace lockstep

@@ -1,0 +1,73 @@
+// Decides where settings are read from and which source wins.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "config/settings_table.hpp"
+
+namespace lockstep {
+
+/// Where the value in force came from; a later kind wins over an earlier one.
+struct setting_source {
+  enum class kind : std::uint8_t { defaults, file, environment, command_line };
+
+  kind from = kind::defaults;
+  std::string where;  ///< "path:line", the variable's name, "--set"; empty for a default
+};
+
+/// E.g. "default", "lockstep.toml:12", "environment LOCKSTEP_LOG_LEVEL", "command line".
+std::string to_string(const setting_source& source);
+
+/// One setting as it is in force. The views live as long as the program.
+struct effective_setting {
+  std::string_view key;
+  std::string value;
+  std::string_view unit;
+  setting_source source;
+  std::string_view help;
+};
+
+/// Gathers settings from a TOML file, environment and command line in that order of precedence:
+/// the file is lowest, the environment overrides it, the command line overrides both. The order
+/// of the calls does not matter between kinds; within one kind the last call wins.
+///
+/// Every function that adds throws `setting_error` on an unknown key, a wrong type or a value out
+/// of range, naming key and source; it then has changed nothing. Not thread-safe.
+class settings_loader {
+ public:
+  settings_loader();
+
+  /// Reads a TOML file of at most 1 MiB, e.g. "[sync]\ncommit_timeout_ms = 5000".
+  void add_file(const std::filesystem::path& path);
+
+  /// Takes the variables whose name starts with "LOCKSTEP_" from a null-terminated list of
+  /// "NAME=value", such as `environ`. Null is an empty list.
+  void add_environment(const char* const* variables);
+  void add_environment(const std::map<std::string, std::string>& variables);
+
+  /// Takes one "key=value" of the command line.
+  void add_override(std::string_view assignment);
+
+  /// The settings in force. Throws `setting_error` if they do not fit each other.
+  settings build() const;
+
+  /// Every setting in the order of the table.
+  std::vector<effective_setting> effective() const;
+
+ private:
+  struct slot {
+    setting_value value;
+    setting_source source;
+  };
+  using slots = std::vector<slot>;  // one for each row of the table
+
+  slots slots_;
+};
+
+}  // namespace lockstep
