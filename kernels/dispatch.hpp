@@ -7,7 +7,7 @@
 namespace lockstep::kernels {
 
 /// Variants of the inner loops; all give the same bytes.
-enum class implementation : std::uint8_t { portable, sse2, avx2, avx512, neon };
+enum class implementation : std::uint8_t { portable, sse4, avx2, avx512, neon };
 
 /// E.g. "avx2"; "unknown" for a value that is no enumerator.
 const char* to_string(implementation which) noexcept;
