@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <type_traits>
 
@@ -12,7 +11,6 @@ namespace lockstep {
 namespace {
 
 using enum setting_scope;
-using names = std::span<const std::string_view>;
 
 constexpr std::string_view reseed_names[] = {"failed", "all"};
 constexpr std::string_view level_names[] = {"trace", "debug", "info", "warn", "error", "off"};
@@ -29,80 +27,75 @@ template <auto Section, auto Member>
 constexpr setting_row integer(std::string_view key, setting_scope scope, std::uint64_t initial,
                               std::string_view unit, std::uint64_t min, std::uint64_t max,
                               std::string_view help) {
-  return {key,
-          setting_type::integer,
-          scope,
-          initial,
-          unit,
-          min,
-          max,
-          {},
-          help,
-          [](const settings& s) -> setting_value { return std::uint64_t{(s.*Section).*Member}; },
-          [](settings& s, const setting_value& value) {
-            using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
-            (s.*Section).*Member = static_cast<member>(std::get<std::uint64_t>(value));
-          }};
+  return {.key = key,
+          .type = setting_type::integer,
+          .scope = scope,
+          .initial = initial,
+          .unit = unit,
+          .min = min,
+          .max = max,
+          .help = help,
+          .load = [](const settings& s) -> setting_value {
+            return std::uint64_t{(s.*Section).*Member};
+          },
+          .store =
+              [](settings& s, const setting_value& value) {
+                using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
+                (s.*Section).*Member = static_cast<member>(std::get<std::uint64_t>(value));
+              }};
 }
 
 template <auto Section, auto Member>
 constexpr setting_row boolean(std::string_view key, setting_scope scope, bool initial,
                               std::string_view help) {
-  return {key,
-          setting_type::boolean,
-          scope,
-          initial,
-          "",
-          0,
-          0,
-          {},
-          help,
-          [](const settings& s) -> setting_value { return (s.*Section).*Member; },
-          [](settings& s, const setting_value& value) {
-            (s.*Section).*Member = std::get<bool>(value);
-          }};
+  return {
+      .key = key,
+      .type = setting_type::boolean,
+      .scope = scope,
+      .initial = initial,
+      .help = help,
+      .load = [](const settings& s) -> setting_value { return (s.*Section).*Member; },
+      .store = [](settings& s,
+                  const setting_value& value) { (s.*Section).*Member = std::get<bool>(value); }};
 }
 
 template <auto Section, auto Member>
 constexpr setting_row text(std::string_view key, setting_scope scope, std::string_view initial,
                            std::uint64_t min, std::uint64_t max, std::string_view help) {
-  return {key,
-          setting_type::text,
-          scope,
-          initial,
-          "",
-          min,
-          max,
-          {},
-          help,
-          [](const settings& s) -> setting_value { return (s.*Section).*Member; },
-          [](settings& s, const setting_value& value) {
-            (s.*Section).*Member = std::get<std::string>(value);
-          }};
+  return {.key = key,
+          .type = setting_type::text,
+          .scope = scope,
+          .initial = initial,
+          .min = min,
+          .max = max,
+          .help = help,
+          .load = [](const settings& s) -> setting_value { return (s.*Section).*Member; },
+          .store =
+              [](settings& s, const setting_value& value) {
+                (s.*Section).*Member = std::get<std::string>(value);
+              }};
 }
 
 template <auto Section, auto Member, const auto& Names>
 constexpr setting_row choice(std::string_view key, setting_scope scope, std::string_view initial,
                              std::string_view help) {
-  return {key,
-          setting_type::choice,
-          scope,
-          initial,
-          "",
-          0,
-          0,
-          Names,
-          help,
-          [](const settings& s) -> setting_value {
+  return {.key = key,
+          .type = setting_type::choice,
+          .scope = scope,
+          .initial = initial,
+          .choices = Names,
+          .help = help,
+          .load = [](const settings& s) -> setting_value {
             // A program can cast anything into an enumeration; no name fits that.
             const auto index = static_cast<std::size_t>((s.*Section).*Member);
             return index < std::size(Names) ? std::string(Names[index]) : std::string();
           },
-          [](settings& s, const setting_value& value) {
-            using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
-            const auto found = std::ranges::find(Names, std::get<std::string>(value));
-            (s.*Section).*Member = static_cast<member>(found - std::begin(Names));
-          }};
+          .store =
+              [](settings& s, const setting_value& value) {
+                using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
+                const auto found = std::ranges::find(Names, std::get<std::string>(value));
+                (s.*Section).*Member = static_cast<member>(found - std::begin(Names));
+              }};
 }
 
 using root = settings;

@@ -26,11 +26,11 @@ struct setting_row {
   setting_type type;
   setting_scope scope;
   std::variant<std::uint64_t, bool, std::string_view> initial;  ///< the default
-  std::string_view unit;  ///< "ms", "bytes", …; empty for a plain number or word
-  std::uint64_t min;      ///< integer: the value, text: its length in bytes; both inclusive
-  std::uint64_t max;
-  std::span<const std::string_view> choices;  ///< in the order of the enumerators
-  std::string_view help;                      ///< one sentence
+  std::string_view unit = {};  ///< "ms", "bytes", …; empty for a plain number or word
+  std::uint64_t min = 0;       ///< integer: the value, text: its length in bytes; inclusive
+  std::uint64_t max = 0;
+  std::span<const std::string_view> choices = {};  ///< in the order of the enumerators
+  std::string_view help;                           ///< one sentence
   setting_value (*load)(const settings&);
   void (*store)(settings&, const setting_value&);  ///< the value has been checked
 };
