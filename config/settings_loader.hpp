@@ -67,7 +67,15 @@ class settings_loader {
   };
   using slots = std::vector<slot>;  // one for each row of the table
 
+  /// Takes a value for `row` unless one of a winning kind is there already.
+  static void put(slots& into, const setting_row& row, setting_value value,
+                  const setting_source& source);
+
   slots slots_;
 };
+
+/// The settings as a TOML file that sets them all, each line with its source in a comment. What
+/// `lockstep config` prints; reading it back gives the same values.
+std::string settings_toml(const std::vector<effective_setting>& all);
 
 }  // namespace lockstep

@@ -26,11 +26,11 @@ struct setting_row {
   setting_type type;
   setting_scope scope;
   std::variant<std::uint64_t, bool, std::string_view> initial;  ///< the default
-  std::string_view unit;  ///< "ms", "bytes", …; empty for a plain number or word
-  std::uint64_t min;      ///< integer: the value, text: its length in bytes; both inclusive
-  std::uint64_t max;
-  std::span<const std::string_view> choices;  ///< in the order of the enumerators
-  std::string_view help;                      ///< one sentence
+  std::string_view unit = {};  ///< "ms", "bytes", …; empty for a plain number or word
+  std::uint64_t min = 0;       ///< integer: the value, text: its length in bytes; inclusive
+  std::uint64_t max = 0;
+  std::span<const std::string_view> choices = {};  ///< in the order of the enumerators
+  std::string_view help;                           ///< one sentence
   setting_value (*load)(const settings&);
   void (*store)(settings&, const setting_value&);  ///< the value has been checked
 };
@@ -53,8 +53,11 @@ setting_value default_of(const setting_row& row);
 /// What the row allows, e.g. "1 to 65535", "true or false", "failed or all".
 std::string range_text(const setting_row& row);
 
+/// The same as a phrase that names the type too, e.g. "an integer from 1 to 65535".
+std::string wanted_text(const setting_row& row);
+
 /// Checks a value against the row. Empty if it fits, else what is wrong, without the key, e.g.
-/// "is 70000, must be 1 to 65535".
+/// "is 70000, must be an integer from 1 to 65535".
 std::string misfit(const setting_row& row, const setting_value& value);
 
 /// The table as the Markdown page that the repository keeps as docs/settings.md.

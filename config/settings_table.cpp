@@ -1,0 +1,294 @@
+#include "config/settings_table.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+namespace lockstep {
+namespace {
+
+using enum setting_scope;
+
+constexpr std::string_view reseed_names[] = {"failed", "all"};
+constexpr std::string_view level_names[] = {"trace", "debug", "info", "warn", "error", "off"};
+
+constexpr std::uint64_t KiB = 1024;
+constexpr std::uint64_t MiB = 1024 * KiB;
+constexpr std::uint64_t GiB = 1024 * MiB;
+constexpr std::uint64_t day_ms = 86'400'000;
+
+// The four builders tie a row to its member, so that a row is all there is to write for a setting
+// besides the member itself.
+
+template <auto Section, auto Member>
+constexpr setting_row integer(std::string_view key, setting_scope scope, std::uint64_t initial,
+                              std::string_view unit, std::uint64_t min, std::uint64_t max,
+                              std::string_view help) {
+  return {.key = key,
+          .type = setting_type::integer,
+          .scope = scope,
+          .initial = initial,
+          .unit = unit,
+          .min = min,
+          .max = max,
+          .help = help,
+          .load = [](const settings& s) -> setting_value {
+            return std::uint64_t{(s.*Section).*Member};
+          },
+          .store =
+              [](settings& s, const setting_value& value) {
+                using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
+                (s.*Section).*Member = static_cast<member>(std::get<std::uint64_t>(value));
+              }};
+}
+
+template <auto Section, auto Member>
+constexpr setting_row boolean(std::string_view key, setting_scope scope, bool initial,
+                              std::string_view help) {
+  return {
+      .key = key,
+      .type = setting_type::boolean,
+      .scope = scope,
+      .initial = initial,
+      .help = help,
+      .load = [](const settings& s) -> setting_value { return (s.*Section).*Member; },
+      .store = [](settings& s,
+                  const setting_value& value) { (s.*Section).*Member = std::get<bool>(value); }};
+}
+
+template <auto Section, auto Member>
+constexpr setting_row text(std::string_view key, setting_scope scope, std::string_view initial,
+                           std::uint64_t min, std::uint64_t max, std::string_view help) {
+  return {.key = key,
+          .type = setting_type::text,
+          .scope = scope,
+          .initial = initial,
+          .min = min,
+          .max = max,
+          .help = help,
+          .load = [](const settings& s) -> setting_value { return (s.*Section).*Member; },
+          .store =
+              [](settings& s, const setting_value& value) {
+                (s.*Section).*Member = std::get<std::string>(value);
+              }};
+}
+
+template <auto Section, auto Member, const auto& Names>
+constexpr setting_row choice(std::string_view key, setting_scope scope, std::string_view initial,
+                             std::string_view help) {
+  return {.key = key,
+          .type = setting_type::choice,
+          .scope = scope,
+          .initial = initial,
+          .choices = Names,
+          .help = help,
+          .load = [](const settings& s) -> setting_value {
+            // A program can cast anything into an enumeration; no name fits that.
+            const auto index = static_cast<std::size_t>((s.*Section).*Member);
+            return index < std::size(Names) ? std::string(Names[index]) : std::string();
+          },
+          .store =
+              [](settings& s, const setting_value& value) {
+                using member = std::remove_reference_t<decltype((s.*Section).*Member)>;
+                const auto found = std::ranges::find(Names, std::get<std::string>(value));
+                (s.*Section).*Member = static_cast<member>(found - std::begin(Names));
+              }};
+}
+
+using root = settings;
+using sync = sync_settings;
+using receiver = receiver_settings;
+using supervision = supervision_settings;
+
+// clang-format off
+constexpr setting_row table[] = {
+  text<&root::cluster, &cluster_settings::name>("cluster.name", cluster, "lockstep", 1, 64,
+    "Name of the cluster; nodes of another name are not talked to."),
+
+  integer<&root::sync, &sync::members_min>("sync.members_min", node, 1, "", 1, 65'535,
+    "Fewer participants left than this aborts the sync."),
+  integer<&root::sync, &sync::stage_timeout_ms>("sync.stage_timeout_ms",
+    node, 5'000, "ms", 1, day_ms,
+    "How long receivers have for staging a delta and voting, besides the time for its bytes."),
+  integer<&root::sync, &sync::commit_timeout_ms>("sync.commit_timeout_ms",
+    node, 10'000, "ms", 1, day_ms,
+    "How long receivers have for applying and acknowledging after the commit."),
+  integer<&root::sync, &sync::attach_timeout_ms>("sync.attach_timeout_ms",
+    node, 10'000, "ms", 1, day_ms,
+    "How long a receiver has for proving what it holds when it attaches."),
+  integer<&root::sync, &sync::full_timeout_ms>("sync.full_timeout_ms",
+    node, 10'000, "ms", 1, day_ms,
+    "How long a receiver has for a full seed, besides the time for its bytes."),
+  integer<&root::sync, &sync::link_bytes_per_s>("sync.link_bytes_per_s",
+    node, 50'000'000, "bytes/s", 1, 1'000'000'000'000,
+    "Slowest link that deadlines allow for: staging and full seeds get their bytes divided by "
+    "this on top."),
+  integer<&root::sync, &sync::commit_resend_ms>("sync.commit_resend_ms", node, 200, "ms", 1, day_ms,
+    "How long an unanswered commit waits before it is sent again."),
+  integer<&root::sync, &sync::commit_resend_max>("sync.commit_resend_max", node, 2, "", 0, 1'000,
+    "How often an unanswered commit is sent again."),
+  integer<&root::sync, &sync::redo_max>("sync.redo_max", node, 2, "", 0, 1'000,
+    "How often a receiver whose apply failed is told to do it again before it is reseeded."),
+  integer<&root::sync, &sync::recovery_timeout_ms>("sync.recovery_timeout_ms",
+    node, 60'000, "ms", 1, day_ms,
+    "How long a sync waits for failed receivers to be members again before it reports degraded."),
+  choice<&root::sync, &sync::reseed, reseed_names>("sync.reseed", node, "failed",
+    "Who is seeded again after failures: the receivers that failed, or all."),
+  integer<&root::sync, &sync::correlated_percent>("sync.correlated_percent", node, 50, "%", 0, 100,
+    "This share of participants refusing for one same reason aborts the sync rather than evicts "
+    "them; 0 switches this off."),
+
+  integer<&root::bucket, &bucket_settings::bytes_max>("bucket.bytes_max",
+    node, 4 * MiB, "bytes", MiB + 256 * KiB, 64 * MiB,
+    "Largest bucket that is sent or accepted."),
+  integer<&root::bucket, &bucket_settings::credit>("bucket.credit", node, 4, "", 1, 1'024,
+    "Buckets in flight to one receiver."),
+
+  integer<&root::receiver, &receiver::staged_bytes_max>("receiver.staged_bytes_max",
+    node, 4 * GiB, "bytes", MiB + 256 * KiB, 16'384 * GiB,
+    "Most bytes that a receiver holds staged; a larger delta is refused."),
+  integer<&root::receiver, &receiver::buckets_max>("receiver.buckets_max",
+    node, 1'048'576, "", 1, 16'777'216,
+    "Most buckets that one delta or seed may have; more are refused."),
+  integer<&root::receiver, &receiver::lease_ms>("receiver.lease_ms", node, 5'000, "ms", 1, day_ms,
+    "A receiver that has not heard of its trainer for this long stops serving."),
+  integer<&root::receiver, &receiver::ping_ms>("receiver.ping_ms", node, 500, "ms", 1, day_ms,
+    "How often the trainer is heard of when there is nothing else to say; below the lease."),
+  boolean<&root::receiver, &receiver::serve_stale>("receiver.serve_stale", node, false,
+    "Whether a receiver goes on serving, marked as stale, after its lease has run out."),
+
+  integer<&root::supervision, &supervision::attempts_max>("supervision.attempts_max",
+    node, 5, "", 1, 1'000,
+    "How many reseeds of one receiver may fail in a row before it is evicted."),
+  integer<&root::supervision, &supervision::backoff_ms>("supervision.backoff_ms",
+    node, 100, "ms", 1, day_ms,
+    "Wait before the second attempt at a reseed; doubles with every further one."),
+  integer<&root::supervision, &supervision::backoff_ms_max>("supervision.backoff_ms_max",
+    node, 5'000, "ms", 1, day_ms,
+    "Longest wait between two attempts; not below the first wait."),
+  integer<&root::supervision, &supervision::restart_max>("supervision.restart_max",
+    node, 10, "", 0, 1'000,
+    "How often actors that died are started again before the runtime gives up."),
+
+  integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 1'024,
+    "Worker threads; 0 takes as many as there are cores."),
+
+  choice<&root::log, &log_settings::level, level_names>("log.level", node, "warn",
+    "Least severe kind of line that is logged."),
+  text<&root::log, &log_settings::file>("log.file", node, "", 0, 4'096,
+    "File that log lines are appended to; empty is standard error."),
+};
+// clang-format on
+
+bool is_control(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte < 0x20 || byte == 0x7f;
+}
+
+void demand(bool holds, std::string_view key, std::uint64_t value, std::string_view relation,
+            std::string_view other, std::uint64_t other_value) {
+  if (!holds)
+    throw setting_error(fmt::format("{} is {}, must be {} {}, which is {}", key, value, relation,
+                                    other, other_value));
+}
+
+}  // namespace
+
+std::span<const setting_row> settings_table() noexcept {
+  return table;
+}
+
+const setting_row* find_setting(std::string_view key) noexcept {
+  const auto found = std::ranges::find(table, key, &setting_row::key);
+  return found == std::end(table) ? nullptr : found;
+}
+
+std::string environment_name(std::string_view key) {
+  std::string name = "LOCKSTEP_";
+  for (const char c : key)
+    name += 'a' <= c && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c == '.' ? '_' : c;
+  return name;
+}
+
+std::string to_string(const setting_value& value) {
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
+  return std::to_string(std::get<std::uint64_t>(value));
+}
+
+setting_value default_of(const setting_row& row) {
+  if (const auto* text = std::get_if<std::string_view>(&row.initial)) return std::string(*text);
+  if (const auto* flag = std::get_if<bool>(&row.initial)) return *flag;
+  return std::get<std::uint64_t>(row.initial);
+}
+
+std::string range_text(const setting_row& row) {
+  switch (row.type) {
+    case setting_type::integer:
+      return fmt::format("{} to {}", row.min, row.max);
+    case setting_type::text:
+      return fmt::format("{} to {} bytes", row.min, row.max);
+    case setting_type::boolean:
+      return "true or false";
+    case setting_type::choice:
+      break;
+  }
+  const auto last = row.choices.size() - 1;
+  return fmt::format("{} or {}", fmt::join(row.choices.first(last), ", "), row.choices[last]);
+}
+
+std::string wanted_text(const setting_row& row) {
+  switch (row.type) {
+    case setting_type::integer:
+      return fmt::format("an integer from {} to {}", row.min, row.max);
+    case setting_type::text:
+      return fmt::format("text of {} to {} bytes", row.min, row.max);
+    case setting_type::boolean:
+    case setting_type::choice:
+      break;
+  }
+  return range_text(row);
+}
+
+std::string misfit(const setting_row& row, const setting_value& value) {
+  const auto* number = std::get_if<std::uint64_t>(&value);
+  const auto* text = std::get_if<std::string>(&value);
+  if (text && std::ranges::any_of(*text, is_control)) return "holds a control character";
+  bool fits = false;
+  switch (row.type) {
+    case setting_type::integer:
+      fits = number && row.min <= *number && *number <= row.max;
+      break;
+    case setting_type::boolean:
+      fits = std::holds_alternative<bool>(value);
+      break;
+    case setting_type::text:
+      fits = text && row.min <= text->size() && text->size() <= row.max;
+      break;
+    case setting_type::choice:
+      fits = text && std::ranges::count(row.choices, *text) == 1;
+      break;
+  }
+  if (fits) return {};
+  // Quotes tell "5", which is text, from 5.
+  const auto shown = text ? fmt::format("\"{:.80}\"", *text) : to_string(value);
+  return fmt::format("is {}, must be {}", shown, wanted_text(row));
+}
+
+void validate(const settings& s) {
+  for (const auto& row : table)
+    if (const auto problem = misfit(row, row.load(s)); !problem.empty())
+      throw setting_error(fmt::format("{} {}", row.key, problem));
+  demand(s.receiver.ping_ms < s.receiver.lease_ms, "receiver.ping_ms", s.receiver.ping_ms, "below",
+         "receiver.lease_ms", s.receiver.lease_ms);
+  demand(s.supervision.backoff_ms <= s.supervision.backoff_ms_max, "supervision.backoff_ms",
+         s.supervision.backoff_ms, "at most", "supervision.backoff_ms_max",
+         s.supervision.backoff_ms_max);
+  demand(s.bucket.bytes_max <= s.receiver.staged_bytes_max, "bucket.bytes_max", s.bucket.bytes_max,
+         "at most", "receiver.staged_bytes_max", s.receiver.staged_bytes_max);
+}
+
+}  // namespace lockstep
