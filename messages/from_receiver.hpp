@@ -57,6 +57,8 @@ std::string_view to_string(reply_kind kind) noexcept;
 struct reply_msg {
   envelope env;
   receiver_id id = 0;
+  std::uint32_t round =
+      0;  ///< of the question: a late answer to an earlier one is not taken for this
   reply_kind kind = reply_kind::nack;
   errc reason = errc::none;
   std::string detail;  ///< one line for people; at most `reply_detail_max` characters
@@ -67,7 +69,7 @@ inline constexpr std::size_t reply_detail_max = 512;
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, reply_msg& x) {
-  return f(x.env, x.id, x.kind, x.reason, x.detail, x.proof);
+  return f(x.env, x.id, x.round, x.kind, x.reason, x.detail, x.proof);
 }
 
 /// To the flusher: bucket `index` has been taken, another may be sent.
@@ -86,8 +88,8 @@ typename Inspector::result_type inspect(Inspector& f, credit_msg& x) {
 struct readiness {
   bool ready = false;
   receiver_phase phase = receiver_phase::empty;
-  version_ref version;      ///< what the bytes are; none while empty, torn or being written
-  std::uint64_t label = 0;  ///< the trainer's number of `version`
+  version_ref version;       ///< what the bytes are; none while empty, torn or being written
+  std::uint64_t label = 0;   ///< the trainer's number of `version`
   errc reason = errc::none;  ///< why not ready
 
   friend bool operator==(const readiness&, const readiness&) = default;

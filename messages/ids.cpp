@@ -19,9 +19,17 @@ std::string hex(std::uint64_t high, std::uint64_t low) {
 std::string to_string(version_ref v) {
   return std::to_string(v.run) + '.' + std::to_string(v.number);
 }
-std::string to_string(txn_ref t) { return std::to_string(t.run) + '.' + std::to_string(t.seq); }
-std::string to_string(const incarnation& x) { return hex(x.hi, x.lo); }
-std::string to_string(const digest& x) { return hex(x.lane0, x.lane1); }
-std::string to_string(const hash128& x) { return hex(x.hi, x.lo); }
+std::string to_string(txn_ref t) {
+  return std::to_string(t.run) + '.' + std::to_string(t.seq);
+}
+std::string to_string(const incarnation& x) {
+  return hex(x.hi, x.lo);
+}
+std::string to_string(const digest& x) {
+  return hex(x.lane0, x.lane1);
+}
+std::string to_string(const hash128& x) {
+  return hex(x.hi, x.lo);
+}
 
 }  // namespace lockstep

@@ -18,10 +18,10 @@ struct dtype_info {
 
 // The format's own list and spelling: safetensors 0.6, `Dtype`.
 constexpr std::array<dtype_info, static_cast<std::size_t>(dtype::last_) + 1> dtypes{{
-    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
-    {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
-    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},    {"U32", 32},
-    {"F32", 32},    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
+    {"BOOL", 8}, {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
+    {"I8", 8},   {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"I16", 16},
+    {"U16", 16}, {"F16", 16},    {"BF16", 16},   {"I32", 32},    {"U32", 32},
+    {"F32", 32}, {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
 }};
 
 void append(std::string& out, std::uint64_t value) {
@@ -45,11 +45,17 @@ hash128 fingerprint_of(const std::vector<tensor_spec>& tensors) {
 
 }  // namespace
 
-std::uint32_t bits_of(dtype t) noexcept { return dtypes[static_cast<std::size_t>(t)].bits; }
+std::uint32_t bits_of(dtype t) noexcept {
+  return dtypes[static_cast<std::size_t>(t)].bits;
+}
 
-std::uint32_t unit_bytes(dtype t) noexcept { return std::max(bits_of(t) / 8, 1u); }
+std::uint32_t unit_bytes(dtype t) noexcept {
+  return std::max(bits_of(t) / 8, 1u);
+}
 
-std::string_view to_string(dtype t) noexcept { return dtypes[static_cast<std::size_t>(t)].name; }
+std::string_view to_string(dtype t) noexcept {
+  return dtypes[static_cast<std::size_t>(t)].name;
+}
 
 std::optional<dtype> parse_dtype(std::string_view text) noexcept {
   for (std::size_t i = 0; i < dtypes.size(); ++i)
@@ -78,7 +84,8 @@ layout::layout(std::vector<tensor_spec> tensors) : tensors_(std::move(tensors)) 
       throw error(errc::wrong_layout, "tensor '" + name + "' stands twice in the layout");
     const auto size = bytes_of(tensors_[i]);
     if (!size || __builtin_add_overflow(total_bytes_, *size, &total_bytes_))
-      throw error(errc::wrong_layout, "tensor '" + name + "' has a size that cannot be represented");
+      throw error(errc::wrong_layout,
+                  "tensor '" + name + "' has a size that cannot be represented");
     bytes_.push_back(*size);
   }
   fingerprint_ = fingerprint_of(tensors_);

@@ -39,8 +39,8 @@ enum class dtype : std::uint8_t {
 /// Width of one element in bits (4 for f4, 16 for bf16, …).
 std::uint32_t bits_of(dtype t) noexcept;
 
-/// Width in bytes of the unit in which changes are found and shipped: the element's own width, and 1
-/// for types packed below a byte. One of 1, 2, 4, 8.
+/// Width in bytes of the unit in which changes are found and shipped: the element's own width, and
+/// 1 for types packed below a byte. One of 1, 2, 4, 8.
 std::uint32_t unit_bytes(dtype t) noexcept;
 
 /// The format's spelling, e.g. "BF16", "F8_E4M3".

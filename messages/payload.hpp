@@ -15,8 +15,8 @@ namespace lockstep {
 inline constexpr std::uint64_t payload_bytes_max = 64ull << 20;
 
 /// Immutable bytes with shared ownership. Copying copies a pointer; sending it to any number of
-/// local actors copies nothing. Its `inspect` stands with the type ids, since bounding a load needs CAF's
-/// error type.
+/// local actors copies nothing. Its `inspect` stands with the type ids, since bounding a load needs
+/// CAF's error type.
 class payload {
  public:
   payload() = default;

@@ -11,7 +11,7 @@ std::string_view to_string(sync_result result) noexcept {
 }
 
 std::string_view to_string(terminal status) noexcept {
-  constexpr std::array<std::string_view, 5> names{"ok", "no", "nack", "timeout", "dead"};
+  constexpr std::array<std::string_view, 6> names{"ok", "no", "nack", "timeout", "dead", "aborted"};
   const auto index = static_cast<std::size_t>(status);
   return index < names.size() ? names[index] : "unknown";
 }

@@ -23,11 +23,12 @@ std::string_view to_string(sync_result result) noexcept;
 
 /// The one terminal status of a participant (invariant I4).
 enum class terminal : std::uint8_t {
-  ok,       ///< did what was asked, proof checked
+  ok,       ///< applied the target and proved it
   no,       ///< refused before writing anything
   nack,     ///< failed while or after writing, or its proof was false
   timeout,  ///< not heard of by the deadline: a failure, never a success
   dead,     ///< its actor or process ended, or a new incarnation took its place
+  aborted,  ///< wrote nothing and was not at fault: the sync was called off
 };
 
 std::string_view to_string(terminal status) noexcept;
@@ -56,12 +57,12 @@ struct sync_report {
   errc reason = errc::none;  ///< why it was aborted, or the first reason why it was not ok
   std::string detail;
 
-  std::uint64_t full_bytes = 0;      ///< size of all weights
-  std::uint64_t wire_bytes = 0;      ///< size of the encoded delta
-  std::uint64_t sent_bytes = 0;      ///< delta bytes handed to receivers, all together
-  std::uint64_t reseed_bytes = 0;    ///< full-transfer bytes handed to receivers, all together
-  std::uint64_t elements = 0;        ///< units of all tensors
-  std::uint64_t changed = 0;         ///< units that differ between base and target
+  std::uint64_t full_bytes = 0;    ///< size of all weights
+  std::uint64_t wire_bytes = 0;    ///< size of the encoded delta
+  std::uint64_t sent_bytes = 0;    ///< delta bytes handed to receivers, all together
+  std::uint64_t reseed_bytes = 0;  ///< full-transfer bytes handed to receivers, all together
+  std::uint64_t elements = 0;      ///< units of all tensors
+  std::uint64_t changed = 0;       ///< units that differ between base and target
 
   seconds encode{0};   ///< diff, encode, and the snapshot's own check of the encoding
   seconds ship{0};     ///< first bucket handed over to last bucket taken
@@ -82,9 +83,9 @@ struct sync_report {
 struct receiver_status {
   receiver_id id = 0;
   std::string name;
-  readiness state;           ///< as last heard
-  bool member = false;       ///< in the view: takes part in the next sync
-  std::string standing;      ///< "member", "attaching", "quarantined", "gave_up", "dead", "detached"
+  readiness state;       ///< as last heard
+  bool member = false;   ///< in the view: takes part in the next sync
+  std::string standing;  ///< "member", "attaching", "quarantined", "gave_up", "dead", "detached"
   errc reason = errc::none;  ///< why it is not a member
   std::string detail;
   std::uint32_t reseeds = 0;   ///< full transfers it has taken, seeding included

@@ -1,5 +1,5 @@
-// Decides what the trainer's side may say to a receiver. Every message is idempotent and carries the
-// cluster, the transaction and the incarnation it is meant for.
+// Decides what the trainer's side may say to a receiver. Every message is idempotent and carries
+// the cluster, the transaction and the incarnation it is meant for.
 #pragma once
 
 #include <cstdint>
@@ -124,11 +124,12 @@ struct commit_msg {
   envelope env;
   digest target_state;
   std::uint64_t challenge = 0;
+  std::uint32_t round = 0;  ///< of the join: the answer quotes it
 };
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, commit_msg& x) {
-  return f(x.env, x.target_state, x.challenge);
+  return f(x.env, x.target_state, x.challenge, x.round);
 }
 
 /// Nobody commits: drop what is staged.
@@ -148,11 +149,12 @@ struct redo_msg {
   target_info target;
   manifest content;
   std::uint64_t challenge = 0;
+  std::uint32_t round = 0;
 };
 
 template <class Inspector>
 typename Inspector::result_type inspect(Inspector& f, redo_msg& x) {
-  return f(x.env, x.target, x.content, x.challenge);
+  return f(x.env, x.target, x.content, x.challenge, x.round);
 }
 
 /// Renews the lease and names the version that the fleet holds.

@@ -1,0 +1,234 @@
+#include <xxhash.h>
+
+#include <stdexcept>
+
+#include "kernels/frame_layout.hpp"
+#include "kernels/inner_loops.hpp"
+
+namespace lockstep::kernels {
+namespace {
+
+/// Calls `on_change(position, element)` for each change of a raw payload, in order; `position`
+/// counts elements from the front of the range and is inside it, whatever the payload.
+template <class T, class OnChange>
+frame_status walk_raw(const frame& f, OnChange on_change) {
+  const std::byte* at = f.payload.data;
+  const std::byte* const end = at + f.payload.size;
+  const std::uint64_t elements = f.range_bytes / sizeof(T);
+  std::uint64_t position = 0;
+  std::uint32_t found = 0;
+  while (static_cast<std::size_t>(end - at) >= gap_bytes + sizeof(T)) {
+    const auto gap = load<std::uint16_t>(at);
+    at += gap_bytes;
+    position += gap;
+    if (position >= elements) return frame_status::bad_position;
+    if (gap == gap_escape) continue;
+    on_change(position, load<T>(at));
+    at += sizeof(T);
+    ++position;
+    ++found;
+  }
+  if (at != end) return frame_status::bad_size;
+  return found == f.count ? frame_status::ok : frame_status::bad_count;
+}
+
+/// Calls `visit` with a zero of the unsigned type of `unit` bytes.
+template <class Visit>
+auto with_unit(std::uint32_t unit, Visit visit) {
+  switch (unit) {
+    case 1:
+      return visit(std::uint8_t{});
+    case 2:
+      return visit(std::uint16_t{});
+    case 4:
+      return visit(std::uint32_t{});
+    default:
+      return visit(std::uint64_t{});
+  }
+}
+
+frame_status check_payload(const frame& f) noexcept {
+  switch (f.encoding) {
+    case frame_encoding::full:
+      if (f.count != f.range_bytes / f.unit) return frame_status::bad_count;
+      return f.payload.size == f.range_bytes ? frame_status::ok : frame_status::bad_size;
+    case frame_encoding::raw:
+      if (f.count == 0) return frame_status::bad_count;
+      // Otherwise the encoder would have written a full frame; this bounds what a frame can take.
+      if (f.payload.size >= f.range_bytes) return frame_status::bad_size;
+      return with_unit(f.unit, [&](auto zero) {
+        return walk_raw<decltype(zero)>(f, [](std::uint64_t, decltype(zero)) {});
+      });
+    case frame_encoding::coded:
+      break;
+  }
+  return frame_status::bad_encoding;
+}
+
+void require_fit(const frame& f, const tensor_view& live) {
+  const bool decodable = f.encoding == frame_encoding::raw || f.encoding == frame_encoding::full;
+  if (!decodable || !is_framable(live) || f.unit != live.unit || f.offset >= live.bytes.size ||
+      f.range_bytes != range_bytes_at(live.bytes.size, f.offset))
+    throw std::invalid_argument("frame: it does not fit the tensor");
+}
+
+void require_ok(frame_status status) {
+  if (status != frame_status::ok)
+    throw std::invalid_argument("frame: its payload is not one that parse_frame accepts");
+}
+
+/// Sums by how much a digest changes, word by word, in increasing order.
+class change_sum {
+ public:
+  change_sum(const digest_key& key, const frame& f, const tensor_view& live) noexcept
+      : key_(key), live_(live.bytes), tensor_(f.tensor) {}
+
+  template <class T>
+  void on_change(std::uint64_t byte, T element) noexcept {
+    if (byte / 8 != word_) next_word(byte / 8);
+    const std::uint64_t shift = byte % 8 * 8;
+    const std::uint64_t mask = std::uint64_t{static_cast<T>(~T{0})} << shift;
+    new_ = (new_ & ~mask) | std::uint64_t{element} << shift;
+  }
+
+  digest_sum finish() noexcept {
+    add_word();
+    add_tile();
+    return sum_;
+  }
+
+ private:
+  static constexpr std::uint64_t none = ~std::uint64_t{0};
+
+  void next_word(std::uint64_t word) noexcept {
+    add_word();
+    if (word / digest_tile_words != word_ / digest_tile_words) add_tile();
+    word_ = word;
+    const std::uint64_t at = word * 8;
+    old_ = live_.size - at >= 8 ? load<std::uint64_t>(live_.data + at)
+                                : load_partial(live_.data + at, live_.size - at);
+    new_ = old_;
+  }
+
+  void add_word() noexcept {
+    const std::uint64_t* const key = key_.words() + word_ % digest_tile_words;
+    tile_[0] += nh(new_, key[0]) - nh(old_, key[0]);
+    tile_[1] += nh(new_, key[1]) - nh(old_, key[1]);
+  }
+
+  void add_tile() noexcept {
+    for (std::size_t lane = 0; lane < 2; ++lane) {
+      sum_.lane[lane] += tile_[lane] * key_.multiplier(lane, tensor_, word_ / digest_tile_words);
+      tile_[lane] = 0;
+    }
+  }
+
+  const digest_key& key_;
+  const bytes_view live_;
+  const std::uint32_t tensor_;
+  std::uint64_t word_ = none;
+  std::uint64_t old_ = 0;
+  std::uint64_t new_ = 0;
+  std::uint64_t tile_[2] = {0, 0};
+  digest_sum sum_;
+};
+
+}  // namespace
+
+const char* to_string(frame_status status) noexcept {
+  switch (status) {
+    case frame_status::ok:
+      return "ok";
+    case frame_status::truncated:
+      return "truncated";
+    case frame_status::bad_magic:
+      return "bad_magic";
+    case frame_status::bad_checksum:
+      return "bad_checksum";
+    case frame_status::bad_encoding:
+      return "bad_encoding";
+    case frame_status::bad_tensor:
+      return "bad_tensor";
+    case frame_status::bad_range:
+      return "bad_range";
+    case frame_status::bad_count:
+      return "bad_count";
+    case frame_status::bad_position:
+      return "bad_position";
+    case frame_status::bad_size:
+      return "bad_size";
+  }
+  return "unknown";
+}
+
+std::uint32_t frame_checksum(bytes_view whole) noexcept {
+  return static_cast<std::uint32_t>(
+      XXH3_64bits(whole.data + field::encoding, whole.size - field::encoding));
+}
+
+frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensors, frame& out,
+                         std::size_t& consumed) noexcept {
+  if (data.size < frame_header_bytes) return frame_status::truncated;
+  if (load<std::uint32_t>(data.data + field::magic) != frame_magic) return frame_status::bad_magic;
+  const std::size_t payload_bytes = load<std::uint32_t>(data.data + field::payload_bytes);
+  if (payload_bytes > data.size - frame_header_bytes) return frame_status::truncated;
+  const std::size_t size = frame_header_bytes + payload_bytes;
+  if (load<std::uint32_t>(data.data + field::checksum) != frame_checksum({data.data, size}))
+    return frame_status::bad_checksum;
+
+  frame f;
+  f.encoding = load<frame_encoding>(data.data + field::encoding);
+  f.unit = load<std::uint16_t>(data.data + field::unit);
+  f.tensor = load<std::uint32_t>(data.data + field::tensor);
+  f.offset = load<std::uint64_t>(data.data + field::offset);
+  f.range_bytes = load<std::uint32_t>(data.data + field::range_bytes);
+  f.count = load<std::uint32_t>(data.data + field::count);
+  f.payload = {data.data + frame_header_bytes, payload_bytes};
+
+  if (f.tensor >= tensors.size()) return frame_status::bad_tensor;
+  const tensor_view& tensor = tensors[f.tensor];
+  if (f.unit != tensor.unit || !is_framable(tensor)) return frame_status::bad_tensor;
+  if (f.offset % frame_span_bytes_max != 0 || f.offset >= tensor.bytes.size ||
+      f.range_bytes != range_bytes_at(tensor.bytes.size, f.offset))
+    return frame_status::bad_range;
+  const frame_status status = check_payload(f);
+  if (status != frame_status::ok) return status;
+  out = f;
+  consumed = size;
+  return frame_status::ok;
+}
+
+digest_sum change_of(const digest_key& key, const frame& f, tensor_view live) {
+  require_fit(f, live);
+  if (f.encoding == frame_encoding::full) {
+    const bytes_view old_bytes{live.bytes.data + f.offset, f.range_bytes};
+    return digest_range(key, f.tensor, f.offset, f.payload) -
+           digest_range(key, f.tensor, f.offset, old_bytes);
+  }
+  change_sum sum(key, f, live);
+  require_ok(with_unit(f.unit, [&](auto zero) {
+    using element = decltype(zero);
+    return walk_raw<element>(f, [&](std::uint64_t position, element value) {
+      sum.on_change(f.offset + position * sizeof(element), value);
+    });
+  }));
+  return sum.finish();
+}
+
+void apply_frame(const frame& f, tensor_span live) {
+  require_fit(f, live);
+  std::byte* const range = live.bytes.data + f.offset;
+  if (f.encoding == frame_encoding::full) {
+    if (f.payload.size != f.range_bytes) require_ok(frame_status::bad_size);
+    std::memcpy(range, f.payload.data, f.payload.size);
+    return;
+  }
+  require_ok(with_unit(f.unit, [&](auto zero) {
+    using element = decltype(zero);
+    return walk_raw<element>(f, [&](std::uint64_t position, element value) {
+      std::memcpy(range + position * sizeof(element), &value, sizeof value);
+    });
+  }));
+}
+
+}  // namespace lockstep::kernels

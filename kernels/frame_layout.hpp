@@ -1,0 +1,47 @@
+// Decides where the header's fields stand and what the payload's gaps mean, for encoder and
+// decoder.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/frame.hpp"
+
+namespace lockstep::kernels {
+
+/// "LKF" and the format version, 1.
+inline constexpr std::uint32_t frame_magic = 0x01464b4c;
+
+/// Byte offsets of the header's fields; all little-endian. The checksum covers all that follows it.
+namespace field {
+inline constexpr std::size_t magic = 0;
+inline constexpr std::size_t checksum = 4;
+inline constexpr std::size_t encoding = 8;
+inline constexpr std::size_t unit = 10;
+inline constexpr std::size_t tensor = 12;
+inline constexpr std::size_t offset = 16;
+inline constexpr std::size_t range_bytes = 24;
+inline constexpr std::size_t count = 28;
+inline constexpr std::size_t payload_bytes = 32;
+}  // namespace field
+
+/// A gap of this value means: skip that many elements, no element follows.
+inline constexpr std::uint16_t gap_escape = 0xffff;
+inline constexpr std::size_t gap_bytes = 2;
+
+/// Checksum of a whole frame, without the fields it does not cover.
+std::uint32_t frame_checksum(bytes_view whole) noexcept;
+
+/// Whether `tensor` is one that frames can describe.
+inline bool is_framable(const tensor_view& tensor) noexcept {
+  const std::uint32_t unit = tensor.unit;
+  return (unit == 1 || unit == 2 || unit == 4 || unit == 8) && tensor.bytes.size % unit == 0;
+}
+
+/// Length of the range that starts at `offset` < `size`.
+inline std::uint32_t range_bytes_at(std::uint64_t size, std::uint64_t offset) noexcept {
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(frame_span_bytes_max, size - offset));
+}
+
+}  // namespace lockstep::kernels

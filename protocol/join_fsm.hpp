@@ -1,0 +1,87 @@
+// Decides when every participant of a round has exactly one terminal status, and whether all that
+// are still in the view acknowledged. A missing reply is a failure, never a success.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "messages/from_receiver.hpp"
+#include "messages/report.hpp"
+#include "protocol/receiver_fsm.hpp"
+
+namespace lockstep {
+
+/// One life of one receiver.
+struct participant {
+  receiver_id id = 0;
+  incarnation inc;
+
+  friend auto operator<=>(const participant&, const participant&) = default;
+};
+
+/// The question that a round asks all its participants.
+enum class round_kind : std::uint8_t { attach, full, vote, commit, redo };
+
+/// A round: who is asked what, and until when answers count.
+struct round_spec {
+  std::uint64_t cluster = 0;
+  txn_ref txn;
+  std::uint32_t number = 0;  ///< within the transaction; answers to another round do not count
+  round_kind kind = round_kind::vote;
+  std::vector<participant> who;
+  digest proof;  ///< what a positive answer must prove; unused by votes
+  time_point deadline;
+};
+
+/// One participant's one terminal status in one round.
+struct outcome {
+  participant who;
+  terminal status = terminal::timeout;
+  errc reason = errc::none;
+  std::string detail;
+};
+
+struct round_result {
+  txn_ref txn;
+  std::uint32_t number = 0;
+  round_kind kind = round_kind::vote;
+  std::vector<outcome> outcomes;  ///< in the order of `round_spec::who`
+};
+
+/// Keeps the invariant I4: one terminal status for every participant, emitted once; an "ok" whose
+/// proof does not hold is a failure. Total, pure, not thread-safe.
+class join_fsm {
+ public:
+  using emitted = std::optional<round_result>;
+
+  /// Replaces any round before it. A round without participants is complete at once.
+  emitted on_open(round_spec spec);
+  emitted on_reply(const reply_msg& m);
+  /// This life of a receiver has ended.
+  emitted on_down(const participant& who, errc reason);
+  emitted on_tick(time_point now);
+
+  /// True if every member of `view` has acknowledged `txn` with a valid proof; the snapshot
+  /// advances on this and on nothing else. An empty view has nobody left to ask.
+  bool all_ok(txn_ref txn, const std::vector<participant>& view) const;
+
+  std::optional<time_point> deadline() const;
+  /// Replies that were late, repeated or foreign: counted, not used.
+  std::uint64_t ignored() const noexcept { return ignored_; }
+
+ private:
+  emitted settle(std::size_t index, terminal status, errc reason, std::string detail);
+  emitted finish();
+
+  std::optional<round_spec> open_;
+  std::vector<std::optional<outcome>> got_;
+  std::size_t missing_ = 0;
+  txn_ref acked_txn_;
+  std::set<participant> acked_;
+  std::uint64_t ignored_ = 0;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,446 @@
+#include "protocol/receiver_fsm.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "protocol/deadlines.hpp"
+
+namespace lockstep {
+
+namespace act = receiver_action;
+
+receiver_fsm::receiver_fsm(identity self, const settings& s) : self_(self), settings_(s) {
+  why_ = errc::not_serving;
+  state_.reason = why_;
+  published_ = state_;
+}
+
+// --- fences -------------------------------------------------------------------------------------
+
+bool receiver_fsm::addressed(const envelope& env) const {
+  return env.cluster == self_.cluster && env.inc == self_.inc;
+}
+
+bool receiver_fsm::newer(const envelope& env) const {
+  return addressed(env) &&
+         (env.txn.run > fence_run_ || (env.txn.run == fence_run_ && env.txn.seq > fence_seq_));
+}
+
+bool receiver_fsm::current(const envelope& env) const {
+  return addressed(env) && env.txn == txn_ref{fence_run_, fence_seq_};
+}
+
+receiver_fsm::actions receiver_fsm::ignore() {
+  ++ignored_;
+  return {};
+}
+
+void receiver_fsm::raise_fence(const envelope& env) {
+  fence_run_ = env.txn.run;
+  fence_seq_ = env.txn.seq;
+  attaching_.reset();
+  last_reply_.reset();
+}
+
+// --- the slot -----------------------------------------------------------------------------------
+
+void receiver_fsm::drop_slot(actions& out) {
+  if (!slot_) return;
+  slot_.reset();
+  out.push_back(act::drop_slot{});
+}
+
+void receiver_fsm::open_slot(slot_kind kind, const envelope& env, const target_info& target,
+                             const manifest& content, time_point expires) {
+  auto& s = slot_.emplace();
+  s.kind = kind;
+  s.env = env;
+  s.target = target;
+  s.buckets = content.buckets;
+  s.have.assign(s.buckets.size(), false);
+  s.expires = expires;
+}
+
+errc receiver_fsm::check_manifest(const manifest& m, std::uint64_t limit) const {
+  if (m.layout != self_.layout) return errc::wrong_layout;
+  if (m.buckets.size() > settings_.receiver.buckets_max) return errc::bad_manifest;
+  std::uint64_t sum = 0;
+  for (const auto& b : m.buckets) {
+    if (b.bytes == 0 || b.bytes > settings_.bucket.bytes_max) return errc::bad_manifest;
+    sum += b.bytes;  // cannot overflow: both factors are bounded above
+  }
+  if (sum != m.bytes) return errc::bad_manifest;
+  if (m.bytes > limit) return errc::no_memory;
+  return errc::none;
+}
+
+void receiver_fsm::slot_complete(actions& out) {
+  const auto& s = *slot_;
+  switch (s.kind) {
+    case slot_kind::delta:
+      out.push_back(act::verify_slot{s.env.txn, s.base_state, s.target.state});
+      break;
+    case slot_kind::redo:
+      out.push_back(act::check_slot{s.env.txn});
+      break;
+    case slot_kind::full:
+      out.push_back(act::finish_full{s.env.txn, s.target, s.challenge});
+      break;
+  }
+}
+
+// --- answers and readiness ----------------------------------------------------------------------
+
+void receiver_fsm::answer(actions& out, const envelope& env, std::uint32_t round, reply_kind kind,
+                          errc reason, std::string detail, digest proof) {
+  if (detail.size() > reply_detail_max) detail.resize(reply_detail_max);
+  last_reply_ = reply_msg{env, self_.id, round, kind, reason, std::move(detail), proof};
+  out.push_back(act::reply{*last_reply_});
+}
+
+receiver_fsm::actions receiver_fsm::repeat_answer(const envelope& env) {
+  ++ignored_;
+  if (current(env) && last_reply_) return {act::reply{*last_reply_}};
+  return {};
+}
+
+void receiver_fsm::refresh(actions& out) {
+  state_ = {false, phase_, held_.version, held_.label, errc::none};
+  if (phase_ != receiver_phase::serving) {
+    state_.reason = why_;
+  } else if (lease_expired_ && !settings_.receiver.serve_stale) {
+    state_.reason = errc::lease_expired;
+  } else if (fleet_.run == held_.version.run && fleet_ > held_.version) {
+    // The fleet has moved on without us: truthfully tagged, but not what it should be.
+    state_.reason = errc::behind;
+  } else {
+    state_.ready = true;
+  }
+  if (state_ == published_) return;
+  published_ = state_;
+  out.push_back(act::publish{state_});
+}
+
+void receiver_fsm::stop_serving(receiver_phase phase, errc why) {
+  phase_ = phase;
+  why_ = why;
+  held_ = {};
+}
+
+void receiver_fsm::adopt(actions& out, const target_info& target) {
+  phase_ = receiver_phase::serving;
+  why_ = errc::none;
+  held_ = target;
+  if (paused_) out.push_back(act::resume{target});
+  paused_ = false;
+  refresh(out);
+}
+
+void receiver_fsm::fail_write(actions& out, errc reason, std::string detail) {
+  const auto kind = slot_->kind;
+  const auto env = slot_->env;
+  const auto round = slot_->round;
+  drop_slot(out);
+  stop_serving(receiver_phase::torn, errc::torn);
+  refresh(out);
+  answer(out, env, round, kind == slot_kind::full ? reply_kind::full_fail : reply_kind::nack,
+         reason, std::move(detail));
+}
+
+// --- attach -------------------------------------------------------------------------------------
+
+receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& m) {
+  if (!newer(m.env)) return repeat_answer(m.env);
+  actions out;
+  // Fences first, then the digest that we attest: a commit of an older transaction that arrives
+  // after the digest was taken must find nothing to apply.
+  raise_fence(m.env);
+  drop_slot(out);
+  lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
+  lease_expired_ = false;
+  if (phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding)
+    stop_serving(receiver_phase::torn, errc::torn);
+  refresh(out);
+  if (m.layout != self_.layout) {
+    answer(out, m.env, 0, reply_kind::need_full, errc::wrong_layout, "layouts differ");
+    return out;
+  }
+  attaching_ = m;
+  out.push_back(act::compute_digest{m.env.txn, m.challenge});
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_digest(txn_ref txn, const digest& state,
+                                              const digest& proof) {
+  if (!attaching_ || attaching_->env.txn != txn) return ignore();
+  actions out;
+  const auto m = *std::exchange(attaching_, std::nullopt);
+  if (state == m.target.state) {
+    fleet_ = m.target.version;
+    adopt(out, m.target);
+    answer(out, m.env, 0, reply_kind::attached, errc::none, {}, proof);
+    return out;
+  }
+  // Whatever we hold, it is not what the fleet holds: behind in this run (readiness sees it from
+  // `fleet_`), rotten against our own tag, or from a run that is over.
+  fleet_ = m.target.version;
+  if (phase_ == receiver_phase::serving) {
+    if (state != held_.state) {
+      stop_serving(receiver_phase::torn, errc::torn);
+    } else if (held_.version.run != m.target.version.run) {
+      stop_serving(receiver_phase::empty, errc::behind);
+    }
+  }
+  refresh(out);
+  answer(out, m.env, 0, reply_kind::need_full, errc::behind);
+  return out;
+}
+
+// --- delta --------------------------------------------------------------------------------------
+
+receiver_fsm::actions receiver_fsm::on_prepare(time_point now, const prepare_msg& m) {
+  // Only who was attached in this run may take its deltas.
+  if (!newer(m.env) || m.env.txn.run != fence_run_) return repeat_answer(m.env);
+  actions out;
+  raise_fence(m.env);
+  drop_slot(out);
+  const auto refuse = [&](errc reason) { answer(out, m.env, 0, reply_kind::vote_no, reason); };
+  if (phase_ != receiver_phase::serving) {
+    refuse(errc::not_serving);
+  } else if (held_.version != m.base || held_.state != m.base_state) {
+    refuse(errc::wrong_base);
+  } else if (m.target.version != version_ref{m.env.txn.run, m.env.txn.seq}) {
+    refuse(errc::bad_manifest);  // a version names one content: the transaction that made it
+  } else if (const auto bad = check_manifest(m.content, settings_.receiver.staged_bytes_max);
+             bad != errc::none) {
+    refuse(bad);
+  } else {
+    open_slot(slot_kind::delta, m.env, m.target, m.content,
+              now + 2 * stage_timeout(settings_, m.content.bytes));
+    slot_->base_state = m.base_state;
+    if (slot_->buckets.empty()) slot_complete(out);
+  }
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_bucket(time_point now, const envelope& env,
+                                              std::uint32_t index, std::uint64_t bytes,
+                                              const hash128& hash) {
+  (void)now;
+  if (!slot_ || !(env == slot_->env)) return ignore();
+  actions out;
+  auto& s = *slot_;
+  // The flusher waits for this whatever becomes of the bucket: a refusal must not wedge it.
+  out.push_back(act::grant_credit{index});
+  const bool fits = index < s.buckets.size() && s.buckets[index] == bucket_info{bytes, hash};
+  if (!fits) {
+    const auto why = "bucket " + std::to_string(index) + " is not the one announced";
+    if (s.kind == slot_kind::delta) {
+      drop_slot(out);
+      answer(out, env, 0, reply_kind::vote_no, errc::bad_checksum, why);
+    } else {
+      fail_write(out, errc::bad_checksum, why);
+    }
+    return out;
+  }
+  if (s.have[index]) {
+    ++ignored_;
+    return out;
+  }
+  s.have[index] = true;
+  ++s.arrived;
+  if (s.kind == slot_kind::full) {
+    out.push_back(act::write_bucket{env.txn, index});
+  } else {
+    out.push_back(act::keep_bucket{index});
+    if (s.arrived == s.buckets.size()) slot_complete(out);
+  }
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_verified(txn_ref txn, errc reason, std::string detail) {
+  if (!slot_ || slot_->env.txn != txn || slot_->kind == slot_kind::full || slot_->verified ||
+      slot_->arrived != slot_->buckets.size())
+    return ignore();
+  actions out;
+  const auto env = slot_->env;
+  if (slot_->kind == slot_kind::delta) {
+    slot_->verified = reason == errc::none;
+    if (!slot_->verified) drop_slot(out);
+    // Our own bytes are not what our tag names: they rotted, and nobody may be served from them.
+    if (reason == errc::wrong_base) stop_serving(receiver_phase::torn, errc::torn);
+    refresh(out);
+    answer(out, env, 0, slot_ ? reply_kind::vote_yes : reply_kind::vote_no, reason,
+           std::move(detail));
+  } else if (reason != errc::none) {
+    fail_write(out, reason, std::move(detail));
+  } else {
+    slot_->verified = true;
+    start_apply(out);
+  }
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_commit(time_point now, const commit_msg& m) {
+  (void)now;
+  if (!addressed(m.env) || m.env.txn.run != fence_run_ || m.env.txn.seq < fence_seq_)
+    return ignore();
+  actions out;
+  const bool mine = current(m.env);
+  if (mine && phase_ == receiver_phase::applying) return ignore();
+  if (mine && held_.version == version_ref{m.env.txn.run, m.env.txn.seq})
+    return repeat_answer(m.env);
+  if (mine && slot_ && slot_->kind == slot_kind::delta && slot_->verified &&
+      slot_->target.state == m.target_state) {
+    slot_->challenge = m.challenge;
+    slot_->round = m.round;
+    start_apply(out);
+    return out;
+  }
+  if (mine && slot_ && slot_->kind != slot_kind::delta) return ignore();  // a redo is under way
+  const reply_msg nack{m.env, self_.id, m.round, reply_kind::nack, errc::not_staged, {}, {}};
+  out.push_back(act::reply{nack});
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_abort(time_point now, const abort_msg& m) {
+  (void)now;
+  if (!current(m.env) || !slot_ || slot_->kind != slot_kind::delta ||
+      phase_ == receiver_phase::applying)
+    return ignore();
+  actions out;
+  drop_slot(out);
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_redo(time_point now, const redo_msg& m) {
+  if (!current(m.env) || (phase_ != receiver_phase::serving && phase_ != receiver_phase::torn))
+    return ignore();
+  const version_ref target{m.env.txn.run, m.env.txn.seq};
+  if (held_.version == target) return repeat_answer(m.env);
+  if (slot_ && slot_->kind == slot_kind::redo) return ignore();  // a duplicate while it arrives
+  actions out;
+  drop_slot(out);
+  auto bad = check_manifest(m.content, settings_.receiver.staged_bytes_max);
+  if (m.target.version != target) bad = errc::bad_manifest;
+  if (bad != errc::none) {
+    answer(out, m.env, m.round, reply_kind::nack, bad);
+    return out;
+  }
+  open_slot(slot_kind::redo, m.env, m.target, m.content,
+            now + 2 * stage_timeout(settings_, m.content.bytes));
+  slot_->challenge = m.challenge;
+  slot_->round = m.round;
+  if (slot_->buckets.empty()) slot_complete(out);
+  return out;
+}
+
+void receiver_fsm::start_apply(actions& out) {
+  // Fenced before the first byte is written: the tag is void and nobody is served.
+  stop_serving(receiver_phase::applying, errc::not_serving);
+  refresh(out);
+  if (!paused_) out.push_back(act::pause{slot_->env.txn});
+  paused_ = true;
+  out.push_back(act::apply_slot{slot_->env.txn, slot_->target, slot_->challenge});
+}
+
+receiver_fsm::actions receiver_fsm::on_applied(txn_ref txn, const digest& state,
+                                               const digest& proof) {
+  const bool writing = phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding;
+  if (!slot_ || slot_->env.txn != txn || !writing) return ignore();
+  if (slot_->kind == slot_kind::full && slot_->written != slot_->buckets.size()) return ignore();
+  actions out;
+  if (state != slot_->target.state) {
+    fail_write(out, errc::wrong_target, "the bytes written do not digest to the target");
+    return out;
+  }
+  const auto s = *std::exchange(slot_, std::nullopt);
+  out.push_back(act::drop_slot{});
+  if (s.kind == slot_kind::full) fleet_ = s.target.version;
+  adopt(out, s.target);
+  answer(out, s.env, s.round, s.kind == slot_kind::full ? reply_kind::full_ok : reply_kind::ack,
+         errc::none, {}, proof);
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_write_failed(txn_ref txn, errc reason, std::string detail) {
+  const bool writing = phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding;
+  if (!slot_ || slot_->env.txn != txn || !writing) return ignore();
+  actions out;
+  fail_write(out, reason, std::move(detail));
+  return out;
+}
+
+// --- full ---------------------------------------------------------------------------------------
+
+receiver_fsm::actions receiver_fsm::on_full_begin(time_point now, const full_begin_msg& m) {
+  if (!newer(m.env)) return repeat_answer(m.env);
+  actions out;
+  raise_fence(m.env);
+  drop_slot(out);
+  // A full is written as it arrives, so the staging limit does not apply; but it cannot honestly
+  // carry more than the model and one header for every bucket-sized part of it.
+  const auto bad = check_manifest(m.content, full_bytes_limit(self_.model_bytes));
+  if (bad != errc::none) {
+    answer(out, m.env, 0, reply_kind::full_fail, bad);
+    return out;
+  }
+  open_slot(slot_kind::full, m.env, m.target, m.content,
+            now + 2 * full_timeout(settings_, m.content.bytes));
+  slot_->challenge = m.challenge;
+  stop_serving(receiver_phase::reseeding, errc::not_serving);
+  refresh(out);
+  if (!paused_) out.push_back(act::pause{m.env.txn});
+  paused_ = true;
+  if (slot_->buckets.empty()) slot_complete(out);
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_bucket_written(txn_ref txn, std::uint32_t index) {
+  if (!slot_ || slot_->env.txn != txn || slot_->kind != slot_kind::full ||
+      index >= slot_->have.size() || !slot_->have[index] || slot_->written >= slot_->arrived)
+    return ignore();
+  actions out;
+  if (++slot_->written == slot_->buckets.size()) slot_complete(out);
+  return out;
+}
+
+// --- time ---------------------------------------------------------------------------------------
+
+receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
+  if (m.cluster != self_.cluster || m.inc != self_.inc || m.current.run < fence_run_)
+    return ignore();
+  actions out;
+  lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
+  lease_expired_ = false;
+  fleet_ = std::max(fleet_, m.current);
+  refresh(out);
+  out.push_back(act::pong{});
+  return out;
+}
+
+receiver_fsm::actions receiver_fsm::on_tick(time_point now) {
+  actions out;
+  if (slot_ && phase_ != receiver_phase::applying && now >= slot_->expires) {
+    // The decision never came. A delta wrote nothing: we go on serving its base. A full that
+    // stopped arriving leaves a mix behind.
+    if (slot_->kind == slot_kind::full) {
+      fail_write(out, errc::timeout, "the full transfer stopped arriving");
+    } else {
+      drop_slot(out);
+    }
+  }
+  if (lease_until_ && now >= *lease_until_) lease_expired_ = true;
+  refresh(out);
+  return out;
+}
+
+std::optional<time_point> receiver_fsm::deadline() const {
+  std::optional<time_point> next;
+  const auto consider = [&](time_point t) { next = next ? std::min(*next, t) : t; };
+  if (slot_ && phase_ != receiver_phase::applying) consider(slot_->expires);
+  if (lease_until_ && !lease_expired_) consider(*lease_until_);
+  return next;
+}
+
+}  // namespace lockstep

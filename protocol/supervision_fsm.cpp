@@ -1,0 +1,172 @@
+#include "protocol/supervision_fsm.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace lockstep {
+
+namespace act = supervision_action;
+
+std::string_view to_string(standing s) noexcept {
+  constexpr std::array<std::string_view, 6> names{"member", "attaching", "quarantined",
+                                                  "dead",   "gave_up",   "detached"};
+  return names[static_cast<std::size_t>(s)];
+}
+
+supervision_fsm::record* supervision_fsm::find(const participant& who) {
+  const auto it = records_.find(who.id);
+  return it != records_.end() && it->second.inc == who.inc ? &it->second : nullptr;
+}
+
+bool supervision_fsm::heard_lately(time_point now, const record& r) const {
+  return now - r.last_heard <= std::chrono::milliseconds(settings_.receiver.lease_ms);
+}
+
+supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id, record& r,
+                                                 errc reason, std::string detail) {
+  actions out;
+  r.reason = reason;
+  r.detail = std::move(detail);
+  if (r.attempts >= settings_.supervision.attempts_max) {
+    r.where = standing::gave_up;
+    out.push_back(act::gave_up{id, reason, r.detail});
+    return out;
+  }
+  // The first try follows at once, the second after one back-off, and so on, doubling.
+  const auto longest = std::uint64_t{settings_.supervision.backoff_ms_max};
+  const auto doublings = std::min(r.attempts, 32u);
+  auto wait =
+      r.attempts == 0 ? 0 : std::uint64_t{settings_.supervision.backoff_ms} << (doublings - 1);
+  wait = std::min(wait, longest);
+  ++r.attempts;
+  r.where = standing::quarantined;
+  r.next_try = now + std::chrono::milliseconds(wait);
+  if (wait != 0) return out;
+  return on_tick(now);
+}
+
+supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m) {
+  actions out;
+  auto& r = records_[m.id];
+  if (r.inc == m.inc) {
+    r.last_heard = now;
+    return out;
+  }
+  if (r.inc && r.where != standing::dead && r.where != standing::detached)
+    out.push_back(act::down{{m.id, r.inc}, errc::restarted});
+  // Whoever was given up gets a new chance with a new life; others keep their count of failures.
+  if (r.where == standing::gave_up) r.attempts = 0;
+  r.name = m.name;
+  r.inc = m.inc;
+  r.last_heard = now;
+  r.state = {};
+  r.where = standing::attaching;
+  out.push_back(act::admit{{m.id, m.inc}});
+  return out;
+}
+
+supervision_fsm::actions supervision_fsm::on_pong(time_point now, const pong_msg& m) {
+  if (auto* r = find({m.id, m.inc})) {
+    r->last_heard = now;
+    r->state = m.state;
+  }
+  return {};
+}
+
+supervision_fsm::actions supervision_fsm::on_goodbye(time_point now, const goodbye_msg& m) {
+  (void)now;
+  auto* r = find({m.id, m.inc});
+  if (!r || r->where == standing::detached) return {};
+  r->where = standing::detached;
+  r->reason = errc::detached;
+  r->state.ready = false;
+  return {act::down{{m.id, m.inc}, errc::detached}, act::gave_up{m.id, errc::detached, {}}};
+}
+
+supervision_fsm::actions supervision_fsm::on_down(time_point now, const participant& who,
+                                                  bool restartable) {
+  (void)now;
+  auto* r = find(who);
+  if (!r || r->where == standing::detached || r->where == standing::dead) return {};
+  actions out{act::down{who, errc::dead}};
+  r->state = {};
+  r->reason = errc::dead;
+  r->where = standing::dead;
+  if (!restartable || r->restarts_in_row >= settings_.supervision.restart_max) {
+    r->where = standing::gave_up;
+    out.push_back(act::gave_up{who.id, errc::dead,
+                               restartable ? "restarted too often" : "its process ended"});
+    return out;
+  }
+  ++r->restarts;
+  ++r->restarts_in_row;
+  out.push_back(act::restart{who.id});
+  return out;
+}
+
+supervision_fsm::actions supervision_fsm::on_admitted(time_point now, const participant& who,
+                                                      bool reseeded) {
+  (void)now;
+  if (auto* r = find(who)) {
+    r->where = standing::member;
+    r->reason = errc::none;
+    r->detail.clear();
+    if (reseeded) ++r->reseeds;
+  }
+  return {};
+}
+
+supervision_fsm::actions supervision_fsm::on_not_admitted(time_point now, const participant& who,
+                                                          errc reason, std::string detail) {
+  auto* r = find(who);
+  if (!r || (r->where != standing::attaching && r->where != standing::member)) return {};
+  return failed(now, who.id, *r, reason, std::move(detail));
+}
+
+supervision_fsm::actions supervision_fsm::on_evicted(time_point now, const participant& who,
+                                                     errc reason, std::string detail) {
+  auto* r = find(who);
+  if (!r || (r->where != standing::attaching && r->where != standing::member)) return {};
+  return failed(now, who.id, *r, reason, std::move(detail));
+}
+
+supervision_fsm::actions supervision_fsm::on_acknowledged(receiver_id id) {
+  if (const auto it = records_.find(id); it != records_.end()) {
+    it->second.attempts = 0;
+    it->second.restarts_in_row = 0;
+  }
+  return {};
+}
+
+supervision_fsm::actions supervision_fsm::on_new_run(time_point now) {
+  for (auto& [id, r] : records_) {
+    if (r.where == standing::member || r.where == standing::attaching) {
+      r.where = standing::quarantined;
+      r.next_try = now;
+    }
+  }
+  return on_tick(now);
+}
+
+supervision_fsm::actions supervision_fsm::on_tick(time_point now) {
+  actions out;
+  for (auto& [id, r] : records_) {
+    // Only a life that was heard of lately is tried: an attach waits for its answer, and syncs
+    // wait for the attach.
+    if (r.where != standing::quarantined || now < r.next_try || !heard_lately(now, r)) continue;
+    r.where = standing::attaching;
+    out.push_back(act::admit{{id, r.inc}});
+  }
+  return out;
+}
+
+std::optional<time_point> supervision_fsm::deadline(time_point now) const {
+  std::optional<time_point> next;
+  for (const auto& [id, r] : records_)
+    if (r.where == standing::quarantined && heard_lately(now, r))
+      next = next ? std::min(*next, r.next_try) : r.next_try;
+  return next;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,513 @@
+#include "protocol/sync_fsm.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "protocol/deadlines.hpp"
+
+namespace lockstep {
+
+namespace act = sync_action;
+
+namespace {
+
+std::vector<participant> as_list(const std::map<receiver_id, incarnation>& lives) {
+  std::vector<participant> out;
+  for (const auto& [id, inc] : lives) out.push_back({id, inc});
+  return out;
+}
+
+void remove(std::vector<participant>& from, const participant& who) {
+  from.erase(std::remove(from.begin(), from.end(), who), from.end());
+}
+
+/// Refusals that say something about the receiver's state, not about the delta.
+bool about_the_receiver(const outcome& o) {
+  return o.status == terminal::timeout || o.status == terminal::dead ||
+         o.reason == errc::wrong_base || o.reason == errc::not_serving || o.reason == errc::torn;
+}
+
+}  // namespace
+
+std::string_view to_string(sync_phase phase) noexcept {
+  constexpr std::array<std::string_view, 10> names{
+      "idle",    "encoding",  "voting",        "committing", "advancing",
+      "proving", "attaching", "full_encoding", "seeding",    "failed"};
+  return names[static_cast<std::size_t>(phase)];
+}
+
+sync_fsm::sync_fsm(std::uint64_t cluster, std::uint64_t run, digest state, std::uint64_t label,
+                   std::uint64_t model_bytes, const settings& s)
+    : cluster_(cluster), settings_(s), model_bytes_(model_bytes), run_(run) {
+  snapshot_ = {{run, 0}, state, label};
+}
+
+txn_ref sync_fsm::fresh_txn() {
+  // Never reused, not even by a retry: a late message of one attempt must not pass for another's.
+  txn_ = {run_, ++seq_};
+  round_ = 0;
+  down_.clear();
+  return txn_;
+}
+
+std::vector<participant> sync_fsm::members() const {
+  return as_list(members_);
+}
+
+participant_report* sync_fsm::in_report(receiver_id id) {
+  if (!report_) return nullptr;
+  for (auto& p : report_->participants)
+    if (p.id == id) return &p;
+  return nullptr;
+}
+
+void sync_fsm::open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
+                          time_point deadline) {
+  out.push_back(act::open_round{{cluster_, txn_, round_, kind, std::move(who), proof, deadline}});
+  // A life that ended before the round opened will not answer it: do not wait for the deadline.
+  for (const auto& p : down_) out.push_back(act::mark_down{p, errc::dead});
+}
+
+// --- choosing what to do ------------------------------------------------------------------------
+
+void sync_fsm::next(time_point now, actions& out) {
+  (void)now;
+  if (phase_ != sync_phase::idle) return;
+  // Admissions come first, but two in a row only where no sync waits: a receiver that flaps must
+  // not starve the trainer.
+  if (!candidates_.empty() && !(wish_ && joined_last_)) {
+    start_join(out);
+  } else if (wish_) {
+    start_sync(out);
+  }
+}
+
+sync_fsm::actions sync_fsm::on_sync(time_point now, std::uint64_t label) {
+  actions out;
+  if (report_ || phase_ == sync_phase::failed) {
+    sync_report refused;
+    refused.label = label;
+    refused.base = refused.target = snapshot_.version;
+    refused.reason = report_ ? errc::busy : errc::encode_failed;
+    refused.detail = report_ ? "a sync is already in flight" : "the snapshot must be seeded again";
+    out.push_back(act::finish{std::move(refused)});
+    return out;
+  }
+  report_.emplace();
+  report_->label = label;
+  report_->base = report_->target = snapshot_.version;
+  wish_ = wish{label};
+  next(now, out);
+  return out;
+}
+
+void sync_fsm::start_sync(actions& out) {
+  joined_last_ = false;
+  const auto label = std::exchange(wish_, std::nullopt)->label;
+  report_->base = report_->target = snapshot_.version;
+  fresh_txn();
+  view_.clear();
+  target_ = {{txn_.run, txn_.seq}, {}, label};
+  phase_ = sync_phase::encoding;
+  out.push_back(act::encode{txn_, snapshot_, label});
+}
+
+// --- a delta ------------------------------------------------------------------------------------
+
+sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_t bytes,
+                                       const digest& target, std::uint64_t challenge,
+                                       const digest& proof) {
+  actions out;
+  if (!is_current(txn, sync_phase::encoding)) return out;
+  target_.state = target;
+  bytes_ = bytes;
+  challenge_ = challenge;
+  proof_ = proof;
+  redo_left_ = settings_.sync.redo_max;
+  view_ = members();
+  report_->participants.clear();
+  for (const auto& p : view_) {
+    participant_report r;
+    r.id = p.id;
+    report_->participants.push_back(std::move(r));
+  }
+  if (view_.size() < settings_.sync.members_min) {
+    abort(now, out, errc::too_few_members,
+          std::to_string(view_.size()) + " members, sync.members_min is " +
+              std::to_string(settings_.sync.members_min),
+          {});
+    return out;
+  }
+  phase_ = sync_phase::voting;
+  open_round(out, round_kind::vote, view_, {}, now + stage_timeout(settings_, bytes_));
+  out.push_back(act::ship_delta{txn_, view_, snapshot_, target_});
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_encode_failed(time_point now, txn_ref txn, errc reason,
+                                             std::string detail) {
+  actions out;
+  if (!is_current(txn, sync_phase::encoding)) return out;
+  view_.clear();
+  report_->participants.clear();
+  abort(now, out, reason, std::move(detail), {});
+  return out;
+}
+
+std::optional<std::string> sync_fsm::suspect(const std::vector<outcome>& outcomes) const {
+  if (settings_.sync.correlated_percent == 0) return std::nullopt;
+  std::map<errc, std::size_t> refusals;
+  for (const auto& o : outcomes)
+    if (o.status == terminal::no) ++refusals[o.reason];
+  for (const auto& [reason, count] : refusals) {
+    // One refusal proves nothing about the delta, however small the fleet.
+    if (count < 2 || count * 100 < settings_.sync.correlated_percent * outcomes.size()) continue;
+    return std::to_string(count) + " of " + std::to_string(outcomes.size()) +
+           " refused: " + std::string(to_string(reason));
+  }
+  return std::nullopt;
+}
+
+void sync_fsm::note(const outcome& o) {
+  if (auto* p = in_report(o.who.id)) {
+    p->status = o.status;
+    p->reason = o.reason;
+    p->detail = o.detail;
+  }
+  if (report_ && report_->reason == errc::none) report_->reason = o.reason;
+}
+
+void sync_fsm::evict(actions& out, const outcome& o) {
+  members_.erase(o.who.id);
+  remove(view_, o.who);
+  if (in_report(o.who.id)) recovering_.insert(o.who.id);
+  out.push_back(act::evicted{o.who, o.reason, o.detail});
+}
+
+void sync_fsm::on_votes(time_point now, actions& out, const round_result& result) {
+  std::vector<outcome> outcomes = result.outcomes;
+  for (auto& o : outcomes)
+    if (down_.count(o.who)) o = {o.who, terminal::dead, errc::dead, "ended after it had voted"};
+  const auto yes = static_cast<std::size_t>(std::count_if(
+      outcomes.begin(), outcomes.end(), [](const auto& o) { return o.status == terminal::ok; }));
+  for (const auto& o : outcomes) note(o);
+  if (const auto why = suspect(outcomes)) {
+    abort(now, out, errc::correlated_failure, *why, outcomes);
+  } else if (yes < settings_.sync.members_min) {
+    abort(now, out, errc::too_few_members,
+          std::to_string(yes) + " voted yes, sync.members_min is " +
+              std::to_string(settings_.sync.members_min),
+          outcomes);
+  } else {
+    for (const auto& o : outcomes)
+      if (o.status != terminal::ok) evict(out, o);
+    commit(now, out);
+  }
+}
+
+void sync_fsm::abort(time_point now, actions& out, errc reason, std::string detail,
+                     const std::vector<outcome>& outcomes) {
+  if (!view_.empty()) out.push_back(act::send_abort{txn_, view_});
+  out.push_back(act::release{txn_});
+  // Nobody has written. Who refused the delta itself is as good a member as before; whose own state
+  // is in doubt attaches anew, which costs nothing where the digest still fits.
+  for (const auto& o : outcomes)
+    if (o.status != terminal::ok && about_the_receiver(o)) evict(out, o);
+  report_->result = sync_result::aborted;
+  report_->reason = reason;
+  report_->detail = std::move(detail);
+  report_->target = snapshot_.version;
+  for (auto& p : report_->participants)
+    if (outcomes.empty() || p.status == terminal::ok) p.status = terminal::aborted;
+  after_sync(now, out);
+}
+
+void sync_fsm::commit(time_point now, actions& out) {
+  phase_ = sync_phase::committing;
+  round_ = 1;
+  resend_left_ = settings_.sync.commit_resend_max;
+  resend_at_ = now + std::chrono::milliseconds(settings_.sync.commit_resend_ms);
+  // Applying moves the delta's bytes through memory and reads the model twice.
+  const auto time = std::chrono::milliseconds(settings_.sync.commit_timeout_ms) +
+                    transfer_time(settings_, model_bytes_) / 10;
+  open_round(out, round_kind::commit, view_, proof_, now + time);
+  out.push_back(act::send_commit{txn_, view_, target_.state, challenge_, round_});
+}
+
+void sync_fsm::on_acks(time_point now, actions& out, const round_result& result) {
+  resend_at_.reset();
+  std::vector<participant> again;
+  for (const auto& o : result.outcomes) {
+    note(o);
+    if (o.status == terminal::ok) continue;
+    // A liar holds its old bytes under the new tag and would only repeat itself.
+    const bool redo = o.status == terminal::nack && o.reason != errc::false_ack && redo_left_ > 0;
+    if (redo) {
+      again.push_back(o.who);
+    } else {
+      evict(out, o);  // decided is decided: never rolled back, never encoded anew
+    }
+  }
+  if (!again.empty()) {
+    --redo_left_;
+    ++round_;
+    const auto time = std::chrono::milliseconds(settings_.sync.commit_timeout_ms) +
+                      transfer_time(settings_, model_bytes_) / 10 +
+                      stage_timeout(settings_, bytes_);
+    open_round(out, round_kind::redo, again, proof_, now + time);
+    out.push_back(act::ship_redo{txn_, again, target_, challenge_, round_});
+    return;
+  }
+  // Acknowledged, and ended before the others had: nobody knows what its next life holds.
+  for (const auto& p : down_)
+    if (std::find(view_.begin(), view_.end(), p) != view_.end())
+      evict(out, {p, terminal::dead, errc::dead, "ended after it had acknowledged"});
+  phase_ = sync_phase::advancing;
+  advance_until_ = now + full_timeout(settings_, model_bytes_);
+  out.push_back(act::conclude{txn_, view_});
+}
+
+sync_fsm::actions sync_fsm::on_advanced(time_point now, txn_ref txn) {
+  actions out;
+  if (!is_current(txn, sync_phase::advancing)) return out;
+  advance_until_.reset();
+  snapshot_ = target_;
+  out.push_back(act::release{txn_});
+  report_->target = snapshot_.version;
+  report_->result = recovering_.empty() ? sync_result::ok : sync_result::degraded;
+  after_sync(now, out);
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_advance_failed(time_point now, txn_ref txn, std::string detail) {
+  actions out;
+  if (!is_current(txn, sync_phase::advancing)) return out;
+  (void)now;
+  advance_until_.reset();
+  phase_ = sync_phase::failed;
+  out.push_back(act::release{txn_});
+  for (const auto& p : members()) out.push_back(act::evicted{p, errc::encode_failed, detail});
+  members_.clear();
+  candidates_.clear();
+  recovering_.clear();
+  recover_until_.reset();
+  report_->result = sync_result::degraded;
+  report_->reason = errc::encode_failed;
+  report_->detail = std::move(detail);
+  for (auto& p : report_->participants) p.member = false;
+  out.push_back(act::finish{*std::exchange(report_, std::nullopt)});
+  return out;
+}
+
+// --- the report ---------------------------------------------------------------------------------
+
+void sync_fsm::after_sync(time_point now, actions& out) {
+  phase_ = sync_phase::idle;
+  if (!recovering_.empty())
+    recover_until_ = now + std::chrono::milliseconds(settings_.sync.recovery_timeout_ms) +
+                     transfer_time(settings_, model_bytes_);
+  finish_if_whole(now, out, false);
+  next(now, out);
+}
+
+void sync_fsm::finish_if_whole(time_point now, actions& out, bool deadline_passed) {
+  (void)now;
+  if (!report_ || wish_ || phase_ != sync_phase::idle) return;
+  if (!recovering_.empty() && !deadline_passed) return;
+  for (auto& p : report_->participants) {
+    p.member = members_.count(p.id) > 0;
+    p.version = p.member ? snapshot_.version : version_ref{};
+  }
+  const bool whole = std::all_of(report_->participants.begin(), report_->participants.end(),
+                                 [](const auto& p) { return p.member; });
+  if (report_->result == sync_result::degraded && whole) report_->result = sync_result::recovered;
+  recovering_.clear();
+  recover_until_.reset();
+  out.push_back(act::finish{*std::exchange(report_, std::nullopt)});
+}
+
+// --- admission ----------------------------------------------------------------------------------
+
+sync_fsm::actions sync_fsm::on_admit(time_point now, participant who) {
+  actions out;
+  if (phase_ == sync_phase::failed) return out;
+  // Another life than the one in the view: that one has ended, whoever noticed it first.
+  if (const auto it = members_.find(who.id); it != members_.end()) {
+    if (it->second == who.inc) {
+      out.push_back(act::admitted{who, false});
+      return out;
+    }
+    out = on_down(now, {who.id, it->second}, errc::restarted);
+  }
+  candidates_[who.id] = who.inc;
+  next(now, out);
+  return out;
+}
+
+void sync_fsm::start_join(actions& out) {
+  joined_last_ = true;
+  fresh_txn();
+  view_ = as_list(std::exchange(candidates_, {}));
+  for (const auto& p : view_) members_.erase(p.id);  // its fences are about to be raised
+  need_full_.clear();
+  target_ = snapshot_;
+  phase_ = sync_phase::proving;
+  out.push_back(act::prove{txn_});
+}
+
+sync_fsm::actions sync_fsm::on_proof(time_point now, txn_ref txn, std::uint64_t challenge,
+                                     const digest& proof) {
+  actions out;
+  if (!is_current(txn, sync_phase::proving)) return out;
+  phase_ = sync_phase::attaching;
+  challenge_ = challenge;
+  const auto time = std::chrono::milliseconds(settings_.sync.attach_timeout_ms) +
+                    transfer_time(settings_, model_bytes_) / 10;
+  open_round(out, round_kind::attach, view_, proof, now + time);
+  out.push_back(act::send_attach{txn_, view_, target_, challenge_});
+  return out;
+}
+
+void sync_fsm::admit(actions& out, const participant& who, bool reseeded) {
+  members_[who.id] = who.inc;
+  if (auto* r = in_report(who.id); r && reseeded) ++r->reseeds;
+  recovering_.erase(who.id);
+  out.push_back(act::admitted{who, reseeded});
+}
+
+void sync_fsm::on_attached(time_point now, actions& out, const round_result& result) {
+  for (const auto& o : result.outcomes) {
+    if (down_.count(o.who)) {
+      out.push_back(act::not_admitted{o.who, errc::dead, {}});
+    } else if (o.status == terminal::ok) {
+      admit(out, o.who, false);
+    } else if (o.status == terminal::no && o.reason == errc::behind) {
+      need_full_.push_back(o.who);
+    } else {
+      out.push_back(act::not_admitted{o.who, o.reason, o.detail});
+    }
+  }
+  if (need_full_.empty()) {
+    end_join(now, out);
+  } else {
+    start_full(out);
+  }
+}
+
+void sync_fsm::start_full(actions& out) {
+  auto who = std::exchange(need_full_, {});
+  if (settings_.sync.reseed == reseed_scope::all) {
+    // Out of the view before a byte of theirs is written, like everybody who is reseeded.
+    for (const auto& p : members()) who.push_back(p);
+    members_.clear();
+  }
+  fresh_txn();
+  view_ = std::move(who);
+  phase_ = sync_phase::full_encoding;
+  out.push_back(act::encode_full{txn_, snapshot_});
+}
+
+sync_fsm::actions sync_fsm::on_full_encoded(time_point now, txn_ref txn, std::uint64_t bytes,
+                                            std::uint64_t challenge, const digest& proof) {
+  actions out;
+  if (!is_current(txn, sync_phase::full_encoding)) return out;
+  phase_ = sync_phase::seeding;
+  challenge_ = challenge;
+  open_round(out, round_kind::full, view_, proof, now + full_timeout(settings_, bytes));
+  out.push_back(act::ship_full{txn_, view_, snapshot_, challenge_});
+  return out;
+}
+
+void sync_fsm::on_seeded(time_point now, actions& out, const round_result& result) {
+  out.push_back(act::release{txn_});
+  for (const auto& o : result.outcomes) {
+    if (o.status == terminal::ok && !down_.count(o.who)) {
+      admit(out, o.who, true);
+    } else {
+      out.push_back(
+          act::not_admitted{o.who, o.reason == errc::none ? errc::dead : o.reason, o.detail});
+    }
+  }
+  end_join(now, out);
+}
+
+void sync_fsm::end_join(time_point now, actions& out) {
+  phase_ = sync_phase::idle;
+  finish_if_whole(now, out, false);
+  next(now, out);
+}
+
+// --- events from outside ------------------------------------------------------------------------
+
+sync_fsm::actions sync_fsm::on_round(time_point now, round_result result) {
+  actions out;
+  if (result.txn != txn_ || result.number != round_) return out;
+  if (phase_ == sync_phase::voting && result.kind == round_kind::vote) {
+    on_votes(now, out, result);
+  } else if (phase_ == sync_phase::committing &&
+             (result.kind == round_kind::commit || result.kind == round_kind::redo)) {
+    on_acks(now, out, result);
+  } else if (phase_ == sync_phase::attaching && result.kind == round_kind::attach) {
+    on_attached(now, out, result);
+  } else if (phase_ == sync_phase::seeding && result.kind == round_kind::full) {
+    on_seeded(now, out, result);
+  }
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_down(time_point now, participant who, errc reason) {
+  actions out;
+  (void)now;
+  if (const auto it = candidates_.find(who.id); it != candidates_.end() && it->second == who.inc)
+    candidates_.erase(it);
+  const bool in_view = phase_ != sync_phase::idle && phase_ != sync_phase::failed &&
+                       std::find(view_.begin(), view_.end(), who) != view_.end();
+  if (in_view && phase_ != sync_phase::advancing) {
+    // The transaction under way settles it, when its round does.
+    if (down_.insert(who).second) out.push_back(act::mark_down{who, reason});
+  } else if (const auto it = members_.find(who.id); it != members_.end() && it->second == who.inc) {
+    evict(out, {who, terminal::dead, reason, {}});
+  }
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_gave_up(time_point now, receiver_id id, errc reason) {
+  actions out;
+  candidates_.erase(id);
+  recovering_.erase(id);
+  if (auto* p = in_report(id); p && p->reason == errc::none) p->reason = reason;
+  finish_if_whole(now, out, false);
+  next(now, out);
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_tick(time_point now) {
+  actions out;
+  if (phase_ == sync_phase::committing && resend_at_ && now >= *resend_at_) {
+    resend_at_.reset();
+    if (resend_left_ > 0) {
+      --resend_left_;
+      resend_at_ = now + std::chrono::milliseconds(settings_.sync.commit_resend_ms);
+      out.push_back(act::send_commit{txn_, view_, target_.state, challenge_, round_});
+    }
+  }
+  if (phase_ == sync_phase::advancing && advance_until_ && now >= *advance_until_)
+    return on_advance_failed(now, txn_, "the snapshot did not advance within its deadline");
+  if (recover_until_ && now >= *recover_until_ && phase_ == sync_phase::idle)
+    finish_if_whole(now, out, true);
+  return out;
+}
+
+std::optional<time_point> sync_fsm::deadline() const {
+  std::optional<time_point> soonest;
+  const auto consider = [&](const std::optional<time_point>& t) {
+    if (t) soonest = soonest ? std::min(*soonest, *t) : *t;
+  };
+  if (phase_ == sync_phase::committing) consider(resend_at_);
+  consider(advance_until_);
+  if (phase_ == sync_phase::idle) consider(recover_until_);
+  return soonest;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,252 @@
+// Decides how the trainer's side takes the fleet from one version to the next: who takes part, when
+// it is committed, who is evicted, who is admitted again, and what the report says. Pure.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "messages/report.hpp"
+#include "messages/to_receiver.hpp"
+#include "protocol/join_fsm.hpp"
+
+namespace lockstep {
+
+/// What the machine asks the sender to do, in this order.
+namespace sync_action {
+
+/// Diff the trainer's tensors against the snapshot, encode, and have the snapshot prove that the
+/// wire bytes lead to `target`. Answer: `on_encoded` or `on_encode_failed`.
+struct encode {
+  txn_ref txn;
+  target_info base;
+  std::uint64_t label;
+};
+/// Digest the snapshot under a fresh challenge. Answer: `on_proof`.
+struct prove {
+  txn_ref txn;
+};
+/// Prepare a full transfer of the snapshot, and digest it under a fresh challenge. Answer:
+/// `on_full_encoded`.
+struct encode_full {
+  txn_ref txn;
+  target_info target;
+};
+/// Tell the join what to wait for. Stands before the messages that are answered to it.
+struct open_round {
+  round_spec spec;
+};
+/// Ask `who` whether they hold `target`.
+struct send_attach {
+  txn_ref txn;
+  std::vector<participant> who;
+  target_info target;
+  std::uint64_t challenge;
+};
+/// Stream the encoded delta to `who`.
+struct ship_delta {
+  txn_ref txn;
+  std::vector<participant> who;
+  target_info base;
+  target_info target;
+};
+/// Stream the same delta again to `who`, whose apply failed.
+struct ship_redo {
+  txn_ref txn;
+  std::vector<participant> who;
+  target_info target;
+  std::uint64_t challenge;
+  std::uint32_t round;
+};
+/// Stream the whole snapshot to `who`, as one broadcast.
+struct ship_full {
+  txn_ref txn;
+  std::vector<participant> who;
+  target_info target;
+  std::uint64_t challenge;
+};
+struct send_commit {
+  txn_ref txn;
+  std::vector<participant> who;
+  digest target_state;
+  std::uint64_t challenge;
+  std::uint32_t round;
+};
+struct send_abort {
+  txn_ref txn;
+  std::vector<participant> who;
+};
+/// Have the join say whether all of `view` acknowledged; on its word the snapshot advances. Answer:
+/// `on_advanced` or `on_advance_failed`.
+struct conclude {
+  txn_ref txn;
+  std::vector<participant> view;
+};
+/// Nothing of this transaction will be sent again: stop its streams, drop the pending delta.
+struct release {
+  txn_ref txn;
+};
+/// Tell the join that this life has ended.
+struct mark_down {
+  participant who;
+  errc reason;
+};
+/// Tell the supervisor: out of the view.
+struct evicted {
+  participant who;
+  errc reason;
+  std::string detail;
+};
+/// Tell the supervisor: in the view, holding the snapshot's version.
+struct admitted {
+  participant who;
+  bool reseeded;
+};
+/// Tell the supervisor: could not be admitted this time.
+struct not_admitted {
+  participant who;
+  errc reason;
+  std::string detail;
+};
+/// The sync is over. Byte counts and durations are the sender's to fill in.
+struct finish {
+  sync_report report;
+};
+
+using any = std::variant<encode, prove, encode_full, open_round, send_attach, ship_delta, ship_redo,
+                         ship_full, send_commit, send_abort, conclude, release, mark_down, evicted,
+                         admitted, not_admitted, finish>;
+using list = std::vector<any>;
+
+}  // namespace sync_action
+
+enum class sync_phase : std::uint8_t {
+  idle,
+  encoding,
+  voting,
+  committing,
+  advancing,
+  proving,  ///< an attach: digesting the snapshot
+  attaching,
+  full_encoding,
+  seeding,
+  failed,  ///< the snapshot cannot be trusted any more: boot again, as a new run
+};
+
+std::string_view to_string(sync_phase phase) noexcept;
+
+/// The sender's machine: one transaction at a time, each under a fresh sequence number.
+/// Invariants it keeps: I1 (idle: every member holds the snapshot), I2 (the snapshot never runs
+/// ahead of a member), I4 (one terminal status each), I5 (aborted: nobody wrote).
+///
+/// Total: events that do not fit the phase, or name another transaction, are ignored. Not
+/// thread-safe.
+class sync_fsm {
+ public:
+  using actions = sync_action::list;
+
+  /// Boots run `run` from a frozen copy of the trainer's weights, as version {run, 0} with digest
+  /// `state`. Assumes nothing about any receiver. `model_bytes`: size of all weights.
+  sync_fsm(std::uint64_t cluster, std::uint64_t run, digest state, std::uint64_t label,
+           std::uint64_t model_bytes, const settings& s);
+
+  // From the embedding trainer. One sync may be in flight and none may wait: the caller queues.
+  actions on_sync(time_point now, std::uint64_t label);
+
+  // From the executor.
+  actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target,
+                     std::uint64_t challenge, const digest& proof);
+  actions on_encode_failed(time_point now, txn_ref txn, errc reason, std::string detail);
+  actions on_proof(time_point now, txn_ref txn, std::uint64_t challenge, const digest& proof);
+  actions on_full_encoded(time_point now, txn_ref txn, std::uint64_t bytes, std::uint64_t challenge,
+                          const digest& proof);
+  actions on_advanced(time_point now, txn_ref txn);
+  actions on_advance_failed(time_point now, txn_ref txn, std::string detail);
+
+  // From the join.
+  actions on_round(time_point now, round_result result);
+
+  // From the supervisor.
+  /// This life is there and wants to be a member.
+  actions on_admit(time_point now, participant who);
+  /// This life has ended, or left.
+  actions on_down(time_point now, participant who, errc reason);
+  /// Will not be tried again: do not wait for it.
+  actions on_gave_up(time_point now, receiver_id id, errc reason);
+  actions on_tick(time_point now);
+
+  sync_phase phase() const noexcept { return phase_; }
+  bool busy() const noexcept { return report_.has_value(); }
+  const target_info& snapshot() const noexcept { return snapshot_; }
+  std::vector<participant> members() const;
+  std::optional<time_point> deadline() const;
+
+ private:
+  struct wish {
+    std::uint64_t label;
+  };
+
+  txn_ref fresh_txn();
+  bool is_current(txn_ref txn, sync_phase phase) const { return txn == txn_ && phase == phase_; }
+  void next(time_point now, actions& out);
+  void start_sync(actions& out);
+  void start_join(actions& out);
+  void start_full(actions& out);
+  void end_join(time_point now, actions& out);
+  void open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
+                  time_point deadline);
+  void on_votes(time_point now, actions& out, const round_result& result);
+  void on_acks(time_point now, actions& out, const round_result& result);
+  void on_attached(time_point now, actions& out, const round_result& result);
+  void on_seeded(time_point now, actions& out, const round_result& result);
+  void commit(time_point now, actions& out);
+  void abort(time_point now, actions& out, errc reason, std::string detail,
+             const std::vector<outcome>& outcomes);
+  void after_sync(time_point now, actions& out);
+  void finish_if_whole(time_point now, actions& out, bool deadline_passed);
+  void note(const outcome& o);
+  void evict(actions& out, const outcome& o);
+  void admit(actions& out, const participant& who, bool reseeded);
+  std::optional<std::string> suspect(const std::vector<outcome>& outcomes) const;
+  participant_report* in_report(receiver_id id);
+
+  std::uint64_t cluster_;
+  settings settings_;
+  std::uint64_t model_bytes_;
+  std::uint64_t run_;
+  std::uint64_t seq_ = 0;
+
+  sync_phase phase_ = sync_phase::idle;
+  target_info snapshot_;
+  std::map<receiver_id, incarnation> members_;
+  std::map<receiver_id, incarnation> candidates_;
+  std::set<participant> down_;  ///< lives that ended while a transaction may still count on them
+
+  // The transaction under way.
+  txn_ref txn_;
+  target_info target_;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t challenge_ = 0;
+  digest proof_;
+  std::uint32_t round_ = 0;
+  std::uint32_t redo_left_ = 0;
+  std::uint32_t resend_left_ = 0;
+  std::optional<time_point> resend_at_;
+  std::optional<time_point> advance_until_;
+  std::vector<participant> view_;  ///< participants not evicted
+  std::vector<participant> need_full_;
+  bool joined_last_ = false;
+
+  // The sync whose report is open.
+  std::optional<wish> wish_;
+  std::optional<sync_report> report_;
+  std::set<receiver_id> recovering_;
+  std::optional<time_point> recover_until_;
+};
+
+}  // namespace lockstep
