@@ -10,7 +10,7 @@ tracked() { git -c safe.directory='*' ls-files -- "$@"; }
 
 # As many compilers as there are cores and memory; CMake's own variable overrides that.
 # One takes up to about 2 GB on the sources that include CAF.
-jobs() {
+job_count() {
   if [[ -n ${CMAKE_BUILD_PARALLEL_LEVEL:-} ]]; then
     echo "$CMAKE_BUILD_PARALLEL_LEVEL"
     return
