@@ -1,6 +1,8 @@
 # How this project declares its folders: one object library each, gathered into one installed
 # library `lockstep`. Object libraries let a test link one folder without what stands below it.
 
+include(CMakePackageConfigHelpers)
+
 find_program(LOCKSTEP_CCACHE ccache)
 if(LOCKSTEP_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${LOCKSTEP_CCACHE})
@@ -15,6 +17,10 @@ target_compile_options(lockstep_flags INTERFACE
   -fstack-protector-strong)
 target_compile_definitions(lockstep_flags INTERFACE
   $<$<CONFIG:Release>:_FORTIFY_SOURCE=2> _GLIBCXX_ASSERTIONS)
+# GCC 12 warns of overlaps that cannot be in `"text" + std::string` (GCC bug 105651).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(lockstep_flags INTERFACE -Wno-restrict)
+endif()
 if(LOCKSTEP_SANITIZE)
   # CAF is not instrumented and trips `vptr` inside its own headers.
   target_compile_options(lockstep_flags INTERFACE
@@ -28,6 +34,7 @@ endif()
 
 set_property(GLOBAL PROPERTY LOCKSTEP_FOLDERS "")
 set_property(GLOBAL PROPERTY LOCKSTEP_HEADERS "")
+set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCIES "")
 
 # lockstep_folder(<name> STANDARD <n> SOURCES … PUBLIC_HEADERS … LINK …)
 # PUBLIC_HEADERS are installed, and each is compiled alone in the tests.
@@ -43,12 +50,146 @@ function(lockstep_folder name)
   endforeach()
 endfunction()
 
+# lockstep_dependency(<target> PACKAGE <arguments of find_package> | MODULE <pkg-config module>
+#                     [PC <pkg-config module>] [LIBS <flags>])
+# Finds a library that stays behind in ours, and records how those who use ours find it again: by
+# the same PACKAGE or MODULE from CMake; from pkg-config as the module PC, or by bare LIBS where the
+# distribution has no module for it. Header-only libraries need none of this.
+macro(lockstep_dependency target)
+  cmake_parse_arguments(_dependency "" "MODULE;PC;LIBS" "PACKAGE" ${ARGN})
+  if(_dependency_MODULE)
+    string(REGEX REPLACE "^PkgConfig::" "" _dependency_name ${target})
+    set(_dependency_PC ${_dependency_MODULE})
+    set(_dependency_find
+        "pkg_check_modules(${_dependency_name} REQUIRED IMPORTED_TARGET ${_dependency_MODULE})")
+    pkg_check_modules(${_dependency_name} REQUIRED IMPORTED_TARGET ${_dependency_MODULE})
+  else()
+    list(JOIN _dependency_PACKAGE " " _dependency_find)
+    set(_dependency_find "find_dependency(${_dependency_find})")
+    find_package(${_dependency_PACKAGE} REQUIRED)
+  endif()
+  set_property(GLOBAL APPEND PROPERTY LOCKSTEP_DEPENDENCIES ${target})
+  set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_FIND_${target} "${_dependency_find}")
+  set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_PC_${target} "${_dependency_PC}")
+  set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_LIBS_${target} "${_dependency_LIBS}")
+endmacro()
+
 # Gathers the folders declared so far into the library that is installed.
 function(lockstep_library)
   get_property(folders GLOBAL PROPERTY LOCKSTEP_FOLDERS)
+  get_property(dependencies GLOBAL PROPERTY LOCKSTEP_DEPENDENCIES)
   add_library(lockstep)
   add_library(lockstep::lockstep ALIAS lockstep)
+  set(used "")
   foreach(folder IN LISTS folders)
     target_sources(lockstep PRIVATE $<TARGET_OBJECTS:lockstep_${folder}>)
+    get_target_property(links lockstep_${folder} INTERFACE_LINK_LIBRARIES)
+    foreach(dependency IN LISTS dependencies)
+      if(dependency IN_LIST links)
+        list(APPEND used ${dependency})
+      endif()
+    endforeach()
   endforeach()
+  list(REMOVE_DUPLICATES used)
+  target_link_libraries(lockstep PRIVATE ${used})
+  if(LOCKSTEP_SANITIZE)
+    target_link_options(lockstep PUBLIC -fsanitize=${LOCKSTEP_SANITIZE})
+  endif()
+  target_compile_features(lockstep PUBLIC cxx_std_20)
+  # Before 1.0 a minor version may break what is linked against it.
+  set_target_properties(lockstep PROPERTIES
+    LINKER_LANGUAGE CXX
+    VERSION ${PROJECT_VERSION}
+    SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/lockstep.hpp.in
+                 ${PROJECT_BINARY_DIR}/include/lockstep/lockstep.hpp @ONLY)
+  # The second directory is for the headers themselves, which include each other as "folder/name".
+  target_include_directories(lockstep PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/lockstep>)
+  lockstep_install("${used}")
+endfunction()
+
+# Installs the library, its headers and what find_package and pkg-config read.
+function(lockstep_install dependencies)
+  set(cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
+  set(find_lines "")
+  set(pc_modules "")
+  set(pc_libs "")
+  foreach(dependency IN LISTS dependencies)
+    get_property(line GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_FIND_${dependency})
+    get_property(module GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_PC_${dependency})
+    get_property(libs GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_LIBS_${dependency})
+    string(APPEND find_lines "  ${line}\n")
+    list(APPEND pc_modules ${module})
+    list(APPEND pc_libs ${libs})
+  endforeach()
+  list(JOIN pc_modules " " pc_modules)
+  list(JOIN pc_libs " " pc_libs)
+  get_target_property(library_type lockstep TYPE)
+  set(is_static OFF)
+  if(library_type STREQUAL "STATIC_LIBRARY")
+    set(is_static ON)
+  endif()
+  set(pc_sanitize "")
+  if(LOCKSTEP_SANITIZE)
+    set(pc_sanitize " -fsanitize=${LOCKSTEP_SANITIZE}")
+  endif()
+  # The installed tree can be moved: its pkg-config file finds the prefix from where it lies.
+  file(RELATIVE_PATH pc_prefix /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/lockstepConfig.cmake.in
+                 ${PROJECT_BINARY_DIR}/cmake/lockstepConfig.cmake @ONLY)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/lockstep.pc.in
+                 ${PROJECT_BINARY_DIR}/cmake/lockstep.pc @ONLY)
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/lockstepConfigVersion.cmake
+                                   COMPATIBILITY SameMinorVersion)
+
+  install(TARGETS lockstep EXPORT lockstepTargets)
+  install(EXPORT lockstepTargets NAMESPACE lockstep:: DESTINATION ${cmake_dir})
+  install(FILES ${PROJECT_BINARY_DIR}/cmake/lockstepConfig.cmake
+                ${PROJECT_BINARY_DIR}/cmake/lockstepConfigVersion.cmake
+                ${PROJECT_SOURCE_DIR}/cmake/FindCAF.cmake
+          DESTINATION ${cmake_dir})
+  install(FILES ${PROJECT_BINARY_DIR}/cmake/lockstep.pc
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+  install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+  install(FILES ${PROJECT_BINARY_DIR}/include/lockstep/lockstep.hpp
+          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lockstep)
+  get_property(headers GLOBAL PROPERTY LOCKSTEP_HEADERS)
+  foreach(header IN LISTS headers)
+    cmake_path(GET header PARENT_PATH folder)
+    install(FILES ${PROJECT_SOURCE_DIR}/${header}
+            DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lockstep/${folder})
+  endforeach()
+endfunction()
+
+# lockstep_program(SOURCES … LINK …): the command-line program, left at <build>/lockstep.
+function(lockstep_program)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(lockstep_program ${arg_SOURCES})
+  set_target_properties(lockstep_program PROPERTIES
+    OUTPUT_NAME lockstep RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+  target_link_libraries(lockstep_program PRIVATE lockstep_flags lockstep ${arg_LINK})
+  install(TARGETS lockstep_program)
+endfunction()
+
+# Says which of the optional tools and libraries are there. None of them is needed.
+function(lockstep_optional)
+  find_program(LOCKSTEP_NVCC nvcc HINTS /usr/local/cuda/bin)
+  find_path(LOCKSTEP_NCCL nccl.h HINTS /usr/local/cuda/include)
+  find_program(LOCKSTEP_PYTHON python3)
+  mark_as_advanced(LOCKSTEP_NVCC LOCKSTEP_NCCL LOCKSTEP_PYTHON)
+  set(line "")
+  foreach(name NVCC NCCL PYTHON)
+    if(LOCKSTEP_${name})
+      string(APPEND line " ${name} ${LOCKSTEP_${name}}")
+    else()
+      string(APPEND line " ${name} not found")
+    endif()
+  endforeach()
+  message(STATUS "Optional:${line}")
 endfunction()

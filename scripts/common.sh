@@ -1,0 +1,28 @@
+# Sourced by the scripts beside it: the repository's root, and habits they share.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# A checkout that belongs to another user is still ours to read.
+tracked() { git -c safe.directory='*' ls-files -- "$@"; }
+
+# As many compilers as there are cores and memory; CMake's own variable overrides that.
+# One takes up to about 2 GB on the sources that include CAF.
+job_count() {
+  if [[ -n ${CMAKE_BUILD_PARALLEL_LEVEL:-} ]]; then
+    echo "$CMAKE_BUILD_PARALLEL_LEVEL"
+    return
+  fi
+  local cores memory
+  cores=$(nproc)
+  memory=$(awk '/^MemAvailable:/ { print int($2 / 2000000) }' /proc/meminfo)
+  if ((memory < 1)); then memory=1; fi
+  echo $((cores < memory ? cores : memory))
+}
+
+# ccache needs a place to write to; machines that only test may have no home.
+if [[ -z ${CCACHE_DIR:-} && ! -w ${HOME:-/nonexistent} ]]; then
+  export CCACHE_DIR=$PWD/build/ccache
+fi
