@@ -17,6 +17,7 @@
 namespace lockstep {
 
 class safetensors_file;
+struct checkpoint_index;
 
 /// How a changed tensor's new bytes are written down. docs/files.md has the bytes.
 enum class published_encoding : std::uint8_t {
@@ -76,7 +77,9 @@ class published_delta {
     std::size_t file;
   };
 
-  std::vector<std::byte> decode(const part& p, const weight_buffer& weights) const;
+  void read_metadata(const checkpoint_index& index);
+  void add_shard(const std::filesystem::path& file, const std::vector<std::string>& mapped);
+  std::unique_ptr<std::byte[]> decode(const part& p, std::span<const std::byte> old) const;
 
   std::uint64_t version_ = 0;
   std::uint64_t base_version_ = 0;

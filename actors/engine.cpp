@@ -1,0 +1,174 @@
+#include "actors/engine.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <new>
+
+namespace lockstep {
+
+namespace {
+
+/// Runs `work`; whatever it throws becomes a failure of `reason`.
+template <class Work>
+engine::failure guarded(errc reason, Work work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return {errc::no_memory, "out of memory"};
+  } catch (const std::exception& e) {
+    return {reason, e.what()};
+  } catch (...) {
+    return {reason, "an exception of an unknown type"};
+  }
+}
+
+engine::failure as_failure(std::optional<bucket_failure> f) {
+  if (!f) return {};
+  return {f->reason, std::move(f->detail)};
+}
+
+}  // namespace
+
+engine::engine(receiver_id id, std::string name, layout shape,
+               std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
+               std::shared_ptr<fault_plan> faults)
+    : id_(id),
+      name_(std::move(name)),
+      shape_(std::move(shape)),
+      hooks_(std::move(hooks)),
+      faults_(std::move(faults)) {
+  if (memory.empty() && shape_.count() != 0) {
+    own_ = weight_buffer(shape_);
+    for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(own_.tensor(i));
+  }
+  if (memory.size() != shape_.count())
+    throw error(errc::wrong_layout, name_ + ": memory for " + std::to_string(memory.size()) +
+                                        " tensors, the layout has " +
+                                        std::to_string(shape_.count()));
+  for (std::size_t i = 0; i < memory.size(); ++i) {
+    if (memory[i].size() != shape_.bytes(i))
+      throw error(errc::wrong_layout, name_ + ": memory of tensor '" + shape_[i].name + "' has " +
+                                          std::to_string(memory[i].size()) + " bytes, not " +
+                                          std::to_string(shape_.bytes(i)));
+    memory_.push_back({{memory[i].data(), memory[i].size()}, unit_bytes(shape_[i].type)});
+  }
+  state_.reason = errc::not_serving;
+}
+
+std::span<const std::byte> engine::tensor(std::size_t index) const {
+  const auto& bytes = memory_[index].bytes;
+  return {bytes.data, bytes.size};
+}
+
+engine::failure engine::pause() {
+  return guarded(errc::hook_failed, [&] {
+    if (hooks_.pause) hooks_.pause();
+    return failure{};
+  });
+}
+
+void engine::resume(const target_info& target, std::string& complaint) {
+  complaint = guarded(errc::hook_failed, [&] {
+                if (hooks_.resume) hooks_.resume(target.version, target.label);
+                return failure{};
+              }).detail;
+}
+
+void engine::keep(std::uint32_t index, payload bucket) {
+  if (staged_.size() <= index) staged_.resize(std::size_t{index} + 1);
+  staged_[index] = std::move(bucket);
+}
+
+void engine::drop() {
+  staged_.clear();
+  staged_.shrink_to_fit();
+}
+
+engine::failure engine::check() const {
+  return guarded(errc::bad_frame, [&] {
+    return as_failure(check_buckets(staged_, as_views(memory_)));
+  });
+}
+
+engine::failure engine::verify(const digest& base, const digest& target) const {
+  if (auto bad = check()) return bad;
+  return guarded(errc::bad_frame, [&]() -> failure {
+    const auto views = as_views(memory_);
+    if (digest_of(public_digest_seed, views) != base)
+      return {errc::wrong_base, "the bytes held do not digest to the base"};
+    if (predict(public_digest_seed, base, staged_, views) != target)
+      return {errc::wrong_target, "the delta does not lead to the target"};
+    return {};
+  });
+}
+
+engine::failure engine::apply(const target_info& target, double share) {
+  return guarded(errc::apply_failed, [&]() -> failure {
+    std::size_t frames = 0;
+    const auto views = as_views(memory_);
+    if (share < 1.0)
+      for (const auto& bucket : staged_) frames += count_frames(bucket, views);
+    std::size_t left = share < 1.0 ? static_cast<std::size_t>(static_cast<double>(frames) * share)
+                                   : SIZE_MAX;
+    std::vector<std::size_t> touched;
+    for (const auto& bucket : staged_) {
+      if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
+      if (share < 1.0) left -= std::min(left, count_frames(bucket, views));
+    }
+    if (share < 1.0) return {errc::apply_failed, "interrupted on purpose"};
+    return tell_engine(target, touched);
+  });
+}
+
+engine::failure engine::write_full(const payload& bucket) {
+  return guarded(errc::apply_failed, [&] {
+    std::vector<std::size_t> touched;
+    return as_failure(apply_bucket(bucket, memory_, touched));
+  });
+}
+
+engine::failure engine::finish_full(const target_info& target) {
+  std::vector<std::size_t> all(shape_.count());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  return tell_engine(target, all);
+}
+
+engine::failure engine::tell_engine(const target_info& target,
+                                    const std::vector<std::size_t>& touched) {
+  return guarded(errc::hook_failed, [&] {
+    if (hooks_.apply) hooks_.apply(target.version, target.label, touched);
+    return failure{};
+  });
+}
+
+digest engine::digest_under(std::uint64_t seed) const {
+  return digest_of(seed, as_views(memory_));
+}
+
+bool engine::strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const {
+  return faults_ && faults_->strikes(kind, label, txn, id_);
+}
+
+void engine::publish(const readiness& state) {
+  {
+    const std::lock_guard lock(mutex_);
+    state_ = state;
+  }
+  changed_.notify_all();
+  guarded(errc::hook_failed, [&] {
+    if (hooks_.readiness_changed) hooks_.readiness_changed(state);
+    return failure{};
+  });
+}
+
+readiness engine::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+bool engine::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, timeout, [&] { return state_.ready && state_.label >= label; });
+}
+
+}  // namespace lockstep

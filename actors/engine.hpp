@@ -1,0 +1,83 @@
+// Decides how a receiver's actions touch bytes: the engine's memory, the staged buckets, the hooks.
+// No CAF, no protocol: it does what it is told and says what came of it.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "actors/faults.hpp"
+#include "actors/receiver_hooks.hpp"
+#include "messages/from_receiver.hpp"
+#include "messages/layout.hpp"
+#include "weights/bucket_codec.hpp"
+#include "weights/weight_buffer.hpp"
+
+namespace lockstep {
+
+/// The bytes of one inference engine, which outlive the actors that work on them.
+///
+/// One receiver actor at a time calls the members under "bytes"; the state may be read by anybody.
+class engine {
+ public:
+  /// What `receiver_options` says, see actors/receiver.hpp. `memory` empty: own memory, zeroed.
+  /// Throws `error{wrong_layout}` if a span has not the size that the layout says.
+  engine(receiver_id id, std::string name, layout shape, std::vector<std::span<std::byte>> memory,
+         receiver_hooks hooks, std::shared_ptr<fault_plan> faults);
+
+  receiver_id id() const noexcept { return id_; }
+  const std::string& name() const noexcept { return name_; }
+  const layout& shape() const noexcept { return shape_; }
+  std::span<const std::byte> tensor(std::size_t index) const;
+
+  // --- bytes. A failure is returned, never thrown, whatever a hook does.
+  struct failure {
+    errc reason = errc::none;
+    std::string detail;
+    explicit operator bool() const noexcept { return reason != errc::none; }
+  };
+
+  failure pause();
+  void resume(const target_info& target, std::string& complaint);
+
+  void keep(std::uint32_t index, payload bucket);
+  void drop();
+  /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`.
+  failure verify(const digest& base, const digest& target) const;
+  /// The staged buckets are sound.
+  failure check() const;
+  /// Writes the staged buckets. `share`: stop after this part of all frames, 1 for all of them.
+  failure apply(const target_info& target, double share = 1.0);
+  failure write_full(const payload& bucket);
+  failure finish_full(const target_info& target);
+  digest digest_under(std::uint64_t seed) const;
+
+  bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const;
+
+  // --- state, thread-safe.
+  void publish(const readiness& state);
+  readiness state() const;
+  /// Waits until `ready` at a label of at least `label`; false if `timeout` passes first.
+  bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
+
+ private:
+  failure tell_engine(const target_info& target, const std::vector<std::size_t>& touched);
+
+  receiver_id id_;
+  std::string name_;
+  layout shape_;
+  weight_buffer own_;
+  tensor_spans memory_;
+  receiver_hooks hooks_;
+  std::shared_ptr<fault_plan> faults_;
+  std::vector<payload> staged_;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  readiness state_;
+};
+
+}  // namespace lockstep

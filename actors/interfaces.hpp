@@ -1,0 +1,321 @@
+// Decides every typed actor interface, with a sentence per handler, and what actors of one process
+// say to each other. All messages are one-way: whatever must be answered is fenced and has its
+// deadline in a machine (protocol/), so that a lost answer is never taken for one.
+#pragma once
+
+#include <caf/allowed_unsafe_message_type.hpp>
+#include <caf/typed_actor.hpp>
+#include <functional>
+#include <future>
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include "actors/engine.hpp"
+#include "actors/snapshot_store.hpp"
+#include "actors/ticket_state.hpp"
+#include "messages/type_ids.hpp"
+#include "protocol/join_fsm.hpp"
+#include "protocol/supervision_fsm.hpp"
+#include "protocol/sync_fsm.hpp"
+#include "weights/weight_buffer.hpp"
+
+namespace spdlog {
+class logger;
+}
+
+namespace lockstep {
+
+// --- said inside one process only: these carry pointers and handles -----------------------------
+
+/// The actor's machine asked to be called at about this time.
+struct tick {};
+
+/// Read the trainer's tensors and bring the fleet to them.
+struct sync_request {
+  std::uint64_t label = 0;
+  tensor_reader tensors;  ///< valid until `ticket->tensors_read()`
+  std::shared_ptr<ticket_state> ticket;
+};
+
+/// Prove the encoding of `txn`; keep it until the join's verdict.
+struct stage_request {
+  txn_ref txn;
+  version_ref base;
+  target_info target;
+  std::shared_ptr<delta_source> delta;
+  std::uint64_t challenge = 0;
+};
+struct stage_result {
+  txn_ref txn;
+  errc reason = errc::none;
+  std::string detail;
+  digest proof;  ///< what a receiver that holds the target must answer to the challenge
+};
+
+/// Digest the snapshot under the challenge.
+struct prove_request {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+};
+struct prove_result {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  digest proof;
+};
+
+/// Plan a full transfer of the snapshot.
+struct full_request {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+};
+struct full_result {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  digest proof;
+  std::shared_ptr<full_source> source;
+};
+
+/// Did all of `view` acknowledge? The answer goes to the snapshot.
+struct conclude_request {
+  txn_ref txn;
+  std::vector<participant> view;
+};
+struct join_verdict {
+  txn_ref txn;
+  bool all_ok = false;
+};
+struct advance_result {
+  txn_ref txn;
+  errc reason = errc::none;
+  std::string detail;
+};
+/// The pending delta will not be committed.
+struct drop_request {
+  txn_ref txn;
+};
+
+/// This life of a receiver has ended.
+struct down_notice {
+  participant who;
+  errc reason = errc::dead;
+};
+/// Will not be tried again.
+struct gave_up_notice {
+  receiver_id id = 0;
+  errc reason = errc::none;
+};
+/// What the fleet holds now, and who acknowledged it.
+struct fleet_notice {
+  version_ref version;
+  std::vector<receiver_id> acknowledged;
+};
+
+/// Asks for every receiver's standing.
+struct status_request {
+  std::shared_ptr<std::promise<std::vector<receiver_status>>> answer;
+};
+/// Start, or start anew as a new run, the trainer's side.
+struct boot_request {
+  std::uint64_t run = 0;
+  std::uint64_t label = 0;
+  std::shared_ptr<snapshot_store> store;
+  std::shared_ptr<std::promise<version_ref>> answer;
+};
+/// Run a receiver over these bytes, and restart it when it ends.
+struct add_engine {
+  std::shared_ptr<engine> bytes;
+};
+/// Leave on purpose; answered when the receiver's actor is gone.
+struct remove_engine {
+  receiver_id id = 0;
+  std::shared_ptr<std::promise<void>> answer;
+};
+
+}  // namespace lockstep
+
+#define LOCKSTEP_LOCAL_MESSAGE(type) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::type)
+LOCKSTEP_LOCAL_MESSAGE(tick)
+LOCKSTEP_LOCAL_MESSAGE(sync_request)
+LOCKSTEP_LOCAL_MESSAGE(stage_request)
+LOCKSTEP_LOCAL_MESSAGE(stage_result)
+LOCKSTEP_LOCAL_MESSAGE(prove_request)
+LOCKSTEP_LOCAL_MESSAGE(prove_result)
+LOCKSTEP_LOCAL_MESSAGE(full_request)
+LOCKSTEP_LOCAL_MESSAGE(full_result)
+LOCKSTEP_LOCAL_MESSAGE(conclude_request)
+LOCKSTEP_LOCAL_MESSAGE(join_verdict)
+LOCKSTEP_LOCAL_MESSAGE(advance_result)
+LOCKSTEP_LOCAL_MESSAGE(drop_request)
+LOCKSTEP_LOCAL_MESSAGE(down_notice)
+LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
+LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
+LOCKSTEP_LOCAL_MESSAGE(status_request)
+LOCKSTEP_LOCAL_MESSAGE(boot_request)
+LOCKSTEP_LOCAL_MESSAGE(add_engine)
+LOCKSTEP_LOCAL_MESSAGE(remove_engine)
+LOCKSTEP_LOCAL_MESSAGE(round_spec)
+LOCKSTEP_LOCAL_MESSAGE(round_result)
+LOCKSTEP_LOCAL_MESSAGE(sync_action::evicted)
+LOCKSTEP_LOCAL_MESSAGE(sync_action::admitted)
+LOCKSTEP_LOCAL_MESSAGE(sync_action::not_admitted)
+
+namespace lockstep {
+
+/// Waits for every participant's reply, or its deadline.
+using join_actor = caf::typed_actor<
+    // The sender opens a round; its result goes back to the sender, once.
+    caf::reacts_to<round_spec>,
+    // A receiver answers.
+    caf::reacts_to<reply_msg>,
+    // The sender knows of a participant that will not answer any more.
+    caf::reacts_to<down_notice>,
+    // The sender has no more rounds for a delta; the verdict goes to the snapshot.
+    caf::reacts_to<conclude_request>,
+    // A round's deadline.
+    caf::reacts_to<tick>>;
+
+/// Where a receiver's answers go from now on.
+struct welcome {
+  join_actor join;
+};
+
+/// Holds the bytes that the fleet holds.
+using snapshot_actor = caf::typed_actor<
+    // The sender has encoded a delta: decode it as a receiver would, prove it, keep it.
+    caf::reacts_to<stage_request>,
+    // The sender wants to know what receivers that hold the snapshot must answer to a challenge.
+    caf::reacts_to<prove_request>,
+    // The sender needs all weights as buckets.
+    caf::reacts_to<full_request>,
+    // The join's word on a delta: the only thing that makes the snapshot advance.
+    caf::reacts_to<join_verdict>,
+    // The sender has aborted.
+    caf::reacts_to<drop_request>>;
+
+/// One inference engine's side. Everything but `welcome` may come from another node.
+using receiver_actor = caf::typed_actor<
+    // Raise the fences, drop staged data, prove by digest that you hold the target.
+    caf::reacts_to<attach_msg>,
+    // A delta follows: stage it, prove base and payload, vote.
+    caf::reacts_to<prepare_msg>,
+    // The decided delta again, after a failed apply.
+    caf::reacts_to<redo_msg>,
+    // All weights follow.
+    caf::reacts_to<full_begin_msg>,
+    // One bucket of what was announced.
+    caf::reacts_to<bucket_msg>,
+    // Apply what is staged and prove the result.
+    caf::reacts_to<commit_msg>,
+    // Drop what is staged.
+    caf::reacts_to<abort_msg>,
+    // The lease, and what the fleet holds.
+    caf::reacts_to<ping_msg>,
+    // A trainer's side has started: answers go to its join.
+    caf::reacts_to<welcome>,
+    // A deadline: staged data or the lease.
+    caf::reacts_to<tick>>;
+
+/// Stream `source` to the receiver, after `head` has announced it.
+struct ship_request {
+  std::variant<prepare_msg, redo_msg, full_begin_msg> head;
+  std::shared_ptr<bucket_source> source;
+};
+/// Stop streaming this transaction.
+struct stop_request {
+  txn_ref txn;
+};
+/// Every bucket of this transaction has been taken.
+struct drained_notice {
+  txn_ref txn;
+  receiver_id id = 0;
+};
+
+/// Ships buckets to one receiver, `bucket.credit` of them at a time.
+using flusher_actor = caf::typed_actor<
+    // The sender has something to ship.
+    caf::reacts_to<ship_request>,
+    // The receiver has taken a bucket.
+    caf::reacts_to<credit_msg>,
+    // The sender's transaction is over.
+    caf::reacts_to<stop_request>>;
+
+/// The supervisor wants this life admitted; it is reached like this.
+struct admit_request {
+  participant who;
+  std::string name;
+  receiver_actor receiver;
+  flusher_actor flusher;
+};
+
+/// Reads the trainer's tensors, diffs them against the snapshot, encodes, and leads the fleet
+/// through each transaction.
+using sender_actor = caf::typed_actor<
+    // The trainer has new weights.
+    caf::reacts_to<sync_request>,
+    // The snapshot has proven the encoding, or not.
+    caf::reacts_to<stage_result>,
+    // The snapshot has digested itself under a challenge.
+    caf::reacts_to<prove_result>,
+    // The snapshot has planned a full transfer.
+    caf::reacts_to<full_result>,
+    // The snapshot has advanced, or cannot.
+    caf::reacts_to<advance_result>,
+    // The join has every participant's terminal status.
+    caf::reacts_to<round_result>,
+    // A flusher has nothing left to send.
+    caf::reacts_to<drained_notice>,
+    // The supervisor wants a receiver in the view.
+    caf::reacts_to<admit_request>,
+    // The supervisor has seen a receiver end.
+    caf::reacts_to<down_notice>,
+    // The supervisor will not try this receiver again.
+    caf::reacts_to<gave_up_notice>,
+    // A deadline of the machine.
+    caf::reacts_to<tick>>;
+
+/// Starts and monitors all others; quarantines, restarts, readmits and gives up receivers.
+using supervisor_actor = caf::typed_actor<
+    // The trainer's weights are there: start its side as a new run.
+    caf::reacts_to<boot_request>,
+    // Handed on to the sender.
+    caf::reacts_to<sync_request>,
+    // Run a receiver of this process.
+    caf::reacts_to<add_engine>,
+    // End a receiver of this process, on purpose.
+    caf::reacts_to<remove_engine>,
+    // A life of a receiver announces itself.
+    caf::reacts_to<hello_msg>,
+    // A receiver answers a ping.
+    caf::reacts_to<pong_msg>,
+    // A receiver leaves on purpose.
+    caf::reacts_to<goodbye_msg>,
+    // The sender has put a receiver out of the view.
+    caf::reacts_to<sync_action::evicted>,
+    // The sender has a receiver in the view.
+    caf::reacts_to<sync_action::admitted>,
+    // The sender could not admit a receiver.
+    caf::reacts_to<sync_action::not_admitted>,
+    // The snapshot has moved.
+    caf::reacts_to<fleet_notice>,
+    // Somebody asks where everybody stands.
+    caf::reacts_to<status_request>,
+    // Time to ping, and to try who waits.
+    caf::reacts_to<tick>>;
+
+/// What every actor of a process is given.
+struct actor_env {
+  settings options;
+  std::uint64_t cluster = 0;
+  std::function<std::uint64_t()> entropy;  ///< incarnations and challenges; thread-safe
+  std::shared_ptr<spdlog::logger> log;
+};
+
+}  // namespace lockstep
+
+LOCKSTEP_LOCAL_MESSAGE(welcome)
+LOCKSTEP_LOCAL_MESSAGE(ship_request)
+LOCKSTEP_LOCAL_MESSAGE(stop_request)
+LOCKSTEP_LOCAL_MESSAGE(drained_notice)
+LOCKSTEP_LOCAL_MESSAGE(admit_request)
+#undef LOCKSTEP_LOCAL_MESSAGE

@@ -1,0 +1,54 @@
+#include "actors/receiver.hpp"
+
+#include "actors/runtime_parts.hpp"
+
+namespace lockstep {
+
+receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on) {
+  auto name = options.name.empty() ? "receiver-" + std::to_string(options.id) : options.name;
+  engine_ =
+      std::make_shared<engine>(options.id, std::move(name), std::move(shape),
+                               std::move(options.memory), std::move(options.hooks),
+                               std::move(options.faults));
+  if (!on_.inside().claim(engine_->id()))
+    throw error(errc::bad_input,
+                "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");
+  caf::anon_send(on_.inside().supervisor, add_engine{engine_});
+}
+
+receiver::~receiver() {
+  try {
+    detach();
+  } catch (const error&) {
+    // The runtime does not answer; the engine's bytes live on until its actor has ended.
+  }
+}
+
+receiver_id receiver::id() const noexcept { return engine_->id(); }
+const std::string& receiver::name() const noexcept { return engine_->name(); }
+const layout& receiver::shape() const noexcept { return engine_->shape(); }
+readiness receiver::state() const { return engine_->state(); }
+
+bool receiver::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
+  return engine_->wait_ready(label, timeout);
+}
+
+std::span<const std::byte> receiver::tensor(std::size_t index) const {
+  return engine_->tensor(index);
+}
+
+void receiver::detach() {
+  if (!attached_) return;
+  attached_ = false;
+  auto done = std::make_shared<std::promise<void>>();
+  auto answer = done->get_future();
+  caf::anon_send(on_.inside().supervisor, remove_engine{id(), std::move(done)});
+  if (answer.wait_for(answer_timeout) != std::future_status::ready)
+    throw error(errc::timeout, name() + ": the runtime does not let go");
+  on_.inside().unclaim(id());
+  readiness gone;
+  gone.reason = errc::detached;
+  engine_->publish(gone);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,66 @@
+// Decides what an inference engine sees of Lockstep: its memory, its hooks, and whether it may serve.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "actors/faults.hpp"
+#include "actors/receiver_hooks.hpp"
+#include "actors/runtime.hpp"
+#include "messages/from_receiver.hpp"
+#include "messages/layout.hpp"
+
+namespace lockstep {
+
+class engine;
+
+struct receiver_options {
+  receiver_id id = 0;  ///< one of its own in the fleet; stays the same over restarts
+  std::string name;    ///< for reports; empty: "receiver-<id>"
+  /// The engine's own memory, one span for each tensor in the layout's canonical order. It must
+  /// outlive the receiver and be written by nobody else. Empty: the receiver allocates, zeroed.
+  std::vector<std::span<std::byte>> memory;
+  receiver_hooks hooks;
+  std::shared_ptr<fault_plan> faults;  ///< failures to provoke on purpose; usually none
+};
+
+/// One inference engine's side. Attaches by itself as soon as a trainer is there, at any time;
+/// whatever fails is retried by the supervisor. Thread-safe.
+class receiver {
+ public:
+  /// Throws `error{wrong_layout}` if the memory does not fit `shape`, `error{no_memory}` if there
+  /// is none, `error{bad_input}` if the id is taken. `on` must outlive this.
+  receiver(runtime& on, layout shape, receiver_options options);
+  /// Detaches.
+  ~receiver();
+  receiver(const receiver&) = delete;
+  receiver& operator=(const receiver&) = delete;
+
+  receiver_id id() const noexcept;
+  const std::string& name() const noexcept;
+  const layout& shape() const noexcept;
+
+  /// Whether the engine may serve now, with which version, and if not why not.
+  readiness state() const;
+  /// Waits until it may serve a version whose label is at least `label`.
+  bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
+
+  /// Bytes of tensor `index` in canonical order. Read them only between the hooks `resume` and
+  /// `pause`, or while no sync and no attach can be under way.
+  std::span<const std::byte> tensor(std::size_t index) const;
+
+  /// Leaves the fleet; returns when no actor touches the memory any more. Then `state` is not ready.
+  void detach();
+
+ private:
+  runtime& on_;
+  std::shared_ptr<engine> engine_;
+  bool attached_ = true;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,195 @@
+// The receiver: feeds messages to its machine and performs what it asks for on the engine's bytes.
+#include <spdlog/spdlog.h>
+
+#include "actors/states.hpp"
+#include "weights/bucket_codec.hpp"
+
+namespace lockstep {
+
+namespace {
+
+namespace act = receiver_action;
+using pointer = receiver_actor::stateful_pointer<receiver_state>;
+
+/// Performs a list of actions, in order; what they answer becomes further actions.
+class performer {
+ public:
+  explicit performer(pointer self) : self_(self), state_(self->state) {}
+
+  void run(receiver_fsm::actions list) {
+    for (auto& action : list) {
+      if (ended_) return;
+      next_.clear();
+      stop_ = false;
+      std::visit([this](auto& a) { perform(a); }, action);
+      auto more = std::exchange(next_, {});
+      const bool stop = stop_;
+      run(std::move(more));
+      if (stop) return;
+    }
+  }
+
+ private:
+  engine& bytes() { return *state_.bytes; }
+  receiver_fsm& machine() { return *state_.machine; }
+  bool strikes(fault_kind kind, txn_ref txn) {
+    return state_.delta.txn == txn && bytes().strikes(kind, state_.delta.label, txn);
+  }
+
+  void perform(const act::pause& a) {
+    if (auto failed = bytes().pause()) {
+      next_ = machine().on_write_failed(a.txn, failed.reason, failed.detail);
+      stop_ = true;
+    }
+  }
+  void perform(const act::keep_bucket& a) { bytes().keep(a.index, std::move(state_.arrived)); }
+  void perform(const act::drop_slot&) { bytes().drop(); }
+
+  void perform(const act::verify_slot& a) {
+    auto result = strikes(fault_kind::stage_fail, a.txn)
+                      ? engine::failure{errc::no_memory, "staging failed on purpose"}
+                      : bytes().verify(a.base, a.target);
+    next_ = machine().on_verified(a.txn, result.reason, std::move(result.detail));
+  }
+  void perform(const act::check_slot& a) {
+    auto result = bytes().check();
+    next_ = machine().on_verified(a.txn, result.reason, std::move(result.detail));
+  }
+
+  void perform(const act::apply_slot& a) {
+    if (strikes(fault_kind::false_ok, a.txn)) {
+      // Echoes the target's public digest, since the bytes that the challenge asks for are not here.
+      send_reply({{machine().self().cluster, a.txn, machine().self().inc}, machine().self().id,
+                  state_.round, reply_kind::ack, errc::none, {}, a.target.state});
+      stop_ = true;
+      return;
+    }
+    if (strikes(fault_kind::crash, a.txn)) {
+      bytes().apply(a.target, 0.5);
+      self_->quit(caf::make_error(caf::sec::runtime_error, "crashed on purpose"));
+      ended_ = true;
+      return;
+    }
+    const double share = strikes(fault_kind::apply_fail, a.txn) ? 0.5 : 1.0;
+    finish_write(a.txn, a.challenge, bytes().apply(a.target, share));
+  }
+  void perform(const act::write_bucket& a) {
+    auto failed = bytes().write_full(std::exchange(state_.arrived, {}));
+    next_ = failed ? machine().on_write_failed(a.txn, failed.reason, std::move(failed.detail))
+                   : machine().on_bucket_written(a.txn, a.index);
+  }
+  void perform(const act::finish_full& a) {
+    finish_write(a.txn, a.challenge, bytes().finish_full(a.target));
+  }
+  void finish_write(txn_ref txn, std::uint64_t challenge, engine::failure failed) {
+    next_ = failed ? machine().on_write_failed(txn, failed.reason, std::move(failed.detail))
+                   : machine().on_applied(txn, bytes().digest_under(public_digest_seed),
+                                          bytes().digest_under(challenge));
+  }
+  void perform(const act::compute_digest& a) {
+    next_ = machine().on_digest(a.txn, bytes().digest_under(public_digest_seed),
+                                bytes().digest_under(a.challenge));
+  }
+
+  void perform(const act::resume& a) {
+    std::string complaint;
+    bytes().resume(a.target, complaint);
+    if (!complaint.empty())
+      state_.env->log->error("{}: resume hook failed: {}", bytes().name(), complaint);
+  }
+  void perform(const act::publish& a) {
+    state_.env->log->debug("{}: {} {}, ready {}", bytes().name(), to_string(a.state.phase),
+                           to_string(a.state.version), a.state.ready);
+    bytes().publish(a.state);
+  }
+  void perform(act::reply& a) { send_reply(std::move(a.message)); }
+  void send_reply(reply_msg m) {
+    if (strikes(fault_kind::no_reply, m.env.txn)) return;
+    if (m.reason != errc::none && m.kind != reply_kind::need_full)
+      state_.env->log->warn("{}: {} {}: {} {}", bytes().name(), to_string(m.env.txn),
+                            to_string(m.kind), to_string(m.reason), m.detail);
+    if (state_.join) self_->send(state_.join, std::move(m));
+  }
+  void perform(const act::pong&) {
+    const auto& me = machine().self();
+    self_->send(state_.supervisor, pong_msg{me.cluster, me.id, me.inc, machine().state()});
+  }
+  void perform(const act::grant_credit& a) {
+    const auto& me = machine().self();
+    const auto flusher = caf::actor_cast<flusher_actor>(self_->current_sender());
+    if (flusher) self_->send(flusher, credit_msg{state_.bucket_env, me.id, a.index});
+  }
+
+  pointer self_;
+  receiver_state& state_;
+  receiver_fsm::actions next_;
+  bool stop_ = false;   ///< the rest of this list must not be performed
+  bool ended_ = false;  ///< this life is over
+};
+
+void perform(pointer self, receiver_fsm::actions actions) {
+  performer(self).run(std::move(actions));
+  self->state.timer.arm(self, self->state.machine->deadline());
+}
+
+/// A payload whose first byte differs in one bit.
+payload corrupted(const payload& bucket) {
+  std::vector<std::byte> bytes(bucket.data(), bucket.data() + bucket.size());
+  if (!bytes.empty()) bytes.front() ^= std::byte{1};
+  return payload(std::move(bytes));
+}
+
+}  // namespace
+
+receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<const actor_env> env,
+                                                std::shared_ptr<engine> bytes, incarnation inc,
+                                                supervisor_actor supervisor) {
+  auto& state = self->state;
+  const receiver_fsm::identity me{env->cluster, bytes->id(), inc, bytes->shape().fingerprint(),
+                                  bytes->shape().total_bytes()};
+  state.machine.emplace(me, env->options);
+  bytes->drop();
+  bytes->publish(state.machine->state());
+  self->send(supervisor, hello_msg{me.cluster, me.id, bytes->name(), me.inc, me.layout});
+  state.env = std::move(env);
+  state.bytes = std::move(bytes);
+  state.supervisor = std::move(supervisor);
+  const auto now = [self] { return self->clock().now(); };
+  return {
+      [self, now](const attach_msg& m) { perform(self, self->state.machine->on_attach(now(), m)); },
+      [self, now](const prepare_msg& m) {
+        self->state.delta = {m.env.txn, m.target.label};
+        perform(self, self->state.machine->on_prepare(now(), m));
+      },
+      [self, now](const redo_msg& m) {
+        self->state.round = m.round;
+        perform(self, self->state.machine->on_redo(now(), m));
+      },
+      [self, now](const full_begin_msg& m) {
+        perform(self, self->state.machine->on_full_begin(now(), m));
+      },
+      [self, now](const bucket_msg& m) {
+        auto& s = self->state;
+        const bool spoil = m.index == 0 && m.env.txn == s.delta.txn &&
+                           s.bytes->strikes(fault_kind::corrupt_frame, s.delta.label, m.env.txn);
+        s.arrived = spoil ? corrupted(m.bytes) : m.bytes;
+        s.bucket_env = m.env;
+        perform(self, s.machine->on_bucket(now(), m.env, m.index, s.arrived.size(),
+                                           hash_of(s.arrived)));
+        s.arrived = {};
+      },
+      [self, now](const commit_msg& m) {
+        self->state.round = m.round;
+        perform(self, self->state.machine->on_commit(now(), m));
+      },
+      [self, now](const abort_msg& m) { perform(self, self->state.machine->on_abort(now(), m)); },
+      [self, now](const ping_msg& m) { perform(self, self->state.machine->on_ping(now(), m)); },
+      [self](const welcome& m) { self->state.join = m.join; },
+      [self, now](const tick&) {
+        self->state.timer.fired();
+        perform(self, self->state.machine->on_tick(now()));
+      },
+  };
+}
+
+}  // namespace lockstep

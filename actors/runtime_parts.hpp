@@ -1,0 +1,40 @@
+// Decides what hides behind `runtime`. Private to actors/.
+#pragma once
+
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
+#include <caf/scoped_actor.hpp>
+#include <mutex>
+#include <set>
+
+#include "actors/interfaces.hpp"
+#include "actors/runtime.hpp"
+
+namespace lockstep {
+
+class runtime::parts {
+ public:
+  parts(const settings& options, std::function<std::uint64_t()> entropy);
+  ~parts();
+
+  /// Strictly larger at every call in this process, and than in any process started earlier.
+  std::uint64_t next_run();
+  /// False if the id is taken.
+  bool claim(receiver_id id);
+  void unclaim(receiver_id id);
+
+  std::shared_ptr<const actor_env> env;
+  caf::actor_system_config config;
+  std::unique_ptr<caf::actor_system> system;
+  supervisor_actor supervisor;
+
+ private:
+  std::mutex mutex_;
+  std::uint64_t last_run_ = 0;
+  std::set<receiver_id> ids_;
+};
+
+/// How long a caller waits for an answer that only a bug can withhold.
+inline constexpr std::chrono::seconds answer_timeout{30};
+
+}  // namespace lockstep

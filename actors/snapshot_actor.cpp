@@ -1,0 +1,109 @@
+// The snapshot: participant number zero. Decodes the same wire bytes as every receiver, and advances
+// on the join's all-ok and on nothing else.
+#include <exception>
+
+#include "actors/states.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using pointer = snapshot_actor::stateful_pointer<snapshot_state>;
+
+stage_result stage(snapshot_state& state, const stage_request& m) {
+  const auto& buckets = m.delta->buckets();
+  stage_result out{m.txn, errc::none, {}, {}};
+  state.store->read([&](const tensor_views& tensors) {
+    const auto& held = state.machine->held();
+    if (digest_of(public_digest_seed, tensors) != held.state) {
+      out.reason = errc::torn;
+      out.detail = "the snapshot's own bytes have changed: seed again";
+      return;
+    }
+    if (auto bad = check_buckets(buckets, tensors)) {
+      out.reason = errc::encode_failed;
+      out.detail = bad->detail;
+      return;
+    }
+    const auto predicted = predict(public_digest_seed, held.state, buckets, tensors);
+    if (!state.machine->on_stage(m.txn, m.base, m.target, predicted)) {
+      out.reason = errc::encode_failed;
+      out.detail = "the encoded delta does not lead from the snapshot to the trainer's weights";
+      return;
+    }
+    out.proof = predict(m.challenge, digest_of(m.challenge, tensors), buckets, tensors);
+  });
+  if (out.reason == errc::none) state.pending = m.delta;
+  return out;
+}
+
+advance_result advance(snapshot_state& state, const join_verdict& m) {
+  if (!state.machine->may_advance(m.txn, m.all_ok))
+    return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
+  const auto delta = std::exchange(state.pending, nullptr);
+  auto now = digest{};
+  auto failure = state.store->write([&](const tensor_spans& tensors) {
+    std::vector<std::size_t> touched;
+    for (const auto& bucket : delta->buckets())
+      if (auto bad = apply_bucket(bucket, tensors, touched)) return bad;
+    now = digest_of(public_digest_seed, as_views(tensors));
+    return std::optional<bucket_failure>{};
+  });
+  if (!failure && state.machine->on_applied(m.txn, now)) return {m.txn, errc::none, {}};
+  return {m.txn, errc::encode_failed,
+          failure ? failure->detail : "the snapshot does not digest to its target: seed again"};
+}
+
+/// Runs `work`, which fills `out`; what it throws becomes the reason in `out`.
+template <class Result, class Work>
+Result guarded(txn_ref txn, Work work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return {txn, errc::no_memory, "out of memory"};
+  } catch (const std::exception& e) {
+    return {txn, errc::encode_failed, e.what()};
+  }
+}
+
+}  // namespace
+
+snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<const actor_env> env,
+                                                std::shared_ptr<snapshot_store> store,
+                                                target_info held) {
+  self->state.store = std::move(store);
+  self->state.machine.emplace(held);
+  return {
+      [self](const stage_request& m) {
+        auto& state = self->state;
+        state.owner = caf::actor_cast<sender_actor>(self->current_sender());
+        self->send(state.owner, guarded<stage_result>(m.txn, [&] { return stage(state, m); }));
+      },
+      [self](const prove_request& m) {
+        const auto proof = self->state.store->read(
+            [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+        self->send(caf::actor_cast<sender_actor>(self->current_sender()),
+                   prove_result{m.txn, m.challenge, proof});
+      },
+      [self, env](const full_request& m) {
+        const auto& store_ptr = self->state.store;
+        const auto proof = store_ptr->read(
+            [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+        auto source = std::make_shared<full_source>(store_ptr, env->options.bucket.bytes_max,
+                                                    std::size_t{env->options.bucket.credit} * 2);
+        self->send(caf::actor_cast<sender_actor>(self->current_sender()),
+                   full_result{m.txn, m.challenge, proof, std::move(source)});
+      },
+      [self](const join_verdict& m) {
+        auto& state = self->state;
+        self->send(state.owner,
+                   guarded<advance_result>(m.txn, [&] { return advance(state, m); }));
+      },
+      [self](const drop_request& m) {
+        self->state.machine->on_drop(m.txn);
+        if (!self->state.machine->staged()) self->state.pending.reset();
+      },
+  };
+}
+
+}  // namespace lockstep

@@ -1,0 +1,36 @@
+#include "actors/snapshot_store.hpp"
+
+namespace lockstep {
+
+snapshot_store::snapshot_store(layout shape, const tensor_reader& source)
+    : bytes_(std::move(shape)) {
+  bytes_.copy_from(bytes_.shape(), source);
+  for (std::size_t i = 0; i < bytes_.shape().count(); ++i) {
+    const auto bytes = bytes_.tensor(i);
+    spans_.push_back({{bytes.data(), bytes.size()}, unit_bytes(bytes_.shape()[i].type)});
+  }
+}
+
+full_source::full_source(std::shared_ptr<const snapshot_store> store,
+                         std::uint64_t bucket_bytes_max, std::size_t kept_max)
+    : store_(std::move(store)),
+      generation_(store_->generation()),
+      plan_(store_->read([&](const tensor_views& tensors) {
+        return full_plan(store_->shape(), tensors, bucket_bytes_max);
+      })),
+      kept_max_(kept_max) {}
+
+payload full_source::bucket(std::uint32_t index) {
+  const std::lock_guard lock(mutex_);
+  if (const auto it = kept_.find(index); it != kept_.end()) return it->second;
+  payload made;
+  store_->read_if(generation_,
+                  [&](const tensor_views& tensors) { made = plan_.make(index, tensors); });
+  if (made.size() == 0) return made;
+  // Flushers move forward at about the same pace; whoever is far behind makes its bucket anew.
+  if (kept_.size() == kept_max_) kept_.erase(kept_.begin());
+  kept_.emplace(index, made);
+  return made;
+}
+
+}  // namespace lockstep

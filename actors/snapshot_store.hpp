@@ -1,0 +1,111 @@
+// Decides who may read and who may write the trainer's snapshot, and how buckets are taken from it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+
+#include "messages/ids.hpp"
+#include "weights/bucket_codec.hpp"
+#include "weights/weight_buffer.hpp"
+
+namespace lockstep {
+
+/// The bytes that every member of the fleet holds. Any number of readers; the snapshot actor alone
+/// writes, when it advances.
+class snapshot_store {
+ public:
+  snapshot_store(layout shape, const tensor_reader& source);
+
+  const layout& shape() const noexcept { return bytes_.shape(); }
+
+  /// Calls `work(views)` while nobody writes.
+  template <class Work>
+  auto read(Work work) const {
+    const std::shared_lock lock(mutex_);
+    return work(views());
+  }
+
+  /// Calls `work(spans)` while nobody reads. Until it returns, and for ever if it throws, the bytes
+  /// are `torn`.
+  template <class Work>
+  auto write(Work work) {
+    const std::unique_lock lock(mutex_);
+    ++generation_;
+    torn_ = true;
+    auto result = work(spans_);
+    torn_ = false;
+    return result;
+  }
+
+  /// Calls `work(views)` while nobody writes, unless the bytes have changed since `generation`.
+  template <class Work>
+  bool read_if(std::uint64_t generation, Work work) const {
+    const std::shared_lock lock(mutex_);
+    if (generation != generation_) return false;
+    work(views());
+    return true;
+  }
+
+  std::uint64_t generation() const {
+    const std::shared_lock lock(mutex_);
+    return generation_;
+  }
+  bool torn() const {
+    const std::shared_lock lock(mutex_);
+    return torn_;
+  }
+
+ private:
+  tensor_views views() const { return as_views(spans_); }
+
+  mutable std::shared_mutex mutex_;
+  weight_buffer bytes_;
+  tensor_spans spans_;
+  std::uint64_t generation_ = 0;
+  bool torn_ = false;
+};
+
+/// Buckets of one transaction, made once and shared by all flushers. Thread-safe.
+class bucket_source {
+ public:
+  virtual ~bucket_source() = default;
+  virtual const manifest& content() const = 0;
+  /// Bucket `index`; empty if its bytes are gone, which ends the stream.
+  virtual payload bucket(std::uint32_t index) = 0;
+};
+
+/// A delta: all buckets are there.
+class delta_source final : public bucket_source {
+ public:
+  explicit delta_source(encoded_delta delta) : delta_(std::move(delta)) {}
+  const manifest& content() const override { return delta_.content; }
+  payload bucket(std::uint32_t index) override { return delta_.buckets[index]; }
+  const std::vector<payload>& buckets() const { return delta_.buckets; }
+
+ private:
+  encoded_delta delta_;
+};
+
+/// All weights: each bucket is made from the snapshot when the first flusher asks for it, and kept
+/// for those close behind.
+class full_source final : public bucket_source {
+ public:
+  /// `kept_max`: buckets kept, at least 1. Throws std::bad_alloc.
+  full_source(std::shared_ptr<const snapshot_store> store, std::uint64_t bucket_bytes_max,
+              std::size_t kept_max);
+  const manifest& content() const override { return plan_.content(); }
+  payload bucket(std::uint32_t index) override;
+
+ private:
+  std::shared_ptr<const snapshot_store> store_;
+  std::uint64_t generation_;
+  full_plan plan_;
+  std::size_t kept_max_;
+  std::mutex mutex_;
+  std::map<std::uint32_t, payload> kept_;
+};
+
+}  // namespace lockstep

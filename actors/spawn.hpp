@@ -1,0 +1,51 @@
+// Decides what each actor is started with. Only the supervisor starts actors, and the runtime starts
+// the supervisor.
+#pragma once
+
+#include <caf/stateful_actor.hpp>
+#include <memory>
+
+#include "actors/interfaces.hpp"
+
+namespace lockstep {
+
+struct join_state;
+join_actor::behavior_type join_behavior(join_actor::stateful_pointer<join_state> self,
+                                        snapshot_actor snapshot);
+
+struct snapshot_state;
+snapshot_actor::behavior_type snapshot_behavior(
+    snapshot_actor::stateful_pointer<snapshot_state> self,
+    std::shared_ptr<const actor_env> env, std::shared_ptr<snapshot_store> store, target_info held);
+
+struct flusher_state;
+flusher_actor::behavior_type flusher_behavior(flusher_actor::stateful_pointer<flusher_state> self,
+                                              receiver_id id, receiver_actor receiver,
+                                              std::uint32_t credit);
+
+struct receiver_state;
+receiver_actor::behavior_type receiver_behavior(
+    receiver_actor::stateful_pointer<receiver_state> self, std::shared_ptr<const actor_env> env,
+    std::shared_ptr<engine> bytes, incarnation inc, supervisor_actor supervisor);
+
+/// What a run of the trainer's side starts from.
+struct sender_setup {
+  std::shared_ptr<const actor_env> env;
+  std::shared_ptr<const snapshot_store> store;
+  std::uint64_t run = 0;
+  target_info held;
+  join_actor join;
+  snapshot_actor snapshot;
+  supervisor_actor supervisor;
+};
+
+struct sender_state;
+sender_actor::behavior_type sender_behavior(sender_actor::stateful_pointer<sender_state> self,
+                                            sender_setup setup);
+
+struct supervisor_state;
+supervisor_actor::behavior_type supervisor_behavior(
+    supervisor_actor::stateful_pointer<supervisor_state> self,
+    std::shared_ptr<const actor_env> env);
+
+}  // namespace lockstep

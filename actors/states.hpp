@@ -1,0 +1,127 @@
+// Decides what each actor keeps: its machine, the handles it talks to, and the bytes it works on.
+// Private to actors/.
+#pragma once
+
+#include <map>
+#include <optional>
+
+#include "actors/spawn.hpp"
+#include "actors/timer.hpp"
+#include "protocol/flusher_fsm.hpp"
+#include "protocol/receiver_fsm.hpp"
+#include "protocol/snapshot_fsm.hpp"
+
+namespace lockstep {
+
+struct join_state {
+  static inline const char* name = "join";
+  join_fsm machine;
+  sender_actor opener;
+  tick_timer timer;
+};
+
+struct flusher_state {
+  static inline const char* name = "flusher";
+  receiver_id id = 0;
+  receiver_actor receiver;
+  sender_actor owner;
+  flusher_fsm machine{1};
+  envelope env;
+  std::shared_ptr<bucket_source> source;
+
+  void stop() {
+    machine.on_stop();
+    source.reset();
+  }
+};
+
+struct snapshot_state {
+  static inline const char* name = "snapshot";
+  std::shared_ptr<snapshot_store> store;
+  std::optional<snapshot_fsm> machine;
+  std::shared_ptr<delta_source> pending;
+  sender_actor owner;
+};
+
+struct receiver_state {
+  static inline const char* name = "receiver";
+  std::shared_ptr<const actor_env> env;
+  std::shared_ptr<engine> bytes;
+  std::optional<receiver_fsm> machine;
+  supervisor_actor supervisor;
+  join_actor join;
+  tick_timer timer;
+
+  payload arrived;      ///< of the bucket being handled
+  envelope bucket_env;  ///< likewise
+  std::uint32_t round = 0;
+  /// The delta announced last: what faults on purpose are keyed by.
+  struct {
+    txn_ref txn;
+    std::uint64_t label = 0;
+  } delta;
+};
+
+/// When the steps of the sync under way ended, and what it has moved.
+struct sync_measures {
+  time_point started;
+  time_point encoded;
+  time_point shipped;
+  time_point voted;
+  time_point committed;
+  std::uint64_t wire_bytes = 0;
+  std::uint64_t sent_bytes = 0;
+  std::uint64_t reseed_bytes = 0;
+  std::uint64_t changed = 0;
+};
+
+struct sender_state {
+  static inline const char* name = "sender";
+  struct route {
+    std::string name;
+    receiver_actor receiver;
+    flusher_actor flusher;
+  };
+  sender_setup setup;
+  std::optional<sync_fsm> machine;
+  std::map<participant, route> routes;
+  sync_request current;  ///< the trainer's sync under way; no ticket if there is none
+  std::shared_ptr<delta_source> delta;
+  std::shared_ptr<full_source> full;
+  /// Of the delta being proven by the snapshot.
+  digest target_state;
+  std::uint64_t challenge = 0;
+  sync_measures measures;
+  tick_timer timer;
+};
+
+struct supervisor_state {
+  static inline const char* name = "supervisor";
+  /// A receiver's live actors, and its bytes if it runs in this process.
+  struct child {
+    std::shared_ptr<engine> bytes;
+    participant life;
+    receiver_actor receiver;
+    flusher_actor flusher;
+    std::shared_ptr<std::promise<void>> leaving;
+  };
+  /// The trainer's side: one failure domain.
+  struct trainer_group {
+    boot_request boot;
+    snapshot_actor snapshot;
+    join_actor join;
+    sender_actor sender;
+  };
+
+  std::shared_ptr<const actor_env> env;
+  std::optional<supervision_fsm> policy;
+  std::map<receiver_id, child> children;
+  std::optional<trainer_group> trainer;
+  std::uint32_t trainer_restarts = 0;
+  std::weak_ptr<ticket_state> ticket;
+  version_ref fleet;
+  tick_timer timer;
+  time_point next_ping;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,307 @@
+// The supervisor: starts all others, watches them, and performs what the supervision policy decides.
+#include <spdlog/spdlog.h>
+
+#include <exception>
+
+#include "actors/states.hpp"
+
+namespace lockstep {
+
+namespace {
+
+namespace act = supervision_action;
+using pointer = supervisor_actor::stateful_pointer<supervisor_state>;
+
+// --- receivers ----------------------------------------------------------------------------------
+
+void start_receiver(pointer self, supervisor_state::child& c) {
+  auto& state = self->state;
+  const incarnation inc{state.env->entropy(), state.env->entropy()};
+  c.life = {c.bytes->id(), inc};
+  c.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, c.bytes, inc,
+                                           supervisor_actor(self));
+  c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
+                                          state.env->options.bucket.credit);
+  if (state.trainer) self->send(c.receiver, welcome{state.trainer->join});
+}
+
+void end_child(pointer self, const supervisor_state::child& c) {
+  if (c.receiver) self->send_exit(c.receiver, caf::exit_reason::user_shutdown);
+  if (c.flusher) self->send_exit(c.flusher, caf::exit_reason::user_shutdown);
+}
+
+void send_ping(pointer self, const supervisor_state::child& c) {
+  const auto& state = self->state;
+  if (c.receiver)
+    self->send(c.receiver, ping_msg{state.env->cluster, c.life.inc, state.fleet});
+}
+
+// --- the policy's decisions ---------------------------------------------------------------------
+
+class performer {
+ public:
+  explicit performer(pointer self) : self_(self), state_(self->state) {}
+
+  void run(const supervision_fsm::actions& list) {
+    for (const auto& action : list) std::visit([this](const auto& a) { perform(a); }, action);
+  }
+
+ private:
+  void perform(const act::admit& a) {
+    const auto it = state_.children.find(a.who.id);
+    if (!state_.trainer || it == state_.children.end()) return;
+    const auto& record = state_.policy->records().at(a.who.id);
+    self_->send(state_.trainer->sender,
+                admit_request{a.who, record.name, it->second.receiver, it->second.flusher});
+  }
+  void perform(const act::down& a) {
+    if (state_.trainer) self_->send(state_.trainer->sender, down_notice{a.who, a.reason});
+  }
+  void perform(const act::restart& a) {
+    const auto it = state_.children.find(a.id);
+    if (it == state_.children.end() || !it->second.bytes) return;
+    state_.env->log->warn("{}: restarting", it->second.bytes->name());
+    start_receiver(self_, it->second);
+  }
+  void perform(const act::gave_up& a) {
+    if (a.reason != errc::detached)
+      state_.env->log->error("receiver {} is given up: {} {}", a.id, to_string(a.reason),
+                             a.detail);
+    if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
+  }
+
+  pointer self_;
+  supervisor_state& state_;
+};
+
+void perform(pointer self, const supervision_fsm::actions& actions) {
+  performer(self).run(actions);
+  auto& state = self->state;
+  const auto due = state.policy->deadline(self->clock().now());
+  state.timer.arm(self, due ? std::min(*due, state.next_ping) : state.next_ping);
+}
+
+// --- the trainer's side -------------------------------------------------------------------------
+
+void end_trainer(pointer self) {
+  auto& state = self->state;
+  if (!state.trainer) return;
+  const auto group = *std::exchange(state.trainer, std::nullopt);
+  self->send_exit(group.sender, caf::exit_reason::user_shutdown);
+  self->send_exit(group.join, caf::exit_reason::user_shutdown);
+  self->send_exit(group.snapshot, caf::exit_reason::user_shutdown);
+  if (const auto ticket = state.ticket.lock()) {
+    sync_report lost;
+    lost.result = sync_result::degraded;
+    lost.reason = errc::dead;
+    lost.detail = "the trainer's side ended during the sync";
+    ticket->finish(std::move(lost));
+  }
+}
+
+void boot(pointer self, boot_request m) {
+  auto& state = self->state;
+  end_trainer(self);
+  const target_info held{{m.run, 0},
+                         m.store->read([](const tensor_views& tensors) {
+                           return digest_of(public_digest_seed, tensors);
+                         }),
+                         m.label};
+  supervisor_state::trainer_group group;
+  group.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, m.store, held);
+  group.join = self->spawn<caf::monitored>(join_behavior, group.snapshot);
+  group.sender = self->spawn<caf::monitored>(
+      sender_behavior, sender_setup{state.env, m.store, m.run, held, group.join, group.snapshot,
+                                    supervisor_actor(self)});
+  state.fleet = held.version;
+  const auto answer = std::exchange(m.answer, nullptr);
+  group.boot = std::move(m);
+  state.trainer = std::move(group);
+  for (const auto& [id, c] : state.children)
+    if (c.receiver) self->send(c.receiver, welcome{state.trainer->join});
+  perform(self, state.policy->on_new_run(self->clock().now()));
+  if (answer) answer->set_value(held.version);
+}
+
+/// One failure domain: the death of any of the three ends them all. A new run takes over from the
+/// snapshot's bytes, unless they were being written; receivers that hold them attach by digest.
+void trainer_died(pointer self, const caf::error& reason) {
+  auto& state = self->state;
+  auto again = state.trainer->boot;
+  state.env->log->critical("the trainer's side has died: {}", caf::to_string(reason));
+  end_trainer(self);
+  if (again.store->torn() ||
+      ++state.trainer_restarts > state.env->options.supervision.restart_max) {
+    state.env->log->critical("the trainer's side stays down: seed again");
+    return;
+  }
+  ++again.run;
+  boot(self, std::move(again));
+}
+
+void on_down(pointer self, const caf::down_msg& m) {
+  auto& state = self->state;
+  const auto is = [&](const auto& handle) { return handle && handle.address() == m.source; };
+  if (state.trainer && (is(state.trainer->sender) || is(state.trainer->join) ||
+                        is(state.trainer->snapshot))) {
+    trainer_died(self, m.reason);
+    return;
+  }
+  for (auto& [id, c] : state.children) {
+    if (is(c.receiver)) {
+      if (c.flusher) self->send_exit(c.flusher, caf::exit_reason::user_shutdown);
+      c.receiver = nullptr;
+      c.flusher = nullptr;
+      if (c.leaving) {
+        c.leaving->set_value();
+        state.children.erase(id);
+        return;
+      }
+      state.env->log->warn("receiver {} ended: {}", id, caf::to_string(m.reason));
+      perform(self, state.policy->on_down(self->clock().now(), c.life, c.bytes != nullptr));
+      return;
+    }
+    if (is(c.flusher)) {
+      // Its stream is lost, and the join's deadline books that on the receiver. A new life gets a
+      // new flusher with it.
+      state.env->log->error("the flusher of receiver {} ended: {}", id, caf::to_string(m.reason));
+      c.flusher = nullptr;
+      if (c.receiver) self->send_exit(c.receiver, caf::exit_reason::kill);
+      return;
+    }
+  }
+}
+
+// --- questions from the embedding process -------------------------------------------------------
+
+std::vector<receiver_status> statuses(const supervisor_state& state) {
+  std::vector<receiver_status> out;
+  for (const auto& [id, r] : state.policy->records()) {
+    receiver_status s;
+    s.id = id;
+    s.name = r.name;
+    s.state = r.state;
+    if (const auto it = state.children.find(id); it != state.children.end() && it->second.bytes)
+      s.state = it->second.bytes->state();  // of this process: not as old as the last pong
+    s.member = r.where == standing::member;
+    s.standing = to_string(r.where);
+    s.reason = r.reason;
+    s.detail = r.detail;
+    s.reseeds = r.reseeds;
+    s.restarts = r.restarts;
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
+void on_sync(pointer self, sync_request& m) {
+  auto& state = self->state;
+  if (state.trainer) {
+    state.ticket = m.ticket;
+    self->send(state.trainer->sender, std::move(m));
+    return;
+  }
+  sync_report refused;
+  refused.label = m.label;
+  refused.reason = errc::shut_down;
+  refused.detail = "the trainer's side is down: seed again";
+  m.ticket->finish(std::move(refused));
+}
+
+void on_add(pointer self, const add_engine& m) {
+  auto& c = self->state.children[m.bytes->id()];
+  c.bytes = m.bytes;
+  start_receiver(self, c);
+}
+
+void on_remove(pointer self, const remove_engine& m) {
+  auto& state = self->state;
+  const auto it = state.children.find(m.id);
+  if (it == state.children.end() || !it->second.receiver) {
+    if (it != state.children.end()) state.children.erase(it);
+    m.answer->set_value();
+    return;
+  }
+  const auto& life = it->second.life;
+  it->second.leaving = m.answer;
+  perform(self, state.policy->on_goodbye(self->clock().now(),
+                                         {state.env->cluster, life.id, life.inc}));
+  end_child(self, it->second);
+}
+
+void on_tick(pointer self) {
+  auto& state = self->state;
+  const auto now = self->clock().now();
+  state.timer.fired();
+  if (now >= state.next_ping) {
+    state.next_ping = now + std::chrono::milliseconds(state.env->options.receiver.ping_ms);
+    for (const auto& [id, c] : state.children) send_ping(self, c);
+  }
+  perform(self, state.policy->on_tick(now));
+}
+
+}  // namespace
+
+supervisor_actor::behavior_type supervisor_behavior(pointer self,
+                                                    std::shared_ptr<const actor_env> env) {
+  auto& state = self->state;
+  state.policy.emplace(env->options);
+  state.env = std::move(env);
+  state.next_ping = self->clock().now();
+  self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
+  self->set_exit_handler([self](const caf::exit_msg& m) {
+    end_trainer(self);
+    for (const auto& [id, c] : self->state.children) end_child(self, c);
+    self->quit(m.reason);
+  });
+  perform(self, {});
+  const auto now = [self] { return self->clock().now(); };
+  return {
+      [self](boot_request& m) {
+        self->state.trainer_restarts = 0;
+        boot(self, std::move(m));
+      },
+      [self](sync_request& m) { on_sync(self, m); },
+      [self](const add_engine& m) { on_add(self, m); },
+      [self](const remove_engine& m) { on_remove(self, m); },
+      [self, now](const hello_msg& m) {
+        if (m.cluster == self->state.env->cluster)
+          perform(self, self->state.policy->on_hello(now(), m));
+      },
+      [self, now](const pong_msg& m) {
+        if (m.cluster == self->state.env->cluster)
+          perform(self, self->state.policy->on_pong(now(), m));
+      },
+      [self, now](const goodbye_msg& m) {
+        if (m.cluster == self->state.env->cluster)
+          perform(self, self->state.policy->on_goodbye(now(), m));
+      },
+      [self, now](const sync_action::evicted& m) {
+        auto& s = self->state;
+        s.env->log->warn("receiver {} is out of the view: {} {}", m.who.id, to_string(m.reason),
+                         m.detail);
+        perform(self, s.policy->on_evicted(now(), m.who, m.reason, m.detail));
+      },
+      [self, now](const sync_action::admitted& m) {
+        self->state.env->log->info("receiver {} is in the view{}", m.who.id,
+                                   m.reseeded ? ", seeded with all weights" : "");
+        perform(self, self->state.policy->on_admitted(now(), m.who, m.reseeded));
+      },
+      [self, now](const sync_action::not_admitted& m) {
+        self->state.env->log->warn("receiver {} could not be admitted: {} {}", m.who.id,
+                                   to_string(m.reason), m.detail);
+        perform(self, self->state.policy->on_not_admitted(now(), m.who, m.reason, m.detail));
+      },
+      [self](const fleet_notice& m) {
+        auto& s = self->state;
+        s.fleet = m.version;
+        for (const auto id : m.acknowledged) s.policy->on_acknowledged(id);
+        // Whoever did not come along learns at once that it is behind.
+        for (const auto& [id, c] : s.children) send_ping(self, c);
+      },
+      [self](const status_request& m) { m.answer->set_value(statuses(self->state)); },
+      [self](const tick&) { on_tick(self); },
+  };
+}
+
+}  // namespace lockstep

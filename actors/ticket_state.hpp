@@ -1,0 +1,53 @@
+// Decides how actors tell a waiting thread what became of its sync.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+
+#include "messages/report.hpp"
+
+namespace lockstep {
+
+/// Shared by a ticket and the sender. Thread-safe; each event counts once.
+class ticket_state {
+ public:
+  explicit ticket_state(std::chrono::milliseconds patience) : patience_(patience) {}
+
+  /// The trainer's tensors will not be read any more.
+  void tensors_read() {
+    const std::lock_guard lock(mutex_);
+    read_ = true;
+    changed_.notify_all();
+  }
+
+  void finish(sync_report report) {
+    const std::lock_guard lock(mutex_);
+    read_ = true;
+    if (!report_) report_ = std::move(report);
+    changed_.notify_all();
+  }
+
+  bool wait_read(std::chrono::milliseconds timeout) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, timeout, [&] { return read_; });
+  }
+
+  std::optional<sync_report> wait_report(std::chrono::milliseconds timeout) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, timeout, [&] { return report_.has_value(); });
+    return report_;
+  }
+
+  /// The sum of all deadlines of a sync.
+  std::chrono::milliseconds patience() const noexcept { return patience_; }
+
+ private:
+  std::chrono::milliseconds patience_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool read_ = false;
+  std::optional<sync_report> report_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,94 @@
+#include "actors/trainer.hpp"
+
+#include <thread>
+
+#include "actors/runtime_parts.hpp"
+#include "protocol/deadlines.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// The sum of all deadlines that a sync can run into, one after the other: a transaction of
+/// admissions that it has to wait for, its own rounds, and the recovery.
+milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
+  const auto scan = transfer_time(s, model_bytes);
+  const auto attach = milliseconds(s.sync.attach_timeout_ms) + scan;
+  const auto full = full_timeout(s, 2 * model_bytes);
+  const auto stage = stage_timeout(s, 2 * model_bytes);
+  const auto commit = milliseconds(s.sync.commit_timeout_ms) + scan;
+  const auto recovery = milliseconds(s.sync.recovery_timeout_ms) + scan;
+  return 3 * (attach + full) + stage + (s.sync.redo_max + 1) * (commit + stage) + recovery +
+         answer_timeout;
+}
+
+template <class Answer>
+Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* what) {
+  if (answer.wait_for(patience) != std::future_status::ready)
+    throw error(errc::timeout, std::string(what) + ": the runtime does not answer");
+  return answer.get();
+}
+
+}  // namespace
+
+bool ticket::done() const { return state_->wait_report(milliseconds(0)).has_value(); }
+
+sync_report ticket::wait() const {
+  if (auto report = state_->wait_report(state_->patience())) return *std::move(report);
+  throw error(errc::timeout, "a sync has not ended within the sum of its deadlines");
+}
+
+std::optional<sync_report> ticket::wait_for(milliseconds timeout) const {
+  return state_->wait_report(timeout);
+}
+
+trainer::trainer(runtime& on, layout shape) : on_(on), shape_(std::move(shape)) {}
+
+trainer::~trainer() = default;
+
+version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
+  if (last_) last_->wait();
+  auto& inside = on_.inside();
+  boot_request m;
+  m.run = inside.next_run();
+  m.label = label;
+  m.store = std::make_shared<snapshot_store>(shape_, tensors);
+  m.answer = std::make_shared<std::promise<version_ref>>();
+  auto answer = m.answer->get_future();
+  caf::anon_send(inside.supervisor, std::move(m));
+  return wait_for(answer, answer_timeout + transfer_time(on_.options(), shape_.total_bytes()),
+                  "seed");
+}
+
+ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
+  if (last_) last_->wait();
+  const auto patience = sync_patience(on_.options(), shape_.total_bytes());
+  auto state = std::make_shared<ticket_state>(patience);
+  caf::anon_send(on_.inside().supervisor, sync_request{label, tensors, state});
+  if (!state->wait_read(patience))
+    throw error(errc::timeout, "sync: the runtime does not read the tensors");
+  last_.emplace(std::move(state));
+  return *last_;
+}
+
+std::vector<receiver_status> trainer::receivers() const {
+  auto promise = std::make_shared<std::promise<std::vector<receiver_status>>>();
+  auto answer = promise->get_future();
+  caf::anon_send(on_.inside().supervisor, status_request{std::move(promise)});
+  return wait_for(answer, answer_timeout, "receivers");
+}
+
+bool trainer::wait_for_members(std::size_t count, milliseconds timeout) const {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  for (;;) {
+    std::size_t members = 0;
+    for (const auto& r : receivers()) members += r.member ? 1u : 0u;
+    if (members >= count) return true;
+    if (std::chrono::steady_clock::now() >= until) return false;
+    std::this_thread::sleep_for(milliseconds(2));
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,64 @@
+// Decides what a training loop sees of Lockstep: declare the layout, seed, sync, read the report.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "actors/runtime.hpp"
+#include "actors/ticket.hpp"
+#include "messages/layout.hpp"
+#include "messages/report.hpp"
+#include "weights/weight_buffer.hpp"
+
+namespace lockstep {
+
+/// The trainer's side of one fleet. One per runtime. Not thread-safe, but for `receivers` and
+/// `wait_for_members`.
+class trainer {
+ public:
+  /// `shape`: the tensors of the model, the same at every receiver. `on` must outlive this.
+  trainer(runtime& on, layout shape);
+  ~trainer();
+  trainer(const trainer&) = delete;
+  trainer& operator=(const trainer&) = delete;
+
+  const layout& shape() const noexcept { return shape_; }
+
+  /// Freezes a copy of the weights as the first version of a new run, and admits receivers from it:
+  /// who proves by digest that it holds them is a member without a transfer, all others are sent
+  /// everything. `label` is the trainer's number of this state (its step). Calling it again starts
+  /// another run. Throws `error{wrong_layout}` naming a tensor whose size is not the layout's,
+  /// `error{no_memory}` if there is none for the copy.
+  version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0);
+
+  /// Brings every member to `tensors`: returns as soon as they have been read and may be changed
+  /// again. Waits for the sync before it, if that is still under way. The weights must have been
+  /// seeded. What happens to receivers is in the report, never an exception; throws
+  /// `error{timeout}` only if the runtime does not answer at all, which is a bug.
+  ticket sync(std::uint64_t label, const tensor_reader& tensors);
+
+  template <tensor_source T>
+  version_ref seed(const T& source, std::uint64_t label = 0) {
+    return seed(reader_of(source), label);
+  }
+  template <tensor_source T>
+  ticket sync(std::uint64_t label, const T& source) {
+    return sync(label, reader_of(source));
+  }
+
+  /// Every receiver that ever announced itself, ascending by id.
+  std::vector<receiver_status> receivers() const;
+
+  /// Waits until `count` receivers are members; false if `timeout` passes first.
+  bool wait_for_members(std::size_t count, std::chrono::milliseconds timeout) const;
+
+ private:
+  runtime& on_;
+  layout shape_;
+  std::optional<ticket> last_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,202 @@
+#include "weights/bucket_codec.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/frame.hpp"
+#include "kernels/hash.hpp"
+
+namespace lockstep {
+
+namespace {
+
+digest to_digest(kernels::digest_sum sum) { return {sum.lane[0], sum.lane[1]}; }
+
+/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
+template <class Visit>
+std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor_views& tensors,
+                                             Visit visit) {
+  std::size_t at = 0;
+  while (at < bucket.size()) {
+    kernels::frame frame;
+    std::size_t length = 0;
+    const auto status =
+        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
+    if (status != kernels::frame_status::ok)
+      return bucket_failure{status == kernels::frame_status::bad_checksum ? errc::bad_checksum
+                                                                          : errc::bad_frame,
+                            std::string("frame at byte ") + std::to_string(at) + ": " +
+                                kernels::to_string(status)};
+    if (!visit(frame)) break;
+    at += length;
+  }
+  return std::nullopt;
+}
+
+/// Gathers frames into buckets.
+class packer {
+ public:
+  packer(manifest& content, std::uint64_t bucket_bytes_max)
+      : content_(content), bucket_bytes_max_(bucket_bytes_max) {}
+
+  /// Takes over the frame in `frame`, leaving it empty.
+  void add(std::vector<std::byte>& frame) {
+    if (!open_.empty() && open_.size() + frame.size() > bucket_bytes_max_) close();
+    if (open_.empty()) {
+      open_.swap(frame);
+    } else {
+      open_.insert(open_.end(), frame.begin(), frame.end());
+    }
+    frame.clear();
+  }
+
+  std::vector<payload> finish() {
+    if (!open_.empty()) close();
+    return std::move(buckets_);
+  }
+
+ private:
+  void close() {
+    open_.shrink_to_fit();
+    payload bucket(std::exchange(open_, {}));
+    content_.buckets.push_back({bucket.size(), hash_of(bucket)});
+    content_.bytes += bucket.size();
+    buckets_.push_back(std::move(bucket));
+  }
+
+  manifest& content_;
+  std::uint64_t bucket_bytes_max_;
+  std::vector<std::byte> open_;
+  std::vector<payload> buckets_;
+};
+
+}  // namespace
+
+tensor_views as_views(const tensor_spans& tensors) { return {tensors.begin(), tensors.end()}; }
+
+digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
+  const kernels::digest_key key(seed);
+  kernels::digest_sum sum;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    sum += kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes);
+  return to_digest(sum);
+}
+
+hash128 hash_of(const payload& bucket) {
+  const auto hash = kernels::hash_bytes({bucket.data(), bucket.size()});
+  return {hash.hi, hash.lo};
+}
+
+encoded_delta encode_delta(const layout& shape, const tensor_views& base,
+                           const tensor_views& target, std::uint64_t bucket_bytes_max) {
+  encoded_delta out;
+  out.content.layout = shape.fingerprint();
+  packer pack(out.content, bucket_bytes_max);
+  std::vector<std::byte> frame;
+  for (std::size_t i = 0; i < base.size(); ++i) {
+    for (std::size_t at = 0; at < base[i].bytes.size; at += kernels::frame_span_bytes_max) {
+      out.content.changed += kernels::encode_delta(static_cast<std::uint32_t>(i), base[i],
+                                                   target[i], at, frame);
+      if (!frame.empty()) pack.add(frame);
+    }
+  }
+  out.buckets = pack.finish();
+  return out;
+}
+
+full_plan::full_plan(const layout& shape, const tensor_views& tensors,
+                     std::uint64_t bucket_bytes_max)
+    : bucket_bytes_max_(bucket_bytes_max) {
+  content_.layout = shape.fingerprint();
+  for (const auto& t : tensors) content_.changed += t.bytes.size / t.unit;
+  std::vector<std::byte> bytes;
+  for (position at;;) {
+    bytes.clear();
+    const auto next = fill(at, tensors, bytes);
+    if (bytes.empty()) break;
+    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
+    starts_.push_back(at);
+    content_.buckets.push_back({bytes.size(), {hash.hi, hash.lo}});
+    content_.bytes += bytes.size();
+    at = next;
+  }
+}
+
+full_plan::position full_plan::fill(position from, const tensor_views& tensors,
+                                    std::vector<std::byte>& out) const {
+  while (from.tensor < tensors.size()) {
+    const auto& t = tensors[from.tensor];
+    if (from.offset >= t.bytes.size) {
+      from = {from.tensor + 1, 0};
+      continue;
+    }
+    const auto range = std::min<std::uint64_t>(t.bytes.size - from.offset,
+                                               kernels::frame_span_bytes_max);
+    if (!out.empty() && out.size() + kernels::frame_header_bytes + range > bucket_bytes_max_) break;
+    kernels::encode_full(from.tensor, t, static_cast<std::size_t>(from.offset), out);
+    from.offset += kernels::frame_span_bytes_max;
+  }
+  return from;
+}
+
+payload full_plan::make(std::size_t index, const tensor_views& tensors) const {
+  std::vector<std::byte> bytes;
+  bytes.reserve(static_cast<std::size_t>(content_.buckets[index].bytes));
+  fill(starts_[index], tensors, bytes);
+  return payload(std::move(bytes));
+}
+
+std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
+                                            const tensor_views& tensors) {
+  // Ascending ranges cannot overlap, so that what is predicted is what will be written.
+  std::optional<std::pair<std::uint32_t, std::uint64_t>> last;
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    bool ascending = true;
+    auto failure = for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
+      const std::pair<std::uint32_t, std::uint64_t> range{f.tensor, f.offset};
+      ascending = !last || *last < range;
+      last = range;
+      return ascending;
+    });
+    if (!ascending) failure = bucket_failure{errc::bad_frame, "ranges are not in order"};
+    if (failure) {
+      failure->detail = "bucket " + std::to_string(i) + ", " + failure->detail;
+      return failure;
+    }
+  }
+  return std::nullopt;
+}
+
+digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
+               const tensor_views& tensors) {
+  const kernels::digest_key key(seed);
+  kernels::digest_sum sum{{base.lane0, base.lane1}};
+  for (const auto& bucket : buckets)
+    for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
+      sum += kernels::change_of(key, f, tensors[f.tensor]);
+      return true;
+    });
+  return to_digest(sum);
+}
+
+std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_spans& tensors,
+                                           std::vector<std::size_t>& touched,
+                                           std::size_t frames_max) {
+  return for_each_frame(bucket, as_views(tensors), [&](const kernels::frame& f) {
+    if (frames_max == 0) return false;
+    --frames_max;
+    kernels::apply_frame(f, tensors[f.tensor]);
+    const std::size_t index = f.tensor;
+    const auto at = std::lower_bound(touched.begin(), touched.end(), index);
+    if (at == touched.end() || *at != index) touched.insert(at, index);
+    return true;
+  });
+}
+
+std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
+  std::size_t count = 0;
+  for_each_frame(bucket, tensors, [&](const auto&) { return ++count != 0; });
+  return count;
+}
+
+}  // namespace lockstep

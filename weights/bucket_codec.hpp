@@ -1,0 +1,98 @@
+// Decides how the weights of a layout become buckets of frames, and how buckets are proven against
+// and written to weights.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/bytes.hpp"
+#include "kernels/digest.hpp"
+#include "messages/errors.hpp"
+#include "messages/ids.hpp"
+#include "messages/layout.hpp"
+#include "messages/payload.hpp"
+#include "messages/to_receiver.hpp"
+
+namespace lockstep {
+
+/// All tensors of one layout as the kernels see them, in canonical order; borrowed.
+using tensor_views = std::vector<kernels::tensor_view>;
+using tensor_spans = std::vector<kernels::tensor_span>;
+
+tensor_views as_views(const tensor_spans& tensors);
+
+/// Seed of the digest that names states on the wire. Known to everybody, the same in every run, so
+/// that a restarted trainer recognises receivers that still hold its weights.
+inline constexpr std::uint64_t public_digest_seed = 0x6c6f636b73746570;  // "lockstep"
+
+/// Digest of all tensors under the key of `seed`. Reads every byte.
+digest digest_of(std::uint64_t seed, const tensor_views& tensors);
+
+/// XXH3-128 of one bucket.
+hash128 hash_of(const payload& bucket);
+
+/// A delta, ready to ship: whole frames packed into buckets of at most `bucket_bytes_max` bytes.
+struct encoded_delta {
+  manifest content;
+  std::vector<payload> buckets;
+};
+
+/// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
+/// largest frame (kernels::frame_bytes_max).
+encoded_delta encode_delta(const layout& shape, const tensor_views& base,
+                           const tensor_views& target, std::uint64_t bucket_bytes_max);
+
+/// A full transfer, planned: which range of which tensor starts each bucket. Buckets are made one
+/// at a time when they are sent, so that a transfer needs no second copy of the weights.
+class full_plan {
+ public:
+  /// Hashes every bucket of `tensors` once.
+  full_plan(const layout& shape, const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+
+  const manifest& content() const noexcept { return content_; }
+  /// Bucket `index` of the same bytes that the plan was made from.
+  payload make(std::size_t index, const tensor_views& tensors) const;
+
+ private:
+  struct position {
+    std::uint32_t tensor = 0;
+    std::uint64_t offset = 0;
+  };
+  position fill(position from, const tensor_views& tensors, std::vector<std::byte>& out) const;
+
+  std::uint64_t bucket_bytes_max_;
+  std::vector<position> starts_;
+  manifest content_;
+};
+
+/// Why a bucket is refused.
+struct bucket_failure {
+  errc reason = errc::bad_frame;
+  std::string detail;
+};
+
+/// Checks that the buckets are a row of well-formed frames of `tensors` whose ranges ascend. Writes
+/// nothing.
+std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
+                                            const tensor_views& tensors);
+
+/// The digest that `tensors`, digesting to `base`, would have after `buckets`. Reads only the words
+/// that would change. The buckets must have passed `check_buckets`.
+digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
+               const tensor_views& tensors);
+
+/// Overwrites `tensors` from one bucket; every frame is checked before it is written. Adds the
+/// index of each tensor written to `touched` (ascending, without repetition, across calls).
+/// `frames_max`: stop after so many frames (a way to interrupt the write on purpose).
+std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_spans& tensors,
+                                           std::vector<std::size_t>& touched,
+                                           std::size_t frames_max = SIZE_MAX);
+
+/// Number of frames in a bucket that passed `check_buckets`.
+std::size_t count_frames(const payload& bucket, const tensor_views& tensors);
+
+}  // namespace lockstep

@@ -1,0 +1,133 @@
+#include "weights/checkpoint_index.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "weights/file.hpp"
+#include "weights/json_events.hpp"
+#include "weights/safetensors.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// A plain name of a file beside the index: nothing that leads elsewhere.
+bool is_shard_name(std::string_view name) {
+  return name.ends_with(".safetensors") && name.find('/') == std::string_view::npos &&
+         name.find('\0') == std::string_view::npos;
+}
+
+// Writers keep all sorts of things in `metadata` and beside it: a value that is not a string is
+// skipped, but its key is kept and its depth counted.
+class index_events final : public json_events {
+ public:
+  index_events(const fs::path& path, checkpoint_index& out) : json_events(path), out_(out) {}
+
+  bool null() override { return skip("null"); }
+  bool boolean(bool) override { return skip("boolean"); }
+  bool number_integer(number_integer_t) override { return skip("number"); }
+  bool number_unsigned(number_unsigned_t) override { return skip("number"); }
+  bool number_float(number_float_t, const string_t&) override { return skip("number"); }
+  bool start_array(std::size_t) override { return skip("array") && open(); }
+
+  bool start_object(std::size_t) override {
+    const bool known = depth() == 0 || (depth() == 1 && section_ != section::other);
+    if (!known) skip("object");
+    return open();
+  }
+
+  bool key(std::string& name) override {
+    if (depth() == 1) {
+      start_section(name);
+    } else if (depth() == 2 && section_ != section::other) {
+      if (count_++ == tensor_count_max)
+        refuse(errc::bad_input, path(), fmt::format("has more than {} entries", tensor_count_max));
+      if (!section_keys().try_emplace(name).second)
+        refuse(errc::bad_input, path(), fmt::format("has {} twice", in_quotes(name)));
+      key_ = name;
+    }
+    return true;
+  }
+
+  bool string(std::string& text) override {
+    if (depth() == 2 && section_ == section::weight_map && !is_shard_name(text))
+      refuse(errc::bad_input, path(),
+             fmt::format("maps tensor {} to {}, which is not the plain name of a .safetensors file",
+                         in_quotes(key_), in_quotes(text)));
+    if (depth() == 2 && section_ != section::other)
+      section_keys()[key_] = std::move(text);
+    else
+      skip("string");
+    return true;
+  }
+
+  bool has_weight_map() const noexcept { return seen_map_; }
+
+ private:
+  enum class section { other, metadata, weight_map };
+
+  std::map<std::string, std::string>& section_keys() {
+    return section_ == section::metadata ? out_.metadata : out_.weight_map;
+  }
+
+  void start_section(const std::string& name) {
+    section_ = name == "metadata"     ? section::metadata
+               : name == "weight_map" ? section::weight_map
+                                      : section::other;
+    if (section_ == section::other) return;
+    if (std::exchange(section_ == section::metadata ? seen_metadata_ : seen_map_, true))
+      refuse(errc::bad_input, path(), "has two " + name);
+  }
+
+  bool skip(std::string_view what) {
+    if (depth() == 0) return unexpected(what);
+    if (section_ == section::weight_map) {
+      if (depth() == 1) refuse(errc::bad_input, path(), "its weight_map is not an object");
+      refuse(errc::bad_input, path(),
+             fmt::format("maps tensor {} to something that is not a name", in_quotes(key_)));
+    }
+    return true;
+  }
+
+  bool open() {
+    if (depth() == 4) refuse(errc::bad_input, path(), "is nested more than 4 levels deep");
+    return enter();
+  }
+
+  checkpoint_index& out_;
+  section section_ = section::other;
+  bool seen_metadata_ = false;
+  bool seen_map_ = false;
+  std::size_t count_ = 0;
+  std::string key_;
+};
+
+}  // namespace
+
+std::map<std::string, std::vector<std::string>> checkpoint_index::shards() const {
+  std::map<std::string, std::vector<std::string>> result;
+  for (const auto& [tensor, shard] : weight_map) result[shard].push_back(tensor);
+  return result;
+}
+
+bool has_index(const fs::path& dir) {
+  return stands(dir / index_name);
+}
+
+checkpoint_index read_index(const fs::path& dir) {
+  checkpoint_index index;
+  index.path = dir / index_name;
+  const mapped_file file(index.path);
+  if (file.bytes().size() > index_bytes_max)
+    refuse(errc::bad_input, index.path,
+           fmt::format("has {} bytes, the limit is {}", file.bytes().size(), index_bytes_max));
+  index_events events(index.path, index);
+  parse_json(file.bytes(), events);
+  if (!events.has_weight_map()) refuse(errc::bad_input, index.path, "has no weight_map");
+  return index;
+}
+
+}  // namespace lockstep

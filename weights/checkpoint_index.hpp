@@ -1,0 +1,38 @@
+// Decides what a `model.safetensors.index.json` may say.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep {
+
+inline constexpr std::string_view index_name = "model.safetensors.index.json";
+inline constexpr std::string_view single_file_name = "model.safetensors";
+/// Largest index in bytes.
+inline constexpr std::uint64_t index_bytes_max = 64ull << 20;
+
+/// The index of a sharded checkpoint or of a published delta.
+struct checkpoint_index {
+  std::filesystem::path path;
+  /// All keys of `metadata`; a value that is not a string is left empty.
+  std::map<std::string, std::string> metadata;
+  /// Tensor → file beside the index; a plain name.
+  std::map<std::string, std::string> weight_map;
+
+  /// The one thing that tells a delta from an ordinary checkpoint.
+  bool is_delta() const { return metadata.contains("delta_encoding"); }
+  /// Shard → its tensors, ascending.
+  std::map<std::string, std::vector<std::string>> shards() const;
+};
+
+/// Whether `dir` holds an index.
+bool has_index(const std::filesystem::path& dir);
+
+/// Reads and checks `dir`'s index. Throws `error{bad_input}` that names the file.
+checkpoint_index read_index(const std::filesystem::path& dir);
+
+}  // namespace lockstep

@@ -1,0 +1,148 @@
+#include "weights/file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t message_bytes_max = 200;
+// Linux transfers at most 0x7ffff000 bytes a call anyway.
+constexpr std::size_t write_bytes_max = 1u << 30;
+
+std::string reason(int code) {
+  return std::generic_category().message(code);
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  bool cut = text.size() > message_bytes_max;
+  if (cut) {
+    auto end = message_bytes_max;
+    // A character is shown whole or not at all.
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+    text = text.substr(0, end);
+  }
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f)
+      out += fmt::format("\\x{:02x}", byte);
+    else
+      out += c;
+  }
+  return cut ? out + "…" : out;
+}
+
+std::string in_quotes(std::string_view text) {
+  return "'" + printable(text) + "'";
+}
+
+void refuse(errc code, const fs::path& file, const std::string& what) {
+  // A path is never cut: the end is what tells files apart.
+  std::string name;
+  const auto& whole = file.native();
+  for (std::size_t i = 0; i < whole.size(); i += message_bytes_max)
+    name += printable(std::string_view(whole).substr(i, message_bytes_max));
+  throw error(code, name + ": " + what);
+}
+
+bool stands(const fs::path& path) {
+  std::error_code failure;
+  const auto status = fs::symlink_status(path, failure);
+  if (status.type() == fs::file_type::not_found) return false;
+  if (failure) refuse(errc::bad_input, path, "cannot be looked at: " + failure.message());
+  return true;
+}
+
+mapped_file::mapped_file(fs::path path) : path_(std::move(path)) {
+  // Non-blocking, or a FIFO without a writer would hold us for ever.
+  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (descriptor < 0) refuse(errc::bad_input, path_, "cannot be opened: " + reason(errno));
+  struct stat status {};
+  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(descriptor);
+    refuse(errc::bad_input, path_, "is not a regular file");
+  }
+  const auto size = static_cast<std::size_t>(status.st_size);
+  void* memory = nullptr;
+  if (size > 0) memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  const int failure = errno;
+  ::close(descriptor);
+  if (memory == MAP_FAILED) refuse(errc::bad_input, path_, "cannot be mapped: " + reason(failure));
+  bytes_ = {static_cast<const std::byte*>(memory), size};
+}
+
+mapped_file::mapped_file(mapped_file&& other) noexcept
+    : path_(std::move(other.path_)), bytes_(std::exchange(other.bytes_, {})) {}
+
+mapped_file::~mapped_file() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+file_writer::file_writer(fs::path path) : path_(std::move(path)), temporary_(path_) {
+  temporary_ += ".tmp";
+  std::error_code failure;
+  if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), failure);
+  if (failure)
+    refuse(errc::unwritable, path_, "its directory cannot be made: " + failure.message());
+  descriptor_ =
+      ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+  if (descriptor_ < 0) fail("opened");
+}
+
+file_writer::~file_writer() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+void file_writer::fail(const char* step) const {
+  const int code = errno;
+  refuse(errc::unwritable, path_, fmt::format("cannot be {}: {}", step, reason(code)));
+}
+
+void file_writer::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto written =
+        ::write(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("written");
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void file_writer::commit() {
+  if (::fsync(descriptor_) != 0) fail("synced");
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
+  ::close(std::exchange(descriptor_, -1));
+  sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
+}
+
+void sync_directory(const fs::path& dir) {
+  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) refuse(errc::unwritable, dir, "cannot be opened: " + reason(errno));
+  const int result = ::fsync(descriptor);
+  const int code = errno;
+  ::close(descriptor);
+  // Some network file systems cannot sync a directory and say so with EINVAL; nothing more can be
+  // done on them.
+  if (result != 0 && code != EINVAL)
+    refuse(errc::unwritable, dir, "cannot be synced: " + reason(code));
+}
+
+}  // namespace lockstep

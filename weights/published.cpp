@@ -1,0 +1,212 @@
+#include "weights/published.hpp"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <new>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "messages/ids.hpp"
+#include "weights/checkpoint_index.hpp"
+#include "weights/compressed.hpp"
+#include "weights/file.hpp"
+#include "weights/safetensors.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t count_bytes = 4;     // of an overwrite's number of changes
+constexpr std::size_t position_bytes = 4;  // of each change, beside its one byte of value
+
+std::uint32_t little_endian32(std::span<const std::byte> bytes) {
+  std::uint32_t value = 0;
+  for (std::size_t i = 4; i-- > 0;) value = value << 8 | std::to_integer<std::uint32_t>(bytes[i]);
+  return value;
+}
+
+std::uint64_t version_in(const checkpoint_index& index, const std::string& key) {
+  const auto at = index.metadata.find(key);
+  if (at == index.metadata.end()) refuse(errc::bad_input, index.path, "has no " + key);
+  const auto& text = at->second;
+  std::uint64_t value = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (problem != std::errc() || end != text.data() + text.size() || text.empty())
+    refuse(errc::bad_input, index.path,
+           fmt::format("its {} {} is not a number", key, in_quotes(text)));
+  return value;
+}
+
+// The value of one of the names that `choices` offers.
+template <class T>
+T choice_in(const checkpoint_index& index, const std::string& key,
+            std::initializer_list<std::pair<std::string_view, T>> choices) {
+  const auto at = index.metadata.find(key);
+  if (at == index.metadata.end()) refuse(errc::bad_input, index.path, "has no " + key);
+  for (const auto& [name, value] : choices)
+    if (name == at->second) return value;
+  refuse(errc::bad_input, index.path,
+         fmt::format("its {} {} is not one that can be read", key, in_quotes(at->second)));
+}
+
+bool is_digest(published_checksum format, std::string_view text) {
+  return text.size() == (format == published_checksum::xxh3_128 ? 32u : 8u) &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// Puts the changes that `payload` lists into `bytes`. Returns why it cannot, or an empty string.
+std::string overwrite(std::span<const std::byte> payload, std::span<std::byte> bytes) {
+  if (payload.size() < count_bytes) return "has no count of changes";
+  const std::uint64_t count = little_endian32(payload);
+  if (payload.size() != count_bytes + count * (position_bytes + 1))
+    return fmt::format("has {} bytes for {} changes", payload.size(), count);
+  const auto positions = payload.subspan(count_bytes, count * position_bytes);
+  const auto values = payload.subspan(count_bytes + count * position_bytes);
+  std::uint64_t next = 0;  // smallest position that may follow
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint64_t position = little_endian32(positions.subspan(i * position_bytes));
+    if (position < next) return "has changes that are not in ascending order";
+    if (position >= bytes.size()) return fmt::format("changes byte {}, past the end", position);
+    bytes[position] = values[i];
+    next = position + 1;
+  }
+  return {};
+}
+
+// A shard that the index does not name holds changes that nobody would apply.
+void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
+  const auto shards = index.shards();
+  std::error_code failure;
+  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure)) {
+    const auto& file = it->path();
+    if (file.extension() != ".safetensors" || shards.contains(file.filename().string())) continue;
+    const safetensors_file stray(file);
+    if (stray.count() > 0)
+      refuse(errc::bad_input, file,
+             fmt::format("holds tensor {}, but the index does not name this file",
+                         in_quotes(stray.spec(0).name)));
+  }
+  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
+}
+
+}  // namespace
+
+std::string published_digest(published_checksum format, std::span<const std::byte> bytes) {
+  if (format == published_checksum::adler32) {
+    const auto* data = reinterpret_cast<const Bytef*>(bytes.data());
+    // Asked for no bytes at no address, the library gives its initial value, as it should.
+    return fmt::format("{:08x}", adler32_z(adler32_z(0, nullptr, 0), data, bytes.size()));
+  }
+  const auto hash = XXH3_128bits(bytes.data(), bytes.size());
+  return to_string(hash128{hash.high64, hash.low64});
+}
+
+published_delta published_delta::open(const fs::path& dir, const layout& expected) {
+  const auto index = read_index(dir);
+  if (!index.is_delta()) refuse(errc::bad_input, index.path, "describes a checkpoint, not a delta");
+  published_delta result;
+  result.shape_ = expected;
+  result.read_metadata(index);
+  for (const auto& [tensor, shard] : index.weight_map)
+    if (!expected.find(tensor))
+      refuse(errc::wrong_layout, index.path,
+             fmt::format("tensor {} is not in the base", in_quotes(tensor)));
+  for (const auto& [shard, mapped] : index.shards()) result.add_shard(dir / shard, mapped);
+  refuse_strays(dir, index);
+  std::sort(result.parts_.begin(), result.parts_.end(),
+            [](const part& a, const part& b) { return a.tensor < b.tensor; });
+  return result;
+}
+
+void published_delta::read_metadata(const checkpoint_index& index) {
+  metadata_ = index.metadata;
+  version_ = version_in(index, "version");
+  base_version_ = version_in(index, "base_version");
+  encoding_ = choice_in<published_encoding>(
+      index, "delta_encoding",
+      {{"xor", published_encoding::xored}, {"overwrite", published_encoding::overwrite}});
+  choice_in<bool>(index, "compression_format", {{"zstd", true}});
+  checksum_ = choice_in<published_checksum>(
+      index, "checksum_format",
+      {{"xxh3-128", published_checksum::xxh3_128}, {"adler32", published_checksum::adler32}});
+}
+
+void published_delta::add_shard(const fs::path& path, const std::vector<std::string>& mapped) {
+  auto file = std::make_shared<const safetensors_file>(path);
+  require_mapped(*file, mapped);
+  for (std::size_t i = 0; i < file->count(); ++i) {
+    const auto& spec = file->spec(i);
+    const auto refuse_tensor = [&](const std::string& what) {
+      refuse(errc::bad_input, path, fmt::format("tensor {} {}", in_quotes(spec.name), what));
+    };
+    if (spec.type != dtype::u8 || spec.shape.size() != 1)
+      refuse_tensor("is not a list of U8, as a compressed part must be");
+    const auto digest = file->metadata().find(spec.name);
+    if (digest == file->metadata().end()) refuse_tensor("has no checksum");
+    if (!is_digest(checksum_, digest->second))
+      refuse_tensor(fmt::format("has the malformed checksum {}", in_quotes(digest->second)));
+    parts_.push_back({*shape_.find(spec.name), file->bytes(i), digest->second, files_.size()});
+  }
+  files_.push_back(std::move(file));
+}
+
+std::uint64_t published_delta::compressed_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& p : parts_) sum += p.compressed.size();
+  return sum;
+}
+
+std::unique_ptr<std::byte[]> published_delta::decode(const part& p,
+                                                     std::span<const std::byte> old) const {
+  auto fresh = std::make_unique_for_overwrite<std::byte[]>(old.size());
+  const std::span<std::byte> bytes(fresh.get(), old.size());
+  std::string problem;
+  if (encoding_ == published_encoding::xored) {
+    problem = decompress_exactly(p.compressed, bytes);
+    for (std::size_t i = 0; problem.empty() && i < bytes.size(); ++i) bytes[i] ^= old[i];
+  } else {
+    std::copy(old.begin(), old.end(), bytes.begin());
+    // Ascending positions: no more changes than bytes.
+    const std::uint64_t payload_max = count_bytes + old.size() * (position_bytes + 1);
+    std::vector<std::byte> payload;
+    problem = decompress_up_to(p.compressed, payload_max, payload);
+    if (problem.empty()) problem = overwrite(payload, bytes);
+  }
+  if (problem.empty() && published_digest(checksum_, bytes) != p.digest)
+    problem = "does not match its checksum: the file is damaged, or made for another base";
+  if (!problem.empty())
+    refuse(errc::bad_input, files_[p.file]->path(),
+           fmt::format("tensor {} {}", in_quotes(shape_[p.tensor].name), problem));
+  return fresh;
+}
+
+void published_delta::apply(weight_buffer& weights) const {
+  if (!(weights.shape() == shape_))
+    throw error(errc::wrong_layout, "a delta cannot be applied to weights of another layout");
+  // All are proven before the first is written, so that no failure leaves a mix behind.
+  std::vector<std::unique_ptr<std::byte[]>> fresh;
+  fresh.reserve(parts_.size());
+  for (const auto& p : parts_) {
+    try {
+      fresh.push_back(decode(p, std::as_const(weights).tensor(p.tensor)));
+    } catch (const std::bad_alloc&) {
+      refuse(errc::no_memory, files_[p.file]->path(),
+             fmt::format("tensor {} finds no memory to be decoded in",
+                         in_quotes(shape_[p.tensor].name)));
+    }
+  }
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const auto live = weights.tensor(parts_[i].tensor);
+    std::copy_n(fresh[i].get(), live.size(), live.begin());
+  }
+}
+
+}  // namespace lockstep

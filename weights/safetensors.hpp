@@ -1,0 +1,73 @@
+// Decides which bytes are a well-formed safetensors file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "messages/layout.hpp"
+#include "weights/file.hpp"
+
+namespace lockstep {
+
+/// Largest header in bytes; the reference implementation's limit.
+inline constexpr std::uint64_t header_bytes_max = 100'000'000;
+/// Longest tensor name in bytes.
+inline constexpr std::size_t tensor_name_bytes_max = 4096;
+/// Most tensors, and most metadata entries, of one file or one index.
+inline constexpr std::size_t tensor_count_max = 1'000'000;
+/// Most extents of one shape; NumPy's limit.
+inline constexpr std::size_t tensor_rank_max = 64;
+
+/// The key that holds metadata and so cannot be a tensor's name.
+inline constexpr std::string_view metadata_key = "__metadata__";
+
+/// A file's header, checked: every tensor lies inside the data, has the length its dtype and shape
+/// give, and together they cover the data without hole or overlap.
+struct safetensors_header {
+  struct tensor {
+    tensor_spec spec;
+    std::uint64_t begin = 0;  ///< offsets in bytes into the data
+    std::uint64_t end = 0;
+  };
+
+  std::vector<tensor> tensors;  ///< ascending by name
+  std::map<std::string, std::string> metadata;
+  std::uint64_t data_offset = 0;  ///< where in the file the data start, in bytes
+};
+
+/// Checks the whole of `file` and returns its header. `path` is for messages. Throws
+/// `error{bad_input}` that names the file and, where there is one, the tensor. Memory is bounded by
+/// the header's length and the limits above; time is linear but for a sort.
+safetensors_header parse_safetensors(std::span<const std::byte> file,
+                                     const std::filesystem::path& path);
+
+/// A mapped and checked file. Immutable and so thread-safe.
+class safetensors_file {
+ public:
+  explicit safetensors_file(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const noexcept { return file_.path(); }
+  const std::map<std::string, std::string>& metadata() const noexcept { return header_.metadata; }
+
+  std::size_t count() const noexcept { return header_.tensors.size(); }
+  const tensor_spec& spec(std::size_t index) const { return header_.tensors[index].spec; }
+  /// A view of the mapped file.
+  std::span<const std::byte> bytes(std::size_t index) const;
+
+ private:
+  mapped_file file_;
+  safetensors_header header_;
+};
+
+/// Throws `error{bad_input}` unless `file` holds exactly the tensors `mapped` (ascending), as an
+/// index said it would.
+void require_mapped(const safetensors_file& file, const std::vector<std::string>& mapped);
+
+}  // namespace lockstep

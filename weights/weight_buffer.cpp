@@ -1,0 +1,78 @@
+#include "weights/weight_buffer.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "messages/errors.hpp"
+
+namespace lockstep {
+
+namespace {
+
+std::byte* allocate(std::uint64_t bytes) {
+  void* memory = bytes > std::numeric_limits<std::ptrdiff_t>::max()
+                     ? nullptr
+                     : ::operator new (bytes, std::align_val_t{weight_alignment}, std::nothrow);
+  if (!memory)
+    throw error(errc::no_memory, "no memory for " + std::to_string(bytes) + " bytes of weights");
+  return static_cast<std::byte*>(memory);
+}
+
+}  // namespace
+
+void weight_buffer::release::operator()(std::byte* memory) const noexcept {
+  ::operator delete (memory, std::align_val_t{weight_alignment});
+}
+
+weight_buffer::weight_buffer(layout shape) : shape_(std::move(shape)) {
+  std::uint64_t end = 0;
+  offsets_.reserve(shape_.count());
+  for (std::size_t i = 0; i < shape_.count(); ++i) {
+    offsets_.push_back(end);
+    std::uint64_t next = 0;
+    if (__builtin_add_overflow(end, shape_.bytes(i), &next) ||
+        __builtin_add_overflow(next, weight_alignment - 1, &next))
+      throw error(errc::no_memory, "no memory for more than 2^64 bytes of weights");
+    end = next / weight_alignment * weight_alignment;
+  }
+  memory_.reset(allocate(end));
+  capacity_ = end;
+  std::memset(memory_.get(), 0, capacity_);
+}
+
+weight_buffer weight_buffer::clone() const {
+  weight_buffer copy;
+  copy.shape_ = shape_;
+  copy.offsets_ = offsets_;
+  if (!memory_) return copy;
+  copy.memory_.reset(allocate(capacity_));
+  copy.capacity_ = capacity_;
+  std::memcpy(copy.memory_.get(), memory_.get(), capacity_);
+  return copy;
+}
+
+void weight_buffer::swap(weight_buffer& other) noexcept {
+  std::swap(shape_, other.shape_);
+  offsets_.swap(other.offsets_);
+  std::swap(capacity_, other.capacity_);
+  memory_.swap(other.memory_);
+}
+
+void weight_buffer::copy_from(const layout& source_shape, const tensor_reader& source) {
+  if (!(source_shape == shape_))
+    throw error(errc::wrong_layout, "weights of another layout cannot be copied");
+  for (std::size_t i = 0; i < shape_.count(); ++i)
+    if (source(i).size() != shape_.bytes(i))
+      throw error(errc::wrong_layout,
+                  "tensor '" + shape_[i].name + "' has another length than its layout says");
+  for (std::size_t i = 0; i < shape_.count(); ++i) {
+    const auto from = source(i);
+    std::copy(from.begin(), from.end(), tensor(i).begin());
+  }
+}
+
+}  // namespace lockstep
