@@ -85,9 +85,8 @@ void engine::drop() {
 }
 
 engine::failure engine::check() const {
-  return guarded(errc::bad_frame, [&] {
-    return as_failure(check_buckets(staged_, as_views(memory_)));
-  });
+  return guarded(errc::bad_frame,
+                 [&] { return as_failure(check_buckets(staged_, as_views(memory_))); });
 }
 
 engine::failure engine::verify(const digest& base, const digest& target) const {
@@ -108,8 +107,8 @@ engine::failure engine::apply(const target_info& target, double share) {
     const auto views = as_views(memory_);
     if (share < 1.0)
       for (const auto& bucket : staged_) frames += count_frames(bucket, views);
-    std::size_t left = share < 1.0 ? static_cast<std::size_t>(static_cast<double>(frames) * share)
-                                   : SIZE_MAX;
+    std::size_t left =
+        share < 1.0 ? static_cast<std::size_t>(static_cast<double>(frames) * share) : SIZE_MAX;
     std::vector<std::size_t> touched;
     for (const auto& bucket : staged_) {
       if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;

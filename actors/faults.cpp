@@ -58,8 +58,7 @@ fault_plan::fault_plan(std::vector<fault> faults) {
   for (const auto& f : faults) planned_.push_back({f, std::nullopt});
 }
 
-bool fault_plan::strikes(fault_kind kind, std::uint64_t label, txn_ref txn,
-                         receiver_id receiver) {
+bool fault_plan::strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) {
   const std::lock_guard lock(mutex_);
   for (auto& p : planned_) {
     if (p.what.kind != kind || p.what.label != label || p.what.receiver != receiver) continue;

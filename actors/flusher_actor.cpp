@@ -25,8 +25,8 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
 
 }  // namespace
 
-flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id,
-                                              receiver_actor receiver, std::uint32_t credit) {
+flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, receiver_actor receiver,
+                                              std::uint32_t credit) {
   self->state.id = id;
   self->state.receiver = receiver;
   self->state.machine = flusher_fsm(credit);

@@ -6,10 +6,9 @@ namespace lockstep {
 
 receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on) {
   auto name = options.name.empty() ? "receiver-" + std::to_string(options.id) : options.name;
-  engine_ =
-      std::make_shared<engine>(options.id, std::move(name), std::move(shape),
-                               std::move(options.memory), std::move(options.hooks),
-                               std::move(options.faults));
+  engine_ = std::make_shared<engine>(options.id, std::move(name), std::move(shape),
+                                     std::move(options.memory), std::move(options.hooks),
+                                     std::move(options.faults));
   if (!on_.inside().claim(engine_->id()))
     throw error(errc::bad_input,
                 "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");
@@ -24,10 +23,18 @@ receiver::~receiver() {
   }
 }
 
-receiver_id receiver::id() const noexcept { return engine_->id(); }
-const std::string& receiver::name() const noexcept { return engine_->name(); }
-const layout& receiver::shape() const noexcept { return engine_->shape(); }
-readiness receiver::state() const { return engine_->state(); }
+receiver_id receiver::id() const noexcept {
+  return engine_->id();
+}
+const std::string& receiver::name() const noexcept {
+  return engine_->name();
+}
+const layout& receiver::shape() const noexcept {
+  return engine_->shape();
+}
+readiness receiver::state() const {
+  return engine_->state();
+}
 
 bool receiver::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
   return engine_->wait_ready(label, timeout);

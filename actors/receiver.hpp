@@ -1,4 +1,5 @@
-// Decides what an inference engine sees of Lockstep: its memory, its hooks, and whether it may serve.
+// Decides what an inference engine sees of Lockstep: its memory, its hooks, and whether it may
+// serve.
 #pragma once
 
 #include <chrono>
@@ -54,7 +55,8 @@ class receiver {
   /// `pause`, or while no sync and no attach can be under way.
   std::span<const std::byte> tensor(std::size_t index) const;
 
-  /// Leaves the fleet; returns when no actor touches the memory any more. Then `state` is not ready.
+  /// Leaves the fleet; returns when no actor touches the memory any more. Then `state` is not
+  /// ready.
   void detach();
 
  private:

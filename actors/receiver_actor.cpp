@@ -58,9 +58,15 @@ class performer {
 
   void perform(const act::apply_slot& a) {
     if (strikes(fault_kind::false_ok, a.txn)) {
-      // Echoes the target's public digest, since the bytes that the challenge asks for are not here.
-      send_reply({{machine().self().cluster, a.txn, machine().self().inc}, machine().self().id,
-                  state_.round, reply_kind::ack, errc::none, {}, a.target.state});
+      // Echoes the target's public digest, since the bytes that the challenge asks for are not
+      // here.
+      send_reply({{machine().self().cluster, a.txn, machine().self().inc},
+                  machine().self().id,
+                  state_.round,
+                  reply_kind::ack,
+                  errc::none,
+                  {},
+                  a.target.state});
       stop_ = true;
       return;
     }
@@ -174,8 +180,8 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
                            s.bytes->strikes(fault_kind::corrupt_frame, s.delta.label, m.env.txn);
         s.arrived = spoil ? corrupted(m.bytes) : m.bytes;
         s.bucket_env = m.env;
-        perform(self, s.machine->on_bucket(now(), m.env, m.index, s.arrived.size(),
-                                           hash_of(s.arrived)));
+        perform(self,
+                s.machine->on_bucket(now(), m.env, m.index, s.arrived.size(), hash_of(s.arrived)));
         s.arrived = {};
       },
       [self, now](const commit_msg& m) {

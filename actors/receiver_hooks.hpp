@@ -19,11 +19,12 @@ struct receiver_hooks {
   /// throws, not a byte is written and the receiver fails this update.
   std::function<void()> pause;
 
-  /// The bytes in memory are now those of `version` (`label`: the trainer's number), not yet proven;
-  /// `tensors` are the indices, in canonical order, of those written. For what an engine derives from
-  /// them: copies on a device, fused or quantised forms, caches to flush. If it throws, the update
-  /// has failed and the receiver is torn.
-  std::function<void(version_ref version, std::uint64_t label, std::span<const std::size_t> tensors)>
+  /// The bytes in memory are now those of `version` (`label`: the trainer's number), not yet
+  /// proven; `tensors` are the indices, in canonical order, of those written. For what an engine
+  /// derives from them: copies on a device, fused or quantised forms, caches to flush. If it
+  /// throws, the update has failed and the receiver is torn.
+  std::function<void(version_ref version, std::uint64_t label,
+                     std::span<const std::size_t> tensors)>
       apply;
 
   /// The weights are proven to be `version`: go on. What it throws is logged, since the bytes are

@@ -101,6 +101,8 @@ runtime::runtime(const settings& options, std::function<std::uint64_t()> entropy
 
 runtime::~runtime() = default;
 
-const settings& runtime::options() const noexcept { return parts_->env->options; }
+const settings& runtime::options() const noexcept {
+  return parts_->env->options;
+}
 
 }  // namespace lockstep

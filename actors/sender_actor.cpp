@@ -71,8 +71,7 @@ class performer {
     }
     state_.current.ticket->tensors_read();
     state_.current.tensors = nullptr;
-    if (failed)
-      run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
+    if (failed) run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
   }
 
   void encode(const act::encode& a) {
@@ -86,8 +85,8 @@ class performer {
     state_.target_state = digest_of(public_digest_seed, target);
     state_.challenge = env_.entropy();
     const target_info to{{a.txn.run, a.txn.seq}, state_.target_state, a.label};
-    self_->send(state_.setup.snapshot, stage_request{a.txn, a.base.version, to, state_.delta,
-                                                     state_.challenge});
+    self_->send(state_.setup.snapshot,
+                stage_request{a.txn, a.base.version, to, state_.delta, state_.challenge});
   }
 
   void perform(const act::prove& a) {
@@ -153,8 +152,8 @@ class performer {
   void perform(const act::finish& a) {
     auto report = a.report;
     complete(report);
-    const auto level = report.result == sync_result::ok ? spdlog::level::debug
-                                                        : spdlog::level::warn;
+    const auto level =
+        report.result == sync_result::ok ? spdlog::level::debug : spdlog::level::warn;
     env_.log->log(level, "sync {} ({} -> {}): {} {} {}", report.label, to_string(report.base),
                   to_string(report.target), to_string(report.result), to_string(report.reason),
                   report.detail);
@@ -256,8 +255,8 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       },
       [self, now](const full_result& m) {
         self->state.full = m.source;
-        perform(self, self->state.machine->on_full_encoded(
-                          now(), m.txn, m.source->content().bytes, m.challenge, m.proof));
+        perform(self, self->state.machine->on_full_encoded(now(), m.txn, m.source->content().bytes,
+                                                           m.challenge, m.proof));
       },
       [self](const advance_result& m) { on_advanced(self, m); },
       [self, now](round_result& m) {

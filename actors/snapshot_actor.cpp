@@ -1,5 +1,5 @@
-// The snapshot: participant number zero. Decodes the same wire bytes as every receiver, and advances
-// on the join's all-ok and on nothing else.
+// The snapshot: participant number zero. Decodes the same wire bytes as every receiver, and
+// advances on the join's all-ok and on nothing else.
 #include <exception>
 
 #include "actors/states.hpp"
@@ -54,16 +54,21 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
           failure ? failure->detail : "the snapshot does not digest to its target: seed again"};
 }
 
-/// Runs `work`, which fills `out`; what it throws becomes the reason in `out`.
+/// What `work` returns; what it throws becomes the reason in an otherwise empty result.
 template <class Result, class Work>
 Result guarded(txn_ref txn, Work work) {
+  Result out;
+  out.txn = txn;
   try {
-    return work();
+    out = work();
   } catch (const std::bad_alloc&) {
-    return {txn, errc::no_memory, "out of memory"};
+    out.reason = errc::no_memory;
+    out.detail = "out of memory";
   } catch (const std::exception& e) {
-    return {txn, errc::encode_failed, e.what()};
+    out.reason = errc::encode_failed;
+    out.detail = e.what();
   }
+  return out;
 }
 
 }  // namespace
@@ -96,8 +101,7 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
       },
       [self](const join_verdict& m) {
         auto& state = self->state;
-        self->send(state.owner,
-                   guarded<advance_result>(m.txn, [&] { return advance(state, m); }));
+        self->send(state.owner, guarded<advance_result>(m.txn, [&] { return advance(state, m); }));
       },
       [self](const drop_request& m) {
         self->state.machine->on_drop(m.txn);

@@ -1,8 +1,9 @@
-// Decides what each actor is started with. Only the supervisor starts actors, and the runtime starts
-// the supervisor.
+// Decides what each actor is started with. Only the supervisor starts actors, and the runtime
+// starts the supervisor.
 #pragma once
 
 #include <caf/stateful_actor.hpp>
+#include <caf/typed_event_based_actor.hpp>
 #include <memory>
 
 #include "actors/interfaces.hpp"
@@ -15,8 +16,8 @@ join_actor::behavior_type join_behavior(join_actor::stateful_pointer<join_state>
 
 struct snapshot_state;
 snapshot_actor::behavior_type snapshot_behavior(
-    snapshot_actor::stateful_pointer<snapshot_state> self,
-    std::shared_ptr<const actor_env> env, std::shared_ptr<snapshot_store> store, target_info held);
+    snapshot_actor::stateful_pointer<snapshot_state> self, std::shared_ptr<const actor_env> env,
+    std::shared_ptr<snapshot_store> store, target_info held);
 
 struct flusher_state;
 flusher_actor::behavior_type flusher_behavior(flusher_actor::stateful_pointer<flusher_state> self,

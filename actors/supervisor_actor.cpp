@@ -1,4 +1,5 @@
-// The supervisor: starts all others, watches them, and performs what the supervision policy decides.
+// The supervisor: starts all others, watches them, and performs what the supervision policy
+// decides.
 #include <spdlog/spdlog.h>
 
 #include <exception>
@@ -32,8 +33,7 @@ void end_child(pointer self, const supervisor_state::child& c) {
 
 void send_ping(pointer self, const supervisor_state::child& c) {
   const auto& state = self->state;
-  if (c.receiver)
-    self->send(c.receiver, ping_msg{state.env->cluster, c.life.inc, state.fleet});
+  if (c.receiver) self->send(c.receiver, ping_msg{state.env->cluster, c.life.inc, state.fleet});
 }
 
 // --- the policy's decisions ---------------------------------------------------------------------
@@ -65,8 +65,7 @@ class performer {
   }
   void perform(const act::gave_up& a) {
     if (a.reason != errc::detached)
-      state_.env->log->error("receiver {} is given up: {} {}", a.id, to_string(a.reason),
-                             a.detail);
+      state_.env->log->error("receiver {} is given up: {} {}", a.id, to_string(a.reason), a.detail);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
   }
 
@@ -142,8 +141,8 @@ void trainer_died(pointer self, const caf::error& reason) {
 void on_down(pointer self, const caf::down_msg& m) {
   auto& state = self->state;
   const auto is = [&](const auto& handle) { return handle && handle.address() == m.source; };
-  if (state.trainer && (is(state.trainer->sender) || is(state.trainer->join) ||
-                        is(state.trainer->snapshot))) {
+  if (state.trainer &&
+      (is(state.trainer->sender) || is(state.trainer->join) || is(state.trainer->snapshot))) {
     trainer_died(self, m.reason);
     return;
   }
@@ -224,8 +223,8 @@ void on_remove(pointer self, const remove_engine& m) {
   }
   const auto& life = it->second.life;
   it->second.leaving = m.answer;
-  perform(self, state.policy->on_goodbye(self->clock().now(),
-                                         {state.env->cluster, life.id, life.inc}));
+  perform(self,
+          state.policy->on_goodbye(self->clock().now(), {state.env->cluster, life.id, life.inc}));
   end_child(self, it->second);
 }
 

@@ -33,7 +33,9 @@ Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* 
 
 }  // namespace
 
-bool ticket::done() const { return state_->wait_report(milliseconds(0)).has_value(); }
+bool ticket::done() const {
+  return state_->wait_report(milliseconds(0)).has_value();
+}
 
 sync_report ticket::wait() const {
   if (auto report = state_->wait_report(state_->patience())) return *std::move(report);

@@ -12,13 +12,18 @@
 
 namespace lockstep {
 
-/// Sends a payload as its length and its bytes.
+/// Sends a payload as its length and its bytes; shows it, in traces, as its length.
 template <class Inspector>
-std::enable_if_t<Inspector::reads_state, caf::error> inspect(Inspector& f, payload& x) {
+std::enable_if_t<Inspector::reads_state, typename Inspector::result_type> inspect(Inspector& f,
+                                                                                  payload& x) {
   std::uint64_t count = x.size();
-  if (auto err = f(count)) return err;
-  if (count == 0) return caf::none;
-  return f.apply_raw(x.size(), const_cast<std::byte*>(x.data()));
+  if constexpr (std::is_void_v<typename Inspector::result_type>) {
+    f(count);
+  } else {
+    if (auto err = f(count)) return err;
+    if (count == 0) return caf::none;
+    return f.apply_raw(x.size(), const_cast<std::byte*>(x.data()));
+  }
 }
 
 /// Checks the length before it allocates: CAF's own sequences do not (0.17.6).

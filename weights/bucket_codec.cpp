@@ -10,7 +10,9 @@ namespace lockstep {
 
 namespace {
 
-digest to_digest(kernels::digest_sum sum) { return {sum.lane[0], sum.lane[1]}; }
+digest to_digest(kernels::digest_sum sum) {
+  return {sum.lane[0], sum.lane[1]};
+}
 
 /// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
 template <class Visit>
@@ -23,10 +25,9 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
     const auto status =
         kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
     if (status != kernels::frame_status::ok)
-      return bucket_failure{status == kernels::frame_status::bad_checksum ? errc::bad_checksum
-                                                                          : errc::bad_frame,
-                            std::string("frame at byte ") + std::to_string(at) + ": " +
-                                kernels::to_string(status)};
+      return bucket_failure{
+          status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
+          std::string("frame at byte ") + std::to_string(at) + ": " + kernels::to_string(status)};
     if (!visit(frame)) break;
     at += length;
   }
@@ -72,7 +73,9 @@ class packer {
 
 }  // namespace
 
-tensor_views as_views(const tensor_spans& tensors) { return {tensors.begin(), tensors.end()}; }
+tensor_views as_views(const tensor_spans& tensors) {
+  return {tensors.begin(), tensors.end()};
+}
 
 digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
   const kernels::digest_key key(seed);
@@ -95,8 +98,8 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
   std::vector<std::byte> frame;
   for (std::size_t i = 0; i < base.size(); ++i) {
     for (std::size_t at = 0; at < base[i].bytes.size; at += kernels::frame_span_bytes_max) {
-      out.content.changed += kernels::encode_delta(static_cast<std::uint32_t>(i), base[i],
-                                                   target[i], at, frame);
+      out.content.changed +=
+          kernels::encode_delta(static_cast<std::uint32_t>(i), base[i], target[i], at, frame);
       if (!frame.empty()) pack.add(frame);
     }
   }
@@ -130,8 +133,8 @@ full_plan::position full_plan::fill(position from, const tensor_views& tensors,
       from = {from.tensor + 1, 0};
       continue;
     }
-    const auto range = std::min<std::uint64_t>(t.bytes.size - from.offset,
-                                               kernels::frame_span_bytes_max);
+    const auto range =
+        std::min<std::uint64_t>(t.bytes.size - from.offset, kernels::frame_span_bytes_max);
     if (!out.empty() && out.size() + kernels::frame_header_bytes + range > bucket_bytes_max_) break;
     kernels::encode_full(from.tensor, t, static_cast<std::size_t>(from.offset), out);
     from.offset += kernels::frame_span_bytes_max;
