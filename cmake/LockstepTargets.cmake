@@ -51,12 +51,12 @@ function(lockstep_folder name)
 endfunction()
 
 # lockstep_dependency(<target> PACKAGE <arguments of find_package> | MODULE <pkg-config module>
-#                     [PC <pkg-config module>] [LIBS <flags>])
-# Finds a library that stays behind in ours, and records how those who use ours find it again: by
-# the same PACKAGE or MODULE from CMake; from pkg-config as the module PC, or by bare LIBS where the
-# distribution has no module for it. Header-only libraries need none of this.
+#                     [PC <pkg-config module>] [LIBS <flags>] [HEADER_ONLY])
+# Finds a library that folders may link, and records how those who use ours find it again: by the
+# same PACKAGE or MODULE from CMake; from pkg-config as the module PC, or by bare LIBS where the
+# distribution has no module for it. Of a HEADER_ONLY one nothing stays behind in ours.
 macro(lockstep_dependency target)
-  cmake_parse_arguments(_dependency "" "MODULE;PC;LIBS" "PACKAGE" ${ARGN})
+  cmake_parse_arguments(_dependency "HEADER_ONLY" "MODULE;PC;LIBS" "PACKAGE" ${ARGN})
   if(_dependency_MODULE)
     string(REGEX REPLACE "^PkgConfig::" "" _dependency_name ${target})
     set(_dependency_PC ${_dependency_MODULE})
@@ -69,6 +69,8 @@ macro(lockstep_dependency target)
     find_package(${_dependency_PACKAGE} REQUIRED)
   endif()
   set_property(GLOBAL APPEND PROPERTY LOCKSTEP_DEPENDENCIES ${target})
+  set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_HEADER_ONLY_${target}
+               ${_dependency_HEADER_ONLY})
   set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_FIND_${target} "${_dependency_find}")
   set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_PC_${target} "${_dependency_PC}")
   set_property(GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_LIBS_${target} "${_dependency_LIBS}")
@@ -84,9 +86,14 @@ function(lockstep_library)
   foreach(folder IN LISTS folders)
     target_sources(lockstep PRIVATE $<TARGET_OBJECTS:lockstep_${folder}>)
     get_target_property(links lockstep_${folder} INTERFACE_LINK_LIBRARIES)
-    foreach(dependency IN LISTS dependencies)
-      if(dependency IN_LIST links)
-        list(APPEND used ${dependency})
+    list(FILTER links EXCLUDE REGEX "lockstep_")
+    foreach(link IN LISTS links)
+      if(NOT link IN_LIST dependencies)
+        message(FATAL_ERROR "${folder}/ links ${link}, which is not a lockstep_dependency")
+      endif()
+      get_property(header_only GLOBAL PROPERTY LOCKSTEP_DEPENDENCY_HEADER_ONLY_${link})
+      if(NOT header_only)
+        list(APPEND used ${link})
       endif()
     endforeach()
   endforeach()
