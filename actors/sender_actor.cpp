@@ -262,7 +262,10 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self, now](round_result& m) {
         perform(self, self->state.machine->on_round(now(), std::move(m)));
       },
-      [self, now](const drained_notice&) { self->state.measures.shipped = now(); },
+      [self, now](const drained_notice&) {
+        // Later streams are redos and full transfers: part of the commit and the recovery.
+        if (self->state.machine->phase() == sync_phase::voting) self->state.measures.shipped = now();
+      },
       [self, now](const admit_request& m) {
         auto& s = self->state;
         // One life of a receiver at a time: routes to older ones lead nowhere.

@@ -1,0 +1,31 @@
+// Decides which commands the program has. Each adds its options and, if chosen, runs.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "config/settings_loader.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace lockstep {
+
+/// Options that every command takes: `--config FILE` and `--set KEY=VALUE`.
+class settings_options {
+ public:
+  void add_to(CLI::App& command);
+  /// File, environment and command line. Throws `setting_error`.
+  settings_loader load() const;
+
+ private:
+  std::string file_;
+  std::vector<std::string> overrides_;
+};
+
+/// Sets `run` to what must be called if the command was chosen; it returns the exit status.
+void add_config_command(CLI::App& program, std::function<int()>& run);
+void add_replay_command(CLI::App& program, std::function<int()>& run);
+
+}  // namespace lockstep
