@@ -223,6 +223,8 @@ void on_remove(pointer self, const remove_engine& m) {
   }
   const auto& life = it->second.life;
   it->second.leaving = m.answer;
+  const auto flusher = std::exchange(it->second.flusher, nullptr);
+  if (flusher) self->send_exit(flusher, caf::exit_reason::user_shutdown);
   perform(self,
           state.policy->on_goodbye(self->clock().now(), {state.env->cluster, life.id, life.inc}));
   end_child(self, it->second);
