@@ -264,7 +264,8 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       },
       [self, now](const drained_notice&) {
         // Later streams are redos and full transfers: part of the commit and the recovery.
-        if (self->state.machine->phase() == sync_phase::voting) self->state.measures.shipped = now();
+        if (self->state.machine->phase() == sync_phase::voting)
+          self->state.measures.shipped = now();
       },
       [self, now](const admit_request& m) {
         auto& s = self->state;

@@ -6,6 +6,7 @@
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "lockstep/lockstep.hpp"
 
 extern char** environ;
 

@@ -26,3 +26,6 @@ job_count() {
 if [[ -z ${CCACHE_DIR:-} && ! -w ${HOME:-/nonexistent} ]]; then
   export CCACHE_DIR=$PWD/build/ccache
 fi
+
+# Without these ccache compiles anew every source that has a precompiled header.
+export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}

@@ -11,7 +11,9 @@ using namespace std::chrono_literals;
 namespace {
 
 layout small_layout() {
-  return layout({{"a", dtype::bf16, {64, 64}}, {"b", dtype::f32, {17}}, {"c", dtype::u8, {0}},
+  return layout({{"a", dtype::bf16, {64, 64}},
+                 {"b", dtype::f32, {17}},
+                 {"c", dtype::u8, {0}},
                  {"d", dtype::f8_e4m3, {1000}}});
 }
 
@@ -66,8 +68,7 @@ TEST_CASE("a trainer's weights reach every receiver, bit for bit") {
 
 TEST_CASE("every fault on purpose is recovered from within the sync") {
   const auto kind = GENERATE(fault_kind::stage_fail, fault_kind::apply_fail, fault_kind::crash,
-                             fault_kind::corrupt_frame, fault_kind::no_reply,
-                             fault_kind::false_ok);
+                             fault_kind::corrupt_frame, fault_kind::no_reply, fault_kind::false_ok);
   const auto receivers = GENERATE(1u, 3u);
   CAPTURE(to_string(kind), receivers);
   settings s;
@@ -79,8 +80,8 @@ TEST_CASE("every fault on purpose is recovered from within the sync") {
   trainer t(rt, small_layout());
   std::vector<std::unique_ptr<receiver>> rx;
   for (unsigned i = 0; i < receivers; ++i)
-    rx.push_back(std::make_unique<receiver>(rt, small_layout(),
-                                            receiver_options{i, "", {}, {}, plan}));
+    rx.push_back(
+        std::make_unique<receiver>(rt, small_layout(), receiver_options{i, "", {}, {}, plan}));
   t.seed(w);
   REQUIRE(t.wait_for_members(receivers, 10s));
   for (unsigned v = 1; v <= 4; ++v) {
