@@ -117,6 +117,9 @@ TEST_CASE("no version, two with one number or one beyond counting are refused") 
   fs::remove_all(dir / "weight_v000007");
   fs::create_directory(dir / "step-18446744073709551616");
   check_refused(open, errc::bad_input, {"step-18446744073709551616", "too large"});
+  fs::remove_all(dir / "step-18446744073709551616");
+  fs::create_symlink("gone", dir / "step-9");
+  check_refused(open, errc::bad_input, {"step-9"});
   check_refused([&] { weight_stream::open(dir / "absent", shape); }, errc::bad_input,
                 {"absent", "cannot be listed"});
 }
