@@ -6,7 +6,6 @@
 
 #include "weights/file.hpp"
 #include "weights/json_events.hpp"
-#include "weights/safetensors.hpp"
 
 namespace lockstep {
 
@@ -24,7 +23,8 @@ bool is_shard_name(std::string_view name) {
 // skipped, but its key is kept and its depth counted.
 class index_events final : public json_events {
  public:
-  index_events(const fs::path& path, checkpoint_index& out) : json_events(path), out_(out) {}
+  index_events(const fs::path& path, std::size_t count_max, checkpoint_index& out)
+      : json_events(path), count_max_(count_max), out_(out) {}
 
   bool null() override { return skip("null"); }
   bool boolean(bool) override { return skip("boolean"); }
@@ -43,8 +43,8 @@ class index_events final : public json_events {
     if (depth() == 1) {
       start_section(name);
     } else if (depth() == 2 && section_ != section::other) {
-      if (count_++ == tensor_count_max)
-        refuse(errc::bad_input, path(), fmt::format("has more than {} entries", tensor_count_max));
+      if (count_++ == count_max_)
+        refuse(errc::bad_input, path(), fmt::format("has more than {} entries", count_max_));
       if (!section_keys().try_emplace(name).second)
         refuse(errc::bad_input, path(), fmt::format("has {} twice", in_quotes(name)));
       key_ = name;
@@ -97,6 +97,7 @@ class index_events final : public json_events {
     return enter();
   }
 
+  std::size_t count_max_;
   checkpoint_index& out_;
   section section_ = section::other;
   bool seen_metadata_ = false;
@@ -117,14 +118,15 @@ bool has_index(const fs::path& dir) {
   return stands(dir / index_name);
 }
 
-checkpoint_index read_index(const fs::path& dir) {
+checkpoint_index read_index(const fs::path& dir, const file_limits& limits) {
   checkpoint_index index;
   index.path = dir / index_name;
   const mapped_file file(index.path);
-  if (file.bytes().size() > index_bytes_max)
-    refuse(errc::bad_input, index.path,
-           fmt::format("has {} bytes, the limit is {}", file.bytes().size(), index_bytes_max));
-  index_events events(index.path, index);
+  if (file.bytes().size() > limits.index_bytes_max)
+    refuse(
+        errc::bad_input, index.path,
+        fmt::format("has {} bytes, the limit is {}", file.bytes().size(), limits.index_bytes_max));
+  index_events events(index.path, limits.entry_count_max, index);
   parse_json(file.bytes(), events);
   if (!events.has_weight_map()) refuse(errc::bad_input, index.path, "has no weight_map");
   return index;

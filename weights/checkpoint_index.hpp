@@ -1,19 +1,18 @@
 // Decides what a `model.safetensors.index.json` may say.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "weights/safetensors.hpp"
+
 namespace lockstep {
 
 inline constexpr std::string_view index_name = "model.safetensors.index.json";
 inline constexpr std::string_view single_file_name = "model.safetensors";
-/// Largest index in bytes.
-inline constexpr std::uint64_t index_bytes_max = 64ull << 20;
 
 /// The index of a sharded checkpoint or of a published delta.
 struct checkpoint_index {
@@ -33,6 +32,6 @@ struct checkpoint_index {
 bool has_index(const std::filesystem::path& dir);
 
 /// Reads and checks `dir`'s index. Throws `error{bad_input}` that names the file.
-checkpoint_index read_index(const std::filesystem::path& dir);
+checkpoint_index read_index(const std::filesystem::path& dir, const file_limits& limits = {});
 
 }  // namespace lockstep

@@ -6,10 +6,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <limits>
+#include <functional>
 #include <new>
-#include <optional>
-#include <set>
 #include <utility>
 
 #include "messages/ids.hpp"
@@ -171,7 +169,8 @@ std::unique_ptr<std::byte[]> published_delta::decode(const part& p,
   std::string problem;
   if (encoding_ == published_encoding::xored) {
     problem = decompress_exactly(p.compressed, bytes);
-    for (std::size_t i = 0; problem.empty() && i < bytes.size(); ++i) bytes[i] ^= old[i];
+    if (problem.empty())
+      std::transform(old.begin(), old.end(), bytes.begin(), bytes.begin(), std::bit_xor<>());
   } else {
     std::copy(old.begin(), old.end(), bytes.begin());
     // Ascending positions: no more changes than bytes.

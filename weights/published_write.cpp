@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -112,7 +114,7 @@ std::vector<std::byte> encode(published_encoding encoding, std::span<const std::
   std::vector<std::byte> payload;
   if (encoding == published_encoding::xored) {
     payload.resize(target.size());
-    for (std::size_t i = 0; i < target.size(); ++i) payload[i] = base[i] ^ target[i];
+    std::transform(base.begin(), base.end(), target.begin(), payload.begin(), std::bit_xor<>());
     return payload;
   }
   std::vector<std::byte> values;
@@ -143,7 +145,8 @@ std::vector<std::size_t> changed_tensors(const fs::path& dir, const layout& shap
   }
   std::vector<std::size_t> changed;
   for (std::size_t i = 0; i < shape.count(); ++i)
-    if (!std::ranges::equal(base(i), target(i))) changed.push_back(i);
+    if (shape.bytes(i) > 0 && std::memcmp(base(i).data(), target(i).data(), base(i).size()) != 0)
+      changed.push_back(i);
   return changed;
 }
 

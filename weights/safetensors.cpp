@@ -22,7 +22,8 @@ constexpr std::size_t length_bytes = 8;
 // accepts only what may stand there; so no nesting, no value and no name is ever stored unbounded.
 class header_events final : public json_events {
  public:
-  header_events(const fs::path& path, safetensors_header& out) : json_events(path), out_(out) {}
+  header_events(const fs::path& path, const file_limits& limits, safetensors_header& out)
+      : json_events(path), limits_(limits), out_(out) {}
 
   bool start_object(std::size_t) override { return depth() < 2 ? enter() : unexpected("object"); }
 
@@ -103,8 +104,9 @@ class header_events final : public json_events {
       refuse(errc::bad_input, path(),
              fmt::format("tensor {} has a name of more than {} bytes", in_quotes(name),
                          tensor_name_bytes_max));
-    if (out_.tensors.size() == tensor_count_max)
-      refuse(errc::bad_input, path(), fmt::format("has more than {} tensors", tensor_count_max));
+    if (out_.tensors.size() == limits_.entry_count_max)
+      refuse(errc::bad_input, path(),
+             fmt::format("has more than {} tensors", limits_.entry_count_max));
     out_.tensors.emplace_back().spec.name = std::move(name);
     seen_ = {};
     offset_count_ = 0;
@@ -112,9 +114,9 @@ class header_events final : public json_events {
   }
 
   void start_metadata(std::string& name) {
-    if (out_.metadata.size() == tensor_count_max)
+    if (out_.metadata.size() == limits_.entry_count_max)
       refuse(errc::bad_input, path(),
-             fmt::format("has more than {} metadata entries", tensor_count_max));
+             fmt::format("has more than {} metadata entries", limits_.entry_count_max));
     const auto [at, fresh] = out_.metadata.try_emplace(std::move(name));
     if (!fresh)
       refuse(errc::bad_input, path(),
@@ -141,6 +143,7 @@ class header_events final : public json_events {
     if (!complete) refuse_tensor("lacks its dtype, its shape or two data_offsets");
   }
 
+  const file_limits& limits_;
   safetensors_header& out_;
   std::string* value_ = nullptr;
   bool in_metadata_ = false;
@@ -150,17 +153,17 @@ class header_events final : public json_events {
   int offset_count_ = 0;
 };
 
-std::uint64_t header_length(std::span<const std::byte> file, const fs::path& path) {
+std::uint64_t header_length(std::span<const std::byte> file, const fs::path& path,
+                            std::uint64_t bytes_max) {
   if (file.size() < length_bytes)
     refuse(errc::bad_input, path,
            fmt::format("has {} bytes, too few for a safetensors header", file.size()));
   std::uint64_t length = 0;
   for (std::size_t i = length_bytes; i-- > 0;)
     length = length << 8 | std::to_integer<std::uint64_t>(file[i]);
-  if (length > header_bytes_max)
-    refuse(
-        errc::bad_input, path,
-        fmt::format("announces a header of {} bytes, the limit is {}", length, header_bytes_max));
+  if (length > bytes_max)
+    refuse(errc::bad_input, path,
+           fmt::format("announces a header of {} bytes, the limit is {}", length, bytes_max));
   if (length > file.size() - length_bytes)
     refuse(errc::bad_input, path,
            fmt::format("announces a header of {} bytes, but ends after {}", length,
@@ -218,15 +221,16 @@ void require_places(const std::vector<safetensors_header::tensor>& tensors,
 
 }  // namespace
 
-safetensors_header parse_safetensors(std::span<const std::byte> file, const fs::path& path) {
-  const auto length = header_length(file, path);
+safetensors_header parse_safetensors(std::span<const std::byte> file, const fs::path& path,
+                                     const file_limits& limits) {
+  const auto length = header_length(file, path, limits.header_bytes_max);
   const auto text = file.subspan(length_bytes, length);
   // The format says so; a parser would also take white space or a byte order mark.
   if (text.empty() || text[0] != std::byte{'{'})
     refuse(errc::bad_input, path, "its header does not start with '{'");
   safetensors_header header;
   header.data_offset = length_bytes + length;
-  header_events events(path, header);
+  header_events events(path, limits, header);
   parse_json(text, events);
   require_unique(header.tensors, path);
   require_places(header.tensors, file.size() - header.data_offset, path);

@@ -16,12 +16,17 @@
 
 namespace lockstep {
 
-/// Largest header in bytes; the reference implementation's limit.
-inline constexpr std::uint64_t header_bytes_max = 100'000'000;
+/// What a file may at most make us hold. Readers take the defaults; tests lower them.
+struct file_limits {
+  /// Of a header; the reference implementation's limit.
+  std::uint64_t header_bytes_max = 100'000'000;
+  std::uint64_t index_bytes_max = 64ull << 20;
+  /// Tensors, and apart from them metadata entries, of one file; entries of one index.
+  std::size_t entry_count_max = 1'000'000;
+};
+
 /// Longest tensor name in bytes.
 inline constexpr std::size_t tensor_name_bytes_max = 4096;
-/// Most tensors, and most metadata entries, of one file or one index.
-inline constexpr std::size_t tensor_count_max = 1'000'000;
 /// Most extents of one shape; NumPy's limit.
 inline constexpr std::size_t tensor_rank_max = 64;
 
@@ -46,7 +51,8 @@ struct safetensors_header {
 /// `error{bad_input}` that names the file and, where there is one, the tensor. Memory is bounded by
 /// the header's length and the limits above; time is linear but for a sort.
 safetensors_header parse_safetensors(std::span<const std::byte> file,
-                                     const std::filesystem::path& path);
+                                     const std::filesystem::path& path,
+                                     const file_limits& limits = {});
 
 /// A mapped and checked file. Immutable and so thread-safe.
 class safetensors_file {

@@ -75,10 +75,10 @@ void write_safetensors(const fs::path& file, const layout& shape, const tensor_r
   } catch (const nlohmann::json::exception&) {
     refuse(errc::wrong_layout, file, "a tensor's name or its metadata is not valid UTF-8");
   }
-  if (header.size() > header_bytes_max)
+  const auto bytes_max = file_limits().header_bytes_max;
+  if (header.size() > bytes_max)
     refuse(errc::wrong_layout, file,
-           fmt::format("needs a header of {} bytes, the limit is {}", header.size(),
-                       header_bytes_max));
+           fmt::format("needs a header of {} bytes, the limit is {}", header.size(), bytes_max));
 
   file_writer out(file);
   out.write(little_endian(header.size()));

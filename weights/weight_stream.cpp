@@ -6,6 +6,7 @@
 #include <charconv>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
@@ -96,7 +97,10 @@ std::vector<weight_stream::entry> list(const fs::path& dir) {
   std::vector<weight_stream::entry> result;
   std::error_code failure;
   for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure)) {
-    if (!it->is_directory(failure)) continue;
+    // A link that leads nowhere is a version that got lost, not none.
+    std::error_code ignored;
+    const auto type = it->status(ignored).type();
+    if (type != fs::file_type::directory && type != fs::file_type::not_found) continue;
     const auto number = number_of(it->path());
     if (number && *number != 0) result.push_back({*number, it->path(), weight_stream::kind::full});
   }
