@@ -1,5 +1,6 @@
 #include <xxhash.h>
 
+#include <array>
 #include <stdexcept>
 
 #include "kernels/frame_layout.hpp"
@@ -78,20 +79,22 @@ void require_ok(frame_status status) {
 }
 
 /// Sums by how much a digest changes, word by word, in increasing order.
+template <class T>
 class change_sum {
  public:
   change_sum(const digest_key& key, const frame& f, const tensor_view& live) noexcept
       : key_(key), live_(live.bytes), tensor_(f.tensor) {}
 
-  template <class T>
+  /// The tensor's bytes at `byte` become `element`. Changes are held back until the memory they
+  /// need is on its way: at low density each is a cache miss that no hardware prefetcher foresees.
   void on_change(std::uint64_t byte, T element) noexcept {
-    if (byte / 8 != word_) next_word(byte / 8);
-    const std::uint64_t shift = byte % 8 * 8;
-    const std::uint64_t mask = std::uint64_t{static_cast<T>(~T{0})} << shift;
-    new_ = (new_ & ~mask) | std::uint64_t{element} << shift;
+    __builtin_prefetch(live_.data + byte);
+    pending_[pending_count_++] = {byte, element};
+    if (pending_count_ == pending_.size()) drain();
   }
 
   digest_sum finish() noexcept {
+    drain();
     add_word();
     add_tile();
     return sum_;
@@ -99,6 +102,22 @@ class change_sum {
 
  private:
   static constexpr std::uint64_t none = ~std::uint64_t{0};
+
+  struct change {
+    std::uint64_t byte;
+    T element;
+  };
+
+  void drain() noexcept {
+    for (std::size_t i = 0; i < pending_count_; ++i) {
+      const auto [byte, element] = pending_[i];
+      if (byte / 8 != word_) next_word(byte / 8);
+      const std::uint64_t shift = byte % 8 * 8;
+      const std::uint64_t mask = std::uint64_t{static_cast<T>(~T{0})} << shift;
+      new_ = (new_ & ~mask) | std::uint64_t{element} << shift;
+    }
+    pending_count_ = 0;
+  }
 
   void next_word(std::uint64_t word) noexcept {
     add_word();
@@ -131,6 +150,8 @@ class change_sum {
   std::uint64_t new_ = 0;
   std::uint64_t tile_[2] = {0, 0};
   digest_sum sum_;
+  std::array<change, 64> pending_;
+  std::size_t pending_count_ = 0;
 };
 
 }  // namespace
@@ -205,14 +226,17 @@ digest_sum change_of(const digest_key& key, const frame& f, tensor_view live) {
     return digest_range(key, f.tensor, f.offset, f.payload) -
            digest_range(key, f.tensor, f.offset, old_bytes);
   }
-  change_sum sum(key, f, live);
+  digest_sum sum;
   require_ok(with_unit(f.unit, [&](auto zero) {
     using element = decltype(zero);
-    return walk_raw<element>(f, [&](std::uint64_t position, element value) {
-      sum.on_change(f.offset + position * sizeof(element), value);
+    change_sum<element> changes(key, f, live);
+    const frame_status status = walk_raw<element>(f, [&](std::uint64_t position, element value) {
+      changes.on_change(f.offset + position * sizeof(element), value);
     });
+    sum = changes.finish();
+    return status;
   }));
-  return sum.finish();
+  return sum;
 }
 
 void apply_frame(const frame& f, tensor_span live) {
