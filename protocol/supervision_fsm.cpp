@@ -48,10 +48,24 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
 
 supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m) {
   actions out;
+  const auto known = records_.find(m.id);
+  if (!m.inc || (known == records_.end() && records_.size() >= receivers_max)) return out;
   auto& r = records_[m.id];
+  // An older life's hello that was under way for long must not put out the newer one.
+  if (std::find(r.superseded.begin(), r.superseded.end(), m.inc) != r.superseded.end()) return out;
   if (r.inc == m.inc) {
     r.last_heard = now;
+    // We were told that it had ended, and here it is: a lost connection, not a lost life.
+    if (r.reason != errc::dead || (r.where != standing::dead && r.where != standing::gave_up))
+      return out;
+    r.where = standing::attaching;
+    out.push_back(act::admit{{m.id, m.inc}});
     return out;
+  }
+  if (r.inc) {
+    ++r.restarts;
+    if (r.superseded.size() == superseded_max) r.superseded.pop_front();
+    r.superseded.push_back(r.inc);
   }
   if (r.inc && r.where != standing::dead && r.where != standing::detached)
     out.push_back(act::down{{m.id, r.inc}, errc::restarted});
@@ -99,7 +113,6 @@ supervision_fsm::actions supervision_fsm::on_down(time_point now, const particip
                                restartable ? "restarted too often" : "its process ended"});
     return out;
   }
-  ++r->restarts;
   ++r->restarts_in_row;
   out.push_back(act::restart{who.id});
   return out;
@@ -108,7 +121,11 @@ supervision_fsm::actions supervision_fsm::on_down(time_point now, const particip
 supervision_fsm::actions supervision_fsm::on_admitted(time_point now, const participant& who,
                                                       bool reseeded) {
   (void)now;
-  if (auto* r = find(who)) {
+  auto* r = find(who);
+  // The word of an admission that crossed the word of its end.
+  const bool ended = !r || r->where == standing::dead || r->where == standing::gave_up ||
+                     r->where == standing::detached;
+  if (!ended) {
     r->where = standing::member;
     r->reason = errc::none;
     r->detail.clear();
