@@ -46,6 +46,15 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
   return on_tick(now);
 }
 
+supervision_fsm::actions supervision_fsm::heard(time_point now, receiver_id id, record& r) {
+  r.last_heard = now;
+  // We were told that it had ended, and here it is: a lost connection, not a lost life.
+  const bool ended = r.where == standing::dead || r.where == standing::gave_up;
+  if (!ended || r.reason != errc::dead) return {};
+  r.where = standing::attaching;
+  return {act::admit{{id, r.inc}}};
+}
+
 supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m) {
   actions out;
   const auto known = records_.find(m.id);
@@ -54,13 +63,7 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   // An older life's hello that was under way for long must not put out the newer one.
   if (std::find(r.superseded.begin(), r.superseded.end(), m.inc) != r.superseded.end()) return out;
   if (r.inc == m.inc) {
-    r.last_heard = now;
-    // We were told that it had ended, and here it is: a lost connection, not a lost life.
-    if (r.reason != errc::dead || (r.where != standing::dead && r.where != standing::gave_up))
-      return out;
-    r.where = standing::attaching;
-    out.push_back(act::admit{{m.id, m.inc}});
-    return out;
+    return heard(now, m.id, r);
   }
   if (r.inc) {
     ++r.restarts;
@@ -81,11 +84,10 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
 }
 
 supervision_fsm::actions supervision_fsm::on_pong(time_point now, const pong_msg& m) {
-  if (auto* r = find({m.id, m.inc})) {
-    r->last_heard = now;
-    r->state = m.state;
-  }
-  return {};
+  auto* r = find({m.id, m.inc});
+  if (!r) return {};
+  r->state = m.state;
+  return heard(now, m.id, *r);
 }
 
 supervision_fsm::actions supervision_fsm::on_goodbye(time_point now, const goodbye_msg& m) {

@@ -108,6 +108,7 @@ class supervision_fsm {
  private:
   record* find(const participant& who);
   actions failed(time_point now, receiver_id id, record& r, errc reason, std::string detail);
+  actions heard(time_point now, receiver_id id, record& r);
   bool heard_lately(time_point now, const record& r) const;
 
   settings settings_;
