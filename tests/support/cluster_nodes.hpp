@@ -101,6 +101,7 @@ struct node {
   std::deque<job> jobs;
   readiness served;             ///< what the engine was told last
   std::uint64_t fence_run = 0;  ///< highest run that an attach or full of this life came from
+  version_ref asked_for;        ///< by the last attach
   std::map<std::size_t, time_point> pinged;  ///< by trainer
   std::map<std::size_t, time_point> hello_at;
 
@@ -128,7 +129,6 @@ struct trainer {
   weights target{};
   std::deque<std::function<void()>> jobs, to_sync, to_supervision;
   time_point ping_at;
-  std::set<receiver_id> given_up;
 
   int issued = 0, reported = 0;
   bool open = false;

@@ -52,7 +52,8 @@ void cluster::deliver_to_node(node& n, packet& p) {
   const auto fenced = [&](auto& m) {
     if (m.env.inc == n.inc) n.fence_run = std::max(n.fence_run, m.env.txn.run);
   };
-  if (auto* m = std::get_if<attach_msg>(&p.what)) fenced(*m);
+  version_ref asked;
+  if (auto* m = std::get_if<attach_msg>(&p.what)) fenced(*m), asked = m->target.version;
   if (auto* m = std::get_if<full_begin_msg>(&p.what)) fenced(*m);
   if (auto* m = std::get_if<bucket_msg>(&p.what)) credit_env_ = m->env;
   if (opt_.variant == broken::no_run_fence) {
@@ -72,11 +73,12 @@ void cluster::deliver_to_node(node& n, packet& p) {
   perform(n, std::visit(
                  overloaded{
                      [&](const attach_msg& m) {
-                       if (opt_.variant != broken::attach_no_fence) return f.on_attach(now_, m);
                        const auto as_before = f;
                        const auto staged_before = n.staged;
                        auto actions = f.on_attach(now_, m);
-                       if (f.ignored() == as_before.ignored()) {
+                       if (f.ignored() != as_before.ignored()) return actions;
+                       n.asked_for = asked;
+                       if (opt_.variant == broken::attach_no_fence) {
                          n.before = as_before;
                          n.staged_before = staged_before;
                        }
@@ -125,7 +127,6 @@ void cluster::deliver_to_node(node& n, packet& p) {
 
 void cluster::deliver_to_trainer(trainer& t, packet& p) {
   if (auto* h = std::get_if<hello_msg>(&p.what)) {
-    t.given_up.erase(h->id);
     perform(t, t.supervision->on_hello(now_, *h));
   } else if (auto* g = std::get_if<pong_msg>(&p.what)) {
     perform(t, t.supervision->on_pong(now_, *g));
@@ -278,7 +279,9 @@ void cluster::step(node& n) {
       return perform(n, f.on_verified(done.txn, reason, {}));
     }
     case k::prove: {
-      const auto state = dig(n.bytes, 0);
+      auto state = dig(n.bytes, 0);
+      const auto asked = content_.find(n.asked_for);
+      if (!opt_.digests && (asked == content_.end() || asked->second != n.bytes)) state = {1, 1};
       if (opt_.variant == broken::no_run_fence) n.tag_run = n.run_of[done.txn.seq];
       if (opt_.digests) n.lying = false;
       const auto actions = f.on_digest(done.txn, state, dig(n.bytes, done.challenge));

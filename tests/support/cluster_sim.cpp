@@ -182,12 +182,12 @@ void cluster::one_step() {
     // Mostly in order between two ends, as a connection keeps it; sometimes not.
     if (quiet_ || !chance(disorder_)) {
       const auto& chosen = net_[pick];
-      pick = static_cast<std::size_t>(
-          std::find_if(net_.begin(), net_.end(),
-                       [&](const auto& p) {
-                         return p.to_node == chosen.to_node && p.to == chosen.to;
-                       }) -
-          net_.begin());
+      pick = static_cast<std::size_t>(std::find_if(net_.begin(), net_.end(),
+                                                   [&](const auto& p) {
+                                                     return p.to_node == chosen.to_node &&
+                                                            p.to == chosen.to;
+                                                   }) -
+                                      net_.begin());
     }
     auto p = std::move(net_[pick]);
     net_.erase(net_.begin() + static_cast<std::ptrdiff_t>(pick));
@@ -243,9 +243,9 @@ result cluster::run() {
   for (int last_sync = 0; last_sync < 2; ++last_sync) {
     while (!whole()) {
       // Who was given up stays out until somebody restarts it.
-      auto& given_up = trainers_.back().given_up;
-      for (auto& n : nodes_)
-        if (given_up.erase(n.id) > 0) crash(n), start(n);
+      for (const auto& [id, r] : trainers_.back().supervision->records())
+        for (auto& n : nodes_)
+          if (n.id == id && n.inc == r.inc && r.where == standing::gave_up) crash(n), start(n);
       if (!advance()) return out_;
       if (now_ < until) continue;
       violated("L1: not whole again after the faults had stopped");

@@ -35,7 +35,7 @@ enum class broken {
 
 struct options {
   broken variant = broken::no;
-  bool digests = true;  ///< false: every digest and proof is the same; the fences stand alone
+  bool digests = true;  ///< false: only an attach compares bytes; else the fences stand alone
   int syncs = 20;
 };
 

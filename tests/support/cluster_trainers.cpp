@@ -66,8 +66,9 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
 void cluster::conclude(trainer& t, const sa::conclude& a) {
   const bool ok = opt_.variant == broken::advance_at_decision || t.join.all_ok(a.txn, a.view);
   if (!t.snapshot->may_advance(a.txn, ok)) {
-    violated("the join does not confirm what the sender concluded");
-    return;
+    // Too late: the sender has stopped waiting and dropped it.
+    if (t.sync->phase() == sync_phase::failed) return;
+    return violated("the join does not confirm what the sender concluded");
   }
   for (const auto& p : t.outgoing.buckets) overwrite(t.held, p);
   if (t.snapshot->on_applied(a.txn, dig(t.held, 0)))
@@ -90,7 +91,9 @@ void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
     auto vote = *r;
     vote.kind = round_kind::vote;
     vote.number = 0;
-    for (auto& o : vote.outcomes) o.status = terminal::no, o.reason = errc::no_memory;
+    vote.outcomes.clear();
+    for (const auto& p : t.undecided->members())
+      vote.outcomes.push_back({p, terminal::no, errc::no_memory, {}});
     t.to_sync.push_back([this, &t, vote] {
       t.sync = t.undecided;
       perform(t, t.sync->on_round(now_, vote));
@@ -206,7 +209,6 @@ void cluster::perform(trainer& t, const va::list& actions) {
         }
       },
       [&](const va::gave_up& a) {
-        t.given_up.insert(a.id);
         tell([this, a](auto& s) { return s.on_gave_up(now_, a.id, a.reason); });
       },
   };
@@ -227,7 +229,7 @@ void cluster::finished(trainer& t, const sync_report& r) {
   if (!t.open || r.label != static_cast<std::uint64_t>(t.issued))
     return violated("I4: a report for no sync, or a second one");
   t.open = false;
-  t.last = r.result; if (getenv("DBG")) { fprintf(stderr, "run %d sync %d quiet %d: %s %s %s now %ld\n", (int)t.run, t.issued, quiet_, std::string(to_string(r.result)).c_str(), std::string(to_string(r.reason)).c_str(), r.detail.c_str(), (long)now_.time_since_epoch().count()/1000000); for (auto& p : r.participants) fprintf(stderr, "   %u %s %s %s member %d\n", p.id, std::string(to_string(p.status)).c_str(), std::string(to_string(p.reason)).c_str(), p.detail.c_str(), p.member); }
+  t.last = r.result;
   ++t.reported;
   ++out_.reports;
   if (quiet_ && now_ - t.issued_at > milliseconds(60'000)) violated("L1: a report came too late");
