@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "messages/from_receiver.hpp"
 #include "messages/to_receiver.hpp"
 
 namespace lockstep {

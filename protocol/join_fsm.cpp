@@ -86,6 +86,7 @@ join_fsm::emitted join_fsm::settle(std::size_t index, terminal status, errc reas
   const auto& who = open_->who[index];
   const bool ack = open_->kind == round_kind::commit || open_->kind == round_kind::redo;
   if (ack && status == terminal::ok) acked_.insert(who);
+  if (detail.size() > reply_detail_max) detail.resize(reply_detail_max);
   got_[index] = outcome{who, status, reason, std::move(detail)};
   return --missing_ == 0 ? finish() : std::nullopt;
 }

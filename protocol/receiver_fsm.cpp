@@ -18,7 +18,8 @@ receiver_fsm::receiver_fsm(identity self, const settings& s) : self_(self), sett
 // --- fences -------------------------------------------------------------------------------------
 
 bool receiver_fsm::addressed(const envelope& env) const {
-  return env.cluster == self_.cluster && env.inc == self_.inc;
+  // Transaction "none" would pass the fence of a life that has obeyed nothing yet.
+  return env.cluster == self_.cluster && env.inc == self_.inc && env.txn;
 }
 
 bool receiver_fsm::newer(const envelope& env) const {
@@ -48,6 +49,9 @@ void receiver_fsm::drop_slot(actions& out) {
   if (!slot_) return;
   slot_.reset();
   out.push_back(act::drop_slot{});
+  // Whatever of it was written by now stays written.
+  if (phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding)
+    stop_serving(receiver_phase::torn, errc::torn);
 }
 
 void receiver_fsm::open_slot(slot_kind kind, const envelope& env, const target_info& target,
@@ -67,7 +71,7 @@ errc receiver_fsm::check_manifest(const manifest& m, std::uint64_t limit) const 
   std::uint64_t sum = 0;
   for (const auto& b : m.buckets) {
     if (b.bytes == 0 || b.bytes > settings_.bucket.bytes_max) return errc::bad_manifest;
-    sum += b.bytes;  // cannot overflow: both factors are bounded above
+    if (__builtin_add_overflow(sum, b.bytes, &sum)) return errc::bad_manifest;
   }
   if (sum != m.bytes) return errc::bad_manifest;
   if (m.bytes > limit) return errc::no_memory;
@@ -98,10 +102,12 @@ void receiver_fsm::answer(actions& out, const envelope& env, std::uint32_t round
   out.push_back(act::reply{*last_reply_});
 }
 
-receiver_fsm::actions receiver_fsm::repeat_answer(const envelope& env) {
+receiver_fsm::actions receiver_fsm::repeat_answer(const envelope& env, std::uint32_t round) {
   ++ignored_;
-  if (current(env) && last_reply_) return {act::reply{*last_reply_}};
-  return {};
+  if (!current(env) || !last_reply_) return {};
+  auto again = *last_reply_;
+  again.round = round;  // the same bytes prove the same, whichever round asks
+  return {act::reply{std::move(again)}};
 }
 
 void receiver_fsm::refresh(actions& out) {
@@ -140,8 +146,7 @@ void receiver_fsm::fail_write(actions& out, errc reason, std::string detail) {
   const auto kind = slot_->kind;
   const auto env = slot_->env;
   const auto round = slot_->round;
-  drop_slot(out);
-  stop_serving(receiver_phase::torn, errc::torn);
+  drop_slot(out);  // torn from here on if a byte may have been written
   refresh(out);
   answer(out, env, round, kind == slot_kind::full ? reply_kind::full_fail : reply_kind::nack,
          reason, std::move(detail));
@@ -158,8 +163,6 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
   drop_slot(out);
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
-  if (phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding)
-    stop_serving(receiver_phase::torn, errc::torn);
   refresh(out);
   if (m.layout != self_.layout) {
     answer(out, m.env, 0, reply_kind::need_full, errc::wrong_layout, "layouts differ");
@@ -204,6 +207,7 @@ receiver_fsm::actions receiver_fsm::on_prepare(time_point now, const prepare_msg
   actions out;
   raise_fence(m.env);
   drop_slot(out);
+  refresh(out);
   const auto refuse = [&](errc reason) { answer(out, m.env, 0, reply_kind::vote_no, reason); };
   if (phase_ != receiver_phase::serving) {
     refuse(errc::not_serving);
@@ -289,7 +293,7 @@ receiver_fsm::actions receiver_fsm::on_commit(time_point now, const commit_msg& 
   const bool mine = current(m.env);
   if (mine && phase_ == receiver_phase::applying) return ignore();
   if (mine && held_.version == version_ref{m.env.txn.run, m.env.txn.seq})
-    return repeat_answer(m.env);
+    return repeat_answer(m.env, m.round);
   if (mine && slot_ && slot_->kind == slot_kind::delta && slot_->verified &&
       slot_->target.state == m.target_state) {
     slot_->challenge = m.challenge;
@@ -298,6 +302,9 @@ receiver_fsm::actions receiver_fsm::on_commit(time_point now, const commit_msg& 
     return out;
   }
   if (mine && slot_ && slot_->kind != slot_kind::delta) return ignore();  // a redo is under way
+  // A repeated question gets the answer it had: that one names the real reason.
+  if (mine && last_reply_ && last_reply_->kind == reply_kind::nack)
+    return repeat_answer(m.env, m.round);
   const reply_msg nack{m.env, self_.id, m.round, reply_kind::nack, errc::not_staged, {}, {}};
   out.push_back(act::reply{nack});
   return out;
@@ -314,11 +321,16 @@ receiver_fsm::actions receiver_fsm::on_abort(time_point now, const abort_msg& m)
 }
 
 receiver_fsm::actions receiver_fsm::on_redo(time_point now, const redo_msg& m) {
-  if (!current(m.env) || (phase_ != receiver_phase::serving && phase_ != receiver_phase::torn))
+  if (!current(m.env)) return ignore();
+  if (slot_ && slot_->kind == slot_kind::redo) {
+    // A duplicate, or the next round while a replayed one waits for its buckets: they are the same
+    // bytes, so only the answer has to quote the round that counts.
+    slot_->round = std::max(slot_->round, m.round);
     return ignore();
+  }
+  if (phase_ != receiver_phase::serving && phase_ != receiver_phase::torn) return ignore();
   const version_ref target{m.env.txn.run, m.env.txn.seq};
-  if (held_.version == target) return repeat_answer(m.env);
-  if (slot_ && slot_->kind == slot_kind::redo) return ignore();  // a duplicate while it arrives
+  if (held_.version == target) return repeat_answer(m.env, m.round);
   actions out;
   drop_slot(out);
   auto bad = check_manifest(m.content, settings_.receiver.staged_bytes_max);
@@ -367,6 +379,7 @@ receiver_fsm::actions receiver_fsm::on_write_failed(txn_ref txn, errc reason, st
   const bool writing = phase_ == receiver_phase::applying || phase_ == receiver_phase::reseeding;
   if (!slot_ || slot_->env.txn != txn || !writing) return ignore();
   actions out;
+  if (reason == errc::hook_failed) paused_ = false;  // the engine has not stopped: ask again
   fail_write(out, reason, std::move(detail));
   return out;
 }
@@ -382,6 +395,7 @@ receiver_fsm::actions receiver_fsm::on_full_begin(time_point now, const full_beg
   // carry more than the model and one header for every bucket-sized part of it.
   const auto bad = check_manifest(m.content, full_bytes_limit(self_.model_bytes));
   if (bad != errc::none) {
+    refresh(out);
     answer(out, m.env, 0, reply_kind::full_fail, bad);
     return out;
   }

@@ -173,7 +173,7 @@ class receiver_fsm {
   void stop_serving(receiver_phase phase, errc why);
   void answer(actions& out, const envelope& env, std::uint32_t round, reply_kind kind,
               errc reason = errc::none, std::string detail = {}, digest proof = {});
-  actions repeat_answer(const envelope& env);
+  actions repeat_answer(const envelope& env, std::uint32_t round = 0);
   void adopt(actions& out, const target_info& target);
   void fail_write(actions& out, errc reason, std::string detail);
   void refresh(actions& out);

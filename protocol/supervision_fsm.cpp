@@ -46,12 +46,29 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
   return on_tick(now);
 }
 
+supervision_fsm::actions supervision_fsm::heard(time_point now, receiver_id id, record& r) {
+  r.last_heard = now;
+  // We were told that it had ended, and here it is: a lost connection, not a lost life.
+  const bool ended = r.where == standing::dead || r.where == standing::gave_up;
+  if (!ended || r.reason != errc::dead) return {};
+  r.where = standing::attaching;
+  return {act::admit{{id, r.inc}}};
+}
+
 supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m) {
   actions out;
+  const auto known = records_.find(m.id);
+  if (!m.inc || (known == records_.end() && records_.size() >= receivers_max)) return out;
   auto& r = records_[m.id];
+  // An older life's hello that was under way for long must not put out the newer one.
+  if (std::find(r.superseded.begin(), r.superseded.end(), m.inc) != r.superseded.end()) return out;
   if (r.inc == m.inc) {
-    r.last_heard = now;
-    return out;
+    return heard(now, m.id, r);
+  }
+  if (r.inc) {
+    ++r.restarts;
+    if (r.superseded.size() == superseded_max) r.superseded.pop_front();
+    r.superseded.push_back(r.inc);
   }
   if (r.inc && r.where != standing::dead && r.where != standing::detached)
     out.push_back(act::down{{m.id, r.inc}, errc::restarted});
@@ -67,11 +84,10 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
 }
 
 supervision_fsm::actions supervision_fsm::on_pong(time_point now, const pong_msg& m) {
-  if (auto* r = find({m.id, m.inc})) {
-    r->last_heard = now;
-    r->state = m.state;
-  }
-  return {};
+  auto* r = find({m.id, m.inc});
+  if (!r) return {};
+  r->state = m.state;
+  return heard(now, m.id, *r);
 }
 
 supervision_fsm::actions supervision_fsm::on_goodbye(time_point now, const goodbye_msg& m) {
@@ -99,7 +115,6 @@ supervision_fsm::actions supervision_fsm::on_down(time_point now, const particip
                                restartable ? "restarted too often" : "its process ended"});
     return out;
   }
-  ++r->restarts;
   ++r->restarts_in_row;
   out.push_back(act::restart{who.id});
   return out;
@@ -108,7 +123,11 @@ supervision_fsm::actions supervision_fsm::on_down(time_point now, const particip
 supervision_fsm::actions supervision_fsm::on_admitted(time_point now, const participant& who,
                                                       bool reseeded) {
   (void)now;
-  if (auto* r = find(who)) {
+  auto* r = find(who);
+  // The word of an admission that crossed the word of its end.
+  const bool ended = !r || r->where == standing::dead || r->where == standing::gave_up ||
+                     r->where == standing::detached;
+  if (!ended) {
     r->where = standing::member;
     r->reason = errc::none;
     r->detail.clear();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <string>
@@ -67,11 +68,12 @@ class supervision_fsm {
   struct record {
     std::string name;
     incarnation inc;
+    std::deque<incarnation> superseded;  ///< earlier lives, latest last; at most `superseded_max`
     standing where = standing::quarantined;
     errc reason = errc::none;
     std::string detail;
     std::uint32_t attempts = 0;         ///< since the last sync that it acknowledged
-    std::uint32_t restarts = 0;         ///< in its whole life
+    std::uint32_t restarts = 0;         ///< incarnations after the first
     std::uint32_t restarts_in_row = 0;  ///< since the last sync that it acknowledged
     std::uint32_t reseeds = 0;
     time_point next_try;
@@ -79,7 +81,12 @@ class supervision_fsm {
     readiness state;
   };
 
-  /// A life announces itself. An older life of the same receiver has thereby ended.
+  /// Receivers that are remembered: peers name themselves, and must not fill our memory.
+  static constexpr std::size_t receivers_max = 65'536;
+  static constexpr std::size_t superseded_max = 16;
+
+  /// A life announces itself. An older life of the same receiver has thereby ended, and is not
+  /// listened to again. A life that was reported dead and speaks again is admitted anew.
   actions on_hello(time_point now, const hello_msg& m);
   actions on_pong(time_point now, const pong_msg& m);
   actions on_goodbye(time_point now, const goodbye_msg& m);
@@ -101,6 +108,7 @@ class supervision_fsm {
  private:
   record* find(const participant& who);
   actions failed(time_point now, receiver_id id, record& r, errc reason, std::string detail);
+  actions heard(time_point now, receiver_id id, record& r);
   bool heard_lately(time_point now, const record& r) const;
 
   settings settings_;

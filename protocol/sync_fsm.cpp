@@ -89,8 +89,8 @@ sync_fsm::actions sync_fsm::on_sync(time_point now, std::uint64_t label) {
     sync_report refused;
     refused.label = label;
     refused.base = refused.target = snapshot_.version;
-    refused.reason = report_ ? errc::busy : errc::encode_failed;
-    refused.detail = report_ ? "a sync is already in flight" : "the snapshot must be seeded again";
+    refused.reason = report_ ? errc::busy : failed_for_;
+    refused.detail = report_ ? "a sync is already in flight" : "this run of the trainer has ended";
     out.push_back(act::finish{std::move(refused)});
     return out;
   }
@@ -275,29 +275,55 @@ sync_fsm::actions sync_fsm::on_advanced(time_point now, txn_ref txn) {
   snapshot_ = target_;
   out.push_back(act::release{txn_});
   report_->target = snapshot_.version;
-  report_->result = recovering_.empty() ? sync_result::ok : sync_result::degraded;
+  // Judged by who is in the view, not by who is waited for: one that was given up on meanwhile has
+  // failed all the same.
+  report_->result = sync_result::ok;
+  report_->reason = errc::none;
+  for (const auto& p : report_->participants) {
+    if (p.status == terminal::ok && members_.count(p.id) > 0) continue;
+    report_->result = sync_result::degraded;
+    if (report_->reason == errc::none)
+      report_->reason = p.reason == errc::none ? errc::dead : p.reason;
+  }
   after_sync(now, out);
   return out;
 }
 
 sync_fsm::actions sync_fsm::on_advance_failed(time_point now, txn_ref txn, std::string detail) {
   actions out;
-  if (!is_current(txn, sync_phase::advancing)) return out;
   (void)now;
-  advance_until_.reset();
+  if (!is_current(txn, sync_phase::advancing)) return out;
+  fail(out, errc::encode_failed, detail);
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_newer_run(time_point now, std::uint64_t run) {
+  actions out;
+  (void)now;
+  if (run <= run_ || phase_ == sync_phase::failed) return out;
+  fail(out, errc::fenced, "run " + std::to_string(run) + " of the trainer exists");
+  return out;
+}
+
+void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
+  const bool decided = phase_ == sync_phase::committing || phase_ == sync_phase::advancing;
+  failed_for_ = reason;
   phase_ = sync_phase::failed;
-  out.push_back(act::release{txn_});
-  for (const auto& p : members()) out.push_back(act::evicted{p, errc::encode_failed, detail});
+  if (txn_) out.push_back(act::release{txn_});
+  for (const auto& p : members()) out.push_back(act::evicted{p, reason, detail});
   members_.clear();
   candidates_.clear();
   recovering_.clear();
+  wish_.reset();
+  resend_at_.reset();
   recover_until_.reset();
-  report_->result = sync_result::degraded;
-  report_->reason = errc::encode_failed;
-  report_->detail = std::move(detail);
+  advance_until_.reset();
+  if (!report_) return;
+  if (decided) report_->result = sync_result::degraded;
+  report_->reason = reason;
+  report_->detail = detail;
   for (auto& p : report_->participants) p.member = false;
   out.push_back(act::finish{*std::exchange(report_, std::nullopt)});
-  return out;
 }
 
 // --- the report ---------------------------------------------------------------------------------
@@ -307,14 +333,22 @@ void sync_fsm::after_sync(time_point now, actions& out) {
   if (!recovering_.empty())
     recover_until_ = now + std::chrono::milliseconds(settings_.sync.recovery_timeout_ms) +
                      transfer_time(settings_, model_bytes_);
-  finish_if_whole(now, out, false);
+  finish_if_whole(now, out);
   next(now, out);
 }
 
-void sync_fsm::finish_if_whole(time_point now, actions& out, bool deadline_passed) {
-  (void)now;
-  if (!report_ || wish_ || phase_ != sync_phase::idle) return;
-  if (!recovering_.empty() && !deadline_passed) return;
+bool sync_fsm::recovering() const {
+  return report_ && !wish_ &&
+         (phase_ == sync_phase::idle || phase_ == sync_phase::proving ||
+          phase_ == sync_phase::attaching || phase_ == sync_phase::full_encoding ||
+          phase_ == sync_phase::seeding);
+}
+
+void sync_fsm::finish_if_whole(time_point now, actions& out) {
+  if (!recovering()) return;
+  // One admission may follow another without end, so the deadline counts during them too.
+  const bool late = recover_until_ && now >= *recover_until_;
+  if (!late && !recovering_.empty()) return;
   for (auto& p : report_->participants) {
     p.member = members_.count(p.id) > 0;
     p.version = p.member ? snapshot_.version : version_ref{};
@@ -399,7 +433,10 @@ void sync_fsm::start_full(actions& out) {
   auto who = std::exchange(need_full_, {});
   if (settings_.sync.reseed == reseed_scope::all) {
     // Out of the view before a byte of theirs is written, like everybody who is reseeded.
-    for (const auto& p : members()) who.push_back(p);
+    for (const auto& p : members()) {
+      who.push_back(p);
+      if (in_report(p.id)) recovering_.insert(p.id);
+    }
     members_.clear();
   }
   fresh_txn();
@@ -434,7 +471,7 @@ void sync_fsm::on_seeded(time_point now, actions& out, const round_result& resul
 
 void sync_fsm::end_join(time_point now, actions& out) {
   phase_ = sync_phase::idle;
-  finish_if_whole(now, out, false);
+  finish_if_whole(now, out);
   next(now, out);
 }
 
@@ -477,7 +514,7 @@ sync_fsm::actions sync_fsm::on_gave_up(time_point now, receiver_id id, errc reas
   candidates_.erase(id);
   recovering_.erase(id);
   if (auto* p = in_report(id); p && p->reason == errc::none) p->reason = reason;
-  finish_if_whole(now, out, false);
+  finish_if_whole(now, out);
   next(now, out);
   return out;
 }
@@ -494,8 +531,7 @@ sync_fsm::actions sync_fsm::on_tick(time_point now) {
   }
   if (phase_ == sync_phase::advancing && advance_until_ && now >= *advance_until_)
     return on_advance_failed(now, txn_, "the snapshot did not advance within its deadline");
-  if (recover_until_ && now >= *recover_until_ && phase_ == sync_phase::idle)
-    finish_if_whole(now, out, true);
+  finish_if_whole(now, out);
   return out;
 }
 
@@ -506,7 +542,7 @@ std::optional<time_point> sync_fsm::deadline() const {
   };
   if (phase_ == sync_phase::committing) consider(resend_at_);
   consider(advance_until_);
-  if (phase_ == sync_phase::idle) consider(recover_until_);
+  if (recovering()) consider(recover_until_);
   return soonest;
 }
 

@@ -135,7 +135,7 @@ enum class sync_phase : std::uint8_t {
   attaching,
   full_encoding,
   seeding,
-  failed,  ///< the snapshot cannot be trusted any more: boot again, as a new run
+  failed,  ///< the snapshot cannot be trusted, or a newer run exists: boot again, as a new run
 };
 
 std::string_view to_string(sync_phase phase) noexcept;
@@ -178,6 +178,9 @@ class sync_fsm {
   actions on_down(time_point now, participant who, errc reason);
   /// Will not be tried again: do not wait for it.
   actions on_gave_up(time_point now, receiver_id id, errc reason);
+  /// A receiver was heard to serve run `run`. If that is newer than ours, this run is over: it
+  /// sends nothing any more (`fenced`), and the process has to stop or boot again as a new run.
+  actions on_newer_run(time_point now, std::uint64_t run);
   actions on_tick(time_point now);
 
   sync_phase phase() const noexcept { return phase_; }
@@ -208,7 +211,9 @@ class sync_fsm {
   void abort(time_point now, actions& out, errc reason, std::string detail,
              const std::vector<outcome>& outcomes);
   void after_sync(time_point now, actions& out);
-  void finish_if_whole(time_point now, actions& out, bool deadline_passed);
+  bool recovering() const;
+  void finish_if_whole(time_point now, actions& out);
+  void fail(actions& out, errc reason, const std::string& detail);
   void note(const outcome& o);
   void evict(actions& out, const outcome& o);
   void admit(actions& out, const participant& who, bool reseeded);
@@ -222,6 +227,7 @@ class sync_fsm {
   std::uint64_t seq_ = 0;
 
   sync_phase phase_ = sync_phase::idle;
+  errc failed_for_ = errc::none;
   target_info snapshot_;
   std::map<receiver_id, incarnation> members_;
   std::map<receiver_id, incarnation> candidates_;

@@ -1,0 +1,51 @@
+// Decides how a whole cluster is run from one seed, without actors: the machines of protocol/ over
+// a network that loses, repeats, delays, reorders and corrupts, with checkers that see only bytes,
+// tags and reports.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <random>
+#include <string>
+
+#include "protocol/flusher_fsm.hpp"
+#include "protocol/join_fsm.hpp"
+#include "protocol/receiver_fsm.hpp"
+#include "protocol/snapshot_fsm.hpp"
+#include "protocol/supervision_fsm.hpp"
+#include "protocol/sync_fsm.hpp"
+
+namespace lockstep::sim {
+
+/// All weights: eight units of one byte.
+using weights = std::array<std::uint8_t, 8>;
+
+/// Protocols that must fail, each made by a wrapper around the real machines.
+enum class broken {
+  no,
+  advance_at_decision,  ///< the join says all ok as soon as the commit leaves
+  no_eviction,          ///< a failed commit only leaves the snapshot where it was
+  no_incarnation,       ///< a restarted receiver keeps its old identity
+  no_run_fence,         ///< receivers see every run as the same
+  attach_no_fence,      ///< what was staged before an attach can still be committed
+  serve_torn,           ///< readiness is not withdrawn while bytes are written
+  reuse_version,        ///< an attempt after an abort takes the aborted one's number
+};
+
+struct options {
+  broken variant = broken::no;
+  bool digests = true;  ///< false: only an attach compares bytes; else the fences stand alone
+  int syncs = 20;
+};
+
+struct result {
+  std::string violation;  ///< empty: every checker held
+  int reports = 0, ok = 0, recovered = 0, degraded = 0, aborted = 0;
+  int reseeds = 0, redone = 0, lies_caught = 0, runs = 0;
+};
+
+/// Runs one cluster from `seed` to its end.
+result run_cluster(std::uint64_t seed, const options& opt);
+
+}  // namespace lockstep::sim

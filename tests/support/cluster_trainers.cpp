@@ -1,0 +1,259 @@
+#include <algorithm>
+
+#include "tests/support/cluster.hpp"
+
+// The trainers of a simulated cluster: sender, join, snapshot, flushers and supervision.
+namespace lockstep::sim {
+
+void cluster::boot(const weights& w) {
+  auto& t = trainers_.emplace_back();
+  t.index = trainers_.size() - 1;
+  t.run = trainers_.size();
+  t.current = t.held = w;
+  t.stops_when_fenced = chance(500);
+  t.ping_at = now_;
+  const version_ref v{t.run, 0};
+  content_[v] = w;
+  t.sync.emplace(cluster_id, t.run, dig(w, 0), 0, w.size(), settings_);
+  t.snapshot.emplace(target_info{v, dig(w, 0), 0});
+  t.supervision.emplace(settings_);
+  for (auto& n : nodes_) n.hello_at[t.index] = now_;
+  out_.runs = static_cast<int>(trainers_.size());
+}
+
+void cluster::stream(trainer& t, const participant& who, const body& announcement) {
+  to_node(who, announcement);
+  auto& f = t.flushers.try_emplace(who.id, settings_.bucket.credit).first->second;
+  const envelope env{cluster_id, on_wire(t, t.outgoing_txn), who.inc};
+  for (const auto i : f.on_start(env, static_cast<std::uint32_t>(t.outgoing.buckets.size())))
+    send_bucket(t, who, i);
+}
+
+void cluster::send_bucket(trainer& t, const participant& who, std::uint32_t index) {
+  to_node(who,
+          bucket_msg{
+              {cluster_id, on_wire(t, t.outgoing_txn), who.inc}, index, t.outgoing.buckets[index]});
+}
+
+void cluster::encode_delta(trainer& t, const sa::encode& a) {
+  if (fault(trouble_))
+    return perform(t, t.sync->on_encode_failed(now_, a.txn, errc::encode_failed, "made to fail"));
+  const auto state = dig(t.current, 0);
+  t.target = t.current;
+  t.outgoing = encode(t.held, t.target, false);
+  t.outgoing_txn = a.txn;
+  if (opt_.variant == broken::reuse_version && t.last == sync_result::aborted && t.sync_txn)
+    t.alias[a.txn.seq] = on_wire(t, t.sync_txn).seq;
+  t.sync_txn = a.txn;
+  const version_ref target{a.txn.run, a.txn.seq};
+  const auto [it, fresh] = content_.emplace(on_wire(t, target), t.target);
+  if (opt_.variant == broken::reuse_version) {
+    it->second = t.target;  // the name moves: the checkers must notice by themselves
+  } else if (!fresh) {
+    violated("I6: a version was named twice");
+  }
+  auto predicted = t.held;
+  for (const auto& p : t.outgoing.buckets) overwrite(predicted, p);
+  if (!t.snapshot->on_stage(a.txn, a.base.version, {target, state, a.label}, dig(predicted, 0)))
+    violated("the snapshot refused an honest encoding");
+  const auto challenge = rng_();
+  auto actions = t.sync->on_encoded(now_, a.txn, t.outgoing.content.bytes, state, challenge,
+                                    dig(t.target, challenge));
+  if (opt_.variant == broken::no_eviction) t.undecided = t.sync;
+  perform(t, actions);
+}
+
+void cluster::conclude(trainer& t, const sa::conclude& a) {
+  const bool ok = opt_.variant == broken::advance_at_decision || t.join.all_ok(a.txn, a.view);
+  if (!t.snapshot->may_advance(a.txn, ok)) {
+    // Too late: the sender has stopped waiting and dropped it.
+    if (t.sync->phase() == sync_phase::failed) return;
+    return violated("the join does not confirm what the sender concluded");
+  }
+  for (const auto& p : t.outgoing.buckets) overwrite(t.held, p);
+  if (t.snapshot->on_applied(a.txn, dig(t.held, 0)))
+    perform(t, t.sync->on_advanced(now_, a.txn));
+  else
+    violated("the snapshot is not at its target");
+}
+
+void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
+  if (!r) return;
+  const bool acks = r->kind == round_kind::commit || r->kind == round_kind::redo;
+  for (const auto& o : r->outcomes) {
+    if (o.reason == errc::false_ack) ++out_.lies_caught;
+    if (r->kind == round_kind::redo && o.status == terminal::ok) ++out_.redone;
+  }
+  if (opt_.variant == broken::no_eviction && acks &&
+      std::any_of(r->outcomes.begin(), r->outcomes.end(),
+                  [](const auto& o) { return o.status != terminal::ok; })) {
+    // As if the vote had failed: the snapshot stays, and so does everybody.
+    auto vote = *r;
+    vote.kind = round_kind::vote;
+    vote.number = 0;
+    vote.outcomes.clear();
+    for (const auto& p : t.undecided->members())
+      vote.outcomes.push_back({p, terminal::no, errc::no_memory, {}});
+    t.to_sync.push_back([this, &t, vote] {
+      t.sync = t.undecided;
+      perform(t, t.sync->on_round(now_, vote));
+    });
+    return;
+  }
+  t.to_sync.push_back([this, &t, r = *r] { perform(t, t.sync->on_round(now_, r)); });
+}
+
+void cluster::perform(trainer& t, const sa::list& actions) {
+  const auto supervise = [&](auto f) {
+    t.to_supervision.push_back([this, &t, f] { perform(t, f(*t.supervision)); });
+  };
+  const auto env = [&](const participant& p, txn_ref txn) {
+    return envelope{cluster_id, on_wire(t, txn), p.inc};
+  };
+  const auto wired = [&](target_info x) {
+    x.version = on_wire(t, x.version);
+    return x;
+  };
+  const auto act = overloaded{
+      [&](const sa::encode& a) { t.jobs.push_back([this, &t, a] { encode_delta(t, a); }); },
+      [&](const sa::prove& a) {
+        t.jobs.push_back([this, &t, a] {
+          const auto key = rng_();
+          perform(t, t.sync->on_proof(now_, a.txn, key, dig(t.held, key)));
+        });
+      },
+      [&](const sa::encode_full& a) {
+        t.jobs.push_back([this, &t, a] {
+          const auto key = rng_();
+          t.outgoing = encode(t.held, t.held, true);
+          t.outgoing_txn = a.txn;
+          perform(t, t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key,
+                                             dig(t.held, key)));
+        });
+      },
+      [&](const sa::open_round& a) {
+        const bool blind =
+            opt_.variant == broken::advance_at_decision && a.spec.kind == round_kind::commit;
+        auto r = t.join.on_open(a.spec);
+        if (blind) {
+          r = round_result{a.spec.txn, a.spec.number, a.spec.kind, {}};
+          for (const auto& p : a.spec.who) r->outcomes.push_back({p, terminal::ok, {}, {}});
+        }
+        on_emitted(t, r);
+      },
+      [&](const sa::send_attach& a) {
+        for (const auto& p : a.who)
+          to_node(p, attach_msg{env(p, a.txn), wired(a.target), sim_layout, a.challenge});
+      },
+      [&](const sa::ship_delta& a) {
+        for (const auto& p : a.who)
+          stream(t, p,
+                 prepare_msg{env(p, a.txn), on_wire(t, a.base.version), a.base.state,
+                             wired(a.target), t.outgoing.content});
+      },
+      [&](const sa::ship_redo& a) {
+        for (const auto& p : a.who)
+          stream(
+              t, p,
+              redo_msg{env(p, a.txn), wired(a.target), t.outgoing.content, a.challenge, a.round});
+      },
+      [&](const sa::ship_full& a) {
+        for (const auto& p : a.who)
+          stream(t, p,
+                 full_begin_msg{env(p, a.txn), wired(a.target), t.outgoing.content, a.challenge});
+      },
+      [&](const sa::send_commit& a) {
+        for (const auto& p : a.who)
+          to_node(p, commit_msg{env(p, a.txn), a.target_state, a.challenge, a.round});
+      },
+      [&](const sa::send_abort& a) {
+        aborted_.insert(a.txn);
+        if (wrote_.count(a.txn) > 0) violated("I5: a sync was aborted after it had been written");
+        for (const auto& p : a.who) to_node(p, abort_msg{env(p, a.txn)});
+      },
+      [&](const sa::conclude& a) { t.jobs.push_back([this, &t, a] { conclude(t, a); }); },
+      [&](const sa::release& a) {
+        for (auto& [id, f] : t.flushers) f.on_stop();
+        t.snapshot->on_drop(a.txn);
+      },
+      [&](const sa::mark_down& a) { on_emitted(t, t.join.on_down(a.who, a.reason)); },
+      [&](const sa::evicted& a) {
+        supervise([this, a](auto& s) { return s.on_evicted(now_, a.who, a.reason, a.detail); });
+      },
+      [&](const sa::admitted& a) {
+        if (a.reseeded) ++out_.reseeds;
+        supervise([this, a](auto& s) { return s.on_admitted(now_, a.who, a.reseeded); });
+      },
+      [&](const sa::not_admitted& a) {
+        supervise(
+            [this, a](auto& s) { return s.on_not_admitted(now_, a.who, a.reason, a.detail); });
+      },
+      [&](const sa::finish& a) { finished(t, a.report); },
+  };
+  for (const auto& any : actions) std::visit(act, any);
+}
+
+void cluster::perform(trainer& t, const va::list& actions) {
+  const auto tell = [&](auto f) { t.to_sync.push_back([this, &t, f] { perform(t, f(*t.sync)); }); };
+  const auto act = overloaded{
+      [&](const va::admit& a) { tell([this, a](auto& s) { return s.on_admit(now_, a.who); }); },
+      [&](const va::down& a) {
+        tell([this, a](auto& s) { return s.on_down(now_, a.who, a.reason); });
+      },
+      [&](const va::restart& a) {
+        const auto inc = t.supervision->records().at(a.id).inc;
+        for (auto& n : nodes_) {
+          if (n.id != a.id || n.inc != inc) continue;
+          if (n.alive) crash(n);
+          start(n);
+        }
+      },
+      [&](const va::gave_up& a) {
+        tell([this, a](auto& s) { return s.on_gave_up(now_, a.id, a.reason); });
+      },
+  };
+  for (const auto& any : actions) std::visit(act, any);
+}
+
+void cluster::want_sync(trainer& t) {
+  for (std::uint64_t i = 0, count = below(4); i < count; ++i)
+    t.current[below(t.current.size())] = static_cast<std::uint8_t>(below(3));
+  ++t.issued;
+  t.open = true;
+  t.issued_at = now_;
+  perform(t, t.sync->on_sync(now_, static_cast<std::uint64_t>(t.issued)));
+}
+
+void cluster::finished(trainer& t, const sync_report& r) {
+  if (r.reason == errc::busy) return violated("busy without a sync in flight");
+  if (!t.open || r.label != static_cast<std::uint64_t>(t.issued))
+    return violated("I4: a report for no sync, or a second one");
+  t.open = false;
+  t.last = r.result;
+  ++t.reported;
+  ++out_.reports;
+  if (quiet_ && now_ - t.issued_at > milliseconds(60'000)) violated("L1: a report came too late");
+  const bool committed = r.result != sync_result::aborted;
+  out_.ok += r.result == sync_result::ok;
+  out_.recovered += r.result == sync_result::recovered;
+  out_.degraded += r.result == sync_result::degraded;
+  out_.aborted += r.result == sync_result::aborted;
+  std::set<receiver_id> seen;
+  for (const auto& p : r.participants) {
+    if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
+    if (p.status == terminal::ok && !committed) violated("I4: ok in an aborted sync");
+    if (p.status == terminal::ok && r.target.number == t.sync_txn.seq &&
+        !proven_.count({p.id, on_wire(t, r.target)}))
+      violated("I4: reported ok, but never held the target");
+    if (p.status != terminal::ok && p.status != terminal::aborted && p.reason == errc::none)
+      violated("I4: a failure without a reason");
+    if (r.complete() && !p.member) violated("I4: complete without a member");
+    if (r.result == sync_result::ok && p.status != terminal::ok)
+      violated("I4: ok with a participant that was not");
+    if (p.status == terminal::ok)
+      t.to_supervision.push_back(
+          [this, &t, id = p.id] { perform(t, t.supervision->on_acknowledged(id)); });
+  }
+}
+
+}  // namespace lockstep::sim
