@@ -222,6 +222,7 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 digest_sum change_of(const digest_key& key, const frame& f, tensor_view live) {
   require_fit(f, live);
   if (f.encoding == frame_encoding::full) {
+    require_ok(check_payload(f));
     const bytes_view old_bytes{live.bytes.data + f.offset, f.range_bytes};
     return digest_range(key, f.tensor, f.offset, f.payload) -
            digest_range(key, f.tensor, f.offset, old_bytes);
@@ -243,7 +244,7 @@ void apply_frame(const frame& f, tensor_span live) {
   require_fit(f, live);
   std::byte* const range = live.bytes.data + f.offset;
   if (f.encoding == frame_encoding::full) {
-    if (f.payload.size != f.range_bytes) require_ok(frame_status::bad_size);
+    require_ok(check_payload(f));
     std::memcpy(range, f.payload.data, f.payload.size);
     return;
   }

@@ -155,6 +155,16 @@ TEST_CASE("a header that promises what the tensor is not is refused") {
        [](buffer& b) { put(b, field::unit, std::uint16_t{0}); }},
       {"offset 2", frame_status::bad_range,
        [](buffer& b) { put(b, field::offset, std::uint64_t{2}); }},
+      {"offset 2 and the range from there", frame_status::bad_range,
+       [](buffer& b) {
+         put(b, field::offset, std::uint64_t{2});
+         put(b, field::range_bytes, std::uint32_t{size - 2});
+       }},
+      {"a whole range behind the end", frame_status::bad_range,
+       [](buffer& b) {
+         put(b, field::offset, std::uint64_t{frame_span_bytes_max});
+         put(b, field::range_bytes, std::uint32_t{frame_span_bytes_max});
+       }},
       {"offset one range on", frame_status::bad_range,
        [](buffer& b) { put(b, field::offset, std::uint64_t{frame_span_bytes_max}); }},
       {"offset 2^63", frame_status::bad_range,
@@ -301,6 +311,8 @@ TEST_CASE("a frame is not applied to a tensor it does not fit, and never writes 
     frame other = f;
     other.offset = frame_span_bytes_max;
     refused(other, {{live.data(), size}, 2});
+    other.range_bytes = frame_span_bytes_max;
+    refused(other, {{live.data(), size}, 2});
     other = f;
     other.encoding = frame_encoding::coded;
     refused(other, {{live.data(), size}, 2});
@@ -308,6 +320,25 @@ TEST_CASE("a frame is not applied to a tensor it does not fit, and never writes 
     other.unit = 3;
     refused(other, {{live.data(), size}, 3});
   }
+}
+
+TEST_CASE("applying a payload that was damaged after it was accepted is an error") {
+  sample s;
+  frame f;
+  std::size_t consumed = 0;
+  buffer live = s.base;
+  const tensor_span to{{live.data(), live.size()}, 2};
+  const digest_key key(1);
+  REQUIRE(parse_frame(view(s.raw), s.tensors, f, consumed) == frame_status::ok);
+  put(s.raw, frame_header_bytes, std::uint16_t{100});  // the first gap: past the end
+  CHECK_THROWS_AS(apply_frame(f, to), std::invalid_argument);
+  CHECK_THROWS_AS(change_of(key, f, to), std::invalid_argument);
+
+  REQUIRE(parse_frame(view(s.full), s.tensors, f, consumed) == frame_status::ok);
+  --f.payload.size;
+  CHECK_THROWS_AS(apply_frame(f, to), std::invalid_argument);
+  CHECK_THROWS_AS(change_of(key, f, to), std::invalid_argument);
+  CHECK(live == s.base);
 }
 
 TEST_CASE("a payload that was damaged after it was accepted writes nothing outside its range") {
