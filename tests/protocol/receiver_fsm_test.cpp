@@ -168,6 +168,7 @@ TEST_CASE_METHOD(fixture, "receiver: an attach raises the fences before it diges
   CHECK(find<act::drop_slot>(actions));
   CHECK(commit().empty());  // of the transaction before
   CHECK(put(0).empty());
+  CHECK(attach(3, at(0, d0)).empty());  // a duplicate, not answered yet: nothing to repeat
   f.on_digest({1, 3}, d0, proof);
   CHECK(commit().empty());
   attach(4, at(0, d0));
