@@ -592,3 +592,18 @@ TEST_CASE_METHOD(fixture, "receiver: answers are bounded") {
   CHECK(reply(f.on_verified({1, 2}, errc::bad_frame, std::string(9999, 'x'))).detail.size() ==
         reply_detail_max);
 }
+
+TEST_CASE_METHOD(fixture, "receiver: a prepare that is old or repeated changes nothing") {
+  serve();
+  attach(4, at(0, d0));
+  f.on_digest({1, 4}, d0, proof);
+  CHECK(f.on_prepare(t0, delta(3)).empty());
+  CHECK(commit(3).empty());  // the fence has not sunk
+  f.on_prepare(t0, delta(5));
+  put(0, 5), put(1, 5);
+  f.on_verified({1, 5}, errc::none, {});
+  const auto again = f.on_prepare(t0, delta(5));
+  CHECK(reply(again).kind == reply_kind::vote_yes);
+  CHECK_FALSE(find<act::drop_slot>(again));
+  CHECK(find<act::apply_slot>(commit(5)));
+}
