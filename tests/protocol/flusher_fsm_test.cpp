@@ -1,1 +1,48 @@
+#include "protocol/flusher_fsm.hpp"
+
 #include <catch2/catch.hpp>
+
+using namespace lockstep;
+
+using indices = std::vector<std::uint32_t>;
+
+namespace {
+const envelope env{1, {2, 3}, {4, 5}};
+const envelope other{1, {2, 4}, {4, 5}};
+}  // namespace
+
+TEST_CASE("flusher: at most `credit` buckets are under way") {
+  flusher_fsm f(2);
+  CHECK_FALSE(f.streaming());
+  CHECK(f.on_start(env, 3) == indices{0, 1});
+  CHECK(f.on_credit({env, 9, 1}) == indices{2});
+  CHECK(f.on_credit({env, 9, 0}).empty());
+  CHECK_FALSE(f.drained());
+  CHECK(f.on_credit({env, 9, 2}).empty());
+  CHECK(f.drained());
+}
+
+TEST_CASE("flusher: a peer cannot widen the window") {
+  flusher_fsm f(1);
+  f.on_start(env, 4);
+  CHECK(f.on_credit({other, 9, 0}).empty());  // of another stream
+  CHECK(f.on_credit({env, 9, 1}).empty());    // not sent yet
+  CHECK(f.on_credit({env, 9, 77}).empty());   // out of range
+  CHECK(f.on_credit({env, 9, 0}) == indices{1});
+  CHECK(f.on_credit({env, 9, 0}).empty());  // given twice
+}
+
+TEST_CASE("flusher: a stopped or replaced stream takes no credit") {
+  flusher_fsm f(1);
+  CHECK(f.on_credit({env, 9, 0}).empty());
+  f.on_start(env, 2);
+  f.on_stop();
+  CHECK(f.on_credit({env, 9, 0}).empty());
+  CHECK_FALSE(f.drained());
+  CHECK(f.on_start(other, 1) == indices{0});
+  CHECK(f.on_credit({env, 9, 0}).empty());
+  f.on_credit({other, 9, 0});
+  CHECK(f.drained());
+  f.on_start(env, 0);
+  CHECK(f.drained());
+}

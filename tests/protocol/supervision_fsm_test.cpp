@@ -1,1 +1,203 @@
+#include "protocol/supervision_fsm.hpp"
+
 #include <catch2/catch.hpp>
+
+using namespace lockstep;
+using std::chrono::milliseconds;
+namespace act = supervision_action;
+
+namespace {
+
+const incarnation one{1, 1}, two{2, 2};
+const participant a1{7, one}, a2{7, two};
+const time_point t0 = time_point{} + milliseconds(10'000);
+
+hello_msg hello(incarnation inc, receiver_id id = 7) {
+  return {1, id, "a", inc, {}};
+}
+
+template <class T>
+const T* find(const act::list& l) {
+  for (const auto& x : l)
+    if (const auto* t = std::get_if<T>(&x)) return t;
+  return nullptr;
+}
+
+struct fixture {
+  settings s;
+  supervision_fsm f{s};
+  const supervision_fsm::record& rec() { return f.records().at(7); }
+  void member() {
+    f.on_hello(t0, hello(one));
+    f.on_admitted(t0, a1, false);
+  }
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(fixture, "supervision: a new life is admitted, a repeated hello is not") {
+  const auto* admit = find<act::admit>(f.on_hello(t0, hello(one)));
+  REQUIRE(admit);
+  CHECK(rec().where == standing::attaching);
+  CHECK(f.on_hello(t0, hello(one)).empty());
+  CHECK(f.on_hello(t0, hello({}, 8)).empty());  // no identity
+  CHECK(f.records().size() == 1);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a newer life ends the older one, never the reverse") {
+  member();
+  const auto actions = f.on_hello(t0, hello(two));
+  REQUIRE(find<act::down>(actions));
+  CHECK(find<act::down>(actions)->who == a1);
+  CHECK(find<act::down>(actions)->reason == errc::restarted);
+  CHECK(std::holds_alternative<act::admit>(actions.back()));
+  CHECK(rec().restarts == 1);
+  CHECK(f.on_hello(t0, hello(one)).empty());  // was under way for long
+  CHECK(rec().inc == two);
+  for (std::uint64_t i = 100; i < 200; ++i) f.on_hello(t0, hello({i, i}));
+  CHECK(rec().superseded.size() == supervision_fsm::superseded_max);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: peers cannot fill the memory") {
+  for (std::uint32_t id = 0; id < supervision_fsm::receivers_max + 10; ++id)
+    f.on_hello(t0, hello(one, id));
+  CHECK(f.records().size() == supervision_fsm::receivers_max);
+  CHECK_FALSE(f.on_hello(t0, hello(two, 3)).empty());
+}
+
+TEST_CASE_METHOD(fixture, "supervision: failures back off, doubling, up to a limit") {
+  s.supervision.attempts_max = 4;
+  s.supervision.backoff_ms_max = 150;
+  f = supervision_fsm(s);
+  member();
+  CHECK(find<act::admit>(f.on_evicted(t0, a1, errc::timeout, {})));  // the first try: at once
+  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());
+  CHECK(f.deadline(t0) == t0 + milliseconds(100));
+  CHECK(f.on_tick(t0 + milliseconds(99)).empty());
+  CHECK(find<act::admit>(f.on_tick(t0 + milliseconds(100))));
+  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());
+  CHECK(f.deadline(t0) == t0 + milliseconds(150));
+  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());  // it was not asked for
+  CHECK(rec().attempts == 3);
+  f.on_tick(t0 + milliseconds(150));
+  f.on_not_admitted(t0, a1, errc::timeout, {});
+  f.on_tick(t0 + milliseconds(150));
+  const auto last = f.on_not_admitted(t0, a1, errc::apply_failed, "why");
+  REQUIRE(find<act::gave_up>(last));
+  CHECK(find<act::gave_up>(last)->reason == errc::apply_failed);
+  CHECK(rec().where == standing::gave_up);
+  CHECK_FALSE(f.deadline(t0));
+  CHECK(f.on_hello(t0, hello(one)).empty());  // the same life stays out
+  CHECK(find<act::admit>(f.on_hello(t0, hello(two))));
+  CHECK(rec().attempts == 0);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the count anew") {
+  member();
+  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_admitted(t0, a1, true);
+  CHECK(rec().attempts == 1);
+  CHECK(rec().reseeds == 1);
+  f.on_acknowledged(7);
+  CHECK(rec().attempts == 0);
+  f.on_acknowledged(99);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a silent life is not tried until it is heard again") {
+  member();
+  const auto late = t0 + milliseconds(s.receiver.lease_ms + 1);
+  CHECK(f.on_evicted(late, a1, errc::timeout, {}).empty());
+  CHECK(rec().where == standing::quarantined);
+  CHECK_FALSE(f.deadline(late));
+  CHECK(f.on_tick(late).empty());
+  f.on_pong(late, {1, 7, two, {}});  // not that life
+  CHECK_FALSE(f.deadline(late));
+  f.on_pong(late, {1, 7, one, {}});
+  REQUIRE(f.deadline(late));
+  CHECK(find<act::admit>(f.on_tick(late)));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: an ended life is restarted so often, then given up") {
+  s.supervision.restart_max = 1;
+  f = supervision_fsm(s);
+  member();
+  CHECK(f.on_down(t0, a2, true).empty());
+  const auto first = f.on_down(t0, a1, true);
+  CHECK(find<act::down>(first));
+  CHECK(find<act::restart>(first));
+  CHECK(f.on_down(t0, a1, true).empty());
+  f.on_hello(t0, hello(two));
+  CHECK_FALSE(find<act::down>(f.on_hello(t0, hello(two))));
+  const auto second = f.on_down(t0, a2, true);
+  CHECK(find<act::gave_up>(second));
+  CHECK_FALSE(find<act::restart>(second));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: what cannot be restarted is given up at once") {
+  member();
+  CHECK(find<act::gave_up>(f.on_down(t0, a1, false)));
+  CHECK(rec().reason == errc::dead);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a life declared dead that speaks again is admitted") {
+  member();
+  f.on_down(t0, a1, false);
+  SECTION("by a hello") {
+    CHECK(find<act::admit>(f.on_hello(t0, hello(one))));
+  }
+  SECTION("by a pong") {
+    CHECK(find<act::admit>(f.on_pong(t0, {1, 7, one, {}})));
+  }
+  CHECK(rec().where == standing::attaching);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: word of an admission does not revive who has ended") {
+  f.on_hello(t0, hello(one));
+  SECTION("dead") {
+    f.on_down(t0, a1, true);
+  }
+  SECTION("given up") {
+    f.on_down(t0, a1, false);
+  }
+  SECTION("detached") {
+    f.on_goodbye(t0, {1, 7, one});
+  }
+  const auto where = rec().where;
+  f.on_admitted(t0, a1, false);
+  CHECK(rec().where == where);
+  CHECK(f.on_evicted(t0, a1, errc::timeout, {}).empty());
+  CHECK(rec().where == where);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who left on purpose stays away") {
+  member();
+  CHECK(f.on_goodbye(t0, {1, 7, two}).empty());
+  const auto actions = f.on_goodbye(t0, {1, 7, one});
+  CHECK(find<act::down>(actions));
+  CHECK(find<act::gave_up>(actions));
+  CHECK(f.on_goodbye(t0, {1, 7, one}).empty());
+  CHECK(f.on_down(t0, a1, true).empty());
+  CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
+  CHECK(rec().where == standing::detached);
+  CHECK_FALSE(find<act::down>(f.on_hello(t0, hello(two))));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: words about another life change nothing") {
+  member();
+  f.on_admitted(t0, a2, true);
+  CHECK(f.on_not_admitted(t0, a2, errc::timeout, {}).empty());
+  CHECK(f.on_evicted(t0, a2, errc::timeout, {}).empty());
+  CHECK(rec().where == standing::member);
+  CHECK(rec().reseeds == 0);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up ones excepted") {
+  member();
+  f.on_hello(t0, hello(one, 8));
+  f.on_down(t0, {8, one}, false);
+  f.on_hello(t0, hello(one, 9));
+  const auto actions = f.on_new_run(t0);
+  CHECK(actions.size() == 2);
+  CHECK(f.records().at(8).where == standing::gave_up);
+  for (int i = 0; i < 6; ++i) CHECK_FALSE(to_string(static_cast<standing>(i)).empty());
+}

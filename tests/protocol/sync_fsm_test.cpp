@@ -1,1 +1,504 @@
+#include "protocol/sync_fsm.hpp"
+
 #include <catch2/catch.hpp>
+
+using namespace lockstep;
+using std::chrono::milliseconds;
+namespace act = sync_action;
+
+namespace {
+
+const digest d0{10, 10}, d1{20, 20}, proof{7, 7};
+const time_point t0 = time_point{} + milliseconds(1000);
+const participant a{1, {1, 1}}, b{2, {2, 2}}, c{3, {3, 3}};
+
+template <class T>
+const T* find(const act::list& l) {
+  for (const auto& x : l)
+    if (const auto* t = std::get_if<T>(&x)) return t;
+  return nullptr;
+}
+
+template <class T>
+std::size_t count(const act::list& l) {
+  std::size_t n = 0;
+  for (const auto& x : l) n += std::holds_alternative<T>(x);
+  return n;
+}
+
+outcome said(const participant& p, terminal status, errc reason = errc::none) {
+  return {p, status, reason, {}};
+}
+outcome yes(const participant& p) {
+  return said(p, terminal::ok);
+}
+
+struct fixture {
+  settings s;
+  sync_fsm f{9, 1, d0, 0, 1000, s};
+  std::uint64_t seq = 0;
+
+  void reset() { f = sync_fsm(9, 1, d0, 0, 1000, s); }
+  act::list round(round_kind kind, std::uint32_t number, std::vector<outcome> o) {
+    return f.on_round(t0, {{1, seq}, number, kind, std::move(o)});
+  }
+  act::list attach(std::vector<outcome> o) {
+    f.on_proof(t0, {1, ++seq}, 5, proof);
+    return round(round_kind::attach, 0, std::move(o));
+  }
+  /// Members 1 to `n`.
+  void members(std::size_t n) {
+    const std::vector<participant> all{a, b, c};
+    for (std::size_t i = 0; i < n; ++i) {
+      f.on_admit(t0, all[i]);
+      REQUIRE(find<act::admitted>(attach({yes(all[i])})));
+    }
+    REQUIRE(f.members().size() == n);
+  }
+  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 5, proof); }
+  act::list vote(std::vector<outcome> o) { return round(round_kind::vote, 0, std::move(o)); }
+  act::list acks(std::vector<outcome> o, std::uint32_t number = 1) {
+    return round(number == 1 ? round_kind::commit : round_kind::redo, number, std::move(o));
+  }
+  void voting(std::size_t n) {
+    members(n);
+    REQUIRE(find<act::encode>(f.on_sync(t0, 42)));
+    REQUIRE(find<act::ship_delta>(encoded()));
+  }
+  act::list advanced() { return f.on_advanced(t0, {1, seq}); }
+  const sync_report& report(const act::list& l) {
+    const auto* x = find<act::finish>(l);
+    REQUIRE(x);
+    return x->report;
+  }
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(fixture, "sync: boots from a frozen copy and assumes nothing about receivers") {
+  CHECK(f.members().empty());
+  CHECK(f.snapshot().version == version_ref{1, 0});
+  CHECK_FALSE(f.deadline());
+  f.on_sync(t0, 1);
+  const auto& r = report(encoded());
+  CHECK(r.result == sync_result::aborted);
+  CHECK(r.reason == errc::too_few_members);
+}
+
+TEST_CASE_METHOD(fixture, "sync: all vote, all acknowledge, the snapshot advances, ok") {
+  voting(2);
+  const auto decided = vote({yes(a), yes(b)});
+  CHECK(find<act::open_round>(decided)->spec.proof == proof);
+  CHECK(find<act::send_commit>(decided)->round == 1);
+  CHECK(f.snapshot().version == version_ref{1, 0});
+  const auto done = acks({yes(a), yes(b)});
+  CHECK(find<act::conclude>(done)->view.size() == 2);
+  CHECK(f.snapshot().version == version_ref{1, 0});
+  CHECK(f.on_advanced(t0, {1, 1}).empty());
+  const auto r = report(advanced());
+  CHECK(r.result == sync_result::ok);
+  CHECK(r.reason == errc::none);
+  CHECK(r.label == 42);
+  CHECK(r.base == version_ref{1, 0});
+  CHECK(r.target == version_ref{1, seq});
+  CHECK(f.snapshot().version == r.target);
+  REQUIRE(r.participants.size() == 2);
+  CHECK(r.participants[0].member);
+  CHECK(r.participants[0].version == r.target);
+  CHECK_FALSE(f.busy());
+}
+
+TEST_CASE_METHOD(fixture, "sync: events of another transaction, round or phase are ignored") {
+  members(1);
+  f.on_sync(t0, 1);
+  CHECK(f.on_encoded(t0, {1, 99}, 1, d1, 5, proof).empty());
+  CHECK(f.on_encode_failed(t0, {1, 99}, errc::bad_input, {}).empty());
+  encoded();
+  CHECK(f.on_encoded(t0, {1, seq}, 1, d1, 5, proof).empty());
+  CHECK(f.on_encode_failed(t0, {1, seq}, errc::bad_input, {}).empty());
+  CHECK(f.on_round(t0, {{1, seq - 1}, 0, round_kind::vote, {yes(a)}}).empty());
+  CHECK(round(round_kind::vote, 1, {yes(a)}).empty());
+  CHECK(round(round_kind::attach, 0, {yes(a)}).empty());
+  CHECK(round(round_kind::commit, 0, {yes(a)}).empty());
+  CHECK(f.on_proof(t0, {1, seq}, 5, proof).empty());
+  CHECK(f.on_full_encoded(t0, {1, seq}, 1, 5, proof).empty());
+  CHECK(advanced().empty());
+  CHECK(f.on_advance_failed(t0, {1, seq}, {}).empty());
+  vote({yes(a)});
+  CHECK(vote({yes(a)}).empty());
+  CHECK(round(round_kind::vote, 1, {yes(a)}).empty());
+  CHECK(acks({yes(a)}, 2).empty());
+  CHECK(f.phase() == sync_phase::committing);
+}
+
+TEST_CASE_METHOD(fixture, "sync: every attempt has a fresh number") {
+  voting(1);
+  vote({said(a, terminal::no, errc::no_memory)});
+  f.on_sync(t0, 2);
+  CHECK(find<act::ship_delta>(encoded())->txn.seq == seq);
+}
+
+TEST_CASE_METHOD(fixture, "sync: one in flight; a second is refused with a report of its own") {
+  voting(1);
+  const auto r = report(f.on_sync(t0, 43));
+  CHECK(r.reason == errc::busy);
+  CHECK(r.label == 43);
+  CHECK(f.busy());
+}
+
+TEST_CASE_METHOD(fixture, "sync: an encoding that fails aborts, and nothing is sent") {
+  members(1);
+  f.on_sync(t0, 1);
+  const auto l = f.on_encode_failed(t0, {1, ++seq}, errc::encode_failed, "why");
+  CHECK_FALSE(find<act::send_abort>(l));
+  CHECK(report(l).reason == errc::encode_failed);
+  CHECK(f.members().size() == 1);
+}
+
+TEST_CASE_METHOD(fixture, "sync: who refuses is evicted and the others go on, or it is aborted") {
+  SECTION("goes on") {
+    voting(2);
+    const auto l = vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    CHECK(find<act::evicted>(l)->who == b);
+    CHECK(find<act::send_commit>(l)->who == std::vector<participant>{a});
+    CHECK(find<act::open_round>(l)->spec.who == std::vector<participant>{a});
+  }
+  SECTION("too few, counted before anything is sent") {
+    s.sync.members_min = 3;
+    reset();
+    members(2);
+    f.on_sync(t0, 1);
+    const auto l = encoded();
+    CHECK_FALSE(find<act::ship_delta>(l));
+    CHECK(report(l).participants[0].status == terminal::aborted);
+  }
+  SECTION("too few yes") {
+    s.sync.members_min = 2;
+    reset();
+    voting(2);
+    const auto l = vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    CHECK(find<act::send_abort>(l)->who.size() == 2);
+    CHECK(find<act::release>(l));
+    CHECK_FALSE(find<act::evicted>(l));  // it refused the delta; it is as good as before
+    const auto r = report(l);
+    CHECK(r.reason == errc::too_few_members);
+    CHECK(r.target == version_ref{1, 0});
+    CHECK(r.participants[0].status == terminal::aborted);
+    CHECK(r.participants[1].status == terminal::no);
+    CHECK(r.participants[1].member);
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: refusals for one reason suspect the delta, not the fleet") {
+  const auto no = said(b, terminal::no, errc::wrong_target);
+  SECTION("half of them") {
+    voting(3);
+    auto l = vote({yes(a), no, said(c, terminal::no, errc::wrong_target)});
+    CHECK(report(l).reason == errc::correlated_failure);
+    CHECK(f.members().size() == 3);
+  }
+  SECTION("a single one proves nothing") {
+    voting(2);
+    CHECK(find<act::send_commit>(vote({yes(a), no})));
+  }
+  SECTION("different reasons") {
+    voting(3);
+    CHECK(find<act::send_commit>(vote({yes(a), no, said(c, terminal::no, errc::no_memory)})));
+  }
+  SECTION("timeouts are not refusals") {
+    voting(3);
+    CHECK(find<act::send_commit>(vote({yes(a), said(b, terminal::timeout, errc::timeout),
+                                       said(c, terminal::timeout, errc::timeout)})));
+  }
+  SECTION("below the share") {
+    s.sync.correlated_percent = 67;
+    reset();
+    voting(3);
+    CHECK(find<act::send_commit>(vote({yes(a), no, said(c, terminal::no, errc::wrong_target)})));
+  }
+  SECTION("switched off") {
+    s.sync.correlated_percent = 0;
+    reset();
+    voting(3);
+    CHECK(find<act::send_commit>(vote({yes(a), no, said(c, terminal::no, errc::wrong_target)})));
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: an abort keeps members, but not those in doubt") {
+  s.sync.members_min = 2;
+  reset();
+  voting(2);
+  const auto o =
+      GENERATE(said(b, terminal::timeout, errc::timeout), said(b, terminal::dead, errc::dead),
+               said(b, terminal::no, errc::wrong_base), said(b, terminal::no, errc::not_serving),
+               said(b, terminal::no, errc::torn));
+  const auto l = vote({yes(a), o});
+  CHECK(find<act::evicted>(l)->who == b);
+  CHECK(f.members() == std::vector<participant>{a});
+  CHECK_FALSE(find<act::finish>(l));  // waits until b is back, or for the deadline
+  REQUIRE(f.deadline());
+  CHECK(report(f.on_tick(*f.deadline())).result == sync_result::aborted);
+}
+
+TEST_CASE_METHOD(fixture, "sync: a failed apply is redone, a lie and a silence are not") {
+  voting(3);
+  vote({yes(a), yes(b), yes(c)});
+  SECTION("redone until it is ok") {
+    const auto l = acks({yes(a), yes(b), said(c, terminal::nack, errc::apply_failed)});
+    CHECK(find<act::ship_redo>(l)->who == std::vector<participant>{c});
+    CHECK(find<act::ship_redo>(l)->round == 2);
+    CHECK_FALSE(find<act::conclude>(l));
+    CHECK(acks({yes(c)}).empty());  // the round before
+    CHECK(find<act::conclude>(acks({yes(c)}, 2))->view.size() == 3);
+    const auto r = report(advanced());
+    CHECK(r.result == sync_result::ok);
+    CHECK(r.reason == errc::none);
+  }
+  SECTION("so often and no more") {
+    const auto nack = said(c, terminal::nack, errc::apply_failed);
+    acks({yes(a), yes(b), nack});
+    CHECK(find<act::ship_redo>(acks({nack}, 2)));
+    const auto l = acks({nack}, 3);
+    CHECK(find<act::evicted>(l)->who == c);
+    CHECK(find<act::conclude>(l)->view == std::vector<participant>{a, b});
+  }
+  SECTION("lie and silence") {
+    const auto l = acks({yes(a), said(b, terminal::nack, errc::false_ack),
+                         said(c, terminal::timeout, errc::timeout)});
+    CHECK_FALSE(find<act::ship_redo>(l));
+    CHECK(count<act::evicted>(l) == 2);
+    CHECK(find<act::conclude>(l)->view == std::vector<participant>{a});
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: the commit is repeated, so often and no more") {
+  voting(1);
+  vote({yes(a)});
+  CHECK(f.deadline() == t0 + milliseconds(s.sync.commit_resend_ms));
+  CHECK(f.on_tick(t0).empty());
+  auto now = t0;
+  for (std::uint32_t i = 0; i < s.sync.commit_resend_max; ++i) {
+    now = *f.deadline();
+    CHECK(find<act::send_commit>(f.on_tick(now)));
+  }
+  CHECK_FALSE(find<act::send_commit>(f.on_tick(*f.deadline())));
+  CHECK_FALSE(f.deadline());
+}
+
+TEST_CASE_METHOD(fixture, "sync: recovered when all are back in time, degraded when not") {
+  voting(2);
+  vote({yes(a), yes(b)});
+  acks({yes(a), said(b, terminal::timeout, errc::timeout)});
+  CHECK_FALSE(find<act::finish>(advanced()));
+  SECTION("back, after a full") {
+    CHECK(find<act::prove>(f.on_admit(t0, b)));
+    CHECK(find<act::encode_full>(attach({said(b, terminal::no, errc::behind)})));
+    ++seq;
+    CHECK(find<act::ship_full>(f.on_full_encoded(t0, {1, seq}, 100, 5, proof)));
+    const auto r = report(round(round_kind::full, 0, {yes(b)}));
+    CHECK(r.result == sync_result::recovered);
+    CHECK(r.complete());
+    CHECK(r.reason == errc::timeout);
+    CHECK(r.participants[1].status == terminal::timeout);
+    CHECK(r.participants[1].reseeds == 1);
+    CHECK(r.participants[1].member);
+  }
+  SECTION("given up") {
+    const auto r = report(f.on_gave_up(t0, b.id, errc::gave_up));
+    CHECK(r.result == sync_result::degraded);
+    CHECK_FALSE(r.participants[1].member);
+    CHECK_FALSE(r.participants[1].version);
+  }
+  SECTION("not in time") {
+    const auto until = *f.deadline();
+    CHECK(f.on_tick(until - milliseconds(1)).empty());
+    CHECK(report(f.on_tick(until)).result == sync_result::degraded);
+    CHECK_FALSE(f.deadline());
+  }
+  SECTION("not in time, while others are admitted without end") {
+    const auto until = *f.deadline();
+    f.on_admit(t0, c);
+    CHECK(f.deadline() == until);
+    CHECK(report(f.on_tick(until)).result == sync_result::degraded);
+    CHECK(f.phase() == sync_phase::proving);
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: a participant given up before the advance is no ok") {
+  voting(2);
+  SECTION("refused") {
+    vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    f.on_gave_up(t0, b.id, errc::gave_up);
+    acks({yes(a)});
+  }
+  SECTION("ended after its ack") {
+    vote({yes(a), yes(b)});
+    f.on_down(t0, b, errc::dead);
+    CHECK(find<act::evicted>(acks({yes(a), yes(b)})));
+    f.on_gave_up(t0, b.id, errc::gave_up);
+  }
+  SECTION("ended while the snapshot advanced") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), yes(b)});
+    CHECK(find<act::evicted>(f.on_down(t0, b, errc::dead)));
+    f.on_gave_up(t0, b.id, errc::gave_up);
+  }
+  const auto r = report(advanced());
+  CHECK(r.result == sync_result::degraded);
+  CHECK(r.reason != errc::none);
+}
+
+TEST_CASE_METHOD(fixture, "sync: the end of a life, at every phase") {
+  SECTION("idle") {
+    members(2);
+    CHECK(f.on_down(t0, {b.id, {9, 9}}, errc::dead).empty());
+    CHECK(find<act::evicted>(f.on_down(t0, b, errc::dead)));
+    CHECK(f.members().size() == 1);
+  }
+  SECTION("encoding: takes no part") {
+    members(2);
+    f.on_sync(t0, 1);
+    f.on_down(t0, b, errc::dead);
+    CHECK(find<act::ship_delta>(encoded())->who == std::vector<participant>{a});
+  }
+  SECTION("voting, after its vote: no yes") {
+    voting(2);
+    CHECK(find<act::mark_down>(f.on_down(t0, b, errc::dead)));
+    CHECK(f.on_down(t0, b, errc::dead).empty());
+    const auto l = vote({yes(a), yes(b)});
+    CHECK(find<act::evicted>(l)->who == b);
+    CHECK(find<act::send_commit>(l)->who == std::vector<participant>{a});
+  }
+  SECTION("committing: the next round does not wait for it") {
+    voting(2);
+    vote({yes(a), yes(b)});
+    f.on_down(t0, b, errc::dead);
+    const auto l = acks({yes(a), said(b, terminal::nack, errc::apply_failed)});
+    CHECK(find<act::mark_down>(l)->who == b);
+  }
+  SECTION("waiting to be admitted") {
+    members(1);
+    f.on_sync(t0, 1);
+    f.on_admit(t0, b);
+    f.on_down(t0, b, errc::dead);
+    f.on_encode_failed(t0, {1, ++seq}, errc::encode_failed, {});
+    CHECK(f.phase() == sync_phase::idle);
+  }
+  SECTION("attaching, after it answered") {
+    f.on_admit(t0, a);
+    f.on_proof(t0, {1, ++seq}, 5, proof);
+    f.on_down(t0, a, errc::dead);
+    CHECK(find<act::not_admitted>(round(round_kind::attach, 0, {yes(a)})));
+    CHECK(f.members().empty());
+  }
+  SECTION("seeding, after it answered") {
+    f.on_admit(t0, a);
+    attach({said(a, terminal::no, errc::behind)});
+    f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+    f.on_down(t0, a, errc::dead);
+    CHECK(find<act::not_admitted>(round(round_kind::full, 0, {yes(a)})));
+    CHECK(f.members().empty());
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: a new life replaces the old one") {
+  members(1);
+  CHECK(find<act::admitted>(f.on_admit(t0, a)));  // already in
+  const participant again{a.id, {8, 8}};
+  const auto l = f.on_admit(t0, again);
+  CHECK(find<act::evicted>(l)->who == a);
+  CHECK(find<act::prove>(l));
+  CHECK(f.members().empty());
+}
+
+TEST_CASE_METHOD(fixture, "sync: only who is behind gets a full; others wait for the next try") {
+  f.on_admit(t0, a);
+  f.on_admit(t0, b);
+  f.on_admit(t0, c);
+  attach({said(a, terminal::no, errc::wrong_layout)});
+  const auto l =
+      attach({said(b, terminal::no, errc::behind), said(c, terminal::timeout, errc::timeout)});
+  CHECK(find<act::not_admitted>(l)->who == c);
+  CHECK(find<act::encode_full>(l));
+  f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+  CHECK(find<act::not_admitted>(
+      round(round_kind::full, 0, {said(b, terminal::nack, errc::false_ack)})));
+  CHECK(f.members().empty());
+}
+
+TEST_CASE_METHOD(fixture, "sync: admissions and syncs take turns") {
+  members(1);
+  f.on_admit(t0, b);
+  f.on_sync(t0, 1);
+  f.on_admit(t0, c);
+  const auto l = attach({yes(b)});
+  CHECK(find<act::encode>(l));  // not c: the sync has waited long enough
+  const auto m = encoded();
+  CHECK(find<act::ship_delta>(m)->who == std::vector<participant>{a, b});
+  vote({yes(a), yes(b)});
+  acks({yes(a), yes(b)});
+  const auto n = advanced();
+  CHECK(find<act::finish>(n));
+  CHECK(find<act::prove>(n));
+}
+
+TEST_CASE_METHOD(fixture, "sync: reseed = all seeds everybody, and waits for everybody") {
+  s.sync.reseed = reseed_scope::all;
+  reset();
+  voting(2);
+  vote({yes(a), yes(b)});
+  acks({yes(a), said(b, terminal::timeout, errc::timeout)});
+  advanced();
+  f.on_admit(t0, b);
+  attach({said(b, terminal::no, errc::behind)});
+  CHECK(f.members().empty());
+  const auto l = f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+  CHECK(find<act::ship_full>(l)->who.size() == 2);
+  const auto m = round(round_kind::full, 0, {yes(b), said(a, terminal::timeout, errc::timeout)});
+  CHECK_FALSE(find<act::finish>(m));
+  f.on_admit(t0, a);
+  CHECK(report(attach({yes(a)})).result == sync_result::recovered);
+}
+
+TEST_CASE_METHOD(fixture, "sync: a snapshot that does not advance ends the run, with a report") {
+  voting(1);
+  vote({yes(a)});
+  acks({yes(a)});
+  act::list l;
+  SECTION("told so") {
+    l = f.on_advance_failed(t0, {1, seq}, "why");
+  }
+  SECTION("silence") {
+    REQUIRE(f.deadline());
+    CHECK(f.on_tick(*f.deadline() - milliseconds(1)).empty());
+    l = f.on_tick(*f.deadline());
+  }
+  CHECK(report(l).result == sync_result::degraded);
+  CHECK(find<act::evicted>(l));
+  CHECK(f.phase() == sync_phase::failed);
+  CHECK(report(f.on_sync(t0, 2)).reason == errc::encode_failed);
+  CHECK(f.on_admit(t0, a).empty());
+  CHECK(f.on_down(t0, a, errc::dead).empty());
+  CHECK_FALSE(f.deadline());
+}
+
+TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a report") {
+  CHECK(f.on_newer_run(t0, 1).empty());
+  voting(1);
+  SECTION("before the decision: aborted") {
+    CHECK(report(f.on_newer_run(t0, 2)).result == sync_result::aborted);
+  }
+  SECTION("after it: degraded") {
+    vote({yes(a)});
+    CHECK(report(f.on_newer_run(t0, 2)).result == sync_result::degraded);
+  }
+  CHECK(f.phase() == sync_phase::failed);
+  CHECK(f.on_newer_run(t0, 3).empty());
+  CHECK(report(f.on_sync(t0, 2)).reason == errc::fenced);
+  CHECK(vote({yes(a)}).empty());
+}
+
+TEST_CASE("sync: every phase has a name") {
+  for (int i = 0; i <= static_cast<int>(sync_phase::failed); ++i)
+    CHECK_FALSE(to_string(static_cast<sync_phase>(i)).empty());
+}
