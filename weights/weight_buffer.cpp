@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <string>
 #include <utility>
@@ -14,9 +13,7 @@ namespace lockstep {
 namespace {
 
 std::byte* allocate(std::uint64_t bytes) {
-  void* memory = bytes > std::numeric_limits<std::ptrdiff_t>::max()
-                     ? nullptr
-                     : ::operator new (bytes, std::align_val_t{weight_alignment}, std::nothrow);
+  void* memory = ::operator new (bytes, std::align_val_t{weight_alignment}, std::nothrow);
   if (!memory)
     throw error(errc::no_memory, "no memory for " + std::to_string(bytes) + " bytes of weights");
   return static_cast<std::byte*>(memory);
