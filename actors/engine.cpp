@@ -134,7 +134,8 @@ engine::failure engine::finish_full(const target_info& target) {
 
 engine::failure engine::tell_engine(const target_info& target,
                                     const std::vector<std::size_t>& touched) {
-  return guarded(errc::hook_failed, [&] {
+  // Not hook_failed: that says that the engine has not even stopped.
+  return guarded(errc::apply_failed, [&] {
     if (hooks_.apply) hooks_.apply(target.version, target.label, touched);
     return failure{};
   });
