@@ -16,8 +16,9 @@ double percent(double part, double whole) {
   return whole == 0 ? 0 : 100 * part / whole;
 }
 
-bool as_expected(expectation expected, double rise) {
-  switch (expected) {
+bool as_expected(const options& asked, const run_result& r) {
+  const double rise = r.return_last - r.return_first;
+  switch (asked.expect) {
     case expectation::rise:
       return rise >= rise_min;
     case expectation::flat:
@@ -26,6 +27,11 @@ bool as_expected(expectation expected, double rise) {
       break;
   }
   return true;
+}
+
+/// The failure that was asked for struck, and the engine came back by a full transfer.
+bool has_recovered(const options& asked, const run_result& r) {
+  return asked.fail_at == 0 || (r.recovered != 0 && r.reseeds != 0);
 }
 
 void print_json(const nlohmann::ordered_json& line) {
@@ -45,6 +51,13 @@ void print_summary(const options& asked, const run_result& r, bool fine) {
                                             : "SOME PLAYED WITH OTHER WEIGHTS THAN PUBLISHED");
   std::printf("bytes     %s\n", r.equal ? "every engine holds exactly what was published"
                                         : "AN ENGINE HOLDS OTHER BYTES THAN PUBLISHED");
+  if (asked.fail_at != 0)
+    std::printf("failure   %s\n", has_recovered(asked, r)
+                                      ? "engine 0 was sent everything again and came back"
+                                      : "NO ENGINE FAILED AND CAME BACK, AS WAS ASKED FOR");
+  if (asked.expect != expectation::none)
+    std::printf("expected  %s: %s\n", asked.expect == expectation::rise ? "a rise" : "no change",
+                as_expected(asked, r) ? "yes" : "NO");
   std::printf("%s\n", fine ? "pass" : "FAIL");
 }
 
@@ -83,9 +96,7 @@ void print(const options& asked, const step_result& r) {
 }
 
 bool conclude(const options& asked, const run_result& r) {
-  const bool recovered = asked.fail_at == 0 || (r.recovered != 0 && r.reseeds != 0);
-  const bool fine = r.equal && r.on_policy && recovered &&
-                    as_expected(asked.expect, r.return_last - r.return_first);
+  const bool fine = r.equal && r.on_policy && has_recovered(asked, r) && as_expected(asked, r);
   if (asked.json)
     print_json({{"kind", "summary"},
                 {"return_first", r.return_first},
