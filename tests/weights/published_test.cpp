@@ -97,9 +97,9 @@ TEST_CASE("a real run of twelve versions ends in the recorded bytes") {
 }
 
 TEST_CASE("a larger real run ends in the recorded bytes where it is present") {
-  const auto* traces = std::getenv("LOCKSTEP_TRACES");
+  const auto* traces = std::getenv("TRACES");
   if (!traces || !fs::exists(fs::path(traces) / "rl-8m")) {
-    WARN("skipped: LOCKSTEP_TRACES does not name a directory that holds rl-8m");
+    WARN("skipped: TRACES does not name a directory that holds rl-8m");
     return;
   }
   check_trace(fs::path(traces) / "rl-8m");
