@@ -365,7 +365,6 @@ void sync_fsm::finish_if_whole(time_point now, actions& out) {
 
 sync_fsm::actions sync_fsm::on_admit(time_point now, participant who) {
   actions out;
-  if (phase_ == sync_phase::failed) return out;
   // Another life than the one in the view: that one has ended, whoever noticed it first.
   if (const auto it = members_.find(who.id); it != members_.end()) {
     if (it->second == who.inc) {
