@@ -6,16 +6,17 @@
 namespace lockstep::test {
 
 TEST_CASE("a reader that goes away ends the program by SIGPIPE, as in any pipeline") {
-  const auto json = GENERATE(false, true);
-  const auto run = replay_tiny(json ? arguments{"--json"} : arguments{}, {.close_after_lines = 1});
+  const auto as_json = GENERATE(false, true);
+  const auto run =
+      replay_tiny(as_json ? arguments{"--json"} : arguments{}, {.close_after_lines = 1});
   CHECK_FALSE(run.too_late);
   CHECK(run.signal == SIGPIPE);
   CHECK(run.err.empty());
 }
 
 TEST_CASE("a reader that goes away while SIGPIPE is ignored is an error") {
-  const auto json = GENERATE(false, true);
-  const auto run = replay_tiny(json ? arguments{"--json"} : arguments{},
+  const auto as_json = GENERATE(false, true);
+  const auto run = replay_tiny(as_json ? arguments{"--json"} : arguments{},
                                {.close_after_lines = 1, .ignore_sigpipe = true});
   CHECK_FALSE(run.too_late);
   check_refusal(run, {"standard output"});

@@ -74,10 +74,11 @@ TEST_CASE("every dtype and every bit pattern arrives bit for bit, faults or not"
   const auto all = history();
   make_checkpoint(dir / "base", all[0]);
   for (std::uint64_t v = 1; v < all.size(); ++v) {
+    publish_options how;
+    if (v == 3) how.encoding = published_encoding::overwrite;
     if (published)
-      publish_delta(
-          dir / "stream", v, v - 1, all[v].shape(), reader_of(all[v - 1]), reader_of(all[v]),
-          {.encoding = v == 3 ? published_encoding::overwrite : published_encoding::xored});
+      publish_delta(dir / "stream", v, v - 1, all[v].shape(), reader_of(all[v - 1]),
+                    reader_of(all[v]), how);
     else
       make_checkpoint(dir / "stream" / ("v" + std::to_string(v)), all[v]);
   }

@@ -11,9 +11,9 @@ namespace lockstep::test {
 struct child_options {
   std::chrono::milliseconds deadline{60'000};
   /// "NAME=value"; besides, the child gets this process's environment without LOCKSTEP_*.
-  std::vector<std::string> environment;
+  std::vector<std::string> environment{};
   /// Where standard output goes instead of into `out`; empty: into `out`.
-  std::string stdout_file;
+  std::string stdout_file{};
   /// After so many lines of output, close the reading end (0: never).
   std::size_t close_after_lines = 0;
   /// After so many lines of output, send this signal (0: never).
