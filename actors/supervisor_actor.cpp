@@ -279,8 +279,10 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       },
       [self, now](const sync_action::evicted& m) {
         auto& s = self->state;
-        s.env->log->warn("receiver {} is out of the view: {} {}", m.who.id, to_string(m.reason),
-                         m.detail);
+        // Who leaves on purpose is nothing to warn of.
+        s.env->log->log(m.reason == errc::detached ? spdlog::level::info : spdlog::level::warn,
+                        "receiver {} is out of the view: {} {}", m.who.id, to_string(m.reason),
+                        m.detail);
         perform(self, s.policy->on_evicted(now(), m.who, m.reason, m.detail));
       },
       [self, now](const sync_action::admitted& m) {

@@ -1,10 +1,10 @@
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/standard_output.hpp"
 
 namespace lockstep {
 
@@ -24,13 +24,14 @@ void print_json(const std::vector<effective_setting>& all) {
                                       {"unit", s.unit},
                                       {"source", to_string(s.source)},
                                       {"help", s.help}};
-    std::puts(line.dump().c_str());
+    // Replaces what is not UTF-8 in a value.
+    print_out(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
   }
 }
 
 int run_config(const config_options& o) {
   if (o.markdown) {
-    std::fputs(settings_markdown().c_str(), stdout);
+    print_out(settings_markdown());
     return exit_ok;
   }
   const auto loader = o.settings.load();
@@ -38,7 +39,7 @@ int run_config(const config_options& o) {
   if (o.json) {
     print_json(loader.effective());
   } else {
-    std::fputs(settings_toml(loader.effective()).c_str(), stdout);
+    print_out(settings_toml(loader.effective()));
   }
   return exit_ok;
 }

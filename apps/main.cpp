@@ -1,11 +1,17 @@
 // The program: parses the command line and turns every failure into one line and an exit status.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
+#include <sstream>
+#include <string_view>
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/standard_output.hpp"
 #include "lockstep/lockstep.hpp"
 
 extern char** environ;
@@ -17,7 +23,8 @@ void settings_options::add_to(CLI::App& command) {
   command
       .add_option("--set", overrides_,
                   "Override one setting; `lockstep config` lists them all. May be repeated")
-      ->type_name("KEY=VALUE");
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
 }
 
 settings_loader settings_options::load() const {
@@ -32,16 +39,33 @@ settings_loader settings_options::load() const {
 
 namespace {
 
-int complain(const char* what, int status) {
+using namespace lockstep;
+
+/// One line, whatever stands in a name that it quotes.
+int complain(std::string_view what, int status) {
+  std::string line = "lockstep: ";
+  for (const char c : what) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f)
+      line += fmt::format("\\x{:02x}", byte);
+    else
+      line += c;
+  }
+  line += '\n';
   std::fflush(stdout);
-  std::fprintf(stderr, "lockstep: %s\n", what);
+  std::fputs(line.c_str(), stderr);
   return status;
 }
 
-}  // namespace
+/// --help and --version.
+int print_and_exit(const CLI::App& program, const CLI::Success& what) {
+  std::ostringstream text;
+  program.exit(what, text, text);
+  print_out(text.str());
+  return exit_ok;
+}
 
-int main(int argc, char** argv) {
-  using namespace lockstep;
+std::function<int()> parse(int argc, char** argv) {
   CLI::App program("Keeps a fleet of inference engines in lockstep with a trainer", "lockstep");
   program.set_version_flag("--version", "lockstep " LOCKSTEP_VERSION);
   program.require_subcommand(1);
@@ -51,15 +75,23 @@ int main(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::Success& e) {
-    return program.exit(e);  // --help, --version
+    return [status = print_and_exit(program, e)] { return status; };
   } catch (const CLI::ParseError& e) {
-    return complain(e.what(), exit_bad_input);
+    throw error(errc::bad_input, e.what());
   }
+  return run;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    return run();
+    return parse(argc, argv)();
   } catch (const error& e) {
     return complain(e.what(), exit_code_of(e.code()));
   } catch (const setting_error& e) {
+    return complain(e.what(), exit_bad_input);
+  } catch (const std::filesystem::filesystem_error& e) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::bad_alloc&) {
     return complain("out of memory", exit_bad_input);

@@ -17,7 +17,8 @@ void progress_bar::show(std::size_t done, std::string_view what) {
   constexpr std::size_t width = 30;
   const auto filled = std::min(done, total_) * width / total_;
   std::fflush(stdout);  // the lines before it stand above it
-  fmt::print(stderr, "\r\x1b[K[{}{}] {}/{} {}", std::string(filled, '#'),
+  // The cursor goes back to the start, so that a line of the log overwrites the bar.
+  fmt::print(stderr, "\r\x1b[K[{}{}] {}/{} {}\r", std::string(filled, '#'),
              std::string(width - filled, '.'), done, total_, what);
   std::fflush(stderr);
   shown_ = true;

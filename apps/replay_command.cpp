@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -9,8 +12,10 @@
 #include "apps/audit.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/output_directory.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/replay_output.hpp"
+#include "protocol/deadlines.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/weight_stream.hpp"
 
@@ -18,13 +23,11 @@ namespace lockstep {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 struct replay_options {
   settings_options settings;
   std::string base;
   std::string stream;
-  std::string out;
+  std::optional<std::string> out;
   std::uint32_t receivers = 4;
   std::vector<std::string> inject;
   bool json = false;
@@ -57,23 +60,28 @@ std::vector<fault> parse_faults(const replay_options& o, const weight_stream& st
   return out;
 }
 
-fs::path out_file(const replay_options& o, receiver_id id) {
-  return fs::path(o.out) / ("receiver-" + std::to_string(id)) / "model.safetensors";
+/// Says no before the work, not in the midst of it, to more copies than the machine could hold: the
+/// receivers' own, the trainer's, its snapshot and the audit's.
+void check_memory(std::uint64_t model_bytes, std::uint32_t receivers) {
+  const auto pages = ::sysconf(_SC_PHYS_PAGES);
+  const auto page_bytes = ::sysconf(_SC_PAGESIZE);
+  if (pages <= 0 || page_bytes <= 0) return;  // not known; the allocator will say
+  const auto memory = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
+  const auto copies = std::uint64_t{receivers} + 3;
+  if (model_bytes <= memory / copies) return;
+  throw error(errc::no_memory, "--receivers " + std::to_string(receivers) + ": needs " +
+                                   std::to_string(copies) + " copies of " +
+                                   human_bytes(model_bytes) + ", but this machine has " +
+                                   human_bytes(memory) + " of memory");
 }
 
-/// Fails before the work, not after it, if the results could not be written.
-void check_out(const replay_options& o) {
-  if (o.out.empty()) return;
-  std::error_code failed;
-  fs::create_directories(o.out, failed);
-  if (failed) throw error(errc::unwritable, o.out + ": " + failed.message());
-  const auto probe = fs::path(o.out) / ".lockstep-probe";
-  try {
-    write_safetensors(probe, weight_buffer(layout({{"probe", dtype::u8, {1}}})));
-  } catch (const error& e) {
-    throw error(errc::unwritable, o.out + ": cannot be written to (" + e.what() + ")");
-  }
-  fs::remove(probe, failed);
+/// A plain decimal number: CLI11 would take "010" for eight.
+std::string check_receivers(const std::string& text) {
+  std::uint32_t number = 0;
+  const auto* end = text.data() + text.size();
+  const auto [rest, failed] = std::from_chars(text.data(), end, number);
+  if (failed == std::errc{} && rest == end && text[0] != '0' && number <= receivers_max) return {};
+  return "'" + text + "' is not a number from 1 to " + std::to_string(receivers_max);
 }
 
 /// The last version's bytes, folded afresh from the files: nothing of the run goes into it.
@@ -82,7 +90,11 @@ std::vector<hash128> target_hashes(const replay_options& o) {
   const auto stream = weight_stream::open(o.stream, base.shape());
   weight_buffer target(base.shape());
   target.copy_from(base);
-  for (std::size_t i = 0; i < stream.versions().size(); ++i) stream.load(i, target);
+  const auto& versions = stream.versions();
+  std::size_t first = 0;  // what stands before the last full version does not count
+  for (std::size_t i = 0; i < versions.size(); ++i)
+    if (versions[i].what == weight_stream::kind::full) first = i;
+  for (auto i = first; i < versions.size(); ++i) stream.load(i, target);
   return tensor_hashes(target.shape(), reader_of(target));
 }
 
@@ -90,36 +102,41 @@ class replay {
  public:
   explicit replay(const replay_options& o)
       : options_(o),
+        settings_(o.settings.load().build()),
         base_(checkpoint::open(o.base)),
         stream_(weight_stream::open(o.stream, base_.shape())),
         faults_(std::make_shared<fault_plan>(parse_faults(o, stream_))),
         output_(o.json) {
-    check_out(o);
+    check_memory(base_.shape().total_bytes(), o.receivers);
+    if (o.out) out_.emplace(*o.out, o.receivers);
   }
 
   int run() {
-    const auto settings = options_.settings.load().build();
-    runtime_.emplace(settings);
+    runtime_.emplace(settings_);
+    progress_bar bar(stream_.versions().size());
+    bar.show(0, "seeding");
     weight_buffer weights(base_.shape());
     weights.copy_from(base_);
     trainer trainer(*runtime_, base_.shape());
     start_receivers();
     trainer.seed(weights);
-    wait_for_all(trainer, settings);
+    wait_for_all(trainer);
+    bar.clear();
     const auto started = std::chrono::steady_clock::now();
     output_.start("replaying " + std::to_string(stream_.versions().size()) + " versions of " +
                   std::to_string(base_.shape().count()) + " tensors (" +
                   human_bytes(base_.shape().total_bytes()) + ") to " +
                   std::to_string(options_.receivers) + " receivers");
     bool complete = true;
-    {
-      progress_bar bar(stream_.versions().size());
-      for (std::size_t i = 0; i < stream_.versions().size(); ++i)
-        complete = play(trainer, i, weights, bar) && complete;
-    }
+    for (std::size_t i = 0; i < stream_.versions().size(); ++i)
+      complete = play(trainer, i, weights, bar) && complete;
     summary_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    return conclude(trainer, complete);
+    bar.show(stream_.versions().size(), "auditing");
+    audit(trainer);
+    write_out();
+    bar.clear();
+    return conclude(complete);
   }
 
  private:
@@ -135,14 +152,17 @@ class replay {
     }
   }
 
-  void wait_for_all(const trainer& trainer, const settings& s) const {
-    const auto patience = std::chrono::milliseconds(s.sync.attach_timeout_ms) * 2 +
-                          std::chrono::milliseconds(s.sync.full_timeout_ms);
+  void wait_for_all(const trainer& trainer) const {
+    const auto bytes = base_.shape().total_bytes();
+    const auto attach = std::chrono::milliseconds(settings_.sync.attach_timeout_ms) +
+                        transfer_time(settings_, bytes);
+    const auto patience = 2 * attach + full_timeout(settings_, 2 * bytes);
     if (trainer.wait_for_members(options_.receivers, patience)) return;
     for (const auto& r : trainer.receivers())
       if (!r.member)
-        throw error(errc::unreachable, r.name + " did not attach: " +
-                                           std::string(to_string(r.reason)) + " " + r.detail);
+        throw error(errc::unreachable, r.name +
+                                           " did not attach: " + std::string(to_string(r.reason)) +
+                                           (r.detail.empty() ? "" : ", " + r.detail));
     throw error(errc::unreachable, "a receiver did not announce itself");
   }
 
@@ -171,7 +191,7 @@ class replay {
     }
   }
 
-  int conclude(const trainer& trainer, bool complete) {
+  void audit(const trainer& trainer) {
     const auto target = target_hashes(options_);
     const auto states = trainer.receivers();
     for (const auto& r : receivers_) {
@@ -197,22 +217,30 @@ class replay {
       }
       summary_.receivers.push_back(std::move(line));
     }
-    if (!options_.out.empty())
-      for (const auto& r : receivers_)
-        write_safetensors(out_file(options_, r->id()), r->shape(),
-                          [&](std::size_t i) { return r->tensor(i); });
+  }
+
+  void write_out() const {
+    if (!out_) return;
+    for (const auto& r : receivers_)
+      write_safetensors(out_->file_of(r->id()), r->shape(),
+                        [&](std::size_t i) { return r->tensor(i); });
+  }
+
+  int conclude(bool complete) {
     for (const auto& f : faults_->left())
-      std::fprintf(stderr, "lockstep: --inject %s never struck: that sync moved nothing\n",
+      std::fprintf(stderr, "lockstep: --inject %s never struck: there was no moment for it\n",
                    to_string(f).c_str());
     output_.summary(summary_);
     return summary_.pass() && complete && faults_->left().empty() ? exit_ok : exit_check_failed;
   }
 
   const replay_options& options_;
+  settings settings_;
   checkpoint base_;
   weight_stream stream_;
   std::shared_ptr<fault_plan> faults_;
   replay_output output_;
+  std::optional<output_directory> out_;
   std::optional<runtime> runtime_;
   std::vector<weight_buffer> copies_;
   std::vector<std::unique_ptr<receiver>> receivers_;
@@ -235,13 +263,15 @@ void add_replay_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("DIR")
       ->required();
   command->add_option("--receivers", o->receivers, "How many receivers, each with its own weights")
-      ->check(CLI::Range(1u, receivers_max))
+      ->check(check_receivers)
+      ->type_name("N")
       ->capture_default_str();
   command
       ->add_option("--inject", o->inject,
                    "Make a receiver (from 0) fail at a version: stage-fail, apply-fail, crash, "
                    "corrupt-frame, no-reply or false-ok. May be repeated")
-      ->type_name("KIND@VERSION:RECEIVER");
+      ->type_name("KIND@VERSION:RECEIVER")
+      ->allow_extra_args(false);
   command
       ->add_option("--out", o->out,
                    "Write each receiver's last weights as DIR/receiver-I/model.safetensors")

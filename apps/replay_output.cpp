@@ -1,11 +1,12 @@
 #include "apps/replay_output.hpp"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <nlohmann/json.hpp>
+
+#include "apps/standard_output.hpp"
 
 namespace lockstep {
 
@@ -19,8 +20,7 @@ double percent(std::uint64_t part, std::uint64_t whole) {
 
 void print(const json& line) {
   // Replaces what is not UTF-8 in a name: a report must not fail on what it reports.
-  std::puts(line.dump(-1, ' ', false, json::error_handler_t::replace).c_str());
-  std::fflush(stdout);
+  print_out(line.dump(-1, ' ', false, json::error_handler_t::replace) + '\n');
 }
 
 const participant_report* find(const sync_report& r, receiver_id id) {
@@ -89,19 +89,19 @@ std::string human_seconds(double seconds) {
 
 void replay_output::start(const std::string& what) const {
   if (json_) return;
-  fmt::print("{}\n{:>7} {:>8} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}  {}\n", what, "version",
-             "changed", "full", "wire", "diff+encode", "ship", "vote", "commit", "result");
-  std::fflush(stdout);
+  print_out(fmt::format("{}\n{:>7} {:>8} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}  {}\n", what,
+                        "version", "changed", "full", "wire", "diff+encode", "ship", "vote",
+                        "commit", "result"));
 }
 
 void replay_output::sync(const sync_report& r, std::uint64_t base,
                          const std::vector<receiver_status>& states) const {
   if (!json_) {
-    fmt::print("{:>7} {:>7.2f}% {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}  {}\n", r.label,
-               percent(r.changed, r.elements), human_bytes(r.full_bytes), human_bytes(r.wire_bytes),
-               human_seconds(r.encode.count()), human_seconds(r.ship.count()),
-               human_seconds(r.vote.count()), human_seconds(r.commit.count()), remarks(r));
-    std::fflush(stdout);
+    print_out(fmt::format("{:>7} {:>7.2f}% {:>9} {:>9} {:>11} {:>9} {:>9} {:>9}  {}\n", r.label,
+                          percent(r.changed, r.elements), human_bytes(r.full_bytes),
+                          human_bytes(r.wire_bytes), human_seconds(r.encode.count()),
+                          human_seconds(r.ship.count()), human_seconds(r.vote.count()),
+                          human_seconds(r.commit.count()), remarks(r)));
     return;
   }
   json receivers = json::array();
@@ -155,17 +155,18 @@ void replay_output::summary(const replay_summary& s) const {
            {"audit", verdict}});
     return;
   }
-  const auto ratio = static_cast<double>(s.full_bytes) /
-                     static_cast<double>(std::max<std::uint64_t>(s.wire_bytes, 1));
-  fmt::print(
-      "{} syncs in {}: {} of weights as {} on the wire, {:.1f} x smaller; {} reseeds of {}\n",
-      s.syncs, human_seconds(s.seconds), human_bytes(s.full_bytes), human_bytes(s.wire_bytes),
-      ratio, s.reseeds, human_bytes(s.reseed_bytes));
+  auto text =
+      fmt::format("{} syncs in {}: {} of weights as {} on the wire", s.syncs,
+                  human_seconds(s.seconds), human_bytes(s.full_bytes), human_bytes(s.wire_bytes));
+  if (s.wire_bytes != 0)
+    text += fmt::format(", {:.1f} x smaller",
+                        static_cast<double>(s.full_bytes) / static_cast<double>(s.wire_bytes));
+  text += fmt::format("; {} reseeds, {}\n", s.reseeds, human_bytes(s.reseed_bytes));
   for (const auto& r : s.receivers)
-    fmt::print("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL", r.pass ? "" : ": ",
-               r.why_not);
-  fmt::print("audit: {}\n", verdict);
-  std::fflush(stdout);
+    text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL", r.pass ? "" : ": ",
+                        r.why_not);
+  text += fmt::format("audit: {}\n", verdict);
+  print_out(text);
 }
 
 }  // namespace lockstep

@@ -1,0 +1,13 @@
+// Decides what happens when nobody takes what the program prints.
+#pragma once
+
+#include <string_view>
+
+namespace lockstep {
+
+/// Writes `text` to standard output at once, so that whoever reads along sees it. Throws
+/// `error{unwritable}` if it cannot be written: a full disk, a reader that has gone while SIGPIPE
+/// is ignored (by default that signal ends the program, as is usual in a pipeline).
+void print_out(std::string_view text);
+
+}  // namespace lockstep

@@ -1,0 +1,144 @@
+
+#include "apps/program.hpp"
+
+namespace lockstep::test {
+
+namespace {
+
+struct kind_row {
+  const char* kind;
+  const char* status;  ///< of the receiver it strikes, where others carry the sync
+  bool before_commit;  ///< strikes before anything is written: if all fail, the sync is aborted
+};
+
+constexpr kind_row kinds[] = {
+    {"stage-fail", "no", true},    {"apply-fail", "nack", false}, {"crash", "dead", false},
+    {"corrupt-frame", "no", true}, {"no-reply", "timeout", true}, {"false-ok", "nack", false},
+};
+
+std::string fault(const std::string& kind, std::uint64_t version, std::size_t receiver) {
+  return kind + '@' + std::to_string(version) + ':' + std::to_string(receiver);
+}
+
+report run_faults(const arguments& faults, std::size_t receivers) {
+  // Long enough for a slow machine, short enough for a test.
+  arguments all{"--json", "--receivers", std::to_string(receivers), "--set",
+                "sync.stage_timeout_ms=700"};
+  for (const auto& f : faults) {
+    all.push_back("--inject");
+    all.push_back(f);
+  }
+  return passed(replay_tiny(all));
+}
+
+void check_recovered(const report& r, std::uint64_t version, std::size_t receiver,
+                     const std::string& status) {
+  const auto& sync = r.committed(version);
+  INFO(sync);
+  CHECK(sync["result"] == "recovered");
+  CHECK(sync["reason"] != "none");
+  CHECK(sync["reseed_bytes"].get<std::uint64_t>() >= sync["full_bytes"].get<std::uint64_t>());
+  const auto& struck = sync["receivers"][receiver];
+  CHECK(struck["status"] == status);
+  CHECK(struck["reason"] != "none");
+  CHECK(struck["reseeds"] == 1);
+  CHECK(struck["standing"] == "member");
+  CHECK(struck["ready"] == true);
+}
+
+}  // namespace
+
+TEST_CASE("each kind of fault at one of four receivers is recovered from and reported") {
+  const auto row = GENERATE(from_range(std::begin(kinds), std::end(kinds)));
+  const std::uint64_t version = GENERATE(1u, 5u, 12u);
+  CAPTURE(row.kind, version);
+  const auto r = run_faults({fault(row.kind, version, 2)}, 4);
+  check_recovered(r, version, 2, row.status);
+  CHECK(r.summary["reseeds"].get<int>() >= 1);
+  CHECK(r.summary["receivers"][2]["restarts"] == (row.kind == std::string("crash") ? 1 : 0));
+}
+
+TEST_CASE("each kind of fault at the only receiver is recovered from") {
+  const auto row = GENERATE(from_range(std::begin(kinds), std::end(kinds)));
+  const std::uint64_t version = GENERATE(1u, 12u);
+  CAPTURE(row.kind, version);
+  const auto r = run_faults({fault(row.kind, version, 0)}, 1);
+  CHECK(r.summary["syncs"] == 12);
+  if (row.before_commit) {
+    CHECK(r.summary["attempts"] == 13);
+    CHECK(r.committed(version)["result"] == "ok");
+  } else {
+    check_recovered(r, version, 0, row.status);
+  }
+}
+
+TEST_CASE("the same fault at all receivers at once is recovered from") {
+  const auto row = GENERATE(from_range(std::begin(kinds), std::end(kinds)));
+  CAPTURE(row.kind);
+  const auto r =
+      run_faults({fault(row.kind, 4, 0), fault(row.kind, 4, 1), fault(row.kind, 4, 2)}, 3);
+  CHECK(r.summary["syncs"] == 12);
+  if (row.before_commit) {
+    // Nobody wrote anything; the trainer tried again.
+    CHECK(r.syncs[3]["result"] == "aborted");
+    CHECK(r.syncs[3]["version"] == 4);
+    CHECK(r.syncs[3]["base_ref"] == r.syncs[3]["target_ref"]);
+    CHECK(r.summary["attempts"].get<int>() >= 13);
+  } else {
+    for (std::size_t i = 0; i < 3; ++i) check_recovered(r, 4, i, row.status);
+  }
+}
+
+TEST_CASE("different faults in one sync and over the run are each recovered from") {
+  const auto r =
+      run_faults({fault("stage-fail", 3, 0), fault("crash", 3, 1), fault("false-ok", 3, 2),
+                  fault("apply-fail", 6, 3), fault("corrupt-frame", 6, 0), fault("no-reply", 9, 1),
+                  fault("crash", 9, 2), fault("false-ok", 12, 0), fault("false-ok", 12, 3)},
+                 4);
+  check_recovered(r, 3, 0, "no");
+  check_recovered(r, 3, 1, "dead");
+  check_recovered(r, 3, 2, "nack");
+  check_recovered(r, 6, 3, "nack");
+  check_recovered(r, 6, 0, "no");
+  check_recovered(r, 9, 1, "timeout");
+  check_recovered(r, 9, 2, "dead");
+  check_recovered(r, 12, 0, "nack");
+  check_recovered(r, 12, 3, "nack");
+  CHECK(r.summary["reseeds"].get<int>() >= 9);
+}
+
+TEST_CASE("one receiver fails at one version after the other") {
+  arguments faults;
+  for (std::uint64_t v = 1; v <= 12; ++v) faults.push_back(fault("false-ok", v, 1));
+  const auto r = run_faults(faults, 2);
+  for (std::uint64_t v = 1; v <= 12; ++v) check_recovered(r, v, 1, "nack");
+}
+
+TEST_CASE("a false ok for a version that changes nothing is no fault: it is said, and exit is 1") {
+  const auto stream = vectors / "xxh3-128" / "stream";
+  const auto run = replay(vectors / "xxh3-128" / "base", stream,
+                          {"--json", "--receivers", "2", "--inject", "corrupt-frame@3:1"});
+  CHECK(run.status == 1);
+  CHECK(run.err.starts_with("lockstep: --inject corrupt-frame@3:1 never struck"));
+  CHECK(lines_of(run.err).size() == 1);
+  const auto r = parse_report(run.out);
+  CHECK(r.summary["audit"] == "pass");
+}
+
+TEST_CASE("who stays out makes the exit status 1, and the report says who") {
+  // With no attempt allowed beyond one and no time to recover, a fault cannot be healed in time.
+  const auto run =
+      replay_tiny({"--json", "--receivers", "2", "--inject", "crash@12:1", "--set",
+                   "sync.recovery_timeout_ms=1", "--set", "supervision.restart_max=0"});
+  INFO(run.out << run.err);
+  CHECK(run.status == 1);
+  const auto r = parse_report(run.out);
+  CHECK(r.syncs.back()["result"] == "degraded");
+  CHECK(r.syncs.back()["receivers"][1]["ready"] == false);
+  CHECK(r.summary["audit"] == "fail");
+  CHECK(r.summary["receivers"][0]["audit"] == "pass");
+  CHECK(r.summary["receivers"][1]["audit"] == "fail");
+  CHECK(r.summary["receivers"][1]["detail"] != "");
+}
+
+}  // namespace lockstep::test
