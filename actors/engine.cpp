@@ -149,13 +149,13 @@ bool engine::strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const {
   return faults_ && faults_->strikes(kind, label, txn, id_);
 }
 
-void engine::publish(const readiness& state) {
+engine::failure engine::publish(const readiness& state) {
   {
     const std::lock_guard lock(mutex_);
     state_ = state;
   }
   changed_.notify_all();
-  guarded(errc::hook_failed, [&] {
+  return guarded(errc::hook_failed, [&] {
     if (hooks_.readiness_changed) hooks_.readiness_changed(state);
     return failure{};
   });

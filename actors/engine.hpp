@@ -58,7 +58,8 @@ class engine {
   bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const;
 
   // --- state, thread-safe.
-  void publish(const readiness& state);
+  /// What the engine's hook throws comes back as a failure; the state is published all the same.
+  failure publish(const readiness& state);
   readiness state() const;
   /// Waits until `ready` at a label of at least `label`; false if `timeout` passes first.
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;

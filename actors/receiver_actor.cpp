@@ -106,7 +106,8 @@ class performer {
   void perform(const act::publish& a) {
     state_.env->log->debug("{}: {} {}, ready {}", bytes().name(), to_string(a.state.phase),
                            to_string(a.state.version), a.state.ready);
-    bytes().publish(a.state);
+    if (auto failed = bytes().publish(a.state))
+      state_.env->log->error("{}: readiness hook failed: {}", bytes().name(), failed.detail);
   }
   void perform(act::reply& a) { send_reply(std::move(a.message)); }
   void send_reply(reply_msg m) {

@@ -68,6 +68,8 @@ class performer {
       failed.emplace(errc::no_memory, "out of memory while encoding");
     } catch (const std::exception& e) {
       failed.emplace(errc::encode_failed, e.what());
+    } catch (...) {  // the tensor reader is the embedding program's
+      failed.emplace(errc::encode_failed, "an exception of an unknown type");
     }
     state_.current.ticket->tensors_read();
     state_.current.tensors = nullptr;
