@@ -22,7 +22,8 @@ struct receiver_hooks {
   /// The bytes in memory are now those of `version` (`label`: the trainer's number), not yet
   /// proven; `tensors` are the indices, in canonical order, of those written. For what an engine
   /// derives from them: copies on a device, fused or quantised forms, caches to flush. If it
-  /// throws, the update has failed and the receiver is torn.
+  /// throws, the update has failed and the receiver is torn. Not called where a receiver attaches
+  /// by proving that it holds the version already.
   std::function<void(version_ref version, std::uint64_t label,
                      std::span<const std::size_t> tensors)>
       apply;

@@ -30,14 +30,15 @@ class trainer {
   /// Freezes a copy of the weights as the first version of a new run, and admits receivers from it:
   /// who proves by digest that it holds them is a member without a transfer, all others are sent
   /// everything. `label` is the trainer's number of this state (its step). Calling it again starts
-  /// another run. `tensors` is called on the caller's thread. Throws `error{wrong_layout}` naming a tensor whose size is not the layout's,
-  /// `error{no_memory}` if there is none for the copy.
+  /// another run. `tensors` is called on the caller's thread. Throws `error{wrong_layout}` naming a
+  /// tensor whose size is not the layout's, `error{no_memory}` if there is none for the copy.
   version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0);
 
   /// Brings every member to `tensors`: returns as soon as they have been read and may be changed
   /// again. Waits for the sync before it, if that is still under way. The weights must have been
-  /// seeded. `tensors` is called on a thread of the runtime; what it throws aborts the sync. What happens to receivers is in the report, never an exception; throws
-  /// `error{timeout}` only if the runtime does not answer at all, which is a bug.
+  /// seeded. `tensors` is called on a thread of the runtime; what it throws aborts the sync. What
+  /// happens to receivers is in the report, never an exception; throws `error{timeout}` only if the
+  /// runtime does not answer at all, which is a bug.
   ticket sync(std::uint64_t label, const tensor_reader& tensors);
 
   template <tensor_source T>
