@@ -1,44 +1,8 @@
 #include <catch2/catch.hpp>
-#include <cstring>
-#include <random>
 
-#include "actors/receiver.hpp"
-#include "actors/trainer.hpp"
+#include "actors/fleet.hpp"
 
 using namespace lockstep;
-using namespace std::chrono_literals;
-
-namespace {
-
-layout small_layout() {
-  return layout({{"a", dtype::bf16, {64, 64}}, {"b", dtype::f32, {17}}, {"c", dtype::u8, {0}},
-                 {"d", dtype::f8_e4m3, {1000}}});
-}
-
-weight_buffer random_weights(const layout& shape, unsigned seed) {
-  weight_buffer out(shape);
-  std::mt19937 rng(seed);
-  for (std::size_t i = 0; i < shape.count(); ++i)
-    for (auto& b : out.tensor(i)) b = static_cast<std::byte>(rng());
-  return out;
-}
-
-void step(weight_buffer& w, unsigned seed) {
-  std::mt19937 rng(seed);
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    for (auto& b : w.tensor(i))
-      if (rng() % 50 == 0) b = static_cast<std::byte>(rng());
-}
-
-bool same(const receiver& r, const weight_buffer& w) {
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    if (w.shape().bytes(i) != 0 &&
-        std::memcmp(r.tensor(i).data(), w.tensor(i).data(), w.shape().bytes(i)) != 0)
-      return false;
-  return true;
-}
-
-}  // namespace
 
 TEST_CASE("a trainer's weights reach every receiver, bit for bit") {
   settings s;
@@ -66,8 +30,7 @@ TEST_CASE("a trainer's weights reach every receiver, bit for bit") {
 
 TEST_CASE("every fault on purpose is recovered from within the sync") {
   const auto kind = GENERATE(fault_kind::stage_fail, fault_kind::apply_fail, fault_kind::crash,
-                             fault_kind::corrupt_frame, fault_kind::no_reply,
-                             fault_kind::false_ok);
+                             fault_kind::corrupt_frame, fault_kind::no_reply, fault_kind::false_ok);
   const auto receivers = GENERATE(1u, 3u);
   CAPTURE(to_string(kind), receivers);
   settings s;
@@ -79,8 +42,8 @@ TEST_CASE("every fault on purpose is recovered from within the sync") {
   trainer t(rt, small_layout());
   std::vector<std::unique_ptr<receiver>> rx;
   for (unsigned i = 0; i < receivers; ++i)
-    rx.push_back(std::make_unique<receiver>(rt, small_layout(),
-                                            receiver_options{i, "", {}, {}, plan}));
+    rx.push_back(
+        std::make_unique<receiver>(rt, small_layout(), receiver_options{i, "", {}, {}, plan}));
   t.seed(w);
   REQUIRE(t.wait_for_members(receivers, 10s));
   for (unsigned v = 1; v <= 4; ++v) {
