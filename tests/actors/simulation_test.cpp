@@ -169,6 +169,7 @@ TEST_CASE("the trainer's side may die at any step of a sync") {
       ++lost;
       CHECK(report->result == sync_result::degraded);
     }
+    f.sim.settle();  // it may have been killed after its last word
     REQUIRE(f.sim.wait_members(2, 60s));
     CHECK(f.sim.statuses()[0].state.version.run == run + 1);
     CHECK(f.members_hold_snapshot());
@@ -201,6 +202,7 @@ TEST_CASE("a receiver or a flusher may die at any step of a sync") {
     // The other one is there and has not failed: no reason to abort.
     CHECK(report->result != sync_result::aborted);
     CHECK(report->result != sync_result::degraded);
+    f.sim.settle();
     recovered += report->result == sync_result::recovered ? 1u : 0u;
     CHECK(f.heals(3));
     REQUIRE(f.broken == 0);
@@ -229,6 +231,7 @@ TEST_CASE("the trainer's side is restarted only so often, and seeding starts it 
   checked_fleet f(1, s);
   REQUIRE(f.start(2));
   REQUIRE(f.sim.kill("sender"));
+  f.sim.settle();
   REQUIRE(f.sim.wait_members(2, 60s));
   REQUIRE(f.sync(1)->result == sync_result::ok);
   REQUIRE(f.sim.kill("sender"));

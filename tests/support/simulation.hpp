@@ -115,17 +115,16 @@ class simulation {
     return false;
   }
 
-  /// Kills an actor of this name that has run, whichever comes first from a random place on; false
-  /// if there is none. It ends when its turn comes, like any other step.
+  /// Kills a living actor of this name that has run before, drawn at random; false if there is
+  /// none. It ends when its turn comes, like any other step.
   bool kill(std::string_view name) {
     std::vector<actor_id> found;
     for (const auto& [id, known] : actors_)
-      if (known.name == name && caf::actor_cast<caf::strong_actor_ptr>(known.address))
-        found.push_back(id);
+      if (known.name == name && !known.killed && lives(known.address)) found.push_back(id);
     if (found.empty()) return false;
-    const auto id = found[rng_() % found.size()];
-    caf::anon_send_exit(actors_[id].address, caf::exit_reason::kill);
-    actors_.erase(id);
+    auto& victim = actors_[found[rng_() % found.size()]];
+    victim.killed = true;
+    caf::anon_send_exit(victim.address, caf::exit_reason::kill);
     return true;
   }
 
@@ -151,7 +150,8 @@ class simulation {
 
   /// Handles one message, or fires one timer.
   void step() {
-    const bool early = early_timer != 0 && !scheduler_.jobs.empty() && rng_() % early_timer == 0;
+    const bool early = early_timer != 0 && clock().has_pending_timeout() &&
+                       !scheduler_.jobs.empty() && rng_() % early_timer == 0;
     if (scheduler_.jobs.empty() || early) {
       fire_timer();
     } else {
@@ -170,6 +170,7 @@ class simulation {
   struct known_actor {
     std::string name;
     caf::actor_addr address;
+    bool killed = false;
   };
   struct node_config : caf::actor_system_config {
     node_config() {
@@ -178,6 +179,11 @@ class simulation {
       add_message_types<caf::id_block::lockstep>();
     }
   };
+
+  static bool lives(const caf::actor_addr& address) {
+    const auto self = caf::actor_cast<caf::strong_actor_ptr>(address);
+    return self && !self->get()->getf(caf::abstract_actor::is_terminated_flag);
+  }
 
   caf::detail::test_actor_clock& clock() { return scheduler_.clock(); }
 
@@ -207,7 +213,7 @@ class simulation {
   void run_job(std::size_t index) {
     auto& jobs = scheduler_.jobs;
     if (auto* self = dynamic_cast<caf::scheduled_actor*>(jobs[index])) {
-      actors_.try_emplace(self->id(), known_actor{self->name(), self->address()});
+      actors_.try_emplace(self->id(), known_actor{self->name(), self->address(), false});
       trace(self->id());
       for (const char* c = self->name(); *c != 0; ++c) trace(static_cast<unsigned char>(*c));
       if (const auto* message = self->mailbox().peek()) trace(message->content().type_token());
