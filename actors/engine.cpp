@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <utility>
 
 namespace lockstep {
 
@@ -62,12 +63,14 @@ std::span<const std::byte> engine::tensor(std::size_t index) const {
 
 engine::failure engine::pause() {
   return guarded(errc::hook_failed, [&] {
-    if (hooks_.pause) hooks_.pause();
+    if (!stopped_ && hooks_.pause) hooks_.pause();
+    stopped_ = true;
     return failure{};
   });
 }
 
 void engine::resume(const target_info& target, std::string& complaint) {
+  if (!std::exchange(stopped_, false)) return;
   complaint = guarded(errc::hook_failed, [&] {
                 if (hooks_.resume) hooks_.resume(target.version, target.label);
                 return failure{};
@@ -102,6 +105,7 @@ engine::failure engine::verify(const digest& base, const digest& target) const {
 }
 
 engine::failure engine::apply(const target_info& target, double share) {
+  if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&]() -> failure {
     std::size_t frames = 0;
     const auto views = as_views(memory_);
@@ -120,6 +124,7 @@ engine::failure engine::apply(const target_info& target, double share) {
 }
 
 engine::failure engine::write_full(const payload& bucket) {
+  if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&] {
     std::vector<std::size_t> touched;
     return as_failure(apply_bucket(bucket, memory_, touched));

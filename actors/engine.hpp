@@ -40,8 +40,13 @@ class engine {
     explicit operator bool() const noexcept { return reason != errc::none; }
   };
 
+  /// Stops the engine; nothing if it is stopped. Whatever writes calls this first.
   failure pause();
+  /// Lets it go on; nothing if it is not stopped.
   void resume(const target_info& target, std::string& complaint);
+  /// Stopped for an update that has not been proven: whatever the bytes are by now, the engine may
+  /// not have taken them up.
+  bool stopped() const noexcept { return stopped_; }
 
   void keep(std::uint32_t index, payload bucket);
   void drop();
@@ -75,6 +80,7 @@ class engine {
   receiver_hooks hooks_;
   std::shared_ptr<fault_plan> faults_;
   std::vector<payload> staged_;
+  bool stopped_ = false;
 
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;

@@ -117,8 +117,7 @@ struct status_request {
 };
 /// Start, or start anew as a new run, the trainer's side.
 struct boot_request {
-  std::uint64_t run = 0;
-  std::uint64_t label = 0;
+  std::uint64_t run = 0;  ///< raised where the process has had it already
   std::shared_ptr<snapshot_store> store;
   std::shared_ptr<std::promise<version_ref>> answer;
 };

@@ -93,8 +93,11 @@ class performer {
                                           bytes().digest_under(challenge));
   }
   void perform(const act::compute_digest& a) {
-    next_ = machine().on_digest(a.txn, bytes().digest_under(public_digest_seed),
-                                bytes().digest_under(a.challenge));
+    auto held = bytes().digest_under(public_digest_seed);
+    // Its hooks have not seen the update through, in this life or the one before: even where the
+    // bytes are the target's by now, it must be told of them, and a full transfer does that.
+    if (bytes().stopped()) held = {~held.lane0, ~held.lane1};
+    next_ = machine().on_digest(a.txn, held, bytes().digest_under(a.challenge));
   }
 
   void perform(const act::resume& a) {

@@ -41,17 +41,16 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
   if (!state.machine->may_advance(m.txn, m.all_ok))
     return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
   const auto delta = std::exchange(state.pending, nullptr);
-  auto now = digest{};
-  auto failure = state.store->write([&](const tensor_spans& tensors) {
+  const auto label = state.machine->staged()->target.label;
+  // What is thrown in here leaves the store torn: no later run may start from it.
+  state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
     for (const auto& bucket : delta->buckets())
-      if (auto bad = apply_bucket(bucket, tensors, touched)) return bad;
-    now = digest_of(public_digest_seed, as_views(tensors));
-    return std::optional<bucket_failure>{};
+      if (auto bad = apply_bucket(bucket, tensors, touched)) throw error(bad->reason, bad->detail);
+    if (!state.machine->on_applied(m.txn, digest_of(public_digest_seed, as_views(tensors))))
+      throw error(errc::wrong_target, "the snapshot does not digest to its target: seed again");
   });
-  if (!failure && state.machine->on_applied(m.txn, now)) return {m.txn, errc::none, {}};
-  return {m.txn, errc::encode_failed,
-          failure ? failure->detail : "the snapshot does not digest to its target: seed again"};
+  return {m.txn, errc::none, {}};
 }
 
 /// What `work` returns; what it throws becomes the reason in an otherwise empty result.
@@ -75,8 +74,9 @@ Result guarded(txn_ref txn, Work work) {
 
 snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<const actor_env> env,
                                                 std::shared_ptr<snapshot_store> store,
-                                                target_info held) {
+                                                target_info held, std::uint64_t owner_mark) {
   self->state.store = std::move(store);
+  self->state.owner_mark = owner_mark;
   self->state.machine.emplace(held);
   return {
       [self](const stage_request& m) {

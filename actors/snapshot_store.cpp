@@ -2,8 +2,8 @@
 
 namespace lockstep {
 
-snapshot_store::snapshot_store(layout shape, const tensor_reader& source)
-    : bytes_(std::move(shape)) {
+snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label)
+    : bytes_(std::move(shape)), label_(label) {
   bytes_.copy_from(bytes_.shape(), source);
   for (std::size_t i = 0; i < bytes_.shape().count(); ++i) {
     const auto bytes = bytes_.tensor(i);

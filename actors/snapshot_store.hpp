@@ -13,11 +13,12 @@
 
 namespace lockstep {
 
-/// The bytes that every member of the fleet holds. Any number of readers; the snapshot actor alone
-/// writes, when it advances.
+/// The bytes that every member of the fleet holds. Any number of readers; the snapshot actor that
+/// took over last alone writes, when it advances.
 class snapshot_store {
  public:
-  snapshot_store(layout shape, const tensor_reader& source);
+  /// Copies `source`, which the trainer calls `label`.
+  snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label);
 
   const layout& shape() const noexcept { return bytes_.shape(); }
 
@@ -28,16 +29,25 @@ class snapshot_store {
     return work(views());
   }
 
-  /// Calls `work(spans)` while nobody reads. Until it returns, and for ever if it throws, the bytes
-  /// are `torn`.
-  template <class Work>
-  auto write(Work work) {
+  /// From now on nobody else writes: whoever did has finished, or will be refused. Returns what the
+  /// new owner shows.
+  std::uint64_t take_over() {
     const std::unique_lock lock(mutex_);
+    return ++owner_;
+  }
+
+  /// Calls `work(spans)` while nobody reads; what it writes is called `label`. Until it returns,
+  /// and for ever if it throws, the bytes are `torn`. Throws `error{fenced}`, having called
+  /// nothing, if another than `owner` has taken over.
+  template <class Work>
+  void write(std::uint64_t owner, std::uint64_t label, Work work) {
+    const std::unique_lock lock(mutex_);
+    if (owner != owner_) throw error(errc::fenced, "another run has taken over the snapshot");
     ++generation_;
     torn_ = true;
-    auto result = work(spans_);
+    work(spans_);
+    label_ = label;
     torn_ = false;
-    return result;
   }
 
   /// Calls `work(views)` while nobody writes, unless the bytes have changed since `generation`.
@@ -53,6 +63,12 @@ class snapshot_store {
     const std::shared_lock lock(mutex_);
     return generation_;
   }
+  /// The trainer's number of the bytes. Kept with them: whoever takes over from an actor that died
+  /// knows both or neither.
+  std::uint64_t label() const {
+    const std::shared_lock lock(mutex_);
+    return label_;
+  }
   bool torn() const {
     const std::shared_lock lock(mutex_);
     return torn_;
@@ -65,6 +81,8 @@ class snapshot_store {
   weight_buffer bytes_;
   tensor_spans spans_;
   std::uint64_t generation_ = 0;
+  std::uint64_t label_ = 0;
+  std::uint64_t owner_ = 0;
   bool torn_ = false;
 };
 

@@ -17,7 +17,7 @@ join_actor::behavior_type join_behavior(join_actor::stateful_pointer<join_state>
 struct snapshot_state;
 snapshot_actor::behavior_type snapshot_behavior(
     snapshot_actor::stateful_pointer<snapshot_state> self, std::shared_ptr<const actor_env> env,
-    std::shared_ptr<snapshot_store> store, target_info held);
+    std::shared_ptr<snapshot_store> store, target_info held, std::uint64_t owner_mark);
 
 struct flusher_state;
 flusher_actor::behavior_type flusher_behavior(flusher_actor::stateful_pointer<flusher_state> self,

@@ -38,6 +38,7 @@ struct flusher_state {
 struct snapshot_state {
   static inline const char* name = "snapshot";
   std::shared_ptr<snapshot_store> store;
+  std::uint64_t owner_mark = 0;  ///< what the store knows us by
   std::optional<snapshot_fsm> machine;
   std::shared_ptr<delta_source> pending;
   sender_actor owner;
@@ -118,7 +119,15 @@ struct supervisor_state {
   std::map<receiver_id, child> children;
   std::optional<trainer_group> trainer;
   std::uint32_t trainer_restarts = 0;
-  std::weak_ptr<ticket_state> ticket;
+  /// A sync that was handed on to this sender.
+  struct handed_on {
+    caf::actor_addr sender;
+    std::uint64_t label = 0;
+    std::weak_ptr<ticket_state> ticket;
+  };
+  handed_on sync;               ///< the last one
+  std::vector<handed_on> lost;  ///< to senders that were told to end and have not yet
+  std::uint64_t last_run = 0;
   version_ref fleet;
   tick_timer timer;
   time_point next_ping;

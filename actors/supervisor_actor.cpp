@@ -82,6 +82,22 @@ void perform(pointer self, const supervision_fsm::actions& actions) {
 
 // --- the trainer's side -------------------------------------------------------------------------
 
+/// Tells those who wait for a sync that `sender`, which has ended, will not finish it. Not sooner:
+/// it may be reading the trainer's tensors until then.
+void finish_lost(supervisor_state& state, const caf::actor_addr& sender) {
+  for (const auto& sync : state.lost) {
+    const auto ticket = sync.ticket.lock();
+    if (!ticket || sync.sender != sender) continue;
+    sync_report report;
+    report.label = sync.label;
+    report.result = sync_result::degraded;
+    report.reason = errc::dead;
+    report.detail = "the trainer's side ended during the sync";
+    ticket->finish(std::move(report));
+  }
+  std::erase_if(state.lost, [&](const auto& sync) { return sync.sender == sender; });
+}
+
 void end_trainer(pointer self) {
   auto& state = self->state;
   if (!state.trainer) return;
@@ -89,25 +105,25 @@ void end_trainer(pointer self) {
   self->send_exit(group.sender, caf::exit_reason::user_shutdown);
   self->send_exit(group.join, caf::exit_reason::user_shutdown);
   self->send_exit(group.snapshot, caf::exit_reason::user_shutdown);
-  if (const auto ticket = state.ticket.lock()) {
-    sync_report lost;
-    lost.result = sync_result::degraded;
-    lost.reason = errc::dead;
-    lost.detail = "the trainer's side ended during the sync";
-    ticket->finish(std::move(lost));
-  }
+  // It may be about to write: what is read from the store from here on stands.
+  group.boot.store->take_over();
+  if (!state.sync.ticket.expired()) state.lost.push_back(std::exchange(state.sync, {}));
 }
 
 void boot(pointer self, boot_request m) {
   auto& state = self->state;
   end_trainer(self);
+  // A version names one content for ever, so no two runs may share a number, whatever the clock
+  // that they were drawn from did and however often a run was restarted under the next one.
+  m.run = state.last_run = std::max(m.run, state.last_run + 1);
   const target_info held{{m.run, 0},
                          m.store->read([](const tensor_views& tensors) {
                            return digest_of(public_digest_seed, tensors);
                          }),
-                         m.label};
+                         m.store->label()};
   supervisor_state::trainer_group group;
-  group.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, m.store, held);
+  group.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, m.store, held,
+                                               m.store->take_over());
   group.join = self->spawn<caf::monitored>(join_behavior, group.snapshot);
   group.sender = self->spawn<caf::monitored>(
       sender_behavior, sender_setup{state.env, m.store, m.run, held, group.join, group.snapshot,
@@ -124,17 +140,17 @@ void boot(pointer self, boot_request m) {
 
 /// One failure domain: the death of any of the three ends them all. A new run takes over from the
 /// snapshot's bytes, unless they were being written; receivers that hold them attach by digest.
-void trainer_died(pointer self, const caf::error& reason) {
+void trainer_died(pointer self, const caf::actor_addr& source, const caf::error& reason) {
   auto& state = self->state;
   auto again = state.trainer->boot;
   state.env->log->critical("the trainer's side has died: {}", caf::to_string(reason));
   end_trainer(self);
+  finish_lost(state, source);
   if (again.store->torn() ||
       ++state.trainer_restarts > state.env->options.supervision.restart_max) {
     state.env->log->critical("the trainer's side stays down: seed again");
     return;
   }
-  ++again.run;
   boot(self, std::move(again));
 }
 
@@ -143,9 +159,10 @@ void on_down(pointer self, const caf::down_msg& m) {
   const auto is = [&](const auto& handle) { return handle && handle.address() == m.source; };
   if (state.trainer &&
       (is(state.trainer->sender) || is(state.trainer->join) || is(state.trainer->snapshot))) {
-    trainer_died(self, m.reason);
+    trainer_died(self, m.source, m.reason);
     return;
   }
+  finish_lost(state, m.source);
   for (auto& [id, c] : state.children) {
     if (is(c.receiver)) {
       if (c.flusher) self->send_exit(c.flusher, caf::exit_reason::user_shutdown);
@@ -157,6 +174,8 @@ void on_down(pointer self, const caf::down_msg& m) {
         return;
       }
       state.env->log->warn("receiver {} ended: {}", id, caf::to_string(m.reason));
+      // Nobody renews or ends its lease now, and perhaps nobody ever will again.
+      if (c.bytes) c.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
       perform(self, state.policy->on_down(self->clock().now(), c.life, c.bytes != nullptr));
       return;
     }
@@ -196,7 +215,7 @@ std::vector<receiver_status> statuses(const supervisor_state& state) {
 void on_sync(pointer self, sync_request& m) {
   auto& state = self->state;
   if (state.trainer) {
-    state.ticket = m.ticket;
+    state.sync = {state.trainer->sender.address(), m.label, m.ticket};
     self->send(state.trainer->sender, std::move(m));
     return;
   }
@@ -230,6 +249,32 @@ void on_remove(pointer self, const remove_engine& m) {
   end_child(self, it->second);
 }
 
+/// Is what is being handled from the sender that leads the fleet now? What an ended run still had
+/// to say would be booked on the one that follows, and would name a version that is over.
+bool from_sender(pointer self) {
+  const auto& trainer = self->state.trainer;
+  return trainer && self->current_sender() &&
+         trainer->sender.address() == self->current_sender()->address();
+}
+
+/// Who was given up or left while a sync still counted on it is put out of the view after the
+/// sender has been told so: tell it again, or the sync waits for a recovery that nobody attempts.
+void repeat_farewell(pointer self, receiver_id id) {
+  const auto& records = self->state.policy->records();
+  const auto it = records.find(id);
+  if (it == records.end()) return;
+  if (it->second.where == standing::gave_up || it->second.where == standing::detached)
+    self->send(self->state.trainer->sender, gave_up_notice{id, it->second.reason});
+}
+
+void on_fleet(pointer self, const fleet_notice& m) {
+  auto& state = self->state;
+  state.fleet = m.version;
+  for (const auto id : m.acknowledged) state.policy->on_acknowledged(id);
+  // Whoever did not come along learns at once that it is behind.
+  for (const auto& [id, c] : state.children) send_ping(self, c);
+}
+
 void on_tick(pointer self) {
   auto& state = self->state;
   const auto now = self->clock().now();
@@ -252,6 +297,8 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     end_trainer(self);
+    while (!self->state.lost.empty())
+      finish_lost(self->state, caf::actor_addr(self->state.lost.back().sender));
     for (const auto& [id, c] : self->state.children) end_child(self, c);
     self->quit(m.reason);
   });
@@ -278,29 +325,29 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
           perform(self, self->state.policy->on_goodbye(now(), m));
       },
       [self, now](const sync_action::evicted& m) {
+        if (!from_sender(self)) return;
         auto& s = self->state;
         // Who leaves on purpose is nothing to warn of.
         s.env->log->log(m.reason == errc::detached ? spdlog::level::info : spdlog::level::warn,
                         "receiver {} is out of the view: {} {}", m.who.id, to_string(m.reason),
                         m.detail);
         perform(self, s.policy->on_evicted(now(), m.who, m.reason, m.detail));
+        repeat_farewell(self, m.who.id);
       },
       [self, now](const sync_action::admitted& m) {
+        if (!from_sender(self)) return;
         self->state.env->log->info("receiver {} is in the view{}", m.who.id,
                                    m.reseeded ? ", seeded with all weights" : "");
         perform(self, self->state.policy->on_admitted(now(), m.who, m.reseeded));
       },
       [self, now](const sync_action::not_admitted& m) {
+        if (!from_sender(self)) return;
         self->state.env->log->warn("receiver {} could not be admitted: {} {}", m.who.id,
                                    to_string(m.reason), m.detail);
         perform(self, self->state.policy->on_not_admitted(now(), m.who, m.reason, m.detail));
       },
       [self](const fleet_notice& m) {
-        auto& s = self->state;
-        s.fleet = m.version;
-        for (const auto id : m.acknowledged) s.policy->on_acknowledged(id);
-        // Whoever did not come along learns at once that it is behind.
-        for (const auto& [id, c] : s.children) send_ping(self, c);
+        if (from_sender(self)) on_fleet(self, m);
       },
       [self](const status_request& m) { m.answer->set_value(statuses(self->state)); },
       [self](const tick&) { on_tick(self); },

@@ -55,8 +55,7 @@ version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
   auto& inside = on_.inside();
   boot_request m;
   m.run = inside.next_run();
-  m.label = label;
-  m.store = std::make_shared<snapshot_store>(shape_, tensors);
+  m.store = std::make_shared<snapshot_store>(shape_, tensors, label);
   m.answer = std::make_shared<std::promise<version_ref>>();
   auto answer = m.answer->get_future();
   caf::anon_send(inside.supervisor, std::move(m));

@@ -1,11 +1,9 @@
 #include <catch2/catch.hpp>
-#include <cstring>
-#include <random>
 
-#include "actors/receiver.hpp"
-#include "actors/trainer.hpp"
+#include "actors/fleet.hpp"
 
 using namespace lockstep;
+<<<<<<< HEAD
 using namespace std::chrono_literals;
 
 namespace {
@@ -41,6 +39,8 @@ bool same(const receiver& r, const weight_buffer& w) {
 }
 
 }  // namespace
+=======
+>>>>>>> actortests
 
 TEST_CASE("a trainer's weights reach every receiver, bit for bit") {
   settings s;
@@ -103,4 +103,66 @@ TEST_CASE("every fault on purpose is recovered from within the sync") {
     }
   }
   CHECK(plan->left().empty());
+}
+
+TEST_CASE("values that compare strangely reach the receivers as bits") {
+  const layout shape({{"f", dtype::f32, {6}}, {"n", dtype::f32, {}}, {"p", dtype::f4, {6}}});
+  fleet f(quiet(), shape);
+  f.add();
+  REQUIRE(f.seed());
+  const std::uint32_t rows[][6] = {
+      {0x00000000, 0x7fc00000, 0x7fc00000, 0x7f800001, 0x00000001, 0x00000000},
+      {0x80000000, 0x7fc00001, 0xffc00000, 0x7fc00001, 0x00000002, 0x80000001},
+      {0x00000000, 0x7fc00000, 0x7fc00000, 0x7f800001, 0x00000001, 0x7f800000}};
+  std::uint64_t label = 0;
+  for (const auto& row : rows) {
+    std::memcpy(f.w.tensor(0).data(), row, sizeof row);
+    std::memcpy(f.w.tensor(1).data(), row + 1, 4);
+    std::memcpy(f.w.tensor(2).data(), row + 3, 3);
+    const auto report = f.t.sync(++label, f.w).wait();
+    CHECK(report.result == sync_result::ok);
+    if (label > 1) CHECK(report.changed >= 7);
+    CHECK(f.all_hold(f.w));
+  }
+  // The same bits, NaN or not, are no change.
+  const auto report = f.t.sync(++label, f.w).wait();
+  CHECK(report.result == sync_result::ok);
+  CHECK(report.changed == 0);
+  CHECK(report.wire_bytes == 0);
+  CHECK(f.rx[0]->state().label == label);
+}
+
+TEST_CASE("a model without a byte syncs like any other") {
+  const auto shape = GENERATE(layout(), layout({{"e", dtype::f32, {0}}}));
+  fleet f(quiet(), shape);
+  f.add();
+  f.add();
+  REQUIRE(f.seed());
+  CHECK(f.sync(1).result == sync_result::ok);
+  CHECK(f.rx[1]->state().ready);
+  CHECK(f.rx[1]->state().label == 1);
+}
+
+TEST_CASE("many buckets arrive one at a time, and damage to them is recovered from") {
+  auto s = quiet();
+  s.bucket.bytes_max = 2ull << 20;
+  s.bucket.credit = 1;
+  fleet f(s, layout({{"a", dtype::bf16, {3u << 18}}, {"b", dtype::u8, {3u << 20}}}));
+  receiver_options spoilt;
+  spoilt.faults = std::make_shared<fault_plan>(
+      std::vector<fault>{{fault_kind::corrupt_frame, 1, 0}, {fault_kind::crash, 2, 0}});
+  f.add(spoilt);
+  f.add();
+  REQUIRE(f.seed());
+  CHECK(f.all_hold(f.w));
+  for (unsigned v = 1; v <= 3; ++v) {
+    for (std::size_t i = 0; i < 2; ++i)
+      for (std::size_t at = v; at < f.w.tensor(i).size(); at += 3)
+        f.w.tensor(i)[at] ^= std::byte{1};
+    const auto report = f.t.sync(v, f.w).wait();
+    CHECK(report.result == (v < 3 ? sync_result::recovered : sync_result::ok));
+    CHECK(report.wire_bytes > s.bucket.bytes_max);
+    CHECK(f.all_hold(f.w));
+  }
+  CHECK(spoilt.faults->left().empty());
 }

@@ -1,0 +1,495 @@
+// Who is in the view, who is let in, who is put out, and what the report says of it.
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <future>
+#include <optional>
+
+#include "actors/fleet.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+receiver_options over(weight_buffer& memory, receiver_id id = 0) {
+  receiver_options out;
+  out.id = id;
+  out.memory = memory_of(memory);
+  return out;
+}
+
+receiver_options with_faults(std::vector<fault> faults) {
+  receiver_options out;
+  out.faults = std::make_shared<fault_plan>(std::move(faults));
+  return out;
+}
+
+/// Fails the apply hook whenever the label is at least `from`.
+receiver_options failing(std::uint64_t from) {
+  receiver_options out;
+  out.hooks.apply = [from](version_ref, std::uint64_t label, auto) {
+    if (label >= from) throw std::runtime_error("the device is broken");
+  };
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a late receiver is seeded, one that holds the bytes is adopted without a transfer") {
+  fleet f;
+  f.add();
+  REQUIRE(f.seed());
+  REQUIRE(f.sync(1).result == sync_result::ok);
+
+  auto& late = f.add();
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  CHECK(same(late, f.w));
+  CHECK(late.state().label == 1);
+  CHECK(f.status(1).reseeds == 1);
+
+  auto memory = f.w.clone();
+  auto options = over(memory, 2);
+  bool written = false;
+  options.hooks.pause = [&] { written = true; };
+  auto& holder = f.add(options);
+  REQUIRE(f.t.wait_for_members(3, 10s));
+  CHECK(f.status(2).reseeds == 0);
+  CHECK_FALSE(written);
+  CHECK(holder.state().ready);
+  CHECK(holder.state().label == 1);
+
+  const auto report = f.sync(2);
+  CHECK(report.result == sync_result::ok);
+  CHECK(report.participants.size() == 3);
+  CHECK(report.reseed_bytes == 0);
+  CHECK(f.all_hold(f.w));
+  CHECK(same(memory, f.w));
+}
+
+TEST_CASE("a receiver writes the caller's memory, and refuses memory of another size") {
+  fleet f;
+  weight_buffer memory(f.w.shape());
+  auto& r = f.add(over(memory, 4));
+  CHECK(r.tensor(0).data() == memory.tensor(0).data());
+  CHECK(r.name() == "receiver-4");
+  REQUIRE(f.seed());
+  CHECK(same(memory, f.w));
+
+  const auto refused = [&](receiver_options options) -> std::optional<errc> {
+    try {
+      receiver(f.rt, f.w.shape(), std::move(options));
+    } catch (const error& e) {
+      UNSCOPED_INFO(e.what());
+      return e.code();
+    }
+    return std::nullopt;
+  };
+  weight_buffer other(f.w.shape());
+  auto short_by_one = over(other, 5);
+  short_by_one.memory[3] = short_by_one.memory[3].first(999);
+  CHECK(refused(short_by_one) == errc::wrong_layout);
+  auto one_missing = over(other, 5);
+  one_missing.memory.pop_back();
+  CHECK(refused(one_missing) == errc::wrong_layout);
+  CHECK(refused(over(other, 4)) == errc::bad_input);  // the id is taken
+  CHECK_FALSE(refused(over(other, 5)));
+  CHECK_FALSE(refused(over(other, 5)));  // and free again
+}
+
+TEST_CASE("nobody writes to a receiver that has detached, and it can come back") {
+  fleet f;
+  weight_buffer memory(f.w.shape());
+  auto& r = f.add(over(memory, 1));
+  f.add(receiver_options{2, "", {}, {}, nullptr});
+  REQUIRE(f.seed());
+  r.detach();
+  r.detach();
+  CHECK_FALSE(r.state().ready);
+  CHECK(r.state().reason == errc::detached);
+  CHECK(f.status(1).standing == "detached");
+  const auto before = memory.clone();
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::ok);
+  CHECK(report.participants.size() == 1);
+  CHECK(same(memory, before));
+  CHECK_FALSE(r.state().ready);
+
+  receiver again(f.rt, f.w.shape(), over(memory, 1));
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  CHECK(same(memory, f.w));
+  CHECK(again.state().ready);
+  CHECK(f.sync(2).participants.size() == 2);
+  CHECK(same(memory, f.w));
+}
+
+TEST_CASE("a receiver that leaves while a sync is under way does not hold it up") {
+  fleet f;
+  std::promise<void> applying;
+  std::atomic<bool> first = true;
+  receiver_options options;
+  options.hooks.apply = [&](version_ref, std::uint64_t label, auto) {
+    if (label == 1 && first.exchange(false)) {
+      applying.set_value();
+      std::this_thread::sleep_for(30ms);
+      throw std::runtime_error("not now");
+    }
+  };
+  auto& leaving = f.add(options);
+  f.add();
+  REQUIRE(f.seed());
+  step(f.w, 1);
+  const auto under_way = f.t.sync(1, f.w);
+  applying.get_future().wait();
+  leaving.detach();
+  const auto report = under_way.wait();
+  CHECK(report.total < 10s);
+  CHECK(report.result == sync_result::degraded);
+  CHECK_FALSE(report.participants.at(0).member);
+  CHECK(report.participants.at(1).member);
+  CHECK(same(*f.rx[1], f.w));
+  CHECK_FALSE(leaving.state().ready);
+}
+
+TEST_CASE("a tensor of another size than the layout's aborts the sync and names it") {
+  fleet f;
+  f.add();
+  REQUIRE(f.seed());
+  const auto before = f.w.clone();
+  const auto wrong = [&](std::size_t i) {
+    return i == 3 ? f.w.tensor(i).first(999) : std::span<const std::byte>(f.w.tensor(i));
+  };
+  const auto report = f.t.sync(1, tensor_reader(wrong)).wait();
+  CHECK(report.result == sync_result::aborted);
+  CHECK(report.reason == errc::wrong_layout);
+  CHECK(report.detail.find("'d'") != std::string::npos);
+  CHECK(report.label == 1);
+  CHECK(report.target == report.base);
+  CHECK(f.all_hold(before));
+
+  const auto throwing = [](std::size_t) -> std::span<const std::byte> {
+    throw std::runtime_error("no such tensor");
+  };
+  const auto thrown = f.t.sync(2, tensor_reader(throwing)).wait();
+  CHECK(thrown.result == sync_result::aborted);
+  CHECK(thrown.detail == "no such tensor");
+
+  CHECK(f.sync(3).result == sync_result::ok);
+  CHECK(f.all_hold(f.w));
+  try {
+    f.t.seed(tensor_reader(wrong));
+    FAIL("seeded");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::wrong_layout);
+    CHECK(std::string(e.what()).find("'d'") != std::string::npos);
+  }
+}
+
+TEST_CASE("a receiver of another layout is never admitted") {
+  auto s = quiet();
+  s.supervision.attempts_max = 2;
+  fleet f(s);
+  f.add();
+  receiver stranger(f.rt, layout({{"a", dtype::bf16, {64, 64}}}), {9, "", {}, {}, nullptr});
+  REQUIRE(f.seed());
+  REQUIRE(f.wait_standing(9, "gave_up"));
+  CHECK(f.status(9).reason == errc::wrong_layout);
+  CHECK_FALSE(stranger.state().ready);
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::ok);
+  CHECK(report.participants.size() == 1);
+  for (const auto b : stranger.tensor(0)) REQUIRE(b == std::byte{0});
+}
+
+TEST_CASE("too few members abort a sync") {
+  auto s = quiet();
+  s.sync.members_min = 2;
+  fleet f(s);
+  SECTION("before anything has been seeded there is no trainer's side") {
+    const auto report = f.sync(1);
+    CHECK(report.result == sync_result::aborted);
+    CHECK(report.reason == errc::shut_down);
+    CHECK(report.label == 1);
+  }
+  SECTION("no receiver at all") {
+    f.t.seed(f.w);
+    const auto report = f.sync(1);
+    CHECK(report.result == sync_result::aborted);
+    CHECK(report.reason == errc::too_few_members);
+    CHECK(report.participants.empty());
+  }
+  SECTION("one where two are needed, then two") {
+    f.add();
+    REQUIRE(f.seed());
+    const auto before = f.w.clone();
+    const auto report = f.sync(1);
+    CHECK(report.result == sync_result::aborted);
+    CHECK(report.reason == errc::too_few_members);
+    CHECK(report.participants.at(0).status == terminal::aborted);
+    CHECK(report.participants.at(0).member);
+    CHECK(f.all_hold(before));
+    f.add();
+    REQUIRE(f.t.wait_for_members(2, 10s));
+    CHECK(f.sync(2).result == sync_result::ok);
+    CHECK(f.all_hold(f.w));
+  }
+}
+
+TEST_CASE("refusals of many for one reason abort, and nobody is evicted") {
+  fleet f;
+  f.add(with_faults({{fault_kind::stage_fail, 1, 0}}));
+  f.add(with_faults({{fault_kind::stage_fail, 1, 1}}));
+  f.add();
+  REQUIRE(f.seed());
+  const auto before = f.w.clone();
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::aborted);
+  CHECK(report.reason == errc::correlated_failure);
+  CHECK(report.participants.at(0).status == terminal::no);
+  CHECK(report.participants.at(1).status == terminal::no);
+  CHECK(report.participants.at(2).status == terminal::aborted);
+  for (const auto& p : report.participants) CHECK(p.member);
+  CHECK(f.all_hold(before));
+  for (const auto& s : f.t.receivers()) {
+    CHECK(s.member);
+    CHECK(s.reseeds == 1);
+  }
+  CHECK(f.t.sync(1, f.w).wait().result == sync_result::ok);
+  CHECK(f.all_hold(f.w));
+}
+
+TEST_CASE("a receiver that always fails is given up, and the report names it") {
+  auto s = quiet();
+  s.supervision.attempts_max = 3;
+  fleet f(s);
+  f.add();
+  auto options = failing(1);
+  options.name = "broken";
+  f.add(options);
+  REQUIRE(f.seed());
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::degraded);
+  CHECK_FALSE(report.complete());
+  const auto& out = report.participants.at(1);
+  CHECK(out.name == "broken");
+  CHECK(out.status == terminal::nack);
+  CHECK(out.reason == errc::hook_failed);
+  CHECK(out.detail == "the device is broken");
+  CHECK_FALSE(out.member);
+  CHECK(out.version == version_ref{});
+  CHECK(report.participants.at(0).status == terminal::ok);
+  CHECK(report.participants.at(0).version == report.target);
+  CHECK(f.status(1).standing == "gave_up");
+  CHECK_FALSE(f.rx[1]->state().ready);
+  // The others go on without it.
+  const auto next = f.sync(2);
+  CHECK(next.result == sync_result::ok);
+  CHECK(next.participants.size() == 1);
+  CHECK(same(*f.rx[0], f.w));
+  CHECK_FALSE(f.rx[1]->state().ready);
+}
+
+TEST_CASE("a receiver that ends too often is given up") {
+  auto s = quiet();
+  s.supervision.restart_max = 0;
+  fleet f(s);
+  f.add();
+  f.add(with_faults({{fault_kind::crash, 1, 1}}));
+  REQUIRE(f.seed());
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::degraded);
+  CHECK(report.recover < 10s);  // nobody waits for what will not come
+  CHECK(report.participants.at(1).status == terminal::dead);
+  CHECK(f.status(1).standing == "gave_up");
+  CHECK(f.status(1).restarts == 0);
+  CHECK_FALSE(f.rx[1]->state().ready);
+  CHECK(f.rx[1]->state().reason == errc::dead);
+  // And can still leave.
+  f.rx[1]->detach();
+  CHECK(f.rx[1]->state().reason == errc::detached);
+}
+
+TEST_CASE("one failure reseeds one receiver, or all where the settings say so") {
+  const auto scope = GENERATE(reseed_scope::failed, reseed_scope::all);
+  auto s = quiet();
+  s.sync.reseed = scope;
+  fleet f(s);
+  f.add(with_faults({{fault_kind::apply_fail, 1, 0}}));
+  f.add();
+  f.add();
+  REQUIRE(f.seed());
+  const auto report = f.sync(1);
+  CHECK(report.result == sync_result::recovered);
+  const bool all = scope == reseed_scope::all;
+  CHECK(report.participants.at(0).reseeds == 1);
+  CHECK(report.participants.at(1).reseeds == (all ? 1 : 0));
+  CHECK(report.participants.at(2).reseeds == (all ? 1 : 0));
+  CHECK(report.reseed_bytes > report.full_bytes * (all ? 3 : 1));
+  CHECK(report.reseed_bytes < report.full_bytes * (all ? 4 : 2));
+  CHECK(f.all_hold(f.w));
+}
+
+TEST_CASE("memory that rots between syncs is noticed, and never ready after that") {
+  const auto receivers = GENERATE(1u, 3u);
+  fleet f;
+  weight_buffer memory(f.w.shape());
+  auto committed = f.w.clone();
+  std::atomic<bool> rotten = false, served = false;
+  auto options = over(memory);
+  options.hooks.readiness_changed = [&](const readiness& state) {
+    // Called by the actor that writes the memory, between its writes.
+    if (rotten && state.ready && !same(memory, state.label == 2 ? f.w : committed)) served = true;
+  };
+  f.add(options);
+  while (f.rx.size() < receivers) f.add();
+  REQUIRE(f.seed());
+  // With so little to change, the delta does not happen to repair the damage.
+  const auto change = [&](unsigned label) {
+    f.w.tensor(3)[label] ^= std::byte{1};
+    return f.t.sync(label, f.w).wait();
+  };
+  REQUIRE(change(1).result == sync_result::ok);
+  committed.copy_from(f.w);
+  memory.tensor(0)[77] ^= std::byte{1};
+  rotten = true;
+  auto report = change(2);
+  CHECK(report.participants.at(0).status == terminal::no);
+  CHECK(report.participants.at(0).reason == errc::wrong_base);
+  if (receivers == 1) {
+    CHECK(report.result == sync_result::aborted);
+    CHECK(f.t.wait_for_members(1, 10s));
+    report = f.t.sync(2, f.w).wait();
+    CHECK(report.result == sync_result::ok);
+  } else {
+    CHECK(report.result == sync_result::recovered);
+    CHECK(report.participants.at(0).reseeds == 1);
+  }
+  CHECK(f.status(0).reseeds == 2);
+  CHECK_FALSE(served);
+  CHECK(f.all_hold(f.w));
+}
+
+TEST_CASE("seeding again starts another run, which adopts who holds the bytes") {
+  fleet f;
+  f.add();
+  f.add();
+  const auto first = f.t.seed(f.w, 5);
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  REQUIRE(f.sync(6).result == sync_result::ok);
+  const auto second = f.t.seed(f.w, 6);
+  CHECK(second.run > first.run);
+  CHECK(second.number == 0);
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  for (const auto& s : f.t.receivers()) {
+    CHECK(s.reseeds == 1);
+    CHECK(s.state.version == second);
+  }
+  step(f.w, 100);
+  const auto third = f.t.seed(f.w, 0);
+  CHECK(third.run > second.run);
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  for (const auto& s : f.t.receivers()) CHECK(s.reseeds == 2);
+  CHECK(f.all_hold(f.w));
+  CHECK(f.sync(1).result == sync_result::ok);
+  CHECK(f.all_hold(f.w));
+}
+
+TEST_CASE("two runtimes of one process do not mix") {
+  fleet a;
+  fleet b;
+  step(b.w, 9);
+  a.add();
+  b.add();
+  b.add();
+  REQUIRE(a.seed());
+  REQUIRE(b.seed());
+  for (unsigned v = 1; v <= 5; ++v) {
+    CHECK(a.sync(v).participants.size() == 1);
+    step(b.w, 50 + v);
+    CHECK(b.sync(v).participants.size() == 2);
+    CHECK(a.all_hold(a.w));
+    CHECK(b.all_hold(b.w));
+  }
+}
+
+TEST_CASE("a sync returns once the tensors are read, and waits for the one before") {
+  fleet f;
+  std::promise<void> let_go;
+  auto gone = let_go.get_future().share();
+  receiver_options options;
+  options.hooks.apply = [gone](version_ref, std::uint64_t label, auto) {
+    if (label == 1) gone.wait();
+  };
+  f.add(options);
+  REQUIRE(f.seed());
+  step(f.w, 1);
+  const auto target = f.w.clone();
+  const auto first = f.t.sync(1, f.w);
+  for (std::size_t i = 0; i < f.w.shape().count(); ++i)
+    for (auto& b : f.w.tensor(i)) b = std::byte{0xee};
+  CHECK_FALSE(first.done());
+  CHECK_FALSE(first.wait_for(20ms));
+  std::thread later([&] {
+    std::this_thread::sleep_for(50ms);
+    let_go.set_value();
+  });
+  const auto second = f.t.sync(2, f.w);
+  CHECK(first.done());
+  later.join();
+  CHECK(first.wait().result == sync_result::ok);
+  CHECK(first.wait().label == 1);
+  CHECK(second.wait().base == first.wait().target);
+  CHECK(second.wait().result == sync_result::ok);
+  CHECK(f.all_hold(f.w));
+  CHECK_FALSE(same(*f.rx[0], target));
+
+  // What was changed right after sync() had returned did not get into that version.
+  f.w.copy_from(target);
+  const auto third = f.t.sync(3, f.w);
+  for (std::size_t i = 0; i < f.w.shape().count(); ++i)
+    for (auto& b : f.w.tensor(i)) b = std::byte{0x11};
+  CHECK(third.wait().result == sync_result::ok);
+  CHECK(same(*f.rx[0], target));
+}
+
+TEST_CASE("three hundred syncs with eight receivers") {
+  fleet f;
+  for (unsigned i = 0; i < 8; ++i) f.add();
+  REQUIRE(f.seed());
+  for (unsigned v = 1; v <= 300; ++v) {
+    step(f.w, v);
+    const auto report = f.t.sync(v, f.w).wait();
+    REQUIRE(report.result == sync_result::ok);
+    REQUIRE(report.participants.size() == 8);
+    REQUIRE(f.all_hold(f.w));
+  }
+}
+
+TEST_CASE("everything ends in time, in whatever order and whatever is under way") {
+  const auto order = GENERATE(range(0, 5));
+  CAPTURE(order);
+  const auto started = std::chrono::steady_clock::now();
+  {
+    std::optional<ticket> under_way;
+    auto rt = std::make_unique<runtime>(quiet());
+    auto w = random_weights(small_layout(), 1);
+    auto t = std::make_unique<trainer>(*rt, small_layout());
+    std::vector<std::unique_ptr<receiver>> rx;
+    for (unsigned i = 0; i < 3; ++i)
+      rx.push_back(std::make_unique<receiver>(*rt, small_layout(),
+                                              receiver_options{i, "", {}, {}, nullptr}));
+    if (order != 0) t->seed(w);
+    if (order >= 2) {
+      REQUIRE(t->wait_for_members(3, 10s));
+      step(w, 1);
+      under_way = t->sync(1, w);
+    }
+    if (order == 3) t.reset();  // the trainer first, or the receivers while it syncs
+    rx.erase(rx.begin());
+    if (order == 4) rx.clear();
+    t.reset();
+    rx.clear();
+    rt.reset();
+    // The ticket outlives them all, and has its report.
+    if (under_way) CHECK(under_way->wait_for(5s));
+  }
+  CHECK(std::chrono::steady_clock::now() - started < 10s);
+}

@@ -1,0 +1,348 @@
+#include "weights/bucket_codec.hpp"
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <random>
+
+#include "kernels/frame.hpp"
+#include "weights/weight_buffer.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+constexpr auto seed = public_digest_seed;
+constexpr auto limit = std::uint64_t{kernels::frame_bytes_max};
+
+tensor_spans spans(weight_buffer& w) {
+  tensor_spans out;
+  for (std::size_t i = 0; i < w.shape().count(); ++i)
+    out.push_back({{w.tensor(i).data(), w.tensor(i).size()}, unit_bytes(w.shape()[i].type)});
+  return out;
+}
+tensor_views views(weight_buffer& w) {
+  return as_views(spans(w));
+}
+
+bool same(const weight_buffer& a, const weight_buffer& b) {
+  for (std::size_t i = 0; i < a.shape().count(); ++i)
+    if (!std::equal(a.tensor(i).begin(), a.tensor(i).end(), b.tensor(i).begin())) return false;
+  return true;
+}
+
+weight_buffer random_weights(const layout& shape, std::mt19937_64& rng) {
+  weight_buffer out(shape);
+  for (std::size_t i = 0; i < shape.count(); ++i)
+    for (auto& b : out.tensor(i)) b = static_cast<std::byte>(rng());
+  return out;
+}
+
+/// About one byte in `every` is another.
+weight_buffer changed(const weight_buffer& from, std::mt19937_64& rng, unsigned every) {
+  auto out = from.clone();
+  for (std::size_t i = 0; i < out.shape().count(); ++i)
+    for (auto& b : out.tensor(i))
+      if (rng() % every == 0) b ^= static_cast<std::byte>(1 + rng() % 255);
+  return out;
+}
+
+/// One tensor of each type, of sizes that no vector register divides, and the odd ones.
+layout every_dtype() {
+  std::vector<tensor_spec> tensors;
+  for (unsigned t = 0; t <= static_cast<unsigned>(dtype::last_); ++t) {
+    const auto type = static_cast<dtype>(t);
+    const std::string name(to_string(type));
+    const bool packed = bits_of(type) % 8 != 0;
+    tensors.push_back({name, type, {packed ? 28u : 13u, 11}});
+    tensors.push_back({name + ".empty", type, {3, 0}});
+    if (!packed) tensors.push_back({name + ".scalar", type, {}});
+  }
+  return layout(std::move(tensors));
+}
+
+layout two_ranges() {
+  return layout({{"a", dtype::u8, {40}}, {"big", dtype::bf16, {(3u << 19) + 5}}});
+}
+
+void check_bounds(const manifest& content, std::size_t buckets, std::uint64_t bytes_max) {
+  std::uint64_t sum = 0;
+  for (const auto& b : content.buckets) {
+    CHECK(b.bytes > 0);
+    CHECK(b.bytes <= bytes_max);
+    sum += b.bytes;
+  }
+  CHECK(content.buckets.size() == buckets);
+  CHECK(content.bytes == sum);
+}
+
+/// `buckets` lead from `base` to `target`: they pass the check, the prediction is what comes of
+/// writing them, under the public key and under another, and what comes of it is `target`.
+void check_leads(const std::vector<payload>& buckets, weight_buffer& base, weight_buffer& target) {
+  const auto before = views(base);
+  REQUIRE_FALSE(check_buckets(buckets, before));
+  for (const auto key : {seed, std::uint64_t{77}})
+    CHECK(predict(key, digest_of(key, before), buckets, before) == digest_of(key, views(target)));
+  auto live = base.clone();
+  std::vector<std::size_t> touched;
+  for (const auto& b : buckets) REQUIRE_FALSE(apply_bucket(b, spans(live), touched));
+  CHECK(same(live, target));
+  CHECK(std::is_sorted(touched.begin(), touched.end()));
+  CHECK(std::adjacent_find(touched.begin(), touched.end()) == touched.end());
+  std::vector<std::size_t> differing;
+  for (std::size_t i = 0; i < base.shape().count(); ++i)
+    if (!std::equal(base.tensor(i).begin(), base.tensor(i).end(), target.tensor(i).begin()))
+      differing.push_back(i);
+  CHECK(std::includes(touched.begin(), touched.end(), differing.begin(), differing.end()));
+}
+
+void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
+  const auto& shape = base.shape();
+  const auto delta = encode_delta(shape, views(base), views(target), bytes_max);
+  CHECK(delta.content.layout == shape.fingerprint());
+  check_bounds(delta.content, delta.buckets.size(), bytes_max);
+  for (std::size_t i = 0; i < delta.buckets.size(); ++i)
+    CHECK(hash_of(delta.buckets[i]) == delta.content.buckets[i].hash);
+  check_leads(delta.buckets, base, target);
+
+  const full_plan plan(shape, views(target), bytes_max);
+  std::vector<payload> buckets;
+  for (std::size_t i = 0; i < plan.content().buckets.size(); ++i) {
+    buckets.push_back(plan.make(i, views(target)));
+    CHECK(buckets[i].size() == plan.content().buckets[i].bytes);
+    CHECK(hash_of(buckets[i]) == plan.content().buckets[i].hash);
+  }
+  CHECK(plan.content().layout == shape.fingerprint());
+  check_bounds(plan.content(), buckets.size(), bytes_max);
+  check_leads(buckets, base, target);
+}
+
+payload flipped(const payload& p, std::size_t at) {
+  std::vector<std::byte> bytes(p.data(), p.data() + p.size());
+  bytes[at] ^= std::byte{0x10};
+  return payload(std::move(bytes));
+}
+
+payload joined(const payload& a, const payload& b) {
+  std::vector<std::byte> bytes(a.data(), a.data() + a.size());
+  bytes.insert(bytes.end(), b.data(), b.data() + b.size());
+  return payload(std::move(bytes));
+}
+
+}  // namespace
+
+TEST_CASE("deltas and full transfers of every dtype lead to the target, bit for bit") {
+  const auto number = GENERATE(range(0u, 20u));
+  const auto every = GENERATE(2u, 50u, 1000u);
+  CAPTURE(number, every);
+  std::mt19937_64 rng(number);
+  auto base = random_weights(every_dtype(), rng);
+  auto target = changed(base, rng, every);
+  check_both_ways(base, target, limit);
+}
+
+TEST_CASE("the number of changed units is counted in units") {
+  const layout shape({{"w", dtype::f32, {100}}, {"x", dtype::f4, {10}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  target.tensor(0)[4] = target.tensor(0)[7] = std::byte{1};  // one element
+  target.tensor(0)[396] = std::byte{1};
+  target.tensor(1)[4] = std::byte{1};
+  CHECK(encode_delta(shape, views(base), views(target), limit).content.changed == 3);
+  CHECK(full_plan(shape, views(target), limit).content().changed == 105);
+}
+
+TEST_CASE("values that compare strangely travel as bits") {
+  const layout shape({{"w", dtype::f32, {6}}});
+  const std::uint32_t from[] = {0x00000000, 0x7fc00000, 0x7fc00000, 0x7f800001, 0x00000001, 1};
+  const std::uint32_t to[] = {0x80000000, 0x7fc00001, 0xffc00000, 0x7fc00001, 0x00000002, 0};
+  weight_buffer base(shape);
+  weight_buffer target(shape);
+  std::memcpy(base.tensor(0).data(), from, sizeof from);
+  std::memcpy(target.tensor(0).data(), to, sizeof to);
+  CHECK(encode_delta(shape, views(base), views(target), limit).content.changed == 6);
+  check_both_ways(base, target, limit);
+  check_both_ways(target, base, limit);
+  // And the same NaN is no change.
+  CHECK(encode_delta(shape, views(base), views(base), limit).buckets.empty());
+}
+
+TEST_CASE("tensors over a mebibyte are cut into ranges") {
+  std::mt19937_64 rng(1);
+  auto base = random_weights(two_ranges(), rng);
+  auto target = changed(base, rng, 300);
+  for (const auto bytes_max : {limit, 2 * limit, 4 * limit})
+    check_both_ways(base, target, bytes_max);
+  CHECK(full_plan(base.shape(), views(base), limit).content().buckets.size() > 2);
+}
+
+TEST_CASE("many small tensors share buckets, and fill more than one") {
+  std::vector<tensor_spec> tensors;
+  for (unsigned i = 0; i < 25'000; ++i)
+    tensors.push_back({"t" + std::to_string(i), dtype::bf16, {1 + i % 7}});
+  std::mt19937_64 rng(2);
+  auto base = random_weights(layout(std::move(tensors)), rng);
+  auto target = changed(base, rng, 3);
+  check_both_ways(base, target, limit);
+  const auto buckets = full_plan(base.shape(), views(base), limit).content().buckets.size();
+  CHECK(buckets == 2);
+}
+
+TEST_CASE("nothing to say takes no bucket") {
+  std::mt19937_64 rng(3);
+  SECTION("an empty delta") {
+    auto w = random_weights(every_dtype(), rng);
+    const auto delta = encode_delta(w.shape(), views(w), views(w), limit);
+    CHECK(delta.buckets.empty());
+    CHECK(delta.content.changed == 0);
+    CHECK(predict(seed, digest_of(seed, views(w)), {}, views(w)) == digest_of(seed, views(w)));
+    check_both_ways(w, w, limit);
+  }
+  SECTION("an empty model") {
+    weight_buffer w{layout()};
+    check_both_ways(w, w, limit);
+    CHECK(full_plan(w.shape(), views(w), limit).content().buckets.empty());
+  }
+  SECTION("a model of empty tensors") {
+    weight_buffer w(layout({{"a", dtype::f32, {0}}, {"b", dtype::f4, {0, 5}}}));
+    check_both_ways(w, w, limit);
+    CHECK(full_plan(w.shape(), views(w), limit).content().buckets.empty());
+  }
+}
+
+TEST_CASE("the digest sees every byte and where it stands") {
+  std::mt19937_64 rng(4);
+  auto w = random_weights(every_dtype(), rng);
+  const auto whole = digest_of(seed, views(w));
+  CHECK(digest_of(seed + 1, views(w)) != whole);
+  for (std::size_t i = 0; i < w.shape().count(); ++i) {
+    for (auto& b : w.tensor(i)) {
+      b ^= std::byte{1};
+      CHECK(digest_of(seed, views(w)) != whole);
+      b ^= std::byte{1};
+    }
+  }
+  CHECK(digest_of(seed, views(w)) == whole);
+}
+
+TEST_CASE("a prediction is of the bytes that are there") {
+  std::mt19937_64 rng(5);
+  auto base = random_weights(layout({{"a", dtype::bf16, {60}}, {"b", dtype::f32, {9}}}), rng);
+  auto target = changed(base, rng, 20);
+  const auto delta = encode_delta(base.shape(), views(base), views(target), limit);
+  const auto claimed = digest_of(seed, views(base));
+  const auto goal = digest_of(seed, views(target));
+  auto other = base.clone();
+  std::size_t healed = 0, fooled = 0;
+  for (std::size_t i = 0; i < other.shape().count(); ++i) {
+    for (auto& b : other.tensor(i)) {
+      b ^= std::byte{1};
+      auto live = other.clone();
+      std::vector<std::size_t> touched;
+      REQUIRE_FALSE(apply_bucket(delta.buckets[0], spans(live), touched));
+      const bool overwritten = same(live, target);
+      healed += overwritten ? 1u : 0u;
+      // From what is really held, the prediction tells what will come of it. From a base that is
+      // only claimed it cannot: that is what the base's own digest is for.
+      const auto held = digest_of(seed, views(other));
+      CHECK(held != claimed);
+      CHECK((predict(seed, held, delta.buckets, views(other)) == goal) == overwritten);
+      const bool believed = predict(seed, claimed, delta.buckets, views(other)) == goal;
+      CHECK_FALSE((believed && overwritten));
+      fooled += believed ? 1u : 0u;
+      b ^= std::byte{1};
+    }
+  }
+  CHECK(healed > 10);
+  CHECK(fooled > 10);
+}
+
+TEST_CASE("an interrupted write is healed by the same buckets") {
+  std::mt19937_64 rng(6);
+  auto base = random_weights(every_dtype(), rng);
+  auto target = changed(base, rng, 20);
+  const auto delta = encode_delta(base.shape(), views(base), views(target), limit);
+  REQUIRE(delta.buckets.size() == 1);
+  const auto frames = count_frames(delta.buckets[0], views(base));
+  REQUIRE(frames > 10);
+  for (std::size_t cut = 0; cut <= frames; ++cut) {
+    auto live = base.clone();
+    std::vector<std::size_t> touched;
+    REQUIRE_FALSE(apply_bucket(delta.buckets[0], spans(live), touched, cut));
+    CHECK(touched.size() == cut);  // one frame for each tensor here
+    CHECK(same(live, target) == (cut == frames));
+    REQUIRE_FALSE(apply_bucket(delta.buckets[0], spans(live), touched));
+    CHECK(same(live, target));
+  }
+}
+
+TEST_CASE("a damaged bucket is refused before anything is predicted from it") {
+  std::mt19937_64 rng(7);
+  auto base = random_weights(layout({{"a", dtype::bf16, {60}}, {"b", dtype::f32, {}}}), rng);
+  auto target = changed(base, rng, 3);
+  const auto delta = encode_delta(base.shape(), views(base), views(target), limit);
+  REQUIRE(delta.buckets.size() == 1);
+  const auto& good = delta.buckets[0];
+  for (std::size_t at = 0; at < good.size(); ++at) {
+    const std::vector<payload> bad{flipped(good, at)};
+    CAPTURE(at);
+    const auto failure = check_buckets(bad, views(base));
+    REQUIRE(failure);
+    CHECK((failure->reason == errc::bad_checksum || failure->reason == errc::bad_frame));
+    CHECK(failure->detail.find("bucket 0, ") == 0);
+  }
+  for (std::size_t size = 1; size < good.size(); ++size) {
+    const std::vector<payload> cut{
+        payload(std::vector<std::byte>(good.data(), good.data() + size))};
+    const auto failure = check_buckets(cut, views(base));
+    // What ends between two frames is well formed, and betrayed by where it leads.
+    if (!failure)
+      CHECK(predict(seed, digest_of(seed, views(base)), cut, views(base)) !=
+            digest_of(seed, views(target)));
+    if (size % 100 == 1) CHECK(failure);
+  }
+  // A write stops where the damage is.
+  auto live = base.clone();
+  std::vector<std::size_t> touched;
+  CHECK(apply_bucket(flipped(good, good.size() - 1), spans(live), touched));
+  CHECK(touched.size() == 1);
+}
+
+TEST_CASE("ranges must ascend over all buckets") {
+  std::mt19937_64 rng(8);
+  auto base = random_weights(two_ranges(), rng);
+  auto target = changed(base, rng, 2);
+  const auto delta = encode_delta(base.shape(), views(base), views(target), limit);
+  REQUIRE(delta.buckets.size() >= 3);
+  REQUIRE_FALSE(check_buckets(delta.buckets, views(base)));
+  const auto refused = [&](const std::vector<payload>& buckets) {
+    const auto failure = check_buckets(buckets, views(base));
+    return failure && failure->reason == errc::bad_frame &&
+           failure->detail.find("ranges are not in order") != std::string::npos;
+  };
+  const auto& b = delta.buckets;
+  CHECK(refused({b[0], b[0]}));
+  CHECK(refused({b[1], b[0]}));
+  CHECK(refused({b[0], b[2], b[1]}));
+  CHECK(refused({joined(b[1], b[1])}));
+  CHECK(refused({joined(b[1], b[0])}));
+  CHECK_FALSE(refused({joined(b[0], b[1])}));
+  CHECK_FALSE(refused({b[0], b[2]}));
+}
+
+TEST_CASE("frames of another layout are refused") {
+  std::mt19937_64 rng(9);
+  auto base = random_weights(layout({{"a", dtype::bf16, {60}}, {"b", dtype::bf16, {60}}}), rng);
+  auto target = changed(base, rng, 2);
+  const auto delta = encode_delta(base.shape(), views(base), views(target), limit);
+  const auto refuses = [&](std::vector<tensor_spec> tensors) {
+    weight_buffer other{layout(std::move(tensors))};
+    std::vector<std::size_t> touched;
+    const bool written = !apply_bucket(delta.buckets[0], spans(other), touched);
+    return check_buckets(delta.buckets, views(other)).has_value() && !written;
+  };
+  CHECK(refuses({}));
+  CHECK(refuses({{"a", dtype::bf16, {60}}}));
+  CHECK(refuses({{"a", dtype::bf16, {60}}, {"b", dtype::f32, {30}}}));
+  CHECK(refuses({{"a", dtype::bf16, {60}}, {"b", dtype::bf16, {61}}}));
+  CHECK(refuses({{"a", dtype::bf16, {59}}, {"b", dtype::bf16, {60}}}));
+}
