@@ -1,5 +1,7 @@
 // The program: parses the command line and turns every failure into one line and an exit status.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -57,6 +59,13 @@ int complain(std::string_view what, int status) {
   return status;
 }
 
+/// Else the next file to be opened would take the place of a closed standard stream, and what is
+/// printed would go into it. Nothing can be written to what stands there now.
+void occupy_standard_streams() {
+  for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; ++stream)
+    if (::fcntl(stream, F_GETFD) < 0) (void)::open("/dev/null", O_RDONLY);
+}
+
 /// --help and --version.
 int print_and_exit(const CLI::App& program, const CLI::Success& what) {
   std::ostringstream text;
@@ -68,7 +77,7 @@ int print_and_exit(const CLI::App& program, const CLI::Success& what) {
 std::function<int()> parse(int argc, char** argv) {
   CLI::App program("Keeps a fleet of inference engines in lockstep with a trainer", "lockstep");
   program.set_version_flag("--version", "lockstep " LOCKSTEP_VERSION);
-  program.require_subcommand(1);
+  program.require_subcommand(0, 1);  // none: below, with a better word for it
   std::function<int()> run;
   add_replay_command(program, run);
   add_config_command(program, run);
@@ -79,12 +88,14 @@ std::function<int()> parse(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     throw error(errc::bad_input, e.what());
   }
+  if (!run) throw error(errc::bad_input, "a command is missing; see lockstep --help");
   return run;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  occupy_standard_streams();
   try {
     return parse(argc, argv)();
   } catch (const error& e) {

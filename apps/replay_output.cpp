@@ -43,7 +43,7 @@ json to_json(const receiver_status& s, const participant_report* p) {
 }
 
 /// What a person wants to know of a sync that was not simply ok.
-std::string remarks(const sync_report& r) {
+std::string remarks(const sync_report& r, const std::vector<receiver_status>& states) {
   std::string out(to_string(r.result));
   if (r.result == sync_result::aborted) {
     out += fmt::format(": {}", to_string(r.reason));
@@ -59,6 +59,8 @@ std::string remarks(const sync_report& r) {
       out += p.member ? ", readmitted" : ", OUT";
     }
   }
+  for (const auto& s : states)
+    if (!s.member && !find(r, s.id)) out += fmt::format("; {} OUT", s.name);
   return out;
 }
 
@@ -101,7 +103,7 @@ void replay_output::sync(const sync_report& r, std::uint64_t base,
                           percent(r.changed, r.elements), human_bytes(r.full_bytes),
                           human_bytes(r.wire_bytes), human_seconds(r.encode.count()),
                           human_seconds(r.ship.count()), human_seconds(r.vote.count()),
-                          human_seconds(r.commit.count()), remarks(r)));
+                          human_seconds(r.commit.count()), remarks(r, states)));
     return;
   }
   json receivers = json::array();

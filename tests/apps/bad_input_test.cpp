@@ -64,6 +64,10 @@ TEST_CASE("a base that is not there, or is no checkpoint, is refused") {
     fs::remove(s.base_file());
     s.check({"base/a.safetensors"});
   }
+  SECTION("no tensors") {
+    put(s.base_file(), with_header("{}"));
+    s.check({"base", "holds no tensor"});
+  }
   SECTION("a delta") {
     fs::remove_all(s.base());
     fs::copy(published_dir(tiny_rl / "stream", 1), s.base(), fs::copy_options::recursive);

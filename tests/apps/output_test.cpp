@@ -32,6 +32,16 @@ TEST_CASE("output that cannot be written is an error, never a success") {
   check_refusal(run_program({"replay", "--help"}, full), {"standard output"});
 }
 
+TEST_CASE("without a standard output nothing is printed into a file that is open instead") {
+  const temp_dir dir;
+  const auto log = dir / "log";
+  const auto run = run_program({"replay", "--base", (tiny_rl / "base").string(), "--stream",
+                                (tiny_rl / "stream").string(), "--set", "log.file=" + log.string()},
+                               {.close_stdout = true});
+  check_refusal(run, {"standard output"});
+  CHECK(get(log).find("replaying") == std::string::npos);
+}
+
 TEST_CASE("an interrupt ends the program promptly, with a status that is not success") {
   const auto number = GENERATE(SIGINT, SIGTERM);
   // The only receiver says nothing for a minute: nothing would end by itself.

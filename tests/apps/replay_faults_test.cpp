@@ -107,14 +107,43 @@ TEST_CASE("different faults in one sync and over the run are each recovered from
   CHECK(r.summary["reseeds"].get<int>() >= 9);
 }
 
-TEST_CASE("one receiver fails at one version after the other") {
+TEST_CASE("a receiver that fails at every other version is healed each time") {
   arguments faults;
-  for (std::uint64_t v = 1; v <= 12; ++v) faults.push_back(fault("false-ok", v, 1));
+  for (std::uint64_t v = 1; v <= 12; v += 2) faults.push_back(fault("false-ok", v, 1));
   const auto r = run_faults(faults, 2);
-  for (std::uint64_t v = 1; v <= 12; ++v) check_recovered(r, v, 1, "nack");
+  for (std::uint64_t v = 1; v <= 12; v += 2) check_recovered(r, v, 1, "nack");
 }
 
-TEST_CASE("a false ok for a version that changes nothing is no fault: it is said, and exit is 1") {
+TEST_CASE("a receiver that fails too often in a row is given up, and that is said") {
+  arguments all{"--receivers", "2", "--set", "supervision.attempts_max=2"};
+  for (std::uint64_t v = 1; v <= 3; ++v) {
+    all.push_back("--inject");
+    all.push_back(fault("false-ok", v, 1));
+  }
+  const auto text = replay_tiny(all);
+  CHECK(text.status == 1);
+  const auto lines = lines_of(text.out);
+  REQUIRE(lines.size() == 18);
+  CHECK(lines[3].ends_with("recovered; receiver-1 false_ack, reseeded"));
+  CHECK(lines[4].ends_with("degraded; receiver-1 false_ack, OUT"));
+  CHECK(lines[5].ends_with("ok; receiver-1 OUT"));
+  CHECK(lines[16].starts_with("audit receiver-1: FAIL: tensor '"));
+  CHECK(lines[17] == "audit: fail");
+
+  all.push_back("--json");
+  const auto run = replay_tiny(all);
+  CHECK(run.status == 1);
+  const auto r = parse_report(run.out);
+  CHECK(r.committed(2)["result"] == "recovered");
+  CHECK(r.committed(3)["result"] == "degraded");
+  CHECK(r.committed(12)["result"] == "ok");
+  CHECK(r.committed(12)["receivers"][1]["status"] == "absent");
+  CHECK(r.committed(12)["receivers"][1]["standing"] == "gave_up");
+  CHECK(r.committed(12)["receivers"][1]["ready"] == false);
+  CHECK(r.summary["audit"] == "fail");
+}
+
+TEST_CASE("a fault that cannot strike, its version changing nothing, is named, and exit is 1") {
   const auto stream = vectors / "xxh3-128" / "stream";
   const auto run = replay(vectors / "xxh3-128" / "base", stream,
                           {"--json", "--receivers", "2", "--inject", "corrupt-frame@3:1"});

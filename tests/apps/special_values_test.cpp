@@ -92,14 +92,9 @@ TEST_CASE("every dtype and every bit pattern arrives bit for bit, faults or not"
   check_written(dir / "out", 3, all.back());
 }
 
-TEST_CASE("a model of empty tensors only, and one of no tensors at all, can be replayed") {
+TEST_CASE("a model of empty tensors only can be replayed") {
   const temp_dir dir;
-  std::vector<tensor_spec> specs;
-  SECTION("empty tensors") {
-    specs = {{"a", dtype::bf16, {0}}, {"b", dtype::f32, {4, 0}}};
-  }
-  SECTION("no tensors") {}
-  const weight_buffer model{layout(specs)};
+  const weight_buffer model{layout({{"a", dtype::bf16, {0}}, {"b", dtype::f32, {4, 0}}})};
   make_checkpoint(dir / "base", model);
   make_checkpoint(dir / "stream" / "v1", model);
   make_checkpoint(dir / "stream" / "v2", model);

@@ -56,7 +56,9 @@ pid_t start(const std::vector<std::string>& arguments, const child_options& opti
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  if (options.stdout_file.empty())
+  if (options.close_stdout)
+    posix_spawn_file_actions_addclose(&files, STDOUT_FILENO);
+  else if (options.stdout_file.empty())
     posix_spawn_file_actions_adddup2(&files, out.end(1), STDOUT_FILENO);
   else
     posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, options.stdout_file.c_str(),

@@ -14,6 +14,7 @@ struct child_options {
   std::vector<std::string> environment{};
   /// Where standard output goes instead of into `out`; empty: into `out`.
   std::string stdout_file{};
+  bool close_stdout = false;  ///< start it without a standard output
   /// After so many lines of output, close the reading end (0: never).
   std::size_t close_after_lines = 0;
   /// After so many lines of output, send this signal (0: never).
