@@ -3,44 +3,6 @@
 #include "actors/fleet.hpp"
 
 using namespace lockstep;
-<<<<<<< HEAD
-using namespace std::chrono_literals;
-
-namespace {
-
-layout small_layout() {
-  return layout({{"a", dtype::bf16, {64, 64}},
-                 {"b", dtype::f32, {17}},
-                 {"c", dtype::u8, {0}},
-                 {"d", dtype::f8_e4m3, {1000}}});
-}
-
-weight_buffer random_weights(const layout& shape, unsigned seed) {
-  weight_buffer out(shape);
-  std::mt19937 rng(seed);
-  for (std::size_t i = 0; i < shape.count(); ++i)
-    for (auto& b : out.tensor(i)) b = static_cast<std::byte>(rng());
-  return out;
-}
-
-void step(weight_buffer& w, unsigned seed) {
-  std::mt19937 rng(seed);
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    for (auto& b : w.tensor(i))
-      if (rng() % 50 == 0) b = static_cast<std::byte>(rng());
-}
-
-bool same(const receiver& r, const weight_buffer& w) {
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    if (w.shape().bytes(i) != 0 &&
-        std::memcmp(r.tensor(i).data(), w.tensor(i).data(), w.shape().bytes(i)) != 0)
-      return false;
-  return true;
-}
-
-}  // namespace
-=======
->>>>>>> actortests
 
 TEST_CASE("a trainer's weights reach every receiver, bit for bit") {
   settings s;
