@@ -271,7 +271,7 @@ TEST_CASE("a receiver that always fails is given up, and the report names it") {
   const auto& out = report.participants.at(1);
   CHECK(out.name == "broken");
   CHECK(out.status == terminal::nack);
-  CHECK(out.reason == errc::hook_failed);
+  CHECK(out.reason == errc::apply_failed);
   CHECK(out.detail == "the device is broken");
   CHECK_FALSE(out.member);
   CHECK(out.version == version_ref{});

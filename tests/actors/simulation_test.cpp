@@ -1,6 +1,6 @@
 // Whole syncs in virtual time, in every order that a seed can choose, with actors that die at any
 // step.
-#include "support/simulation.hpp"
+#include "tests/sim/simulation.hpp"
 
 #include <atomic>
 #include <catch2/catch.hpp>

@@ -2,9 +2,6 @@
 // which actor handles its next message.
 #pragma once
 
-#include <spdlog/logger.h>
-#include <spdlog/sinks/null_sink.h>
-
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
@@ -23,6 +20,9 @@
 
 namespace lockstep {
 
+/// Keeps nothing of what it is told.
+std::shared_ptr<spdlog::logger> silent_log();
+
 /// A whole fleet in one thread: supervisor, trainer's side, receivers. The real actors, with
 /// nothing between them; only the scheduler and the clock are others. Two simulations of the same
 /// seed that are asked the same do the same, message by message.
@@ -40,8 +40,7 @@ class simulation {
     env->options = options;
     env->cluster = 1;
     env->entropy = [draw = std::mt19937_64(~seed)]() mutable { return draw(); };
-    env->log = std::make_shared<spdlog::logger>("simulation",
-                                                std::make_shared<spdlog::sinks::null_sink_st>());
+    env->log = silent_log();
     supervisor_ = system_.spawn(supervisor_behavior, std::move(env));
   }
 
