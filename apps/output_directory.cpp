@@ -63,10 +63,7 @@ output_directory::output_directory(fs::path dir, std::uint32_t receivers) : dir_
   for (receiver_id id = 0; id < receivers; ++id) {
     const auto file = file_of(id);
     std::error_code failure;
-    const auto parent = fs::status(file.parent_path(), failure).type();
-    if (parent == fs::file_type::not_found) continue;
-    if (parent != fs::file_type::directory)
-      refuse(errc::unwritable, file.parent_path(), "is not a directory");
+    if (!fs::exists(file.parent_path(), failure)) continue;
     if (fs::is_directory(file, failure)) refuse(errc::unwritable, file, "is a directory");
     try_to_write(file.parent_path());
   }

@@ -163,7 +163,8 @@ void replay_output::summary(const replay_summary& s) const {
   if (s.wire_bytes != 0)
     text += fmt::format(", {:.1f} x smaller",
                         static_cast<double>(s.full_bytes) / static_cast<double>(s.wire_bytes));
-  text += fmt::format("; {} reseeds, {}\n", s.reseeds, human_bytes(s.reseed_bytes));
+  text += fmt::format("; {} {}, {}\n", s.reseeds, s.reseeds == 1 ? "reseed" : "reseeds",
+                      human_bytes(s.reseed_bytes));
   for (const auto& r : s.receivers)
     text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL", r.pass ? "" : ": ",
                         r.why_not);

@@ -143,6 +143,26 @@ TEST_CASE("a receiver that fails too often in a row is given up, and that is sai
   CHECK(r.summary["audit"] == "fail");
 }
 
+TEST_CASE("a receiver with the right bytes that is not ready fails the audit") {
+  // Given up at version 2, it still holds version 1, whose bytes version 3 goes back to.
+  const temp_dir dir;
+  make_checkpoint(dir / "base", small_model(1));
+  make_checkpoint(dir / "stream" / "v1", small_model(2));
+  make_checkpoint(dir / "stream" / "v2", small_model(3));
+  make_checkpoint(dir / "stream" / "v3", small_model(2));
+  const auto run =
+      replay(dir / "base", dir / "stream",
+             {"--json", "--receivers", "2", "--set", "supervision.attempts_max=1", "--inject",
+              "false-ok@1:1", "--inject", "false-ok@2:1", "--out", (dir / "out").string()});
+  CHECK(run.status == 1);
+  const auto r = parse_report(run.out);
+  CHECK(r.summary["audit"] == "fail");
+  CHECK(r.summary["receivers"][1]["audit"] == "fail");
+  CHECK_THAT(r.summary["receivers"][1]["detail"].get<std::string>(),
+             Catch::Matchers::StartsWith("not ready at version 3"));
+  check_written(dir / "out", 2, small_model(2));
+}
+
 TEST_CASE("a fault that cannot strike, its version changing nothing, is named, and exit is 1") {
   const auto stream = vectors / "xxh3-128" / "stream";
   const auto run = replay(vectors / "xxh3-128" / "base", stream,
