@@ -132,6 +132,7 @@ class performer {
     });
   }
   void perform(const act::send_abort& a) {
+    state_.measures.voted = now_;
     send_each(a.txn, a.who, [](const envelope& env) { return abort_msg{env}; });
   }
   void perform(const act::conclude& a) {

@@ -162,7 +162,8 @@ constexpr setting_row table[] = {
 
   integer<&root::supervision, &supervision::attempts_max>("supervision.attempts_max",
     node, 5, "", 1, 1'000,
-    "How many reseeds of one receiver may fail in a row before it is evicted."),
+    "How often a receiver is admitted again, since the last sync that it acknowledged, before it is "
+    "given up."),
   integer<&root::supervision, &supervision::backoff_ms>("supervision.backoff_ms",
     node, 100, "ms", 1, day_ms,
     "Wait before the second attempt at a reseed; doubles with every further one."),
