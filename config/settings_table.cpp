@@ -174,7 +174,7 @@ constexpr setting_row table[] = {
     node, 10, "", 0, 1'000,
     "How often actors that died are started again before the runtime gives up."),
 
-  integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 1'024,
+  integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
     "Worker threads; 0 takes as many as there are cores."),
 
   choice<&root::log, &log_settings::level, level_names>("log.level", node, "warn",
