@@ -266,6 +266,28 @@ TEST_CASE("the trainer's side is restarted only so often, and seeding starts it 
   CHECK(f.broken == 0);
 }
 
+TEST_CASE("timers do not become more, however often one is overtaken by another") {
+  auto s = patient();
+  s.supervision.attempts_max = 1000;
+  s.supervision.backoff_ms = s.supervision.backoff_ms_max = 50;
+  s.sync.stage_timeout_ms = 200;
+  s.receiver.lease_ms = 60'000;
+  checked_fleet f(1, s);
+  REQUIRE(f.start(2));
+  SECTION("the supervisor's, by a receiver that fails again and again") {
+    f.sim.add(layout({{"a", dtype::bf16, {64, 64}}}));
+    f.sim.pass(40s);
+    REQUIRE(f.sim.statuses()[2].reason == errc::wrong_layout);
+  }
+  SECTION("a receiver's, by deltas that are staged") {
+    for (unsigned label = 1; label <= 60; ++label) {
+      REQUIRE(f.sync(label)->result == sync_result::ok);
+      f.sim.pass(1s);
+    }
+  }
+  CHECK(f.sim.timers() < 12);
+}
+
 TEST_CASE("no run starts from a snapshot that could not be advanced") {
   checked_fleet f(1);
   REQUIRE(f.start(2));
