@@ -255,6 +255,7 @@ TEST_CASE("the trainer's side is restarted only so often, and seeding starts it 
   REQUIRE(f.sync(1)->result == sync_result::ok);
   REQUIRE(f.sim.kill("sender"));
   f.sim.settle();
+  for (const auto& status : f.sim.statuses()) CHECK_FALSE(status.member);
   const auto refused = f.sync(2);
   REQUIRE(refused);
   CHECK(refused->result == sync_result::aborted);
