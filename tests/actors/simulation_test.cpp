@@ -309,7 +309,12 @@ TEST_CASE("no run starts from a snapshot that could not be advanced") {
   CHECK(report->result == sync_result::degraded);
   CHECK(report->reason == errc::encode_failed);
   CHECK(f.sim.store().torn());
-  CHECK(f.sync(3)->reason == errc::encode_failed);
+  const auto refused = f.sync(3);
+  REQUIRE(refused);
+  CHECK(refused->reason == errc::encode_failed);
+  CHECK(refused->sent_bytes == 0);  // nothing of the sync before is booked on it
+  CHECK(refused->changed == 0);
+  CHECK(refused->total == 0s);
   // What the receivers hold is sound, and stays so: nobody is seeded from the rotten bytes.
   f.sim.kill("sender");
   f.sim.pass(60s);
