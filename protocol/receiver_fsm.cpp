@@ -111,12 +111,13 @@ receiver_fsm::actions receiver_fsm::repeat_answer(const envelope& env, std::uint
 }
 
 void receiver_fsm::refresh(actions& out) {
+  left_behind_ |= fleet_.run == held_.version.run && fleet_ > held_.version;
   state_ = {false, phase_, held_.version, held_.label, errc::none};
   if (phase_ != receiver_phase::serving) {
     state_.reason = why_;
   } else if (lease_expired_ && !settings_.receiver.serve_stale) {
     state_.reason = errc::lease_expired;
-  } else if (fleet_.run == held_.version.run && fleet_ > held_.version) {
+  } else if (left_behind_) {
     // The fleet has moved on without us: truthfully tagged, but not what it should be.
     state_.reason = errc::behind;
   } else {
@@ -137,6 +138,7 @@ void receiver_fsm::adopt(actions& out, const target_info& target) {
   phase_ = receiver_phase::serving;
   why_ = errc::none;
   held_ = target;
+  left_behind_ = false;
   if (paused_) out.push_back(act::resume{target});
   paused_ = false;
   refresh(out);
@@ -163,8 +165,12 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
   drop_slot(out);
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
+  const bool fits = m.layout == self_.layout;
+  // Nobody will bring it up to this run, and its own is over.
+  if (!fits && phase_ == receiver_phase::serving && held_.version.run != m.target.version.run)
+    stop_serving(receiver_phase::empty, errc::wrong_layout);
   refresh(out);
-  if (m.layout != self_.layout) {
+  if (!fits) {
     answer(out, m.env, 0, reply_kind::need_full, errc::wrong_layout, "layouts differ");
     return out;
   }
@@ -427,6 +433,7 @@ receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
   actions out;
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
+  left_behind_ |= m.current.run == held_.version.run && m.current > held_.version;
   fleet_ = std::max(fleet_, m.current);
   refresh(out);
   out.push_back(act::pong{});

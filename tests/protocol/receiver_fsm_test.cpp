@@ -587,6 +587,41 @@ TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not rea
   CHECK_FALSE(g.state().ready);
 }
 
+TEST_CASE_METHOD(fixture, "receiver: who was left behind stays so when a new run is heard of") {
+  serve();
+  SECTION("first behind, then the new run") {
+    f.on_ping(t0, {9, me, {1, 4}});
+    REQUIRE(f.state().reason == errc::behind);
+    f.on_ping(t0, {9, me, {2, 0}});
+  }
+  SECTION("first the new run, then a late word of the old one") {
+    f.on_ping(t0, {9, me, {2, 0}});
+    REQUIRE(f.state().ready);
+    f.on_ping(t0, {9, me, {1, 4}});
+  }
+  CHECK_FALSE(f.state().ready);
+  CHECK(f.state().reason == errc::behind);
+  // Until it is proven to hold what the fleet holds.
+  attach(1, at(0, d0, 2), 2);
+  f.on_digest({2, 1}, d0, proof);
+  CHECK(f.state().ready);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: another layout's run does not let the last run's tag be served") {
+  serve();
+  SECTION("of the same run: its tag stands") {
+    f.on_attach(t0, {env(5), at(0, d0), {4, 4}, 1});
+    CHECK(f.state().ready);
+  }
+  SECTION("of a newer one: it is over") {
+    const auto said = f.on_attach(t0, {env(1, 2), at(0, d0, 2), {4, 4}, 1});
+    CHECK(reply(said).reason == errc::wrong_layout);
+    CHECK_FALSE(f.state().ready);
+    CHECK(f.state().phase == receiver_phase::empty);
+    CHECK(f.state().reason == errc::wrong_layout);
+  }
+}
+
 TEST_CASE_METHOD(fixture, "receiver: answers are bounded") {
   stage();
   CHECK(reply(f.on_verified({1, 2}, errc::bad_frame, std::string(9999, 'x'))).detail.size() ==
