@@ -213,6 +213,7 @@ void on_sync(pointer self, sync_request& m) {
   }
   const auto label = m.label;
   state.current = std::move(m);
+  state.measures = {};  // a refusal measures nothing
   perform(self, state.machine->on_sync(self->clock().now(), label));
 }
 

@@ -149,6 +149,7 @@ void trainer_died(pointer self, const caf::actor_addr& source, const caf::error&
   if (again.store->torn() ||
       ++state.trainer_restarts > state.env->options.supervision.restart_max) {
     state.env->log->critical("the trainer's side stays down: seed again");
+    perform(self, state.policy->on_new_run(self->clock().now()));  // nobody is a member of anything
     return;
   }
   boot(self, std::move(again));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "actors/interfaces.hpp"
 
@@ -14,17 +15,22 @@ class tick_timer {
  public:
   template <class Self>
   void arm(Self* self, std::optional<time_point> due) {
-    if (!due || (armed_ && *armed_ <= *due)) return;
-    armed_ = due;
+    if (!due || (!under_way_.empty() && under_way_.back() <= *due)) return;
+    under_way_.push_back(*due);
     const auto wait = *due - self->clock().now();
     self->delayed_send(self, std::max(wait, decltype(wait)::zero()), tick{});
   }
 
   /// A tick has come.
-  void fired() { armed_.reset(); }
+  void fired() {
+    if (!under_way_.empty()) under_way_.pop_back();
+  }
 
  private:
-  std::optional<time_point> armed_;
+  /// Soonest last, as they will come. A tick that was overtaken by a sooner one is still to come:
+  /// forgotten, it would be followed by one of its own for as long as there is a deadline, and so
+  /// would each that is overtaken after it.
+  std::vector<time_point> under_way_;
 };
 
 }  // namespace lockstep

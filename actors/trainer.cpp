@@ -17,7 +17,7 @@ milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
   const auto scan = transfer_time(s, model_bytes);
   const auto attach = milliseconds(s.sync.attach_timeout_ms) + scan;
   const auto full = full_timeout(s, 2 * model_bytes);
-  const auto stage = stage_timeout(s, 2 * model_bytes);
+  const auto stage = stage_timeout(s, 2 * model_bytes, model_bytes);
   const auto commit = milliseconds(s.sync.commit_timeout_ms) + scan;
   const auto recovery = milliseconds(s.sync.recovery_timeout_ms) + scan;
   return 3 * (attach + full) + stage + (s.sync.redo_max + 1) * (commit + stage) + recovery +

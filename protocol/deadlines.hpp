@@ -8,16 +8,27 @@
 
 namespace lockstep {
 
+/// Longest time that is reckoned with: a sum of several is still one that the clock can say.
+inline constexpr std::chrono::milliseconds transfer_time_max = std::chrono::hours(365 * 24);
+
 /// Time for `bytes` over the slowest link that the deadlines allow for.
 inline std::chrono::milliseconds transfer_time(const settings& s, std::uint64_t bytes) {
   const auto rate = static_cast<double>(s.sync.link_bytes_per_s);
-  return std::chrono::milliseconds(
-      static_cast<std::int64_t>(1000.0 * static_cast<double>(bytes) / rate));
+  const auto ms = 1000.0 * static_cast<double>(bytes) / rate;
+  if (ms >= static_cast<double>(transfer_time_max.count())) return transfer_time_max;
+  return std::chrono::milliseconds(static_cast<std::int64_t>(ms));
 }
 
-/// From the first bucket of a delta to the last vote.
-inline std::chrono::milliseconds stage_timeout(const settings& s, std::uint64_t bytes) {
-  return std::chrono::milliseconds(s.sync.stage_timeout_ms) + transfer_time(s, bytes);
+/// Time for reading or writing all weights in place: memory is at least ten times as fast as links.
+inline std::chrono::milliseconds scan_time(const settings& s, std::uint64_t model_bytes) {
+  return transfer_time(s, model_bytes) / 10;
+}
+
+/// From the first bucket of a delta of `bytes` to the last vote, which takes a proof of the base.
+inline std::chrono::milliseconds stage_timeout(const settings& s, std::uint64_t bytes,
+                                               std::uint64_t model_bytes) {
+  return std::chrono::milliseconds(s.sync.stage_timeout_ms) + transfer_time(s, bytes) +
+         scan_time(s, model_bytes);
 }
 
 /// From the first bucket of a full transfer to its proof.

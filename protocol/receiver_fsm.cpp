@@ -111,12 +111,13 @@ receiver_fsm::actions receiver_fsm::repeat_answer(const envelope& env, std::uint
 }
 
 void receiver_fsm::refresh(actions& out) {
+  left_behind_ |= fleet_.run == held_.version.run && fleet_ > held_.version;
   state_ = {false, phase_, held_.version, held_.label, errc::none};
   if (phase_ != receiver_phase::serving) {
     state_.reason = why_;
   } else if (lease_expired_ && !settings_.receiver.serve_stale) {
     state_.reason = errc::lease_expired;
-  } else if (fleet_.run == held_.version.run && fleet_ > held_.version) {
+  } else if (left_behind_) {
     // The fleet has moved on without us: truthfully tagged, but not what it should be.
     state_.reason = errc::behind;
   } else {
@@ -137,6 +138,7 @@ void receiver_fsm::adopt(actions& out, const target_info& target) {
   phase_ = receiver_phase::serving;
   why_ = errc::none;
   held_ = target;
+  left_behind_ = false;
   if (paused_) out.push_back(act::resume{target});
   paused_ = false;
   refresh(out);
@@ -163,8 +165,12 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
   drop_slot(out);
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
+  const bool fits = m.layout == self_.layout;
+  // Nobody will bring it up to this run, and its own is over.
+  if (!fits && phase_ == receiver_phase::serving && held_.version.run != m.target.version.run)
+    stop_serving(receiver_phase::empty, errc::wrong_layout);
   refresh(out);
-  if (m.layout != self_.layout) {
+  if (!fits) {
     answer(out, m.env, 0, reply_kind::need_full, errc::wrong_layout, "layouts differ");
     return out;
   }
@@ -220,7 +226,7 @@ receiver_fsm::actions receiver_fsm::on_prepare(time_point now, const prepare_msg
     refuse(bad);
   } else {
     open_slot(slot_kind::delta, m.env, m.target, m.content,
-              now + 2 * stage_timeout(settings_, m.content.bytes));
+              now + 2 * stage_timeout(settings_, m.content.bytes, self_.model_bytes));
     slot_->base_state = m.base_state;
     if (slot_->buckets.empty()) slot_complete(out);
   }
@@ -340,7 +346,7 @@ receiver_fsm::actions receiver_fsm::on_redo(time_point now, const redo_msg& m) {
     return out;
   }
   open_slot(slot_kind::redo, m.env, m.target, m.content,
-            now + 2 * stage_timeout(settings_, m.content.bytes));
+            now + 2 * stage_timeout(settings_, m.content.bytes, self_.model_bytes));
   slot_->challenge = m.challenge;
   slot_->round = m.round;
   if (slot_->buckets.empty()) slot_complete(out);
@@ -427,6 +433,7 @@ receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
   actions out;
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
+  left_behind_ |= m.current.run == held_.version.run && m.current > held_.version;
   fleet_ = std::max(fleet_, m.current);
   refresh(out);
   out.push_back(act::pong{});

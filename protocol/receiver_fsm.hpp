@@ -190,7 +190,10 @@ class receiver_fsm {
   std::optional<slot> slot_;
   std::optional<attach_msg> attaching_;
   std::optional<reply_msg> last_reply_;
-  version_ref fleet_;  ///< what the last ping said that the fleet holds
+  version_ref fleet_;  ///< the highest version that the fleet was said to hold
+  /// A higher version of the tag's run was heard of. Stays so whatever else is heard, until it is
+  /// proven what is held.
+  bool left_behind_ = false;
   std::optional<time_point> lease_until_;
   bool lease_expired_ = false;
   readiness state_;

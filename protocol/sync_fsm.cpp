@@ -136,7 +136,8 @@ sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_
     return out;
   }
   phase_ = sync_phase::voting;
-  open_round(out, round_kind::vote, view_, {}, now + stage_timeout(settings_, bytes_));
+  open_round(out, round_kind::vote, view_, {},
+             now + stage_timeout(settings_, bytes_, model_bytes_));
   out.push_back(act::ship_delta{txn_, view_, snapshot_, target_});
   return out;
 }
@@ -226,7 +227,7 @@ void sync_fsm::commit(time_point now, actions& out) {
   resend_at_ = now + std::chrono::milliseconds(settings_.sync.commit_resend_ms);
   // Applying moves the delta's bytes through memory and reads the model twice.
   const auto time = std::chrono::milliseconds(settings_.sync.commit_timeout_ms) +
-                    transfer_time(settings_, model_bytes_) / 10;
+                    scan_time(settings_, model_bytes_);
   open_round(out, round_kind::commit, view_, proof_, now + time);
   out.push_back(act::send_commit{txn_, view_, target_.state, challenge_, round_});
 }
@@ -249,8 +250,8 @@ void sync_fsm::on_acks(time_point now, actions& out, const round_result& result)
     --redo_left_;
     ++round_;
     const auto time = std::chrono::milliseconds(settings_.sync.commit_timeout_ms) +
-                      transfer_time(settings_, model_bytes_) / 10 +
-                      stage_timeout(settings_, bytes_);
+                      scan_time(settings_, model_bytes_) +
+                      stage_timeout(settings_, bytes_, model_bytes_);
     open_round(out, round_kind::redo, again, proof_, now + time);
     out.push_back(act::ship_redo{txn_, again, target_, challenge_, round_});
     return;

@@ -45,7 +45,7 @@ sync_fsm::actions sync_fsm::on_proof(time_point now, txn_ref txn, std::uint64_t 
   phase_ = sync_phase::attaching;
   challenge_ = challenge;
   const auto time = std::chrono::milliseconds(settings_.sync.attach_timeout_ms) +
-                    transfer_time(settings_, model_bytes_) / 10;
+                    scan_time(settings_, model_bytes_);
   open_round(out, round_kind::attach, view_, proof, now + time);
   out.push_back(act::send_attach{txn_, view_, target_, challenge_});
   return out;

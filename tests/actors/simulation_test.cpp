@@ -255,6 +255,7 @@ TEST_CASE("the trainer's side is restarted only so often, and seeding starts it 
   REQUIRE(f.sync(1)->result == sync_result::ok);
   REQUIRE(f.sim.kill("sender"));
   f.sim.settle();
+  for (const auto& status : f.sim.statuses()) CHECK_FALSE(status.member);
   const auto refused = f.sync(2);
   REQUIRE(refused);
   CHECK(refused->result == sync_result::aborted);
@@ -264,6 +265,28 @@ TEST_CASE("the trainer's side is restarted only so often, and seeding starts it 
   CHECK(f.sim.boot(f.w, 50, 1) == version_ref{3, 0});
   CHECK(f.heals(51));
   CHECK(f.broken == 0);
+}
+
+TEST_CASE("timers do not become more, however often one is overtaken by another") {
+  auto s = patient();
+  s.supervision.attempts_max = 1000;
+  s.supervision.backoff_ms = s.supervision.backoff_ms_max = 50;
+  s.sync.stage_timeout_ms = 200;
+  s.receiver.lease_ms = 60'000;
+  checked_fleet f(1, s);
+  REQUIRE(f.start(2));
+  SECTION("the supervisor's, by a receiver that fails again and again") {
+    f.sim.add(layout({{"a", dtype::bf16, {64, 64}}}));
+    f.sim.pass(40s);
+    REQUIRE(f.sim.statuses()[2].reason == errc::wrong_layout);
+  }
+  SECTION("a receiver's, by deltas that are staged") {
+    for (unsigned label = 1; label <= 60; ++label) {
+      REQUIRE(f.sync(label)->result == sync_result::ok);
+      f.sim.pass(1s);
+    }
+  }
+  CHECK(f.sim.timers() < 12);
 }
 
 TEST_CASE("no run starts from a snapshot that could not be advanced") {
@@ -286,7 +309,12 @@ TEST_CASE("no run starts from a snapshot that could not be advanced") {
   CHECK(report->result == sync_result::degraded);
   CHECK(report->reason == errc::encode_failed);
   CHECK(f.sim.store().torn());
-  CHECK(f.sync(3)->reason == errc::encode_failed);
+  const auto refused = f.sync(3);
+  REQUIRE(refused);
+  CHECK(refused->reason == errc::encode_failed);
+  CHECK(refused->sent_bytes == 0);  // nothing of the sync before is booked on it
+  CHECK(refused->changed == 0);
+  CHECK(refused->total == 0s);
   // What the receivers hold is sound, and stays so: nobody is seeded from the rotten bytes.
   f.sim.kill("sender");
   f.sim.pass(60s);

@@ -419,7 +419,7 @@ TEST_CASE_METHOD(fixture, "receiver: a later round of a redo is answered as such
 
 TEST_CASE_METHOD(fixture, "receiver: a redo that is refused before it writes tears nothing") {
   vote();
-  f.on_tick(t0 + 3 * stage_timeout(s, 200));  // what was staged has expired
+  f.on_tick(t0 + 3 * stage_timeout(s, 200, 1000));  // what was staged has expired
   REQUIRE(reply(commit()).reason == errc::not_staged);
   auto m = redo();
   SECTION("manifest") {
@@ -532,7 +532,7 @@ TEST_CASE_METHOD(fixture, "receiver: whatever supersedes a write leaves it torn,
 
 TEST_CASE_METHOD(fixture, "receiver: a staged delta expires, and its base is served on") {
   vote();
-  const auto until = t0 + 2 * stage_timeout(s, 200);
+  const auto until = t0 + 2 * stage_timeout(s, 200, 1000);
   CHECK(f.on_tick(until - milliseconds(1)).size() <= 1);  // at most the lease
   CHECK(find<act::drop_slot>(f.on_tick(until)));
   CHECK(f.state().phase == receiver_phase::serving);
@@ -540,7 +540,7 @@ TEST_CASE_METHOD(fixture, "receiver: a staged delta expires, and its base is ser
 
 TEST_CASE_METHOD(fixture, "receiver: a write does not expire") {
   apply();
-  f.on_tick(t0 + 10 * stage_timeout(s, 200));
+  f.on_tick(t0 + 10 * stage_timeout(s, 200, 1000));
   CHECK(f.state().phase == receiver_phase::applying);
   CHECK_FALSE(f.deadline());
 }
@@ -585,6 +585,58 @@ TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not rea
   CHECK(find<act::publish>(g.on_ping(t0, {9, me, {1, 4}}))->state.reason == errc::behind);
   g.on_ping(t0, {9, me, {1, 0}});  // late
   CHECK_FALSE(g.state().ready);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: who was left behind stays so when a new run is heard of") {
+  serve();
+  SECTION("first behind, then the new run") {
+    f.on_ping(t0, {9, me, {1, 4}});
+    REQUIRE(f.state().reason == errc::behind);
+    f.on_ping(t0, {9, me, {2, 0}});
+  }
+  SECTION("first the new run, then a late word of the old one") {
+    f.on_ping(t0, {9, me, {2, 0}});
+    REQUIRE(f.state().ready);
+    f.on_ping(t0, {9, me, {1, 4}});
+  }
+  CHECK_FALSE(f.state().ready);
+  CHECK(f.state().reason == errc::behind);
+  // Until it is proven to hold what the fleet holds.
+  attach(1, at(0, d0, 2), 2);
+  f.on_digest({2, 1}, d0, proof);
+  CHECK(f.state().ready);
+}
+
+TEST_CASE_METHOD(fixture,
+                 "receiver: another layout's run does not let the last run's tag be served") {
+  serve();
+  SECTION("of the same run: its tag stands") {
+    f.on_attach(t0, {env(5), at(0, d0), {4, 4}, 1});
+    CHECK(f.state().ready);
+  }
+  SECTION("of a newer one: it is over") {
+    const auto said = f.on_attach(t0, {env(1, 2), at(0, d0, 2), {4, 4}, 1});
+    CHECK(reply(said).reason == errc::wrong_layout);
+    CHECK_FALSE(f.state().ready);
+    CHECK(f.state().phase == receiver_phase::empty);
+    CHECK(f.state().reason == errc::wrong_layout);
+  }
+}
+
+TEST_CASE("receiver: no deadline is beyond what the clock can say") {
+  settings slow;
+  slow.sync.link_bytes_per_s = 1;
+  const std::uint64_t model = 1ull << 60;
+  receiver_fsm f({9, 7, me, layout, model}, slow);
+  manifest content{layout, 0, 0, {}};
+  for (int i = 0; i < 2'000; ++i) content.buckets.push_back({4ull << 20, {1, 2}});
+  content.bytes = 2'000 * (4ull << 20);
+  f.on_full_begin(t0, {{9, {1, 2}, me}, at(0, d0), content, 5});
+  REQUIRE(f.deadline());
+  CHECK(*f.deadline() > t0 + std::chrono::hours(24 * 30));
+  const auto longest = transfer_time(slow, ~std::uint64_t{0});
+  CHECK(longest >= transfer_time(slow, model));
+  CHECK(t0 + 4 * longest > t0 + longest);
 }
 
 TEST_CASE_METHOD(fixture, "receiver: answers are bounded") {

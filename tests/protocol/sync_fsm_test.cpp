@@ -498,6 +498,22 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
   CHECK(vote({yes(a)}).empty());
 }
 
+TEST_CASE("sync: whoever has to prove a big base is given the time to read it") {
+  // However small the delta is.
+  settings s;
+  const std::uint64_t model = 100'000'000'000;
+  sync_fsm f(9, 1, d0, 0, model, s);
+  f.on_admit(t0, a);
+  f.on_proof(t0, {1, 1}, 5, proof);
+  f.on_round(t0, {{1, 1}, 0, round_kind::attach, {yes(a)}});
+  REQUIRE(f.members().size() == 1);
+  f.on_sync(t0, 1);
+  const auto shipped = f.on_encoded(t0, {1, 2}, 100, d1, 5, proof);
+  const auto* votes = find<act::open_round>(shipped);
+  REQUIRE(votes);
+  CHECK(votes->spec.deadline - t0 > std::chrono::seconds(100));
+}
+
 TEST_CASE("sync: every phase has a name") {
   for (int i = 0; i <= static_cast<int>(sync_phase::failed); ++i)
     CHECK_FALSE(to_string(static_cast<sync_phase>(i)).empty());

@@ -98,6 +98,9 @@ class simulation {
     return ask<std::vector<receiver_status>>([](auto answer) { return status_request{answer}; });
   }
 
+  /// Timers under way, of all actors together.
+  std::size_t timers() { return clock().schedule().size(); }
+
   /// The report, or none within `patience` of virtual time.
   std::optional<sync_report> wait(const std::shared_ptr<ticket_state>& ticket, duration patience) {
     std::optional<sync_report> report;
