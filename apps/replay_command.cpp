@@ -107,6 +107,10 @@ class replay {
         stream_(weight_stream::open(o.stream, base_.shape())),
         faults_(std::make_shared<fault_plan>(parse_faults(o, stream_))),
         output_(o.json) {
+    if (settings_.sync.members_min > o.receivers)
+      throw error(errc::bad_setting,
+                  "sync.members_min is " + std::to_string(settings_.sync.members_min) +
+                      ", more than there are receivers (" + std::to_string(o.receivers) + ")");
     check_memory(base_.shape().total_bytes(), o.receivers);
     if (o.out) out_.emplace(*o.out, o.receivers);
   }

@@ -134,12 +134,22 @@ function(lockstep_install dependencies)
     list(APPEND pc_modules ${module})
     list(APPEND pc_libs ${libs})
   endforeach()
+  set(pc_modules_list ${pc_modules})
   list(JOIN pc_modules " " pc_modules)
   list(JOIN pc_libs " " pc_libs)
   get_target_property(library_type lockstep TYPE)
   set(is_static OFF)
+  set(pc_static_libs "")
   if(library_type STREQUAL "STATIC_LIBRARY")
     set(is_static ON)
+    # Without a shared library everybody who links needs them all, whether or not they think of
+    # `--static`. Bare flags, since Requires would put these libraries' macros into users' builds.
+    execute_process(COMMAND ${PKG_CONFIG_EXECUTABLE} --libs ${pc_modules_list}
+                    OUTPUT_VARIABLE pc_module_libs OUTPUT_STRIP_TRAILING_WHITESPACE
+                    COMMAND_ERROR_IS_FATAL ANY)
+    set(pc_static_libs " ${pc_module_libs} ${pc_libs}")
+    set(pc_modules "")
+    set(pc_libs "")
   endif()
   set(pc_sanitize "")
   if(LOCKSTEP_SANITIZE)

@@ -98,8 +98,10 @@ file_writer::file_writer(fs::path path) : path_(std::move(path)), temporary_(pat
   if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), failure);
   if (failure)
     refuse(errc::unwritable, path_, "its directory cannot be made: " + failure.message());
+  // Whatever stands there, a link or a FIFO perhaps, is somebody's leftover: never written through.
+  ::unlink(temporary_.c_str());
   descriptor_ =
-      ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+      ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
   if (descriptor_ < 0) fail("opened");
 }
 

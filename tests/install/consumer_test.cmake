@@ -55,7 +55,7 @@ expect_run(${WORK}/by-cmake/consumer)
 
 set(ENV{PKG_CONFIG_PATH} ${prefix}/${LIBDIR}/pkgconfig)
 run(COMMAND ${PKG_CONFIG} --cflags lockstep OUT cflags)
-run(COMMAND ${PKG_CONFIG} --static --libs lockstep OUT libs)
+run(COMMAND ${PKG_CONFIG} --libs lockstep OUT libs)
 separate_arguments(cflags UNIX_COMMAND "${cflags}")
 separate_arguments(libs UNIX_COMMAND "${libs}")
 run(COMMAND ${COMPILER} -std=c++20 ${cflags} ${CONSUMER}/main.cpp -o ${WORK}/by-pkg-config ${libs})
