@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "actors/fleet.hpp"
+#include "actors/runtime_parts.hpp"
 
 using namespace lockstep;
 
@@ -147,6 +148,31 @@ TEST_CASE("a receiver that leaves while a sync is under way does not hold it up"
   CHECK(report.participants.at(1).member);
   CHECK(same(*f.rx[1], f.w));
   CHECK_FALSE(leaving.state().ready);
+}
+
+TEST_CASE("a receiver does not let go of memory that is being written") {
+  fleet f;
+  f.rt.inside().detach_patience = 20ms;
+  std::atomic<bool> writing = false;
+  std::promise<void> entered;
+  receiver_options options;
+  options.hooks.apply = [&](version_ref, std::uint64_t label, auto) {
+    if (label != 1) return;
+    writing = true;
+    entered.set_value();
+    std::this_thread::sleep_for(200ms);
+    writing = false;
+  };
+  auto& slow = f.add(options);
+  REQUIRE(f.seed());
+  step(f.w, 1);
+  const auto under_way = f.t.sync(1, f.w);
+  entered.get_future().wait();
+  CHECK_THROWS_AS(slow.detach(), error);
+  CHECK_THROWS_AS(slow.detach(), error);  // and not as if it had
+  f.rx.clear();
+  CHECK_FALSE(writing);
+  under_way.wait();
 }
 
 TEST_CASE("a tensor of another size than the layout's aborts the sync and names it") {
