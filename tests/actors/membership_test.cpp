@@ -6,6 +6,7 @@
 
 #include "actors/fleet.hpp"
 #include "actors/runtime_parts.hpp"
+#include "tests/sim/simulation.hpp"
 
 using namespace lockstep;
 
@@ -173,6 +174,43 @@ TEST_CASE("a receiver does not let go of memory that is being written") {
   f.rx.clear();
   CHECK_FALSE(writing);
   under_way.wait();
+}
+
+TEST_CASE("tensors are not read after the trainer has stopped waiting for it") {
+  SECTION("it has not begun: it never will") {
+    ticket_state late(0ms);
+    CHECK_FALSE(late.wait_read(1ms));
+    CHECK_FALSE(late.begin_reading());
+  }
+  SECTION("it has begun: it is waited for") {
+    ticket_state slow(0ms);
+    REQUIRE(slow.begin_reading());
+    std::atomic<bool> read = false;
+    std::thread reader([&] {
+      std::this_thread::sleep_for(50ms);
+      read = true;
+      slow.tensors_read();
+    });
+    CHECK(slow.wait_read(1ms));
+    CHECK(read);
+    reader.join();
+  }
+  SECTION("the sender asks") {
+    simulation sim(1, quiet());
+    const auto w = random_weights(small_layout(), 1);
+    sim.boot(w);
+    const auto given_up = std::make_shared<ticket_state>(0ms);
+    CHECK_FALSE(given_up->wait_read(1ms));
+    bool touched = false;
+    const tensor_reader gone = [&](std::size_t i) {
+      touched = true;
+      return w.tensor(i);
+    };
+    const auto report = sim.wait(sim.sync(1, gone, given_up), 10s);
+    REQUIRE(report);
+    CHECK(report->reason == errc::timeout);
+    CHECK_FALSE(touched);
+  }
 }
 
 TEST_CASE("a tensor of another size than the layout's aborts the sync and names it") {
