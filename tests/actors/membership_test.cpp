@@ -176,6 +176,21 @@ TEST_CASE("a receiver does not let go of memory that is being written") {
   under_way.wait();
 }
 
+TEST_CASE("waiting for ever is not waiting for nothing") {
+  fleet f;
+  auto& r = f.add();
+  std::thread seeding([&] {
+    std::this_thread::sleep_for(50ms);
+    f.t.seed(f.w, 3);
+  });
+  CHECK(r.wait_ready(3, std::chrono::milliseconds::max()));
+  seeding.join();
+  CHECK(f.t.wait_for_members(1, std::chrono::milliseconds::max()));
+  step(f.w, 4);
+  CHECK(f.t.sync(4, f.w).wait_for(std::chrono::milliseconds::max()));
+  CHECK_FALSE(r.wait_ready(9, std::chrono::milliseconds::min()));
+}
+
 TEST_CASE("tensors are not read after the trainer has stopped waiting for it") {
   SECTION("it has not begun: it never will") {
     ticket_state late(0ms);
