@@ -5,6 +5,8 @@
 #include <new>
 #include <utility>
 
+#include "actors/patience.hpp"
+
 namespace lockstep {
 
 namespace {
@@ -173,7 +175,8 @@ readiness engine::state() const {
 
 bool engine::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, timeout, [&] { return state_.ready && state_.label >= label; });
+  return changed_.wait_for(lock, patience_of(timeout),
+                           [&] { return state_.ready && state_.label >= label; });
 }
 
 }  // namespace lockstep

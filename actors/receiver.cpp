@@ -1,5 +1,7 @@
 #include "actors/receiver.hpp"
 
+#include <spdlog/spdlog.h>
+
 #include "actors/runtime_parts.hpp"
 
 namespace lockstep {
@@ -16,10 +18,12 @@ receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on
 }
 
 receiver::~receiver() {
-  try {
-    detach();
-  } catch (const error&) {
-    // The runtime does not answer; the engine's bytes live on until its actor has ended.
+  while (attached_) {
+    try {
+      detach();
+    } catch (const error& e) {
+      on_.inside().env->log->error(e.what());
+    }
   }
 }
 
@@ -45,13 +49,16 @@ std::span<const std::byte> receiver::tensor(std::size_t index) const {
 }
 
 void receiver::detach() {
+  const std::lock_guard lock(detaching_);
   if (!attached_) return;
+  if (!gone_.valid()) {
+    auto done = std::make_shared<std::promise<void>>();
+    gone_ = done->get_future();
+    caf::anon_send(on_.inside().supervisor, remove_engine{id(), std::move(done)});
+  }
+  if (gone_.wait_for(on_.inside().detach_patience) != std::future_status::ready)
+    throw error(errc::timeout, name() + ": still at work on the weights, it cannot detach yet");
   attached_ = false;
-  auto done = std::make_shared<std::promise<void>>();
-  auto answer = done->get_future();
-  caf::anon_send(on_.inside().supervisor, remove_engine{id(), std::move(done)});
-  if (answer.wait_for(answer_timeout) != std::future_status::ready)
-    throw error(errc::timeout, name() + ": the runtime does not let go");
   on_.inside().unclaim(id());
   readiness gone;
   gone.reason = errc::detached;

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,7 +39,8 @@ class receiver {
   /// Throws `error{wrong_layout}` if the memory does not fit `shape`, `error{no_memory}` if there
   /// is none, `error{bad_input}` if the id is taken. `on` must outlive this.
   receiver(runtime& on, layout shape, receiver_options options);
-  /// Detaches.
+  /// Detaches, and waits for that however long it takes: the memory is the caller's to free after
+  /// this.
   ~receiver();
   receiver(const receiver&) = delete;
   receiver& operator=(const receiver&) = delete;
@@ -56,12 +59,15 @@ class receiver {
   std::span<const std::byte> tensor(std::size_t index) const;
 
   /// Leaves the fleet; returns when no actor touches the memory any more. Then `state` is not
-  /// ready.
+  /// ready. Throws `error{timeout}` if something that is under way, such as a hook, takes very
+  /// long; the memory may still be written to then, and the call may be repeated.
   void detach();
 
  private:
   runtime& on_;
   std::shared_ptr<engine> engine_;
+  std::mutex detaching_;
+  std::future<void> gone_;  ///< valid from the first call of `detach`
   bool attached_ = true;
 };
 

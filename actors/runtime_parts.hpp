@@ -4,6 +4,7 @@
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/scoped_actor.hpp>
+#include <chrono>
 #include <mutex>
 #include <set>
 
@@ -11,6 +12,9 @@
 #include "actors/runtime.hpp"
 
 namespace lockstep {
+
+/// How long a caller waits for an answer that only a bug can withhold.
+inline constexpr std::chrono::seconds answer_timeout{30};
 
 class runtime::parts {
  public:
@@ -27,14 +31,13 @@ class runtime::parts {
   caf::actor_system_config config;
   std::unique_ptr<caf::actor_system> system;
   supervisor_actor supervisor;
+  /// How long `receiver::detach` waits before it says that it does; for tests.
+  std::chrono::milliseconds detach_patience = answer_timeout;
 
  private:
   std::mutex mutex_;
   std::uint64_t last_run_ = 0;
   std::set<receiver_id> ids_;
 };
-
-/// How long a caller waits for an answer that only a bug can withhold.
-inline constexpr std::chrono::seconds answer_timeout{30};
 
 }  // namespace lockstep

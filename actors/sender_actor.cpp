@@ -61,6 +61,8 @@ class performer {
     m.started = now_;
     auto failed = std::optional<std::pair<errc, std::string>>{};
     try {
+      if (!state_.current.ticket->begin_reading())
+        throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
       encode(a);
     } catch (const error& e) {
       failed.emplace(e.code(), e.what());

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "actors/patience.hpp"
 #include "actors/runtime_parts.hpp"
 #include "protocol/deadlines.hpp"
 
@@ -26,7 +27,7 @@ milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
 
 template <class Answer>
 Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* what) {
-  if (answer.wait_for(patience) != std::future_status::ready)
+  if (answer.wait_for(patience_of(patience)) != std::future_status::ready)
     throw error(errc::timeout, std::string(what) + ": the runtime does not answer");
   return answer.get();
 }
@@ -82,7 +83,7 @@ std::vector<receiver_status> trainer::receivers() const {
 }
 
 bool trainer::wait_for_members(std::size_t count, milliseconds timeout) const {
-  const auto until = std::chrono::steady_clock::now() + timeout;
+  const auto until = std::chrono::steady_clock::now() + patience_of(timeout);
   for (;;) {
     std::size_t members = 0;
     for (const auto& r : receivers()) members += r.member ? 1u : 0u;

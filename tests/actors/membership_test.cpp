@@ -5,6 +5,8 @@
 #include <optional>
 
 #include "actors/fleet.hpp"
+#include "actors/runtime_parts.hpp"
+#include "tests/sim/simulation.hpp"
 
 using namespace lockstep;
 
@@ -147,6 +149,83 @@ TEST_CASE("a receiver that leaves while a sync is under way does not hold it up"
   CHECK(report.participants.at(1).member);
   CHECK(same(*f.rx[1], f.w));
   CHECK_FALSE(leaving.state().ready);
+}
+
+TEST_CASE("a receiver does not let go of memory that is being written") {
+  fleet f;
+  f.rt.inside().detach_patience = 20ms;
+  std::atomic<bool> writing = false;
+  std::promise<void> entered;
+  receiver_options options;
+  options.hooks.apply = [&](version_ref, std::uint64_t label, auto) {
+    if (label != 1) return;
+    writing = true;
+    entered.set_value();
+    std::this_thread::sleep_for(200ms);
+    writing = false;
+  };
+  auto& slow = f.add(options);
+  REQUIRE(f.seed());
+  step(f.w, 1);
+  const auto under_way = f.t.sync(1, f.w);
+  entered.get_future().wait();
+  CHECK_THROWS_AS(slow.detach(), error);
+  CHECK_THROWS_AS(slow.detach(), error);  // and not as if it had
+  f.rx.clear();
+  CHECK_FALSE(writing);
+  under_way.wait();
+}
+
+TEST_CASE("waiting for ever is not waiting for nothing") {
+  fleet f;
+  auto& r = f.add();
+  std::thread seeding([&] {
+    std::this_thread::sleep_for(50ms);
+    f.t.seed(f.w, 3);
+  });
+  CHECK(r.wait_ready(3, std::chrono::milliseconds::max()));
+  seeding.join();
+  CHECK(f.t.wait_for_members(1, std::chrono::milliseconds::max()));
+  step(f.w, 4);
+  CHECK(f.t.sync(4, f.w).wait_for(std::chrono::milliseconds::max()));
+  CHECK_FALSE(r.wait_ready(9, std::chrono::milliseconds::min()));
+}
+
+TEST_CASE("tensors are not read after the trainer has stopped waiting for it") {
+  SECTION("it has not begun: it never will") {
+    ticket_state late(0ms);
+    CHECK_FALSE(late.wait_read(1ms));
+    CHECK_FALSE(late.begin_reading());
+  }
+  SECTION("it has begun: it is waited for") {
+    ticket_state slow(0ms);
+    REQUIRE(slow.begin_reading());
+    std::atomic<bool> read = false;
+    std::thread reader([&] {
+      std::this_thread::sleep_for(50ms);
+      read = true;
+      slow.tensors_read();
+    });
+    CHECK(slow.wait_read(1ms));
+    CHECK(read);
+    reader.join();
+  }
+  SECTION("the sender asks") {
+    simulation sim(1, quiet());
+    const auto w = random_weights(small_layout(), 1);
+    sim.boot(w);
+    const auto given_up = std::make_shared<ticket_state>(0ms);
+    CHECK_FALSE(given_up->wait_read(1ms));
+    bool touched = false;
+    const tensor_reader gone = [&](std::size_t i) {
+      touched = true;
+      return w.tensor(i);
+    };
+    const auto report = sim.wait(sim.sync(1, gone, given_up), 10s);
+    REQUIRE(report);
+    CHECK(report->reason == errc::timeout);
+    CHECK_FALSE(touched);
+  }
 }
 
 TEST_CASE("a tensor of another size than the layout's aborts the sync and names it") {

@@ -89,8 +89,11 @@ class simulation {
 
   /// `w` must live until the tensors are read.
   std::shared_ptr<ticket_state> sync(std::uint64_t label, const weight_buffer& w) {
-    auto ticket = std::make_shared<ticket_state>(duration(0));
-    caf::anon_send(supervisor_, sync_request{label, reader_of(w), ticket});
+    return sync(label, reader_of(w), std::make_shared<ticket_state>(duration(0)));
+  }
+  std::shared_ptr<ticket_state> sync(std::uint64_t label, tensor_reader tensors,
+                                     std::shared_ptr<ticket_state> ticket) {
+    caf::anon_send(supervisor_, sync_request{label, std::move(tensors), ticket});
     return ticket;
   }
 
