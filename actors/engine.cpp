@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "actors/patience.hpp"
+#include "weights/file.hpp"
 
 namespace lockstep {
 
@@ -19,7 +20,7 @@ engine::failure guarded(errc reason, Work work) {
   } catch (const std::bad_alloc&) {
     return {errc::no_memory, "out of memory"};
   } catch (const std::exception& e) {
-    return {reason, e.what()};
+    return {reason, printable(e.what())};  // a hook's words must not break a line of the log
   } catch (...) {
     return {reason, "an exception of an unknown type"};
   }

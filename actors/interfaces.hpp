@@ -121,6 +121,8 @@ struct boot_request {
   std::shared_ptr<snapshot_store> store;
   std::shared_ptr<std::promise<version_ref>> answer;
 };
+/// The trainer leaves: its side ends, and receivers hear of no trainer any more.
+struct end_request {};
 /// Run a receiver over these bytes, and restart it when it ends.
 struct add_engine {
   std::shared_ptr<engine> bytes;
@@ -151,6 +153,7 @@ LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
 LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
 LOCKSTEP_LOCAL_MESSAGE(status_request)
 LOCKSTEP_LOCAL_MESSAGE(boot_request)
+LOCKSTEP_LOCAL_MESSAGE(end_request)
 LOCKSTEP_LOCAL_MESSAGE(add_engine)
 LOCKSTEP_LOCAL_MESSAGE(remove_engine)
 LOCKSTEP_LOCAL_MESSAGE(round_spec)
@@ -277,6 +280,8 @@ using sender_actor = caf::typed_actor<
 using supervisor_actor = caf::typed_actor<
     // The trainer's weights are there: start its side as a new run.
     caf::reacts_to<boot_request>,
+    // The trainer has left.
+    caf::reacts_to<end_request>,
     // Handed on to the sender.
     caf::reacts_to<sync_request>,
     // Run a receiver of this process.

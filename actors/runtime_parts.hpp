@@ -1,6 +1,7 @@
 // Decides what hides behind `runtime`. Private to actors/.
 #pragma once
 
+#include <atomic>
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/scoped_actor.hpp>
@@ -26,6 +27,9 @@ class runtime::parts {
   /// False if the id is taken.
   bool claim(receiver_id id);
   void unclaim(receiver_id id);
+  /// False if there is a trainer.
+  bool claim_trainer() { return !has_trainer_.exchange(true); }
+  void unclaim_trainer() { has_trainer_ = false; }
 
   std::shared_ptr<const actor_env> env;
   caf::actor_system_config config;
@@ -35,6 +39,7 @@ class runtime::parts {
   std::chrono::milliseconds detach_patience = answer_timeout;
 
  private:
+  std::atomic<bool> has_trainer_ = false;
   std::mutex mutex_;
   std::uint64_t last_run_ = 0;
   std::set<receiver_id> ids_;

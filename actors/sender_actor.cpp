@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "actors/states.hpp"
+#include "weights/file.hpp"
 
 namespace lockstep {
 
@@ -65,11 +66,11 @@ class performer {
         throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
       encode(a);
     } catch (const error& e) {
-      failed.emplace(e.code(), e.what());
+      failed.emplace(e.code(), printable(e.what()));
     } catch (const std::bad_alloc&) {
       failed.emplace(errc::no_memory, "out of memory while encoding");
     } catch (const std::exception& e) {
-      failed.emplace(errc::encode_failed, e.what());
+      failed.emplace(errc::encode_failed, printable(e.what()));
     } catch (...) {  // the tensor reader is the embedding program's
       failed.emplace(errc::encode_failed, "an exception of an unknown type");
     }
@@ -184,7 +185,7 @@ class performer {
     r.ship = between(m.encoded, m.shipped);
     r.vote = between(std::max(m.encoded, m.shipped), m.voted);
     r.commit = between(m.voted, m.committed);
-    r.recover = between(m.committed, now_);
+    if (r.result != sync_result::ok) r.recover = between(m.committed, now_);
     r.total = between(m.started, now_);
     for (auto& p : r.participants)
       for (const auto& [who, known] : state_.routes)
@@ -199,6 +200,11 @@ class performer {
 
 void perform(pointer self, const sync_fsm::actions& actions) {
   performer(self).run(actions);
+  if (self->state.machine->phase() == sync_phase::failed) {
+    // The supervisor starts the trainer's side anew, as another run, if the snapshot is whole.
+    self->quit(caf::make_error(caf::sec::runtime_error, "the run cannot go on"));
+    return;
+  }
   self->state.timer.arm(self, self->state.machine->deadline());
 }
 

@@ -282,7 +282,9 @@ void on_tick(pointer self) {
   state.timer.fired();
   if (now >= state.next_ping) {
     state.next_ping = now + std::chrono::milliseconds(state.env->options.receiver.ping_ms);
-    for (const auto& [id, c] : state.children) send_ping(self, c);
+    // The lease is the trainer's word: without one nobody renews it.
+    if (state.trainer)
+      for (const auto& [id, c] : state.children) send_ping(self, c);
   }
   perform(self, state.policy->on_tick(now));
 }
@@ -309,6 +311,10 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       [self](boot_request& m) {
         self->state.trainer_restarts = 0;
         boot(self, std::move(m));
+      },
+      [self](const end_request&) {
+        end_trainer(self);
+        perform(self, self->state.policy->on_new_run(self->clock().now()));  // of no view now
       },
       [self](sync_request& m) { on_sync(self, m); },
       [self](const add_engine& m) { on_add(self, m); },

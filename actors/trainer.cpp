@@ -47,9 +47,15 @@ std::optional<sync_report> ticket::wait_for(milliseconds timeout) const {
   return state_->wait_report(timeout);
 }
 
-trainer::trainer(runtime& on, layout shape) : on_(on), shape_(std::move(shape)) {}
+trainer::trainer(runtime& on, layout shape) : on_(on), shape_(std::move(shape)) {
+  if (!on_.inside().claim_trainer())
+    throw error(errc::bad_input, "this runtime has a trainer already");
+}
 
-trainer::~trainer() = default;
+trainer::~trainer() {
+  caf::anon_send(on_.inside().supervisor, end_request{});
+  on_.inside().unclaim_trainer();
+}
 
 version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
   if (last_) last_->wait();

@@ -20,7 +20,9 @@ namespace lockstep {
 class trainer {
  public:
   /// `shape`: the tensors of the model, the same at every receiver. `on` must outlive this.
+  /// Throws `error{bad_input}` if `on` has a trainer already.
   trainer(runtime& on, layout shape);
+  /// Ends the run: receivers stop being ready when their lease has run out.
   ~trainer();
   trainer(const trainer&) = delete;
   trainer& operator=(const trainer&) = delete;

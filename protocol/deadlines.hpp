@@ -36,6 +36,12 @@ inline std::chrono::milliseconds full_timeout(const settings& s, std::uint64_t b
   return std::chrono::milliseconds(s.sync.full_timeout_ms) + transfer_time(s, bytes);
 }
 
+/// For the snapshot to take up a delta: work of this process that no peer can delay, so the bound
+/// is against a hang only and no setting shortens it.
+inline std::chrono::milliseconds advance_timeout(const settings& s, std::uint64_t model_bytes) {
+  return std::chrono::minutes(1) + transfer_time(s, model_bytes);
+}
+
 /// Most bytes that all frames of a full transfer of a model may have: the weights, a frame header
 /// for each range of them, and one for each of up to 2^20 small tensors.
 inline std::uint64_t full_bytes_limit(std::uint64_t model_bytes) {

@@ -174,7 +174,6 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
     answer(out, m.env, 0, reply_kind::need_full, errc::wrong_layout, "layouts differ");
     return out;
   }
-  refresh(out);
   attaching_ = m;
   out.push_back(act::compute_digest{m.env.txn, m.challenge});
   return out;

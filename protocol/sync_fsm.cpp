@@ -261,7 +261,7 @@ void sync_fsm::on_acks(time_point now, actions& out, const round_result& result)
     if (std::find(view_.begin(), view_.end(), p) != view_.end())
       evict(out, {p, terminal::dead, errc::dead, "ended after it had acknowledged"});
   phase_ = sync_phase::advancing;
-  advance_until_ = now + full_timeout(settings_, model_bytes_);
+  advance_until_ = now + advance_timeout(settings_, model_bytes_);
   out.push_back(act::conclude{txn_, view_});
 }
 

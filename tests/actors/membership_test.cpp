@@ -542,6 +542,33 @@ TEST_CASE("three hundred syncs with eight receivers") {
   }
 }
 
+TEST_CASE("a runtime has one trainer, and receivers hear when it is gone") {
+  auto s = quiet();
+  s.receiver.lease_ms = 200;
+  s.receiver.ping_ms = 20;
+  runtime rt(s);
+  const auto w = random_weights(small_layout(), 1);
+  receiver r(rt, small_layout(), {0, "", {}, {}, nullptr});
+  {
+    trainer t(rt, small_layout());
+    CHECK_THROWS_AS(trainer(rt, small_layout()), error);
+    t.seed(w);
+    REQUIRE(t.wait_for_members(1, 10s));
+    std::this_thread::sleep_for(400ms);
+    CHECK(r.state().ready);  // the lease is renewed
+  }
+  const auto until = std::chrono::steady_clock::now() + 10s;
+  while (r.state().ready && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(5ms);
+  CHECK(r.state().reason == errc::lease_expired);
+  // The next trainer finds the bytes where they are.
+  trainer again(rt, small_layout());
+  again.seed(w);
+  REQUIRE(again.wait_for_members(1, 10s));
+  CHECK(r.state().ready);
+  CHECK(again.receivers().at(0).reseeds == 1);
+}
+
 TEST_CASE("everything ends in time, in whatever order and whatever is under way") {
   const auto order = GENERATE(range(0, 5));
   CAPTURE(order);
