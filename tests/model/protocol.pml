@@ -263,7 +263,9 @@ inline drop_slot() {
 
 /* The tag is void before the first byte is written. */
 inline start_write(x, r) {
+#ifndef REUSE_VERSION /* there an attempt and its retry are one name, so I5 says nothing of it */
   DEMAND(5, !aborted[x]);
+#endif
   slot[i] = x; srnd[i] = r; stop_serving(WRITING);
   if
   :: cur[x / NS] == x % NS -> wrote[x / NS] = wrote[x / NS] | BIT(i)
@@ -272,7 +274,11 @@ inline start_write(x, r) {
 }
 
 inline raise_fence(e, s) {
-  rrun[i] = e + 1; rseq[i] = SEQ(e, s); att[i] = 0
+  if /* lower only without the run fence */
+  :: rrun[i] < e + 1 -> rrun[i] = e + 1
+  :: else
+  fi;
+  rseq[i] = SEQ(e, s); att[i] = 0
 }
 
 inline on_prepare(e, s) {
@@ -327,7 +333,7 @@ inline on_attach(e, s) {
   att[i] = X(e, s); CANON
 }
 
-inline on_digest(x) {
+inline on_digest(x) { /* x is the caller's copy: parameters of an inline are text */
   att[i] = 0;
   if
   :: wt[i] == val[x] ->
@@ -339,8 +345,7 @@ inline on_digest(x) {
      :: else
      fi;
      REPLY(bad, x / NS, x % NS, 0)
-  fi;
-  CANON
+  fi
 }
 
 inline on_full(e, s) {
@@ -365,7 +370,7 @@ inline on_written(x) {
      fi
   :: FAULT -> PAY; write_some(x); stop_serving(OUT); REPLY(bad, x / NS, x % NS, srnd[i])
   fi;
-  slot[i] = 0; srnd[i] = 0; CANON
+  slot[i] = 0; srnd[i] = 0
 }
 
 inline crash() {
@@ -429,6 +434,7 @@ inline crash() {
   ON_REDOS(e, s) ON_REPEATED(e, s) ON_LOSS(e, s)
 
 proctype Receiver(byte i) {
+  byte w;
 end:
   do
   ON(0, 1)
@@ -456,8 +462,8 @@ end:
 #if LIM1 > 2
   ON(1, 3)
 #endif
-  :: atomic { att[i] != 0 && ph[i] != WRITING -> on_digest(att[i]) }
-  :: atomic { ph[i] == WRITING -> on_written(slot[i]) }
+  :: atomic { att[i] != 0 && ph[i] != WRITING -> w = att[i]; on_digest(w); w = 0; CANON }
+  :: atomic { ph[i] == WRITING -> w = slot[i]; on_written(w); w = 0; CANON }
   :: atomic { FAULT && slot[i] != 0 && ph[i] != WRITING -> PAY; slot[i] = 0; CANON } /* its time is over */
   :: atomic { FAULT && MAY_CRASH -> crash() }
   od
