@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# tests/model/check.sh NAME | --list | --all: runs spin on the model of the sync protocol.
+#   NAME    one check of the table below
+#   --list  the names of the small set, which ctest runs
+#   --all   every check, the large ones too: hours on a slow machine
+# A check that must hold demands a completed search without errors; one that must fail demands an
+# error of the named invariant and the trail that leads to it. MODEL_SWITCHES adds switches to a
+# check, which shows that it can fail: MODEL_SWITCHES=-DSERVE_TORN tests/model/check.sh holds-two
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+# name | set | demand: holds, or the invariant that breaks | model | switches of the model | of pan
+checks() {
+  cat <<'TABLE'
+holds-two-receivers | small | holds | protocol | -DLIM0=2
+holds-redo | small | holds | protocol | -DLIM0=2 -DREDOS=1
+holds-without-digests | small | holds | protocol | -DLIM0=2 -DREDOS=1 -DNODIGEST
+holds-three-receivers | small | holds | protocol | -DNR=3 -DLIM0=1
+holds-two-senders | small | holds | protocol | -DLIM0=1 -DLIM1=1 -DTOGGLE
+advance-before-flush | small | I4 | seed_bug | -DADVANCE_BEFORE_FLUSH
+only-not-advance | small | I1 | protocol | -DLIM0=2 -DONLY_NOT_ADVANCE
+only-not-advance-perfect-network | small | I4 | seed_bug | -DONLY_NOT_ADVANCE
+base-version-wedges | small | holds | seed_bug | -DBASE_VERSION
+full-after-failure | small | holds | seed_bug | -DFULL_AFTER_FAILURE
+reuse-version | small | I3 | protocol | -DLIM0=2 -DREUSE_VERSION -DNODIGEST
+reuse-version-digests-alone | small | holds | protocol | -DLIM0=2 -DREUSE_VERSION
+no-run-fence | small | I1 | protocol | -DLIM0=2 -DLIM1=1 -DTOGGLE -DNO_RUN_FENCE
+no-incarnation | small | I1 | protocol | -DLIM0=2 -DNO_INCARNATION
+attach-without-fence | small | I1 | protocol | -DLIM0=2 -DATTACH_WITHOUT_FENCE
+advance-at-decision | small | I2 | protocol | -DLIM0=2 -DADVANCE_AT_DECISION
+serve-torn | small | I3 | protocol | -DLIM0=2 -DSERVE_TORN
+large-three-transactions | large | holds | protocol | -DLIM0=3
+large-three-transactions-redo-2 | large | holds | protocol | -DLIM0=3 -DREDOS=2 -DTOGGLE
+large-reseed-all | large | holds | protocol | -DLIM0=3 -DRESEED_ALL -DTOGGLE
+large-four-transactions | large | holds | protocol | -DLIM0=4 -DTOGGLE
+large-three-receivers | large | holds | protocol | -DNR=3 -DLIM0=3 -DTOGGLE -DCRASHES=1
+large-two-senders | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DTOGGLE
+large-liveness | large | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=2 -DREDOS=1
+TABLE
+}
+
+say() { printf '%s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+
+# The answer to: was this search complete, and what did it find?
+judge() {
+  local demand="$1" log="$2" found
+  grep -q '^State-vector .*errors: ' "$log" || die "pan did not finish"
+  if [[ "$demand" == holds ]]; then
+    grep -q 'errors: 0$' "$log" || die "an error where there must be none"
+    [[ ! -e model.pml.trail ]] || die "a trail where there must be none"
+    ! grep -qiE 'search depth too small|out of memory|search was incomplete|not completed' "$log" ||
+      die "the search was not completed"
+    return
+  fi
+  grep -q 'errors: 1$' "$log" || die "no error where $demand must break"
+  [[ -s model.pml.trail ]] || die "an error without a trail"
+  # The invariants break as "assertion violated (broken!=N)".
+  found="$(sed -n 's/.*assertion violated (broken!=\([0-9]\)).*/I\1/p' "$log" | head -1)"
+  [[ "$found" == "$demand" ]] || die "$demand must break, not '${found:-something else}'"
+}
+
+run_check() (
+  local name="$1" line demand model switches pan_switches
+  line="$(checks | awk -F'|' -v n="$name" '{ k = $1; gsub(/ /, "", k) } k == n')"
+  [[ -n "$line" ]] || die "no check is named '$name'"
+  IFS='|' read -r _ _ demand model switches pan_switches <<<"$line"
+  demand="${demand// /}"
+  model="${model// /}"
+  switches="$switches ${MODEL_SWITCHES:-}"
+  work="$(mktemp -d)"
+  trap 'rm -rf "$work"' EXIT
+  cd "$work"
+  cp "$here/$model.pml" model.pml
+  # Words are split on purpose: these are lists of switches.
+  # shellcheck disable=SC2086
+  spin $switches -a model.pml >spin.log 2>&1 || { cat spin.log; die "spin failed"; }
+  # Compiling costs more than a small search: those are not optimised.
+  local optimise=-O2
+  [[ " $(names small | tr '\n' ' ')" != *" $name "* ]] || optimise=-O0
+  # shellcheck disable=SC2086
+  cc $optimise -w -DSAFETY -DCOLLAPSE -DMEMLIM=2000 $pan_switches -o pan pan.c
+  ulimit -v $((2 * 1024 * 1024))
+  /bin/bash -c 'TIMEFORMAT="%U seconds of CPU"; time ./pan -m2000000 >pan.log' 2>time.log ||
+    say "pan ended with an error"
+  grep -E 'assertion violated|^State-vector|states, stored|total actual memory' pan.log || true
+  tail -1 time.log
+  (judge "$demand" pan.log) || { cat pan.log; exit 1; }
+  say "$name: as demanded ($demand)"
+)
+
+names() { checks | awk -F'|' -v set="$1" 'NF { k = $1; s = $2; gsub(/ /, "", k); gsub(/ /, "", s) } NF && (set == "" || s == set) { print k }'; }
+
+case "${1:-}" in
+  --list) names small ;;
+  --all)
+    failed=0
+    for name in $(names ""); do
+      say "--- $name"
+      run_check "$name" || failed=1
+    done
+    exit "$failed"
+    ;;
+  "" | -*) die "usage: tests/model/check.sh NAME | --list | --all" ;;
+  *) run_check "$1" ;;
+esac
