@@ -35,6 +35,7 @@ large-reseed-all | large | holds | protocol | -DLIM0=3 -DRESEED_ALL -DTOGGLE
 large-four-transactions | large | holds | protocol | -DLIM0=4 -DTOGGLE
 large-three-receivers | large | holds | protocol | -DNR=3 -DLIM0=3 -DTOGGLE -DCRASHES=1
 large-two-senders | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DTOGGLE
+large-liveness-one-fault | large | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=1
 large-liveness | large | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=2 -DREDOS=1
 TABLE
 }
