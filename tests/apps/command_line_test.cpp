@@ -2,7 +2,7 @@
 
 namespace lockstep::test {
 
-TEST_CASE("--help and --version go to standard output and exit 0") {
+TEST_CASE("the options --help and --version go to standard output and exit 0") {
   for (const auto& words : {arguments{"--help"}, arguments{"-h"}, arguments{"replay", "--help"},
                             arguments{"config", "--help"}, arguments{"--version"}}) {
     const auto run = run_program(words);
@@ -93,13 +93,22 @@ TEST_CASE("a setting that is not one is refused by name before anything is writt
 }
 
 TEST_CASE("settings reach the run: too few members abort every attempt, and exit is 1") {
-  const auto run = replay_tiny({"--json", "--receivers", "2", "--set", "sync.members_min=3"});
+  // The second failure is one too many for receiver 1, and one receiver is not enough.
+  const auto run = replay_tiny({"--json", "--receivers", "2", "--set", "sync.members_min=2",
+                                "--set", "supervision.attempts_max=1", "--inject", "apply-fail@1:1",
+                                "--inject", "apply-fail@2:1"});
   CHECK(run.status == 1);
   const auto r = parse_report(run.out);
-  CHECK(r.summary["syncs"] == 0);
+  CHECK(r.summary["syncs"] == 2);
   CHECK(r.summary["attempts"].get<int>() > 12);
   CHECK(r.summary["audit"] == "fail");
-  for (const auto& s : r.syncs) CHECK(s["reason"] == "too_few_members");
+  for (const auto& s : r.syncs)
+    if (s["version"] > 2) CHECK(s["reason"] == "too_few_members");
+}
+
+TEST_CASE("a run that can never have its members is refused") {
+  check_refusal(replay_tiny({"--receivers", "2", "--set", "sync.members_min=3"}),
+                {"sync.members_min", "3", "2"});
 }
 
 TEST_CASE("receivers that do not attach in time make the exit status 3") {

@@ -250,7 +250,9 @@ TEST_CASE("golden streams of both checksums arrive, a version without any change
   check_written(dir / "out", 2, last_of(vectors / format / "base", stream));
 }
 
-TEST_CASE("--out is written over what an earlier run left there, and its parents are made") {
+TEST_CASE(
+    "the directory of --out is written over what an earlier run left there, and its parents are "
+    "made") {
   const temp_dir dir;
   const auto base = small_model(1), target = small_model(2);
   make_checkpoint(dir / "base", base);
