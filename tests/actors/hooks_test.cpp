@@ -65,8 +65,8 @@ using strings = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("hooks are called in order, and readiness frames them") {
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   f.add(e.options());
   REQUIRE(f.seed(7));
   CHECK(e.take() == strings{"not", "pause:0", "apply:7", "resume:7", "ready:7"});
@@ -82,8 +82,8 @@ TEST_CASE("hooks are called in order, and readiness frames them") {
 }
 
 TEST_CASE("an engine that will not pause is not written to") {
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   f.add(e.options());
   f.add();
   REQUIRE(f.seed());
@@ -124,8 +124,8 @@ TEST_CASE("an engine that will not pause is not written to") {
 }
 
 TEST_CASE("an apply that fails once is healed by the same delta") {
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   f.add(e.options());
   REQUIRE(f.seed());
   e.take();
@@ -144,8 +144,8 @@ TEST_CASE("an apply that fails once is healed by the same delta") {
 TEST_CASE("an engine is not ready with bytes that its hook has not taken up") {
   // Every apply of the delta fails in the hook, after the bytes have been written: they are the
   // target's, and still it must not be adopted for that.
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   f.add(e.options());
   REQUIRE(f.seed());
   e.take();
@@ -164,8 +164,8 @@ TEST_CASE("an engine is not ready with bytes that its hook has not taken up") {
 }
 
 TEST_CASE("a hook that writes to the weights is caught by the proof") {
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   f.add(e.options());
   REQUIRE(f.seed());
   std::atomic<int> lies = 0;
@@ -183,8 +183,8 @@ TEST_CASE("a hook that writes to the weights is caught by the proof") {
 }
 
 TEST_CASE("a resume hook that throws is only logged") {
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   e.on_resume = [](std::uint64_t) { throw std::runtime_error("no"); };
   f.add(e.options());
   REQUIRE(f.seed());
@@ -195,8 +195,8 @@ TEST_CASE("a resume hook that throws is only logged") {
 TEST_CASE("pause and resume alternate over every fault, a restart included") {
   const auto kind = GENERATE(fault_kind::apply_fail, fault_kind::crash, fault_kind::false_ok);
   CAPTURE(to_string(kind));
+  test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
-  test_engine e(f.w.shape());
   auto options = e.options();
   options.faults = std::make_shared<fault_plan>(std::vector<fault>{{kind, 2, 0}});
   f.add(options);

@@ -80,7 +80,7 @@ TEST_CASE_METHOD(fixture, "sync: boots from a frozen copy and assumes nothing ab
   CHECK(f.snapshot().version == version_ref{1, 0});
   CHECK_FALSE(f.deadline());
   f.on_sync(t0, 1);
-  const auto& r = report(encoded());
+  const auto r = report(encoded());
   CHECK(r.result == sync_result::aborted);
   CHECK(r.reason == errc::too_few_members);
 }
