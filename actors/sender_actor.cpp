@@ -234,7 +234,8 @@ void on_advanced(pointer self, const advance_result& m) {
     return;
   }
   auto actions = state.machine->on_advanced(now, m.txn);
-  // Before anybody hears of the report: whoever is behind must not look ready to its reader.
+  // Sent before the report is handed over, so that whoever is behind hears of it soon: until that
+  // ping arrives it still shows its old version, truthfully tagged.
   fleet_notice fleet{state.machine->snapshot().version, {}};
   for (const auto& p : state.machine->members()) fleet.acknowledged.push_back(p.id);
   self->send(state.setup.supervisor, std::move(fleet));
