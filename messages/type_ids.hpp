@@ -19,11 +19,15 @@
 
 namespace lockstep {
 
+template <class M, class Variant>
+inline constexpr bool is_alternative = false;
+template <class M, class... Alternative>
+inline constexpr bool is_alternative<M, std::variant<Alternative...>> =
+    (std::same_as<M, Alternative> || ...);
+
 /// One of the messages of `wire_message`.
 template <class M>
-concept wire_alternative = requires(const wire_message& m) {
-  std::get_if<M>(&m);
-};
+concept wire_alternative = is_alternative<M, wire_message>;
 
 /// Shows a message, or a part of one, in traces: its fields.
 template <class Inspector, class M>
