@@ -84,7 +84,12 @@ class performer {
  private:
   void perform(const act::admit& a) {
     const auto it = state_.children.find(a.who.id);
-    if (!state_.trainer || it == state_.children.end() || !it->second.receiver) return;
+    if (!state_.trainer) return;
+    if (it == state_.children.end() || !it->second.receiver) {
+      // Heard of, by a pong that was under way, and not to be reached: until it announces itself.
+      run(state_.policy->on_down(self_->clock().now(), a.who, false));
+      return;
+    }
     // Again before each try: the word may have been lost, and without it no answer comes.
     greet(self_, it->second);
     const auto& record = state_.policy->records().at(a.who.id);
