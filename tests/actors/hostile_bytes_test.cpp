@@ -228,6 +228,23 @@ TEST_CASE("a bucket whose bytes and hash lie alike never gets past the proofs") 
   CHECK(v.leads_to_target({payload(whole)}));
 }
 
+TEST_CASE("a bit that flipped at rest is found before the vote") {
+  const auto& delta = run().delta;
+  for (std::size_t i = 0; i < run().base.shape().count(); ++i)
+    for (std::size_t bit = 0; bit < run().base.tensor(i).size() * 8; bit += 1009) {
+      bare_receiver r(run().base);
+      r.deliver(run().attach());
+      r.memory.tensors()[i][bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+      const auto rotten = r.memory;
+      r.deliver(run().prepare(delta.content));
+      r.deliver(bucket_msg{real_run::env(2), 0, delta.buckets[0]});
+      REQUIRE(r.replies.back().kind == reply_kind::vote_no);
+      REQUIRE(r.replies.back().reason == errc::wrong_base);
+      REQUIRE(r.machine.state().phase == receiver_phase::torn);
+      REQUIRE(r.memory == rotten);
+    }
+}
+
 TEST_CASE("a liar's whole conversation ends with a no") {
   // As above, but through the machine: a sample, since every try digests the weights four times.
   const auto whole = bytes_of(run().delta.buckets[0]);
