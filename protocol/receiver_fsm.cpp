@@ -15,6 +15,17 @@ receiver_fsm::receiver_fsm(identity self, const settings& s) : self_(self), sett
   published_ = state_;
 }
 
+receiver_fsm::summary receiver_fsm::summarize() const {
+  summary out{self_.cluster, self_.id, self_.inc, phase_, {fence_run_, fence_seq_}, held_};
+  if (slot_) {
+    const summary::work work{slot_->env.txn, slot_->target};
+    out.slot = summary::slot_view{work, slot_->kind, slot_->round, slot_->verified};
+  }
+  if (attaching_) out.attaching = summary::work{attaching_->env.txn, attaching_->target};
+  if (last_reply_) out.answered = last_reply_->kind;
+  return out;
+}
+
 // --- fences -------------------------------------------------------------------------------------
 
 bool receiver_fsm::addressed(const envelope& env) const {
