@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,10 +53,13 @@ struct sender_step {
   bool all_sent = false;
 };
 
+/// The lines of tests/model/transitions.txt that were taken.
+using coverage = std::set<std::string, std::less<>>;
+
 /// Nothing if tests/model/protocol.pml has this transition (tests/model/transitions.txt), or if the
 /// step changes nothing that the model sees; else what is wrong, for people. Says nothing of time.
-std::optional<std::string> check(const receiver_step& step);
-std::optional<std::string> check(const sender_step& step);
+std::optional<std::string> check(const receiver_step& step, coverage* seen = nullptr);
+std::optional<std::string> check(const sender_step& step, coverage* seen = nullptr);
 
 /// The same for the first summary of a life, and of a run.
 std::optional<std::string> check_start(const receiver_fsm::summary& born);

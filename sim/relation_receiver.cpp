@@ -164,7 +164,10 @@ struct asker {
                  {"staged", "checked", "written"});
   }
   question operator()(const commit_msg& m) const {
-    return about("commit", m.env, made_by(m.env), {"written"}, m.round);
+    const bool misfit = slot_word(before, m.env.txn) == "staged" &&
+                        before.slot->target.state != m.target_state &&
+                        before.phase == receiver_phase::serving;
+    return about(misfit ? "commit-misfit" : "commit", m.env, made_by(m.env), {"written"}, m.round);
   }
   question operator()(const abort_msg& m) const { return about("abort", m.env, made_by(m.env), {}); }
   question operator()(const redo_msg& m) const {
@@ -182,8 +185,8 @@ struct asker {
 /// Follows the model from one state, through what the receiver may do by itself, to `goal`.
 class search {
  public:
-  search(const receiver_step& step, const question& q)
-      : step_(step), q_(q), goal_(state_words(step.after, q.about)) {}
+  search(const receiver_step& step, const question& q, coverage* seen)
+      : step_(step), q_(q), goal_(state_words(step.after, q.about)), seen_(seen) {}
 
   bool found() const {
     const auto from = state_words(step_.before, q_.about);
@@ -192,7 +195,8 @@ class search {
 
  private:
   bool follow(std::string_view event, const std::string& from, std::size_t said, int depth) const {
-    const auto it = transitions().find("receiver " + std::string(event) + " " + from);
+    const auto head = "receiver " + std::string(event) + " " + from;
+    const auto it = transitions().find(head);
     if (it == transitions().end()) return false;
     for (const std::string_view to : it->second) {
       const auto space = to.rfind(' ');
@@ -206,8 +210,10 @@ class search {
         }
       }
       const std::string state(to.substr(0, space));
-      if (state == goal_ && next == step_.replies.size()) return true;
-      if (go_on(state, next, depth - 1)) return true;
+      if ((state == goal_ && next == step_.replies.size()) || go_on(state, next, depth - 1)) {
+        if (seen_) seen_->insert(head + " > " + std::string(to));
+        return true;
+      }
     }
     return false;
   }
@@ -221,6 +227,7 @@ class search {
   const receiver_step& step_;
   const question& q_;
   std::string goal_;
+  coverage* seen_;
 };
 
 /// The model would have obeyed. An empty receiver has nothing to redo; to the model it is a torn one
@@ -249,7 +256,7 @@ std::string describe(const receiver_step& step, const question& q, std::string_v
 
 }  // namespace
 
-std::optional<std::string> check(const receiver_step& step) {
+std::optional<std::string> check(const receiver_step& step, coverage* seen) {
   const auto q = step.event ? std::visit(asker{step.before}, *step.event) : no_question(step.before);
   if (const auto why = check_rest(step, q)) return describe(step, q, *why);
   if (const auto why = check_replies(step, q)) return describe(step, q, *why);
@@ -257,7 +264,7 @@ std::optional<std::string> check(const receiver_step& step) {
       (step.replies.empty() ? !must_obey(step, q) : repeats(step, q)))
     return std::nullopt;
   if (!q.addressed) return describe(step, q, "obeyed what was not for it");
-  if (search(step, q).found()) return std::nullopt;
+  if (search(step, q, seen).found()) return std::nullopt;
   return describe(step, q, "the model has no such transition");
 }
 

@@ -180,8 +180,9 @@ std::optional<std::string> check_end(const sender_step& step) {
 
 class sender_check {
  public:
-  explicit sender_check(const sender_step& step)
+  sender_check(const sender_step& step, coverage* seen)
       : step_(step),
+        seen_(seen),
         event_(event_word(step)),
         head_("sender " + std::string(event_) + " " + std::string(phase_word(step.before.phase))) {}
 
@@ -218,14 +219,13 @@ class sender_check {
     const bool stays = has(step_.after.members, who);
     const auto answer = answer_word(step_, event_, who);
     if (answer == "-" && in == stays && sent == "-" && !demanded(who)) return std::nullopt;
-    const auto from = head_;
     const auto to = std::string(phase_word(step_.after.phase)) + " " + std::string(answer) +
                     (in ? " in" : " out") + " > " + (stays ? "in " : "out ");
-    if (allowed(from, to + std::string(sent))) return std::nullopt;
+    if (found(to + std::string(sent))) return std::nullopt;
     if (sent == "-" && may_be_silent(who))
       for (const auto what : {"attach", "full", "prepare", "commit", "abort", "redo"})
-        if (allowed(from, to + what)) return std::nullopt;
-    return describe("receiver " + std::to_string(who.id) + ": " + from + " > " + to +
+        if (found(to + what)) return std::nullopt;
+    return describe("receiver " + std::to_string(who.id) + ": " + head_ + " > " + to +
                     std::string(sent) + " is not in the model");
   }
   /// Whoever takes part in what begins is asked.
@@ -245,8 +245,14 @@ class sender_check {
     const bool same = snapshot_of(step_.before) == snapshot_of(step_.after);
     const auto to = std::string(phase_word(step_.after.phase)) + (same ? " same" : " advanced") +
                     (some ? " some" : " nobody");
-    if (allowed(head_, to)) return std::nullopt;
+    if (found(to)) return std::nullopt;
     return describe(head_ + " > " + to + " is not in the model");
+  }
+
+  bool found(const std::string& to) const {
+    if (!allowed(head_, to)) return false;
+    if (seen_) seen_->insert(head_ + " > " + to);
+    return true;
   }
 
   std::string describe(std::string_view why) const {
@@ -256,13 +262,16 @@ class sender_check {
   }
 
   const sender_step& step_;
+  coverage* seen_;
   std::string_view event_;
   std::string head_;
 };
 
 }  // namespace
 
-std::optional<std::string> check(const sender_step& step) { return sender_check(step).run(); }
+std::optional<std::string> check(const sender_step& step, coverage* seen) {
+  return sender_check(step, seen).run();
+}
 
 std::optional<std::string> check_start(const summary& booted) {
   if (booted.phase == sync_phase::idle && booted.members.empty() && !booted.txn &&

@@ -111,7 +111,9 @@ byte crashes = CRASHES;
 #define MAY_CRASH true
 #define PAY_CRASH skip
 #endif
-#ifdef TOGGLE /* weights go 0 <-> 3 only; torn ones are 1 and 2 */
+#ifdef FREE /* one content is as good as another where everybody may say anything */
+#define STEP t = 3
+#elif defined(TOGGLE) /* weights go 0 <-> 3 only; torn ones are 1 and 2 */
 #define STEP if :: t = 0 :: t = 3 fi
 #else
 #define STEP if :: t = 0 :: t = 1 :: t = 2 :: t = 3 fi
@@ -264,9 +266,11 @@ c_code {
     rel_lines[rel_count++] = strdup(line);
   }
   static const char *rel_events[] = {"PREPARE", "MISFIT", "ATTACH", "FULL", "COMMIT", "ABORT", "REDO",
-                                     "DIGEST", "STAGED", "CHECKED", "WRITTEN", "EXPIRED", 0};
+                                     "DIGEST", "STAGED", "CHECKED", "WRITTEN", "EXPIRED",
+                                     "COMMIT_MISFIT", 0};
   static const char *rel_names[] = {"prepare", "prepare-misfit", "attach", "full", "commit", "abort",
-                                    "redo", "digest", "staged", "checked", "written", "expired"};
+                                    "redo", "digest", "staged", "checked", "written", "expired",
+                                    "commit-misfit"};
   static const char *rel_fence[] = {"newrun", "ahead", "current", "behind", "oldrun"};
   static const char *rel_phase[] = {"out", "serving", "writing"};
   static const char *rel_slot[] = {"none", "other", "arriving", "staged", "redo", "full"};
@@ -587,6 +591,14 @@ inline crash() {
 #else
 #define ON_REDOS(e, s) ON_REDO(e, s, 2)
 #endif
+#ifdef FREE /* a commit that names other bytes than those staged */
+#define ON_MISFIT(e, s) \
+  :: atomic { SENT(commit, e, s) && OF_RUN(e) && SLOT_IS(e, s) && !arr[i] && srnd[i] == 0 && \
+              ph[i] != WRITING -> \
+       BEFORE(X(e, s), COMMIT_MISFIT); REPLY(bad, e, s, 1); AFTER(X(e, s)) }
+#else
+#define ON_MISFIT(e, s)
+#endif
 #ifdef REUSE_VERSION /* a repeated question gets the answer it had */
 #define ON_REPEATED(e, s) \
   :: atomic { SENT(first, e, s) && IS(e, s, DELTA) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING && !arr[i] && \
@@ -615,6 +627,7 @@ inline crash() {
   :: atomic { SENT(commit, e, s) && OF_RUN(e) && rseq[i] <= SEQ(e, s) && \
               !(rseq[i] == SEQ(e, s) && (ph[i] == WRITING || srnd[i] > 0)) -> \
        BEFORE(X(e, s), COMMIT); on_commit(e, s); AFTER(X(e, s)); CANON } \
+  ON_MISFIT(e, s) \
   :: atomic { SENT(abrt, e, s) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING && srnd[i] == 0 -> \
        BEFORE(X(e, s), ABORT); CONSUME(abrt[X(e, s)], BIT(i)); slot[i] = 0; arr[i] = 0; \
        AFTER(X(e, s)); CANON } \
