@@ -105,13 +105,21 @@ std::string_view answer_word(const sender_step& step, std::string_view event,
   const auto& o = *it;
   if (!acks && (down || o.status == terminal::dead)) return "dead";
   if (o.status == terminal::ok) return down && concluding ? "dead" : "yes";
-  if (acks) return o.status == terminal::nack && o.reason != errc::false_ack ? "no" : "silent";
+  // To the model a lie is a silence: neither is asked again.
+  if (acks || event == "seeded")
+    return o.status == terminal::nack && o.reason != errc::false_ack ? "no" : "silent";
   if (o.status != terminal::no) return "silent";
   if (event == "attached") return o.reason == errc::behind ? "no" : "silent";
-  if (event != "votes") return "no";
   const bool own_state = o.reason == errc::wrong_base || o.reason == errc::not_serving ||
                          o.reason == errc::torn;
   return own_state ? "doubt" : "no";
+}
+
+/// Was taken out of the view by the attach that began in this step, after all else: the model does
+/// that when the attach leaves.
+bool waits(const sender_step& step, const participant& who) {
+  return step.after.phase == sync_phase::proving && step.after.txn != step.before.txn &&
+         has(step.after.view, who);
 }
 
 std::set<participant> everybody(const sender_step& step) {
@@ -204,8 +212,13 @@ class sender_check {
 
  private:
   std::optional<std::string> stutter() const {
-    if (phase_word(step_.before.phase) == phase_word(step_.after.phase) &&
-        step_.before.members == step_.after.members &&
+    const bool members_stay = [&] {
+      for (const auto& who : everybody(step_))
+        if (has(step_.before.members, who) != has(step_.after.members, who) && !waits(step_, who))
+          return false;
+      return true;
+    }();
+    if (phase_word(step_.before.phase) == phase_word(step_.after.phase) && members_stay &&
         snapshot_of(step_.before) == snapshot_of(step_.after) && sent_before(step_))
       return std::nullopt;
     return describe("the model does nothing here");
@@ -219,14 +232,20 @@ class sender_check {
     const bool stays = has(step_.after.members, who);
     const auto answer = answer_word(step_, event_, who);
     if (answer == "-" && in == stays && sent == "-" && !demanded(who)) return std::nullopt;
-    const auto to = std::string(phase_word(step_.after.phase)) + " " + std::string(answer) +
-                    (in ? " in" : " out") + " > " + (stays ? "in " : "out ");
-    if (found(to + std::string(sent))) return std::nullopt;
-    if (sent == "-" && may_be_silent(who))
-      for (const auto what : {"attach", "full", "prepare", "commit", "abort", "redo"})
-        if (found(to + what)) return std::nullopt;
+    const auto from = std::string(phase_word(step_.after.phase)) + " " + std::string(answer) +
+                      (in ? " in" : " out");
+    const auto to = from + (stays ? " > in " : " > out ");
+    if (found_sending(to, sent, who)) return std::nullopt;
+    if (waits(step_, who) && found_sending(from + " > in ", sent, who)) return std::nullopt;
     return describe("receiver " + std::to_string(who.id) + ": " + head_ + " > " + to +
                     std::string(sent) + " is not in the model");
+  }
+  bool found_sending(const std::string& to, std::string_view sent, const participant& who) const {
+    if (found(to + std::string(sent))) return true;
+    if (sent != "-" || !may_be_silent(who)) return false;
+    for (const auto what : {"attach", "full", "prepare", "commit", "abort", "redo"})
+      if (found(to + what)) return true;
+    return false;
   }
   /// Whoever takes part in what begins is asked.
   bool demanded(const participant& who) const {
@@ -240,8 +259,9 @@ class sender_check {
   }
 
   std::optional<std::string> together() const {
-    const bool some = std::any_of(step_.before.view.begin(), step_.before.view.end(),
-                                  [&](const auto& p) { return has(step_.after.members, p); });
+    const bool some = std::any_of(
+        step_.before.view.begin(), step_.before.view.end(),
+        [&](const auto& p) { return has(step_.after.members, p) || waits(step_, p); });
     const bool same = snapshot_of(step_.before) == snapshot_of(step_.after);
     const auto to = std::string(phase_word(step_.after.phase)) + (same ? " same" : " advanced") +
                     (some ? " some" : " nobody");

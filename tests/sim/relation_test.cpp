@@ -7,6 +7,7 @@
 
 #include "sim/relation_table.hpp"
 #include "tests/sim/relation_fuzz.hpp"
+#include "tests/support/cluster_sim.hpp"
 
 using namespace lockstep;
 using namespace lockstep::sim;
@@ -46,6 +47,31 @@ TEST_CASE("whatever is said to a receiver, its steps are the model's") {
     for (int i = 0; i < 2000; ++i) fuzz.step();
   }
   const auto never = missing(seen, "receiver");
+  for (const auto& line : never) WARN(line);
+  CHECK(never.size() == 0);
+}
+
+TEST_CASE("every step of whole clusters under faults is the model's") {
+  coverage seen;
+  std::size_t steps = 0;
+  std::map<std::string, int> bad;
+  const auto judge = [&](const auto& step) {
+    ++steps;
+    if (const auto why = check(step, &seen)) ++bad[*why];
+  };
+  const watcher watch{judge, judge,
+                      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
+                      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); }};
+  for (std::uint64_t seed = 1; seed <= 3000; ++seed) {
+    CAPTURE(seed);
+    options opt;
+    opt.watch = &watch;
+    REQUIRE(run_cluster(seed, opt).violation.empty());
+  }
+  for (const auto& [why, times] : bad) WARN(times << ": " << why);
+  CHECK(bad.size() == 0);
+  CHECK(steps > 100'000);
+  const auto never = missing(seen, "sender");
   for (const auto& line : never) WARN(line);
   CHECK(never.size() == 0);
 }
