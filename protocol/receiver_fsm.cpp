@@ -15,6 +15,23 @@ receiver_fsm::receiver_fsm(identity self, const settings& s) : self_(self), sett
   published_ = state_;
 }
 
+receiver_fsm::summary receiver_fsm::summarize() const {
+  summary out;
+  out.cluster = self_.cluster;
+  out.id = self_.id;
+  out.inc = self_.inc;
+  out.phase = phase_;
+  out.fence = {fence_run_, fence_seq_};
+  out.tag = held_;
+  if (slot_) {
+    const summary::work work{slot_->env.txn, slot_->target};
+    out.slot = summary::slot_view{work, slot_->kind, slot_->round, slot_->verified};
+  }
+  if (attaching_) out.attaching = summary::work{attaching_->env.txn, attaching_->target};
+  if (last_reply_) out.answered = last_reply_->kind;
+  return out;
+}
+
 // --- fences -------------------------------------------------------------------------------------
 
 bool receiver_fsm::addressed(const envelope& env) const {
@@ -241,6 +258,11 @@ receiver_fsm::actions receiver_fsm::on_bucket(time_point now, const envelope& en
   auto& s = *slot_;
   // The flusher waits for this whatever becomes of the bucket: a refusal must not wedge it.
   out.push_back(act::grant_credit{index});
+  // What is there, and what was promised, no later copy undoes: it may be one that went bad.
+  if (s.verified || (index < s.have.size() && s.have[index])) {
+    ++ignored_;
+    return out;
+  }
   const bool fits = index < s.buckets.size() && s.buckets[index] == bucket_info{bytes, hash};
   if (!fits) {
     const auto why = "bucket " + std::to_string(index) + " is not the one announced";
@@ -250,10 +272,6 @@ receiver_fsm::actions receiver_fsm::on_bucket(time_point now, const envelope& en
     } else {
       fail_write(out, errc::bad_checksum, why);
     }
-    return out;
-  }
-  if (s.have[index]) {
-    ++ignored_;
     return out;
   }
   s.have[index] = true;

@@ -112,6 +112,37 @@ class receiver_fsm {
     std::uint64_t model_bytes = 0;  ///< size of all weights: bounds what a full may carry
   };
 
+  enum class slot_kind : std::uint8_t { delta, redo, full };
+
+  /// What observers may see of the machine: all that docs/protocol.md says its answers depend on,
+  /// but time. Nobody else decides by it.
+  struct summary {
+    struct work {
+      txn_ref txn;
+      target_info target;
+
+      friend bool operator==(const work&, const work&) = default;
+    };
+    struct slot_view : work {
+      slot_kind kind = slot_kind::delta;
+      std::uint32_t round = 0;  ///< what its answer will quote
+      bool staged = false;      ///< a delta's: all there and proven
+
+      friend bool operator==(const slot_view&, const slot_view&) = default;
+    };
+    std::uint64_t cluster = 0;
+    receiver_id id = 0;
+    incarnation inc;
+    receiver_phase phase = receiver_phase::empty;
+    txn_ref fence;
+    target_info tag;  ///< version none unless `serving`
+    std::optional<slot_view> slot;
+    std::optional<work> attaching;
+    std::optional<reply_kind> answered;  ///< to the transaction of the fence
+
+    friend bool operator==(const summary&, const summary&) = default;
+  };
+
   receiver_fsm(identity self, const settings& s);
 
   using actions = receiver_action::list;
@@ -140,6 +171,7 @@ class receiver_fsm {
   actions on_digest(txn_ref txn, const digest& state, const digest& proof);
 
   const readiness& state() const noexcept { return state_; }
+  summary summarize() const;
   /// When `on_tick` has something to do, if no message comes before.
   std::optional<time_point> deadline() const;
   /// Messages that a fence did not let through: zombies, duplicates and strangers.
@@ -147,7 +179,6 @@ class receiver_fsm {
   const identity& self() const noexcept { return self_; }
 
  private:
-  enum class slot_kind : std::uint8_t { delta, redo, full };
   /// The one transaction whose bytes are arriving or have arrived.
   struct slot {
     slot_kind kind = slot_kind::delta;

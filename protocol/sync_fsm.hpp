@@ -150,6 +150,20 @@ class sync_fsm {
  public:
   using actions = sync_action::list;
 
+  /// What observers may see of the machine. Nobody else decides by it.
+  struct summary {
+    sync_phase phase = sync_phase::idle;
+    txn_ref txn;              ///< the one under way, or the last
+    std::uint32_t round = 0;  ///< of it
+    target_info snapshot;
+    target_info target;  ///< what the transaction leads to
+    std::vector<participant> members;
+    std::vector<participant> view;  ///< participants not evicted; means nothing at rest
+    std::vector<participant> down;  ///< ended while the transaction may still count on them
+
+    friend bool operator==(const summary&, const summary&) = default;
+  };
+
   /// Boots run `run` from a frozen copy of the trainer's weights, as version {run, 0} with digest
   /// `state`. Assumes nothing about any receiver. `model_bytes`: size of all weights.
   sync_fsm(std::uint64_t cluster, std::uint64_t run, digest state, std::uint64_t label,
@@ -187,6 +201,7 @@ class sync_fsm {
   bool busy() const noexcept { return report_.has_value(); }
   const target_info& snapshot() const noexcept { return snapshot_; }
   std::vector<participant> members() const;
+  summary summarize() const;
   std::optional<time_point> deadline() const;
 
  private:

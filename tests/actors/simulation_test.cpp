@@ -102,6 +102,8 @@ struct checked_fleet {
 /// What became of the syncs of many runs: a test of faults that never strike tests nothing.
 struct tally {
   unsigned ok = 0, recovered = 0, degraded = 0, aborted = 0, died = 0;
+  std::size_t steps = 0;   ///< of machines, each looked up in the model
+  sim::coverage taken{};   ///< of the model
 };
 
 /// Ten syncs of three receivers with faults and deaths drawn from the seed.
@@ -114,6 +116,7 @@ std::uint64_t chaos(std::uint64_t seed, tally& seen) {
     for (receiver_id r = 0; r < 3; ++r)
       if (rng() % 6 == 0) faults.push_back({static_cast<fault_kind>(rng() % 6), label, r});
   f.sim.early_timer = rng() % 2 ? 150 : 0;
+  const auto watch = f.sim.watch = std::make_shared<step_watch>(faults);
   REQUIRE(f.start(3, std::make_shared<fault_plan>(faults)));
   for (unsigned label = 1; label <= 10; ++label) {
     const auto ticket = f.begin(label);
@@ -139,6 +142,9 @@ std::uint64_t chaos(std::uint64_t seed, tally& seen) {
   CHECK(f.heals(99));
   CHECK(f.broken == 0);
   CHECK(f.ready_seen > 0);
+  for (const auto& [why, times] : watch->wrong()) FAIL_CHECK(times << " times: " << why);
+  seen.steps += watch->steps();
+  seen.taken.insert(watch->seen().begin(), watch->seen().end());
   return f.sim.trace_hash();
 }
 
@@ -158,6 +164,9 @@ TEST_CASE("two hundred random runs with faults and deaths keep every promise and
   CHECK(seen.aborted > 3);
   CHECK(seen.died > 50);
   CHECK(seen.degraded < 2 * seen.died);
+  WARN(seen.steps << " steps, " << seen.taken.size() << " transitions of the model");
+  CHECK(seen.steps > 50'000);
+  CHECK(seen.taken.size() > 50);
 }
 
 TEST_CASE("the trainer's side may die at any step of a sync") {

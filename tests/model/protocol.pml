@@ -75,6 +75,7 @@ byte gone[2];  /* members and participants whose life has ended; the sender may 
 /* --- receivers --------------------------------------------------------------------------------- */
 byte rrun[NR], rseq[NR]; /* the fence; rrun is run + 1, 0: obeyed nobody yet */
 byte ph[NR], slot[NR], srnd[NR]; /* srnd: the round that the slot's answer quotes, 0 while staged */
+bool arr[NR];            /* the slot's bytes are not all there, or not proven yet */
 byte att[NR];            /* the attach whose digest is being taken */
 byte trun[NR], tver[NR]; /* the tag */
 byte wt[NR];             /* the weights */
@@ -110,7 +111,9 @@ byte crashes = CRASHES;
 #define MAY_CRASH true
 #define PAY_CRASH skip
 #endif
-#ifdef TOGGLE /* weights go 0 <-> 3 only; torn ones are 1 and 2 */
+#ifdef FREE /* one content is as good as another where everybody may say anything */
+#define STEP t = 3
+#elif defined(TOGGLE) /* weights go 0 <-> 3 only; torn ones are 1 and 2 */
 #define STEP if :: t = 0 :: t = 3 fi
 #else
 #define STEP if :: t = 0 :: t = 1 :: t = 2 :: t = 3 fi
@@ -157,7 +160,7 @@ byte num[2 * NS], seq[2];
 #define SAME_TARGET(x, y) (val[x] == val[y])
 #endif
 #if defined(NO_RUN_FENCE) || defined(NO_INCARNATION) || defined(REUSE_VERSION) || \
-    defined(ATTACH_WITHOUT_FENCE)
+    defined(ATTACH_WITHOUT_FENCE) || defined(FREE)
 #define NOCANON 1 /* the reduction argues from the fences */
 #endif
 
@@ -213,6 +216,172 @@ c_code {
 };
 #define CANON c_code { canon(); }
 
+/* --- the transition relation, printed --------------------------------------------------------
+ * -DRELATION: every transition leaves a line that names what about it an observer of the real
+ * actors can see too; pan prints the set of them when it ends. sim/relation.cpp computes the same
+ * words from real steps.
+ *
+ *   receiver EVENT FENCE PHASE SLOT TAG ATTACH > FENCE PHASE SLOT TAG ATTACH REPLY
+ *   sender EVENT PHASE > PHASE ANSWER in|out > in|out SENT       for each participant
+ *   sender EVENT PHASE > PHASE advanced|same some|nobody          for all of them: votes, acks
+ *
+ * Everything about a receiver is relative to the transaction of the event.
+ */
+#ifdef RELATION
+int was;     /* the event and what it found */
+byte said;   /* the answer given */
+byte s_phase, s_memb, s_view, s_asked, s_ok, s_bad, s_doubt, s_snapv, heard, sent;
+#define SAID_ok 1
+#define SAID_bad 2
+#define SAID_doubt 3
+#define SAY(set) said = SAID_##set
+#define HEARD(who) ; heard = who
+#define SENDS(who) sent = who
+#define START c_code { rel_start(PReceiver->i); }
+#define BEFORE(x, event) c_code { rel_before(PReceiver->i, x, #event); }
+#define AFTER(x) c_code { rel_after(PReceiver->i, x); }
+#define STEP_OF(event, what) \
+  c_code { rel_sender_before(PSender->e); }; what; c_code { rel_sender_after(PSender->e, #event); }
+#define OWN(event, what) \
+  c_code { rel_before(PReceiver->i, PReceiver->w, #event); }; what; \
+  c_code { rel_after(PReceiver->i, PReceiver->w); }; w = 0; CANON
+c_decl {
+  \#include <stdio.h>
+  \#include <stdlib.h>
+  \#include <string.h>
+};
+c_code {
+  static char *rel_lines[4096];
+  static int rel_count;
+  static void rel_print(void) {
+    int i;
+    for (i = 0; i < rel_count; i++) printf("relation: %s\n", rel_lines[i]);
+  }
+  static void rel_note(const char *line) {
+    int i;
+    if (rel_count == 0) atexit(rel_print);
+    for (i = 0; i < rel_count; i++)
+      if (strcmp(rel_lines[i], line) == 0) return;
+    if (rel_count == 4096) abort();
+    rel_lines[rel_count++] = strdup(line);
+  }
+  static const char *rel_events[] = {"PREPARE", "MISFIT", "ATTACH", "FULL", "COMMIT", "ABORT", "REDO",
+                                     "DIGEST", "STAGED", "CHECKED", "WRITTEN", "EXPIRED",
+                                     "COMMIT_MISFIT", 0};
+  static const char *rel_names[] = {"prepare", "prepare-misfit", "attach", "full", "commit", "abort",
+                                    "redo", "digest", "staged", "checked", "written", "expired",
+                                    "commit-misfit"};
+  static const char *rel_fence[] = {"newrun", "ahead", "current", "behind", "oldrun"};
+  static const char *rel_phase[] = {"out", "serving", "writing"};
+  static const char *rel_slot[] = {"none", "other", "arriving", "staged", "redo", "full"};
+  static const char *rel_tag[] = {"none", "target", "kin", "alien"};
+  static const char *rel_att[] = {"none", "mine", "other"};
+
+  /* What receiver i is to transaction x. */
+  static int rel_alpha(int i, int x) {
+    int e = x / NS, s = x % NS, fence, sl, tag, att;
+    if (now.rrun[i] != e + 1) fence = now.rrun[i] < e + 1 ? 0 : 4;
+    else fence = now.rseq[i] < s ? 1 : now.rseq[i] == s ? 2 : 3;
+    if (now.slot[i] == 0) sl = 0;
+    else if (now.slot[i] != x) sl = 1;
+    else if (now.ph[i] == WRITING && now.kind[x] == FULL) sl = 5;
+    else if (now.srnd[i] > 1) sl = 4;
+    else sl = now.arr[i] ? 2 : 3;
+    if (now.tver[i] == NONE) tag = 0;
+    else if (now.trun[i] != e) tag = 3;
+    else tag = now.tver[i] == now.tgt[x] ? 1 : 2;
+    att = now.att[i] == 0 ? 0 : now.att[i] == x ? 1 : 2;
+    return fence + 5 * (now.ph[i] + 3 * (sl + 6 * (tag + 4 * att)));
+  }
+  static void rel_state(char *out, int a) {
+    sprintf(out, "%s %s %s %s %s", rel_fence[a % 5], rel_phase[a / 5 % 3], rel_slot[a / 15 % 6],
+            rel_tag[a / 90 % 4], rel_att[a / 360]);
+  }
+  static void rel_before(int i, int x, const char *event) {
+    int n = 0, fits = now.ph[i] == SERVING && now.trun[i] == x / NS && now.tver[i] == now.base[x];
+    while (rel_events[n] && strcmp(rel_events[n], event)) n++;
+    if (n == 0 && !fits) n = 1;
+    now.was = n + 16 * rel_alpha(i, x);
+    now.said = 0;
+  }
+  static void rel_after(int i, int x) {
+    static const char *words[][4] = {{"-", "attached", "need_full", "?"},
+                                     {"-", "full_ok", "full_fail", "?"},
+                                     {"-", "vote_yes", "vote_no", "doubt"},
+                                     {"-", "ack", "nack", "?"}};
+    char from[80], to[80], line[240];
+    int n = now.was % 16, a = now.was / 16, b = rel_alpha(i, x);
+    int family = now.kind[x] == ATTACH ? 0 : now.kind[x] == FULL ? 1 : n < 2 || n == 8 ? 2 : 3;
+    rel_state(from, a);
+    rel_state(to, b);
+    sprintf(line, "receiver %s %s > %s %s", rel_names[n], from, to, words[family][now.said]);
+    if (a != b || now.said) rel_note(line);
+    now.was = now.said = 0;
+  }
+
+  static void rel_start(int i) { /* a new life: the same to every transaction */
+    char to[80], line[120];
+    rel_state(to, rel_alpha(i, X(0, 1)));
+    sprintf(line, "receiver start > %s", to);
+    rel_note(line);
+  }
+
+  static void rel_sender_before(int e) {
+    now.s_phase = now.phase[e]; now.s_memb = now.memb[e]; now.s_view = now.view[e];
+    now.s_asked = now.asked[e]; now.s_snapv = now.snapv[e];
+    now.s_ok = now.ok[e]; now.s_bad = now.bad[e]; now.s_doubt = now.doubt[e];
+    now.heard = now.sent = 0;
+  }
+  static const char *rel_answer(const char *event, int i) {
+    int b = 1 << i;
+    int acks = !strcmp(event, "ACKS");
+    const char *word = !(now.s_view & b) || !strcmp(event, "DOWN") ? "-" : !(now.s_asked & b) ? "earlier"
+                       : now.s_ok & b ? "yes" : now.s_bad & b ? "no"
+                       : now.s_doubt & b ? "doubt" : "silent";
+    if (word[0] == '-' || !(now.heard & b)) return word;
+    return !acks || word[0] == 'y' || word[0] == 'e' ? "dead" : word;
+  }
+  static void rel_sender_after(int e, const char *event) {
+    static const char *phases[] = {"?", "idle", "voting", "committing", "attaching", "seeding"};
+    static const char *events[][2] = {{"SYNC", "sync"}, {"TOO_FEW", "too_few"}, {"ATTACH", "attach"},
+      {"DOWN", "down"}, {"VOTES", "votes"}, {"ACKS", "acks"}, {"ATTACHED", "attached"},
+      {"SEEDED", "seeded"}};
+    char head[80], line[240];
+    const char *name = "?", *what;
+    int i, n = 0;
+    while (strcmp(events[n][0], event)) n++;
+    name = events[n][1];
+    sprintf(head, "sender %s %s > %s", name, phases[now.s_phase], phases[now.phase[e]]);
+    what = !strcmp(name, "sync") ? "prepare" : !strcmp(name, "attach") ? "attach"
+           : !strcmp(name, "attached") ? "full" : now.phase[e] == IDLE ? "abort"
+           : !strcmp(name, "acks") ? "redo" : "commit";
+    for (i = 0; i < NR; i++) {
+      int b = 1 << i;
+      const char *answer = rel_answer(event, i);
+      sprintf(line, "%s %s %s > %s %s", head, answer, now.s_memb & b ? "in" : "out",
+              now.memb[e] & b ? "in" : "out", now.sent & b ? what : "-");
+      if (answer[0] != '-' || ((now.s_memb ^ now.memb[e]) & b) || (now.sent & b)) rel_note(line);
+    }
+    if (!strcmp(name, "votes") || !strcmp(name, "acks") || now.s_snapv != now.snapv[e]) {
+      sprintf(line, "%s %s %s", head, now.s_snapv != now.snapv[e] ? "advanced" : "same",
+              now.s_view & now.memb[e] ? "some" : "nobody");
+      rel_note(line);
+    }
+    now.s_phase = now.s_memb = now.s_view = now.s_asked = now.s_snapv = 0;
+    now.s_ok = now.s_bad = now.s_doubt = now.heard = now.sent = 0;
+  }
+};
+#else
+#define SAY(set) skip
+#define HEARD(who)
+#define SENDS(who) skip
+#define START skip
+#define BEFORE(x, event) skip
+#define AFTER(x) skip
+#define STEP_OF(event, what) what
+#define OWN(event, what) what; w = 0; CANON
+#endif
+
 /* --- receiver ---------------------------------------------------------------------------------- */
 
 /* The join counts a reply that quotes the round under way, from somebody asked; the first stands. */
@@ -220,6 +389,7 @@ c_code {
   (cur[e] != 0 && SEQ(e, cur[e]) == SEQ(e, s) && kind[X(e, cur[e])] == kind[X(e, s)] && \
    phase[e] != IDLE && rnd[e] == (r))
 #define REPLY(set, e, s, r) \
+  SAY(set); \
   if \
   :: ASKS(e, s, r) && (asked[e] & ~(ok[e] | bad[e] | doubt[e]) & BIT(i)) -> set[e] = set[e] | BIT(i) \
   :: else \
@@ -258,7 +428,7 @@ inline drop_slot() {
      stop_serving(OUT)
   :: else
   fi;
-  slot[i] = 0; srnd[i] = 0
+  slot[i] = 0; srnd[i] = 0; arr[i] = 0
 }
 
 /* The tag is void before the first byte is written. */
@@ -285,27 +455,34 @@ inline on_prepare(e, s) {
   CONSUME(first[X(e, s)], BIT(i));
   raise_fence(e, s); drop_slot();
   if
-  :: ph[i] != SERVING || !BASE_TAG(X(e, s)) -> REPLY(doubt, e, s, 0)
-  :: ph[i] == SERVING && BASE_TAG(X(e, s)) && !BASE_BYTES(X(e, s)) ->
-     stop_serving(OUT); REPLY(doubt, e, s, 0)
-  :: ph[i] == SERVING && BASE_TAG(X(e, s)) && BASE_BYTES(X(e, s)) ->
-     slot[i] = X(e, s); REPLY(ok, e, s, 0)
-  :: FAULT -> PAY; REPLY(bad, e, s, 0) /* a bucket not as announced, no memory */
-  fi;
-  CANON
+  :: ph[i] == SERVING && BASE_TAG(X(e, s)) -> slot[i] = X(e, s); arr[i] = 1
+  :: else -> REPLY(doubt, e, s, 0)
+  fi
+}
+
+/* The bytes of a delta are there, or refused: a bucket not as announced, no memory. */
+inline on_staged(x) {
+  arr[i] = 0;
+  if
+  :: BASE_BYTES(x) -> REPLY(ok, x / NS, x % NS, 0)
+  :: !BASE_BYTES(x) -> slot[i] = 0; stop_serving(OUT); REPLY(doubt, x / NS, x % NS, 0)
+#ifndef LIVE
+  :: BASE_BYTES(x) -> slot[i] = 0; stop_serving(OUT); REPLY(doubt, x / NS, x % NS, 0) /* rot */
+#endif
+  :: FAULT -> PAY; slot[i] = 0; REPLY(bad, x / NS, x % NS, 0)
+  fi
 }
 
 inline on_commit(e, s) {
   CONSUME(commit[X(e, s)], BIT(i));
   if
-  :: SLOT_IS(e, s) && SAME_TARGET(slot[i], X(e, s)) -> start_write(slot[i], 1)
+  :: SLOT_IS(e, s) && !arr[i] && SAME_TARGET(slot[i], X(e, s)) -> start_write(slot[i], 1)
   :: else ->
      if
      :: rseq[i] == SEQ(e, s) && TAG_IS(e, tgt[X(e, s)]) -> REPLY(ok, e, s, 1)
      :: else -> REPLY(bad, e, s, 1)
      fi
-  fi;
-  CANON
+  fi
 }
 
 /* Right on the base and on any mix of base and target (F2), nowhere else: the fence says which
@@ -314,14 +491,17 @@ inline on_redo(e, s, r) {
   CONSUME(redo[X(e, s)], RBIT(r, i));
   if
   :: TAG_IS(e, tgt[X(e, s)]) -> REPLY(ok, e, s, r)
-  :: else ->
-     drop_slot();
-     if
-     :: start_write(X(e, s), r)
-     :: FAULT -> PAY; REPLY(bad, e, s, r) /* refused before anything was written */
-     fi
-  fi;
-  CANON
+  :: else -> drop_slot(); slot[i] = X(e, s); srnd[i] = r; arr[i] = 1
+  fi
+}
+
+/* The bytes of a redo are there, or refused before anything was written. */
+inline on_checked(x) {
+  arr[i] = 0;
+  if
+  :: start_write(x, srnd[i])
+  :: FAULT -> PAY; REPLY(bad, x / NS, x % NS, srnd[i]); slot[i] = 0; srnd[i] = 0
+  fi
 }
 
 /* Fences first, then the digest that is attested. */
@@ -330,7 +510,7 @@ inline on_attach(e, s) {
 #ifndef ATTACH_WITHOUT_FENCE
   raise_fence(e, s); drop_slot();
 #endif
-  att[i] = X(e, s); CANON
+  att[i] = X(e, s)
 }
 
 inline on_digest(x) { /* x is the caller's copy: parameters of an inline are text */
@@ -342,7 +522,10 @@ inline on_digest(x) { /* x is the caller's copy: parameters of an inline are tex
   :: else ->
      if
      :: ph[i] == SERVING && trun[i] != x / NS -> stop_serving(OUT) /* of a run that is over */
-     :: else
+#ifndef LIVE
+     :: ph[i] == SERVING && trun[i] == x / NS -> stop_serving(OUT) /* not the tag's bytes: rot */
+#endif
+     :: !(ph[i] == SERVING && trun[i] != x / NS)
      fi;
      REPLY(bad, x / NS, x % NS, 0)
   fi
@@ -354,8 +537,7 @@ inline on_full(e, s) {
   if
   :: start_write(X(e, s), 0)
   :: FAULT -> PAY; REPLY(bad, e, s, 0) /* refused: no byte written, the tag stands */
-  fi;
-  CANON
+  fi
 }
 
 inline on_written(x) {
@@ -373,6 +555,9 @@ inline on_written(x) {
   slot[i] = 0; srnd[i] = 0
 }
 
+/* The slot's time is over, and nothing of it was written. */
+inline expire() { slot[i] = 0; srnd[i] = 0; arr[i] = 0 }
+
 inline crash() {
   PAY; PAY_CRASH;
   drop_slot();
@@ -386,7 +571,7 @@ inline crash() {
   gone[0] = gone[0] | (BIT(i) & (memb[0] | view[0] | asked[0]));
   gone[1] = gone[1] | (BIT(i) & (memb[1] | view[1] | asked[1]));
 #endif
-  CANON
+  START; CANON
 }
 
 #define SENT(set, e, s) (set[X(e, s)] & BIT(i))
@@ -394,8 +579,9 @@ inline crash() {
 #if REDOS > 0
 #define REDO_SENT(e, s, r) ((redo[X(e, s)] & RBIT(r, i)) && OF_RUN(e) && rseq[i] == SEQ(e, s))
 #define ON_REDO(e, s, r) \
-  :: atomic { REDO_SENT(e, s, r) && ph[i] != WRITING -> on_redo(e, s, r) } \
-  :: atomic { REDO_SENT(e, s, r) && ph[i] == WRITING && SLOT_IS(e, s) && srnd[i] > 1 && srnd[i] < r -> \
+  :: atomic { REDO_SENT(e, s, r) && ph[i] != WRITING && srnd[i] == 0 -> \
+       BEFORE(X(e, s), REDO); on_redo(e, s, r); AFTER(X(e, s)); CANON } \
+  :: atomic { REDO_SENT(e, s, r) && SLOT_IS(e, s) && srnd[i] > 1 && srnd[i] < r -> \
        CONSUME(redo[X(e, s)], RBIT(r, i)); srnd[i] = r; CANON }
 #else
 #define ON_REDO(e, s, r)
@@ -405,9 +591,17 @@ inline crash() {
 #else
 #define ON_REDOS(e, s) ON_REDO(e, s, 2)
 #endif
+#ifdef FREE /* a commit that names other bytes than those staged */
+#define ON_MISFIT(e, s) \
+  :: atomic { SENT(commit, e, s) && OF_RUN(e) && SLOT_IS(e, s) && !arr[i] && srnd[i] == 0 && \
+              ph[i] != WRITING -> \
+       BEFORE(X(e, s), COMMIT_MISFIT); REPLY(bad, e, s, 1); AFTER(X(e, s)) }
+#else
+#define ON_MISFIT(e, s)
+#endif
 #ifdef REUSE_VERSION /* a repeated question gets the answer it had */
 #define ON_REPEATED(e, s) \
-  :: atomic { SENT(first, e, s) && IS(e, s, DELTA) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING && \
+  :: atomic { SENT(first, e, s) && IS(e, s, DELTA) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING && !arr[i] && \
               ASKS(e, s, 0) && (asked[e] & ~(ok[e] | bad[e] | doubt[e]) & BIT(i)) -> REPLY(ok, e, s, 0) }
 #else
 #define ON_REPEATED(e, s)
@@ -424,15 +618,22 @@ inline crash() {
 
 /* Everything that receiver i may do about transaction (e, s). What stands not here is ignored. */
 #define ON(e, s) \
-  :: atomic { SENT(first, e, s) && IS(e, s, DELTA) && OF_RUN(e) && NEWER(e, s) -> on_prepare(e, s) } \
-  :: atomic { SENT(first, e, s) && IS(e, s, ATTACH) && NEWER(e, s) -> on_attach(e, s) } \
-  :: atomic { SENT(first, e, s) && IS(e, s, FULL) && NEWER(e, s) -> on_full(e, s) } \
+  :: atomic { SENT(first, e, s) && IS(e, s, DELTA) && OF_RUN(e) && NEWER(e, s) -> \
+       BEFORE(X(e, s), PREPARE); on_prepare(e, s); AFTER(X(e, s)); CANON } \
+  :: atomic { SENT(first, e, s) && IS(e, s, ATTACH) && NEWER(e, s) -> \
+       BEFORE(X(e, s), ATTACH); on_attach(e, s); AFTER(X(e, s)); CANON } \
+  :: atomic { SENT(first, e, s) && IS(e, s, FULL) && NEWER(e, s) -> \
+       BEFORE(X(e, s), FULL); on_full(e, s); AFTER(X(e, s)); CANON } \
   :: atomic { SENT(commit, e, s) && OF_RUN(e) && rseq[i] <= SEQ(e, s) && \
-              !(rseq[i] == SEQ(e, s) && ph[i] == WRITING) -> on_commit(e, s) } \
-  :: atomic { SENT(abrt, e, s) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING -> \
-       CONSUME(abrt[X(e, s)], BIT(i)); slot[i] = 0; CANON } \
+              !(rseq[i] == SEQ(e, s) && (ph[i] == WRITING || srnd[i] > 0)) -> \
+       BEFORE(X(e, s), COMMIT); on_commit(e, s); AFTER(X(e, s)); CANON } \
+  ON_MISFIT(e, s) \
+  :: atomic { SENT(abrt, e, s) && OF_RUN(e) && SLOT_IS(e, s) && ph[i] != WRITING && srnd[i] == 0 -> \
+       BEFORE(X(e, s), ABORT); CONSUME(abrt[X(e, s)], BIT(i)); slot[i] = 0; arr[i] = 0; \
+       AFTER(X(e, s)); CANON } \
   ON_REDOS(e, s) ON_REPEATED(e, s) ON_LOSS(e, s)
 
+/* What receiver i does by itself is OWN: about transaction w. */
 proctype Receiver(byte i) {
   byte w;
 end:
@@ -462,9 +663,11 @@ end:
 #if LIM1 > 2
   ON(1, 3)
 #endif
-  :: atomic { att[i] != 0 && ph[i] != WRITING -> w = att[i]; on_digest(w); w = 0; CANON }
-  :: atomic { ph[i] == WRITING -> w = slot[i]; on_written(w); w = 0; CANON }
-  :: atomic { FAULT && slot[i] != 0 && ph[i] != WRITING -> PAY; slot[i] = 0; CANON } /* its time is over */
+  :: atomic { att[i] != 0 && ph[i] != WRITING -> w = att[i]; OWN(DIGEST, on_digest(w)) }
+  :: atomic { arr[i] && srnd[i] == 0 -> w = slot[i]; OWN(STAGED, on_staged(w)) }
+  :: atomic { arr[i] && srnd[i] != 0 -> w = slot[i]; OWN(CHECKED, on_checked(w)) }
+  :: atomic { ph[i] == WRITING -> w = slot[i]; OWN(WRITTEN, on_written(w)) }
+  :: atomic { FAULT && slot[i] != 0 && ph[i] != WRITING -> PAY; w = slot[i]; OWN(EXPIRED, expire()) }
   :: atomic { FAULT && MAY_CRASH -> crash() }
   od
 }
@@ -494,7 +697,7 @@ inline evict(set) {
 }
 
 /* The sender may or may not have heard that a life has ended. */
-inline heard_down() { d = view[e] & gone[e]; any_subset(d) }
+inline heard_down() { d = view[e] & gone[e]; any_subset(d) HEARD(d) }
 
 inline open_round(r, who) {
   rnd[e] = r; asked[e] = who; ok[e] = 0; bad[e] = 0; doubt[e] = 0
@@ -503,7 +706,7 @@ inline open_round(r, who) {
 inline begin(k, who) {
   cur[e]++; x = X(e, cur[e]); kind[x] = k; TAKE_NUMBER;
   view[e] = who; acked[e] = 0; wrote[e] = 0; did[e] = 0; open_round(0, who);
-  first[x] = who & ~gone[e]
+  first[x] = who & ~gone[e]; SENDS(who)
 }
 
 inline rest() {
@@ -519,6 +722,9 @@ inline start_sync() {
   phase[e] = VOTING; x = 0; CANON
 }
 
+/* sync.members_min: an abort of what was never announced is obeyed by nobody. */
+inline too_few() { cur[e]++; SENDS(memb[e]); CANON }
+
 /* Who did not say yes is out before anybody is told to write. */
 inline decide() {
   pay_deadline(); heard_down();
@@ -526,7 +732,7 @@ inline decide() {
   if
   :: u != 0 ->
      d = view[e] & ~u; evict(d);
-     x = X(e, cur[e]); commit[x] = view[e] & ~gone[e];
+     x = X(e, cur[e]); commit[x] = view[e] & ~gone[e]; SENDS(view[e]);
 #ifdef ADVANCE_AT_DECISION
      snap[e] = val[x]; snapv[e] = tgt[x];
 #endif
@@ -538,7 +744,7 @@ inline decide() {
 /* Who refused the delta itself stays a member; whose own state is in doubt does not. */
 inline abort() {
   DEMAND(5, wrote[e] == 0);
-  x = X(e, cur[e]); abrt[x] = view[e] & ~gone[e]; aborted[x] = true;
+  x = X(e, cur[e]); abrt[x] = view[e] & ~gone[e]; SENDS(view[e]); aborted[x] = true;
   heard_down();
   d = d | (view[e] & ~(ok[e] | bad[e]));
   evict(d); BURN_NUMBER; rest()
@@ -567,7 +773,7 @@ inline on_acks() {
 
 inline redo_round() {
   open_round(rnd[e] + 1, u); x = X(e, cur[e]);
-  redo[x] = redo[x] | ((u & ~gone[e]) << ((rnd[e] - 2) * NR)); x = 0; u = 0; d = 0; CANON
+  redo[x] = redo[x] | ((u & ~gone[e]) << ((rnd[e] - 2) * NR)); SENDS(u); x = 0; u = 0; d = 0; CANON
 }
 
 /* Who acknowledged and ended meanwhile is out first: nobody knows what its next life holds. An
@@ -626,12 +832,16 @@ inline on_attached() {
   fi
 }
 
+/* A member that takes no part in what is under way is said to be down, be it true or not. */
+inline on_down() { d = memb[e]; any_subset(d); evict(d); d = 0; CANON }
+
 #ifdef LIVE
 #define MAY_SYNC(e) (LIVING(e) == ALL && done < 2)
 #else
 #define MAY_SYNC(e) (memb[e] != 0)
 #endif
 
+#ifndef FREE
 proctype Sender(byte e; byte lim) {
   byte x, t, d, u;
   atomic {
@@ -641,16 +851,19 @@ proctype Sender(byte e; byte lim) {
     snap[e] = t; content[X(e, 0)] = t; phase[e] = IDLE; t = 0
   };
   do
-  :: atomic { phase[e] == IDLE && cur[e] < lim && MAY_SYNC(e) -> start_sync() }
-  :: atomic { phase[e] == IDLE && cur[e] < lim && LIVING(e) != ALL -> start_attach() }
-  :: atomic { phase[e] == IDLE && FAULT && memb[e] != 0 -> /* down, be it true or not */
-       PAY; d = memb[e]; any_subset(d); evict(d); d = 0; CANON }
-  :: atomic { phase[e] == VOTING && ok[e] != 0 && ROUND_OVER(e) -> decide() }
+  :: atomic { phase[e] == IDLE && cur[e] < lim && MAY_SYNC(e) -> STEP_OF(SYNC, start_sync()) }
+#ifndef LIVE
+  :: atomic { phase[e] == IDLE && cur[e] < lim && MAY_SYNC(e) -> STEP_OF(TOO_FEW, too_few()) }
+#endif
+  :: atomic { phase[e] == IDLE && cur[e] < lim && LIVING(e) != ALL -> STEP_OF(ATTACH, start_attach()) }
+  :: atomic { (phase[e] == IDLE || phase[e] == ATTACHING || phase[e] == SEEDING) && FAULT &&
+              memb[e] != 0 -> PAY; STEP_OF(DOWN, on_down()) }
+  :: atomic { phase[e] == VOTING && ok[e] != 0 && ROUND_OVER(e) -> STEP_OF(VOTES, decide()) }
   :: atomic { phase[e] == VOTING && (view[e] & (~ok[e] | gone[e])) && ROUND_OVER(e) ->
-       pay_deadline(); abort() } /* too few, or suspect */
-  :: atomic { phase[e] == COMMITTING && ROUND_OVER(e) -> on_acks() }
-  :: atomic { phase[e] == ATTACHING && ROUND_OVER(e) -> on_attached() }
-  :: atomic { phase[e] == SEEDING && ROUND_OVER(e) -> pay_deadline(); admit(); rest() }
+       pay_deadline(); STEP_OF(VOTES, abort()) } /* too few, or suspect */
+  :: atomic { phase[e] == COMMITTING && ROUND_OVER(e) -> STEP_OF(ACKS, on_acks()) }
+  :: atomic { phase[e] == ATTACHING && ROUND_OVER(e) -> STEP_OF(ATTACHED, on_attached()) }
+  :: atomic { phase[e] == SEEDING && ROUND_OVER(e) -> STEP_OF(SEEDED, pay_deadline(); admit(); rest()) }
 #ifdef LIVE
   :: atomic { FAULT && phase[e] != IDLE && !late -> PAY; late = 1 }
   :: atomic { phase[e] == IDLE && done == 2 && LIVING(e) == ALL -> break }
@@ -659,6 +872,7 @@ proctype Sender(byte e; byte lim) {
 #endif
   od
 }
+#endif
 
 /* --- invariants, named as in docs/protocol.md; I4 to I6 stand where they can be broken ---------- */
 #define SERVES(i) (tver[i] != NONE)
@@ -680,14 +894,43 @@ end:
   fi
 }
 
+#ifdef FREE
+/* Whatever anybody might say, to one receiver, for ever: the receiver's whole relation. */
+proctype Sender(byte e; byte lim) {
+  byte x, t;
+  do
+  :: atomic { cur[e] < lim ->
+       cur[e]++; x = X(e, cur[e]); STEP; val[x] = t;
+       if
+       :: kind[x] = DELTA; tgt[x] = cur[e]; mask[x] = 3;
+          do :: base[x] + 1 < cur[e] -> base[x]++ :: break od
+       :: kind[x] = ATTACH; mask[x] = 3; do :: tgt[x] + 1 < cur[e] -> tgt[x]++ :: break od
+       :: kind[x] = FULL; mask[x] = 3; do :: tgt[x] + 1 < cur[e] -> tgt[x]++ :: break od
+       fi;
+       first[x] = ALL;
+       if
+       :: kind[x] == DELTA -> commit[x] = ALL; abrt[x] = ALL; redo[x] = 255
+       :: else
+       fi;
+       x = 0; t = 0 }
+  :: cur[e] == lim -> break
+  od
+}
+#endif
+
 init {
   atomic { /* run 0 with everybody attached */
     byte j;
     for (j : 0 .. NR - 1) { rrun[j] = 1; ph[j] = SERVING }
     j = 0;
     memb[0] = ALL; phase[0] = IDLE;
+#ifndef FREE
     run Monitor();
-    run Receiver(0); run Receiver(1);
+#endif
+    run Receiver(0);
+#if NR > 1
+    run Receiver(1);
+#endif
 #if NR > 2
     run Receiver(2);
 #endif

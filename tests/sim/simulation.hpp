@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "actors/states.hpp"
+#include "tests/sim/step_watch.hpp"
 
 namespace lockstep {
 
@@ -71,6 +72,8 @@ class simulation {
   unsigned early_timer = 0;
   /// Called after every step.
   std::function<void()> after_step;
+  /// Sees every message that an actor handles.
+  std::shared_ptr<step_watch> watch;
 
   engine& add(const layout& shape, receiver_hooks hooks = {},
               std::shared_ptr<fault_source> faults = nullptr) {
@@ -222,10 +225,12 @@ class simulation {
       trace(self->id());
       for (const char* c = self->name(); *c != 0; ++c) trace(static_cast<unsigned char>(*c));
       if (const auto* message = self->mailbox().peek()) trace(message->content().type_token());
+      if (watch) watch->before(*self);
     }
     const auto at = jobs.begin() + static_cast<std::ptrdiff_t>(index);
     std::rotate(jobs.begin(), at, at + 1);
     scheduler_.try_run_once();
+    if (watch) watch->after();
   }
 
   void run_jobs() {

@@ -54,7 +54,8 @@ class cluster {
 
   // --- trainers
   void boot(const weights& w);
-  void perform(trainer& t, const sa::list& actions);
+  void perform(trainer& t, sender_event event, const sa::list& actions,
+               const round_result* result = nullptr);
   void perform(trainer& t, const va::list& actions);
   void on_emitted(trainer& t, const join_fsm::emitted& r);
   void encode_delta(trainer& t, const sa::encode& a);
@@ -76,6 +77,10 @@ class cluster {
   void mischief();
   bool whole() const;
 
+  // --- watchers
+  void watch(node& n, const ra::list& actions);
+  void watch(trainer& t, sender_event event, const sa::list& actions, const round_result* result);
+
   // --- checkers
   void check();
   version_ref tag_of(const node& n) const;
@@ -87,6 +92,7 @@ class cluster {
   bool quiet_ = false;
   std::uint64_t loss_, twice_, trouble_, lies_, disorder_, jumps_;  // in 1000
   envelope credit_env_;  ///< of the bucket being delivered
+  const body* delivered_ = nullptr;  ///< to a node, at this moment
   std::vector<node> nodes_;
   std::deque<trainer> trainers_;
   std::vector<packet> net_, old_;

@@ -104,6 +104,7 @@ struct node {
   version_ref asked_for;        ///< by the last attach
   std::map<std::size_t, time_point> pinged;  ///< by trainer
   std::map<std::size_t, time_point> hello_at;
+  receiver_fsm::summary seen;  ///< after its last step
 
   // For the broken variants.
   std::map<std::uint64_t, std::uint64_t> run_of;  ///< true run by seq
@@ -128,6 +129,7 @@ struct trainer {
   txn_ref outgoing_txn;
   weights target{};
   std::deque<std::function<void()>> jobs, to_sync, to_supervision;
+  sync_fsm::summary seen;  ///< after its last step
   time_point ping_at;
 
   int issued = 0, reported = 0;

@@ -70,6 +70,7 @@ void cluster::deliver_to_node(node& n, packet& p) {
         p.what);
   }
   auto& f = *n.fsm;
+  delivered_ = &p.what;
   perform(n, std::visit(
                  overloaded{
                      [&](const attach_msg& m) {
@@ -123,6 +124,7 @@ void cluster::deliver_to_node(node& n, packet& p) {
                      [&](const auto&) { return ra::list{}; },
                  },
                  p.what));
+  delivered_ = nullptr;
 }
 
 void cluster::deliver_to_trainer(trainer& t, packet& p) {
@@ -131,7 +133,7 @@ void cluster::deliver_to_trainer(trainer& t, packet& p) {
   } else if (auto* g = std::get_if<pong_msg>(&p.what)) {
     perform(t, t.supervision->on_pong(now_, *g));
     if (t.stops_when_fenced && g->state.version.run > t.run)
-      perform(t, t.sync->on_newer_run(now_, g->state.version.run));
+      perform(t, sender_event::newer_run, t.sync->on_newer_run(now_, g->state.version.run));
   } else if (auto* c = std::get_if<credit_msg>(&p.what)) {
     if (auto it = t.flushers.find(c->id); it != t.flushers.end())
       for (const auto i : it->second.on_credit(*c)) send_bucket(t, {c->id, c->env.inc}, i);
@@ -152,6 +154,8 @@ void cluster::start(node& n) {
   n.lying = false;
   n.fsm.emplace(receiver_fsm::identity{cluster_id, n.id, n.inc, sim_layout, n.bytes.size()},
                 settings_);
+  n.seen = n.fsm->summarize();
+  if (opt_.watch) opt_.watch->born(n.seen);
   n.served = n.fsm->state();
   n.fence_run = 0;
   n.pinged.clear();
@@ -173,7 +177,18 @@ void cluster::crash(node& n) {
   }
 }
 
+void cluster::watch(node& n, const ra::list& actions) {
+  receiver_step s;
+  s.before = std::exchange(n.seen, n.fsm->summarize());
+  s.after = n.seen;
+  if (delivered_) std::visit([&](const auto& m) { s.event = m; }, *delivered_);
+  for (const auto& a : actions)
+    if (const auto* r = std::get_if<ra::reply>(&a)) s.replies.push_back(r->message);
+  if (opt_.watch) opt_.watch->receiver(s);
+}
+
 void cluster::perform(node& n, const ra::list& actions) {
+  watch(n, actions);
   bool stopped = false;
   const auto queue = [&](job j) { n.jobs.push_back(std::move(j)); };
   const auto frames = [&] {

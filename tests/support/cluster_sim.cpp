@@ -106,7 +106,7 @@ void cluster::tick() {
   const auto due = [&](const std::optional<time_point>& t) { return t && *t <= now_; };
   for (auto& t : trainers_) {
     if (!t.alive) continue;
-    if (due(t.sync->deadline())) perform(t, t.sync->on_tick(now_));
+    if (due(t.sync->deadline())) perform(t, sender_event::tick, t.sync->on_tick(now_));
     if (due(t.join.deadline())) on_emitted(t, t.join.on_tick(now_));
     if (due(t.supervision->deadline(now_))) perform(t, t.supervision->on_tick(now_));
     if (due(t.sync->deadline()) || due(t.join.deadline()) || due(t.supervision->deadline(now_)))

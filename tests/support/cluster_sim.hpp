@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -15,6 +16,7 @@
 #include "protocol/snapshot_fsm.hpp"
 #include "protocol/supervision_fsm.hpp"
 #include "protocol/sync_fsm.hpp"
+#include "sim/relation.hpp"
 
 namespace lockstep::sim {
 
@@ -33,10 +35,19 @@ enum class broken {
   reuse_version,        ///< an attempt after an abort takes the aborted one's number
 };
 
+/// Sees every step of every machine.
+struct watcher {
+  std::function<void(const receiver_step&)> receiver;
+  std::function<void(const sender_step&)> sender;
+  std::function<void(const receiver_fsm::summary&)> born;
+  std::function<void(const sync_fsm::summary&)> booted;
+};
+
 struct options {
   broken variant = broken::no;
   bool digests = true;  ///< false: only an attach compares bytes; else the fences stand alone
   int syncs = 20;
+  const watcher* watch = nullptr;
 };
 
 struct result {

@@ -15,6 +15,8 @@ void cluster::boot(const weights& w) {
   const version_ref v{t.run, 0};
   content_[v] = w;
   t.sync.emplace(cluster_id, t.run, dig(w, 0), 0, w.size(), settings_);
+  t.seen = t.sync->summarize();
+  if (opt_.watch) opt_.watch->booted(t.seen);
   t.snapshot.emplace(target_info{v, dig(w, 0), 0});
   t.supervision.emplace(settings_);
   for (auto& n : nodes_) n.hello_at[t.index] = now_;
@@ -37,7 +39,8 @@ void cluster::send_bucket(trainer& t, const participant& who, std::uint32_t inde
 
 void cluster::encode_delta(trainer& t, const sa::encode& a) {
   if (fault(trouble_))
-    return perform(t, t.sync->on_encode_failed(now_, a.txn, errc::encode_failed, "made to fail"));
+    return perform(t, sender_event::encoded,
+                   t.sync->on_encode_failed(now_, a.txn, errc::encode_failed, "made to fail"));
   const auto state = dig(t.current, 0);
   t.target = t.current;
   t.outgoing = encode(t.held, t.target, false);
@@ -60,7 +63,7 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
   auto actions = t.sync->on_encoded(now_, a.txn, t.outgoing.content.bytes, state, challenge,
                                     dig(t.target, challenge));
   if (opt_.variant == broken::no_eviction) t.undecided = t.sync;
-  perform(t, actions);
+  perform(t, sender_event::encoded, actions);
 }
 
 void cluster::conclude(trainer& t, const sa::conclude& a) {
@@ -72,7 +75,7 @@ void cluster::conclude(trainer& t, const sa::conclude& a) {
   }
   for (const auto& p : t.outgoing.buckets) overwrite(t.held, p);
   if (t.snapshot->on_applied(a.txn, dig(t.held, 0)))
-    perform(t, t.sync->on_advanced(now_, a.txn));
+    perform(t, sender_event::advanced, t.sync->on_advanced(now_, a.txn));
   else
     violated("the snapshot is not at its target");
 }
@@ -96,14 +99,42 @@ void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
       vote.outcomes.push_back({p, terminal::no, errc::no_memory, {}});
     t.to_sync.push_back([this, &t, vote] {
       t.sync = t.undecided;
-      perform(t, t.sync->on_round(now_, vote));
+      perform(t, sender_event::round, t.sync->on_round(now_, vote), &vote);
     });
     return;
   }
-  t.to_sync.push_back([this, &t, r = *r] { perform(t, t.sync->on_round(now_, r)); });
+  t.to_sync.push_back([this, &t, r = *r] {
+    perform(t, sender_event::round, t.sync->on_round(now_, r), &r);
+  });
 }
 
-void cluster::perform(trainer& t, const sa::list& actions) {
+void cluster::watch(trainer& t, sender_event event, const sa::list& actions,
+                    const round_result* result) {
+  using word = sender_step::word;
+  sender_step s;
+  s.before = std::exchange(t.seen, t.sync->summarize());
+  s.after = t.seen;
+  s.event = event;
+  if (result) s.result = *result;
+  s.all_sent = true;
+  const auto sends = [&](const std::vector<participant>& who, word::kind what) {
+    for (const auto& p : who) s.sent.push_back({p, what});
+  };
+  for (const auto& any : actions)
+    std::visit(overloaded{[&](const sa::send_attach& a) { sends(a.who, word::attach); },
+                          [&](const sa::ship_delta& a) { sends(a.who, word::prepare); },
+                          [&](const sa::ship_redo& a) { sends(a.who, word::redo); },
+                          [&](const sa::ship_full& a) { sends(a.who, word::full); },
+                          [&](const sa::send_commit& a) { sends(a.who, word::commit); },
+                          [&](const sa::send_abort& a) { sends(a.who, word::abort); },
+                          [](const auto&) {}},
+               any);
+  if (opt_.watch) opt_.watch->sender(s);
+}
+
+void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
+                      const round_result* result) {
+  watch(t, event, actions, result);
   const auto supervise = [&](auto f) {
     t.to_supervision.push_back([this, &t, f] { perform(t, f(*t.supervision)); });
   };
@@ -119,7 +150,7 @@ void cluster::perform(trainer& t, const sa::list& actions) {
       [&](const sa::prove& a) {
         t.jobs.push_back([this, &t, a] {
           const auto key = rng_();
-          perform(t, t.sync->on_proof(now_, a.txn, key, dig(t.held, key)));
+          perform(t, sender_event::proof, t.sync->on_proof(now_, a.txn, key, dig(t.held, key)));
         });
       },
       [&](const sa::encode_full& a) {
@@ -127,8 +158,9 @@ void cluster::perform(trainer& t, const sa::list& actions) {
           const auto key = rng_();
           t.outgoing = encode(t.held, t.held, true);
           t.outgoing_txn = a.txn;
-          perform(t, t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key,
-                                             dig(t.held, key)));
+          perform(t, sender_event::full_encoded,
+                  t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key,
+                                          dig(t.held, key)));
         });
       },
       [&](const sa::open_round& a) {
@@ -194,7 +226,9 @@ void cluster::perform(trainer& t, const sa::list& actions) {
 }
 
 void cluster::perform(trainer& t, const va::list& actions) {
-  const auto tell = [&](auto f) { t.to_sync.push_back([this, &t, f] { perform(t, f(*t.sync)); }); };
+  const auto tell = [&](auto f) {
+    t.to_sync.push_back([this, &t, f] { perform(t, sender_event::membership, f(*t.sync)); });
+  };
   const auto act = overloaded{
       [&](const va::admit& a) { tell([this, a](auto& s) { return s.on_admit(now_, a.who); }); },
       [&](const va::down& a) {
@@ -221,7 +255,7 @@ void cluster::want_sync(trainer& t) {
   ++t.issued;
   t.open = true;
   t.issued_at = now_;
-  perform(t, t.sync->on_sync(now_, static_cast<std::uint64_t>(t.issued)));
+  perform(t, sender_event::sync, t.sync->on_sync(now_, static_cast<std::uint64_t>(t.issued)));
 }
 
 void cluster::finished(trainer& t, const sync_report& r) {

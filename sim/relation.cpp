@@ -1,0 +1,38 @@
+#include "sim/relation.hpp"
+
+#include <algorithm>
+
+#include "sim/relation_table.hpp"
+
+namespace lockstep::sim {
+
+namespace {
+
+transition_table read_table() {
+  transition_table out;
+  std::string_view rest = transition_lines;
+  while (!rest.empty()) {
+    const auto end = std::min(rest.find('\n'), rest.size());
+    const auto line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const auto arrow = line.find(" > ");
+    if (line.starts_with('#') || arrow == std::string_view::npos) continue;
+    out[std::string(line.substr(0, arrow))].emplace_back(line.substr(arrow + 3));
+  }
+  return out;
+}
+
+}  // namespace
+
+const transition_table& transitions() {
+  static const transition_table table = read_table();
+  return table;
+}
+
+bool allowed(std::string_view from, std::string_view to) {
+  const auto it = transitions().find(from);
+  return it != transitions().end() &&
+         std::find(it->second.begin(), it->second.end(), to) != it->second.end();
+}
+
+}  // namespace lockstep::sim

@@ -1,0 +1,22 @@
+// Decides how the model's transitions are looked up. Private to sim/.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep::sim {
+
+/// tests/model/transitions.txt, as it stands.
+extern const char transition_lines[];
+
+/// "receiver prepare ahead …" -> what may follow " > " in the model, reply or what is sent included.
+using transition_table = std::map<std::string, std::vector<std::string>, std::less<>>;
+
+const transition_table& transitions();
+
+/// Whether the table has this line.
+bool allowed(std::string_view from, std::string_view to);
+
+}  // namespace lockstep::sim

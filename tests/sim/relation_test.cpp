@@ -1,0 +1,77 @@
+// Every step that a receiver's machine can be brought to make is one of the model's, and steps that
+// are not are caught.
+#include "sim/relation.hpp"
+
+#include <catch2/catch.hpp>
+#include <map>
+
+#include "sim/relation_table.hpp"
+#include "tests/sim/relation_fuzz.hpp"
+#include "tests/support/cluster_sim.hpp"
+
+using namespace lockstep;
+using namespace lockstep::sim;
+
+namespace {
+
+/// Lines of the table that begin so and that nobody took.
+std::vector<std::string> missing(const coverage& seen, std::string_view who) {
+  std::vector<std::string> out;
+  for (const auto& [from, all] : transitions())
+    for (const auto& to : all)
+      if (const auto line = from + " > " + to; from.starts_with(who) && seen.count(line) == 0)
+        out.push_back(line);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("whatever is said to a receiver, its steps are the model's") {
+  coverage seen;
+  for (std::uint64_t seed = 1; seed <= 2000; ++seed) {
+    CAPTURE(seed);
+    receiver_fuzz fuzz(seed);
+    std::size_t steps = 0;
+    fuzz.on_start = [&](const auto& born) {
+      REQUIRE(check_start(born) == std::nullopt);
+      seen.insert("receiver start > newrun out none none none");
+    };
+    fuzz.on_step = [&](const receiver_step& s) {
+      ++steps;
+      const auto why = check(s, &seen);
+      if (why) {
+        CAPTURE(steps);
+        FAIL_CHECK(*why);
+      }
+    };
+    for (int i = 0; i < 2000; ++i) fuzz.step();
+  }
+  const auto never = missing(seen, "receiver");
+  for (const auto& line : never) WARN(line);
+  CHECK(never.size() == 0);
+}
+
+TEST_CASE("every step of whole clusters under faults is the model's") {
+  coverage seen;
+  std::size_t steps = 0;
+  std::map<std::string, int> bad;
+  const auto judge = [&](const auto& step) {
+    ++steps;
+    if (const auto why = check(step, &seen)) ++bad[*why];
+  };
+  const watcher watch{judge, judge,
+                      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
+                      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); }};
+  for (std::uint64_t seed = 1; seed <= 3000; ++seed) {
+    CAPTURE(seed);
+    options opt;
+    opt.watch = &watch;
+    REQUIRE(run_cluster(seed, opt).violation.empty());
+  }
+  for (const auto& [why, times] : bad) WARN(times << ": " << why);
+  CHECK(bad.size() == 0);
+  CHECK(steps > 100'000);
+  const auto never = missing(seen, "sender");
+  for (const auto& line : never) WARN(line);
+  CHECK(never.size() == 0);
+}
