@@ -56,7 +56,8 @@ sim::run_options each_of(const sim_options& o) {
     const auto found = sim::parse_variant(o.broken);
     if (!found) {
       std::string names;
-      for (const auto& row : sim::variant_table()) names += (names.empty() ? "" : ", ") + std::string(row.name);
+      for (const auto& row : sim::variant_table())
+        names += (names.empty() ? "" : ", ") + std::string(row.name);
       throw error(errc::bad_input, "--break " + o.broken + ": must be one of " + names);
     }
     out.broken = *found;
@@ -75,7 +76,8 @@ sim::run_options each_of(const sim_options& o) {
 }
 
 std::string quoted(const std::string& text) {
-  if (text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./=-,:") ==
+  if (text.find_first_not_of(
+          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./=-,:") ==
       std::string::npos)
     return text;
   std::string out = "'";
@@ -167,7 +169,8 @@ class simulator {
                     .dump() +
                 '\n');
     } else {
-      print_out(fmt::format("seed {}: {}\nsee it with: {}\n", bad.seed, sums.first_violation, replay));
+      print_out(
+          fmt::format("seed {}: {}\nsee it with: {}\n", bad.seed, sums.first_violation, replay));
     }
   }
 
@@ -176,12 +179,17 @@ class simulator {
       nlohmann::ordered_json faults = nlohmann::ordered_json::object();
       for (const auto& row : sim::fault_table())
         faults[std::string(row.name)] = s.faults[static_cast<std::size_t>(row.id)];
-      nlohmann::ordered_json line{{"kind", "summary"}, {"seeds", s.seeds}, {"violations", s.violations}};
+      nlohmann::ordered_json line{
+          {"kind", "summary"}, {"seeds", s.seeds}, {"violations", s.violations}};
       line["first_bad_seed"] =
           s.first_bad_seed ? nlohmann::ordered_json(*s.first_bad_seed) : nlohmann::ordered_json();
       line["steps"] = s.steps;
       line["faults"] = std::move(faults);
-      line["syncs"] = {{"ok", s.ok}, {"recovered", s.recovered}, {"degraded", s.degraded}, {"aborted", s.aborted}, {"lost", s.lost}};
+      line["syncs"] = {{"ok", s.ok},
+                       {"recovered", s.recovered},
+                       {"degraded", s.degraded},
+                       {"aborted", s.aborted},
+                       {"lost", s.lost}};
       line["reseeds"] = s.reseeds;
       line["virtual_seconds"] = s.virtual_seconds;
       line["trace_hash"] = fmt::format("{:016x}", s.hash);
@@ -192,7 +200,8 @@ class simulator {
     for (const auto n : s.faults) faults += n;
     print_out(fmt::format(
         "{} seeds, {} violations; {} steps, {} faults struck, {:.0f} s of virtual time{}\n"
-        "syncs: {} ok, {} recovered, {} degraded, {} aborted, {} lost with their trainer; {} reseeds\n"
+        "syncs: {} ok, {} recovered, {} degraded, {} aborted, {} lost with their trainer; {} "
+        "reseeds\n"
         "trace hash {:016x}\n",
         s.seeds, s.violations, s.steps, faults, s.virtual_seconds,
         seconds > 0 ? fmt::format("; {:.1f} s, {:.0f} seeds a minute", seconds,
@@ -244,9 +253,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--trace", o->trace, "Print every message, in order");
   command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
   command->add_flag("--json", o->json, "One JSON object a line");
-  command->callback([o, &run] {
-    run = [o] { return o->list ? list_faults(o->json) : simulator(*o).run(); };
-  });
+  command->callback(
+      [o, &run] { run = [o] { return o->list ? list_faults(o->json) : simulator(*o).run(); }; });
 }
 
 }  // namespace lockstep

@@ -52,8 +52,7 @@ std::vector<participant> sync_fsm::members() const {
 }
 
 sync_fsm::summary sync_fsm::summarize() const {
-  return {phase_,    txn_,  round_, snapshot_, target_,
-          members(), view_, {down_.begin(), down_.end()}};
+  return {phase_, txn_, round_, snapshot_, target_, members(), view_, {down_.begin(), down_.end()}};
 }
 
 participant_report* sync_fsm::in_report(receiver_id id) {
@@ -247,6 +246,7 @@ void sync_fsm::on_acks(time_point now, actions& out, const round_result& result)
     const bool redo = o.status == terminal::nack && o.reason != errc::false_ack && redo_left_ > 0;
     if (redo) {
       again.push_back(o.who);
+      if (auto* p = in_report(o.who.id)) ++p->redos;
     } else {
       evict(out, o);  // decided is decided: never rolled back, never encoded anew
     }

@@ -37,9 +37,10 @@ struct board {
 class shared_board {
  public:
   shared_board() {
-    auto* memory = ::mmap(nullptr, sizeof(board), PROT_READ | PROT_WRITE,
-                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) throw error(errc::no_memory, "no memory to share with child processes");
+    auto* memory =
+        ::mmap(nullptr, sizeof(board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+      throw error(errc::no_memory, "no memory to share with child processes");
     board_ = new (memory) board;
   }
   ~shared_board() { ::munmap(board_, sizeof(board)); }

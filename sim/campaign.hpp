@@ -1,4 +1,5 @@
-// Decides how many seeds are run at once, what is kept of them, and how a failing one is made small.
+// Decides how many seeds are run at once, what is kept of them, and how a failing one is made
+// small.
 #pragma once
 
 #include <array>

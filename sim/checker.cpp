@@ -88,8 +88,9 @@ void checker::check(receiver_process& r) {
   if (r.served.ready && !r.rotten && !names(names_.true_tag(r, r.served.version), r.memory))
     violated("I3: the engine of " + s->bytes->name() + " serves other bytes than it was told");
   if (tag) {
-    if (tag < r.highest) violated("a version went back from " + to_string(r.highest) + " to " +
-                                  to_string(tag) + " at " + s->bytes->name());
+    if (tag < r.highest)
+      violated("a version went back from " + to_string(r.highest) + " to " + to_string(tag) +
+               " at " + s->bytes->name());
     r.highest = std::max(r.highest, tag);
   }
   if (!(s->bytes->state() == now)) violated("readiness changed without being published");
@@ -209,8 +210,8 @@ bool checker::is_whole(const trainer_process& t) const {
   if (sync.phase() != sync_phase::idle) return false;
   const auto snapshot = names_.on_wire(t, sync.snapshot().version);
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
-    return !r.wanted || (r.up && sync.is_member({r.id, r.inc}) && r.served.ready &&
-                         names(snapshot, r.memory));
+    return !r.wanted ||
+           (r.up && sync.is_member({r.id, r.inc}) && r.served.ready && names(snapshot, r.memory));
   });
 }
 

@@ -42,7 +42,7 @@ class checker {
 
   fleet& fleet_;
   saboteur& names_;
-  std::map<version_ref, bytes> content_;  ///< what a version names
+  std::map<version_ref, bytes> content_;                  ///< what a version names
   std::set<std::pair<receiver_id, version_ref>> proven_;  ///< who really reached what
   std::string violation_;
 };

@@ -54,18 +54,6 @@ struct describer {
   static std::string life(const incarnation& inc) { return fmt::format("{:04x}", inc.lo & 0xffff); }
 };
 
-template <std::size_t I = 0>
-std::string wire_text(const caf::type_erased_tuple& content) {
-  if constexpr (I == std::variant_size_v<wire_message>) {
-    (void)content;
-    return {};
-  } else {
-    using type = std::variant_alternative_t<I, wire_message>;
-    if (content.match_elements<type>()) return describer()(content.get_as<type>(0));
-    return wire_text<I + 1>(content);
-  }
-}
-
 template <class T>
 bool name_if(const caf::type_erased_tuple& content, std::string_view name, std::string& out) {
   if (!content.match_elements<T>()) return false;
@@ -80,8 +68,8 @@ std::string describe(const wire_message& m) {
 }
 
 std::string describe(const caf::type_erased_tuple& content) {
-  auto out = wire_text(content);
-  if (!out.empty()) return out;
+  if (const auto m = wire_of(content)) return describe(*m);
+  std::string out;
   if (content.match_elements<round_spec>()) {
     const auto& r = content.get_as<round_spec>(0);
     return fmt::format("open round {} of {} for {}", r.number, to_string(r.txn), r.who.size());
@@ -90,34 +78,30 @@ std::string describe(const caf::type_erased_tuple& content) {
     const auto& r = content.get_as<round_result>(0);
     return fmt::format("round {} of {} is over", r.number, to_string(r.txn));
   }
-  const bool known = name_if<tick>(content, "tick", out) ||
-                     name_if<sync_request>(content, "sync", out) ||
-                     name_if<stage_request>(content, "stage", out) ||
-                     name_if<stage_result>(content, "staged", out) ||
-                     name_if<prove_request>(content, "prove", out) ||
-                     name_if<prove_result>(content, "proof", out) ||
-                     name_if<full_request>(content, "plan a full", out) ||
-                     name_if<full_result>(content, "full planned", out) ||
-                     name_if<conclude_request>(content, "conclude", out) ||
-                     name_if<join_verdict>(content, "verdict", out) ||
-                     name_if<advance_result>(content, "advanced", out) ||
-                     name_if<drop_request>(content, "drop", out) ||
-                     name_if<down_notice>(content, "down", out) ||
-                     name_if<gave_up_notice>(content, "gave up", out) ||
-                     name_if<newer_run_notice>(content, "newer run", out) ||
-                     name_if<fleet_notice>(content, "fleet", out) ||
-                     name_if<boot_request>(content, "boot", out) ||
-                     name_if<end_request>(content, "end", out) ||
-                     name_if<welcome>(content, "welcome", out) ||
-                     name_if<ship_request>(content, "ship", out) ||
-                     name_if<stop_request>(content, "stop", out) ||
-                     name_if<drained_notice>(content, "drained", out) ||
-                     name_if<admit_request>(content, "admit", out) ||
-                     name_if<sync_action::evicted>(content, "evicted", out) ||
-                     name_if<sync_action::admitted>(content, "admitted", out) ||
-                     name_if<sync_action::not_admitted>(content, "not admitted", out) ||
-                     name_if<caf::down_msg>(content, "an actor is down", out) ||
-                     name_if<caf::exit_msg>(content, "exit", out);
+  const bool known =
+      name_if<tick>(content, "tick", out) || name_if<sync_request>(content, "sync", out) ||
+      name_if<stage_request>(content, "stage", out) ||
+      name_if<stage_result>(content, "staged", out) ||
+      name_if<prove_request>(content, "prove", out) ||
+      name_if<prove_result>(content, "proof", out) ||
+      name_if<full_request>(content, "plan a full", out) ||
+      name_if<full_result>(content, "full planned", out) ||
+      name_if<conclude_request>(content, "conclude", out) ||
+      name_if<join_verdict>(content, "verdict", out) ||
+      name_if<advance_result>(content, "advanced", out) ||
+      name_if<drop_request>(content, "drop", out) || name_if<down_notice>(content, "down", out) ||
+      name_if<gave_up_notice>(content, "gave up", out) ||
+      name_if<newer_run_notice>(content, "newer run", out) ||
+      name_if<fleet_notice>(content, "fleet", out) || name_if<boot_request>(content, "boot", out) ||
+      name_if<end_request>(content, "end", out) || name_if<welcome>(content, "welcome", out) ||
+      name_if<ship_request>(content, "ship", out) || name_if<stop_request>(content, "stop", out) ||
+      name_if<drained_notice>(content, "drained", out) ||
+      name_if<admit_request>(content, "admit", out) ||
+      name_if<sync_action::evicted>(content, "evicted", out) ||
+      name_if<sync_action::admitted>(content, "admitted", out) ||
+      name_if<sync_action::not_admitted>(content, "not admitted", out) ||
+      name_if<caf::down_msg>(content, "an actor is down", out) ||
+      name_if<caf::exit_msg>(content, "exit", out);
   return known ? out : "another message";
 }
 

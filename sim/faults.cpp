@@ -135,8 +135,7 @@ std::optional<strike> parse_strike(std::string_view text) {
   const auto* row = find_fault(text.substr(0, colon));
   std::uint32_t index = 0;
   const auto number = text.substr(colon + 1);
-  const auto [rest, failed] =
-      std::from_chars(number.data(), number.data() + number.size(), index);
+  const auto [rest, failed] = std::from_chars(number.data(), number.data() + number.size(), index);
   if (!row || failed != std::errc{} || rest != number.data() + number.size()) return std::nullopt;
   return strike{row->id, index};
 }

@@ -85,12 +85,11 @@ class fleet::engine_faults final : public fault_source {
     const auto id = fault_of(kind);
     if (!id || !fleet_.dice_.strikes(*id)) return false;
     last_ = *id;
-    fleet_.note_failure(who, txn, *id);
+    if (kind == fault_kind::false_ok && fleet_.on_lie) fleet_.on_lie();
+    if (kind != fault_kind::corrupt_frame || awaits(who, txn)) fleet_.note_failure(who, txn, *id);
     return true;
   }
-  double share_written() override {
-    return static_cast<double>(fleet_.dice_.below(last_, 5)) / 4;
-  }
+  double share_written() override { return static_cast<double>(fleet_.dice_.below(last_, 5)) / 4; }
 
  private:
   static std::optional<fault_id> fault_of(fault_kind kind) {
@@ -109,6 +108,13 @@ class fleet::engine_faults final : public fault_source {
         break;  // the network's to lose
     }
     return std::nullopt;
+  }
+
+  /// A bucket that comes too late to matter is no failure.
+  bool awaits(receiver_id who, txn_ref txn) const {
+    const auto* s = fleet_.state_of_receiver(fleet_.receivers_[who]);
+    const auto slot = s ? s->machine->summarize().slot : std::nullopt;
+    return slot && slot->txn == txn && !slot->staged;
   }
 
   fleet& fleet_;
@@ -191,8 +197,7 @@ endpoint fleet::where_is(const caf::scheduled_actor& actor) {
     if (is(t.supervisor)) known = t.where + 1;
     const auto* s = actors_of(t).supervisor;
     if (!s) continue;
-    if (s->trainer &&
-        (is(s->trainer->sender) || is(s->trainer->join) || is(s->trainer->snapshot)))
+    if (s->trainer && (is(s->trainer->sender) || is(s->trainer->join) || is(s->trainer->snapshot)))
       known = t.where + 1;
     for (const auto& [receiver, c] : s->children)
       if (is(c.flusher)) known = t.where + 1;
@@ -278,9 +283,8 @@ void fleet::begin_life(receiver_process& r) {
   r.highest = {};
   r.rotten = false;
   auto env = env_of(r.where, r.lives);
-  r.inc = o_.broken == variant::no_incarnation
-              ? incarnation{1, r.id + std::uint64_t{1}}
-              : incarnation{env->entropy(), env->entropy()};
+  r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
+                                               : incarnation{env->entropy(), env->entropy()};
   std::vector<std::span<std::byte>> memory;
   for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(r.memory.tensor(i));
   r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
@@ -288,13 +292,13 @@ void fleet::begin_life(receiver_process& r) {
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
       network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}));
-  trace_.line(trace_level::events, [&] {
-    return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again");
-  });
+  trace_.line(trace_level::events,
+              [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
 }
 
 void fleet::ended(receiver_process& r, std::uint64_t chance) {
   r.up = false;
+  r.actor = nullptr;
   r.standing_still = false;
   r.served = {};
   const char* fate = "its bytes as they are";
@@ -311,9 +315,8 @@ void fleet::ended(receiver_process& r, std::uint64_t chance) {
     fate = "the checkpoint";
     copy_into(r.memory, r.checkpoint);
   }
-  trace_.line(trace_level::events, [&] {
-    return name_of(r.where) + " has ended; it will find " + fate;
-  });
+  trace_.line(trace_level::events,
+              [&] { return name_of(r.where) + " has ended; it will find " + fate; });
   const auto wait = milliseconds(1 + mix(chance, 7) % 3000);
   scheduler_.in(wait, [this, &r] { begin_life(r); });
   // Half of the time the connection's end is noticed.
@@ -322,8 +325,8 @@ void fleet::ended(receiver_process& r, std::uint64_t chance) {
 
 void fleet::crash(receiver_process& r, std::uint64_t chance) {
   if (!r.up) return;
+  r.up = false;  // nothing of its last step is heard
   stop_actor(r.actor);
-  r.actor = nullptr;
   ended(r, chance);
 }
 
@@ -347,15 +350,16 @@ trainer_process& fleet::begin_trainer(const bytes& checkpoint) {
   t.store = std::make_shared<snapshot_store>(shape_, reader_of(t.weights), t.label);
   t.supervisor = scheduler_.system().spawn(supervisor_behavior, env_of(t.where, 0));
   caf::anon_send(t.supervisor, boot_request{t.run, t.store, nullptr});
-  trace_.line(trace_level::events, [&] {
-    return name_of(t.where) + " starts as run " + std::to_string(t.run);
-  });
+  trace_.line(trace_level::events,
+              [&] { return name_of(t.where) + " starts as run " + std::to_string(t.run); });
   return t;
 }
 
 void fleet::crash(trainer_process& t) {
   if (!t.up) return;
-  if (const auto* s = actors_of(t).supervisor) {
+  const auto* s = actors_of(t).supervisor;
+  t.up = false;
+  if (s) {
     if (s->trainer) {
       stop_actor(s->trainer->sender);
       stop_actor(s->trainer->join);
@@ -364,9 +368,7 @@ void fleet::crash(trainer_process& t) {
     for (const auto& [id, c] : s->children) stop_actor(c.flusher);
   }
   stop_actor(t.supervisor);
-  t.up = false;
   t.standing_still = false;
-  scheduler_.wake();
   trace_.line(trace_level::events, [&] { return name_of(t.where) + " has ended"; });
 }
 
@@ -382,7 +384,7 @@ void fleet::kill_one_actor(trainer_process& t, std::uint64_t chance) {
   const auto& [name, actor] = all[chance % all.size()];
   trace_.line(trace_level::events,
               [&, what = name] { return name_of(t.where) + ": its " + what + " ends"; });
-  stop_actor(actor);
+  caf::anon_send_exit(actor, caf::exit_reason::kill);
 }
 
 void fleet::remember(const bytes& snapshot) {
@@ -415,9 +417,8 @@ void fleet::sync(trainer_process& t) {
     if (fails) throw error(errc::bad_input, "on purpose");
     return std::as_const(t.weights).tensor(index);
   };
-  trace_.line(trace_level::events, [&] {
-    return name_of(t.where) + " wants sync " + std::to_string(t.label);
-  });
+  trace_.line(trace_level::events,
+              [&] { return name_of(t.where) + " wants sync " + std::to_string(t.label); });
   caf::anon_send(t.supervisor, sync_request{t.label, std::move(tensors), t.ticket});
 }
 

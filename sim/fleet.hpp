@@ -40,11 +40,11 @@ struct receiver_process {
   bool standing_still = false;
 
   // What observers know of this life.
-  readiness served;                ///< what the front door was told last
-  std::uint64_t fence_run = 0;     ///< the highest run whose attach or full it has obeyed
-  std::set<version_ref> proven;    ///< versions that it held when it said so
-  version_ref highest;             ///< it ever served
-  bool rotten = false;             ///< a bit flipped and it cannot know
+  readiness served;              ///< what the front door was told last
+  std::uint64_t fence_run = 0;   ///< the highest run whose attach or full it has obeyed
+  std::set<version_ref> proven;  ///< versions that it held when it said so
+  version_ref highest;           ///< it ever served
+  bool rotten = false;           ///< a bit flipped and it cannot know
 };
 
 /// One trainer's process: at most one leads, older ones are zombies.
@@ -58,7 +58,7 @@ struct trainer_process {
   bool standing_still = false;
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
-  txn_ref sync_txn;  ///< of the sync under way
+  txn_ref sync_txn;     ///< of the sync under way
   version_ref highest;  ///< its snapshot ever stood at
 };
 
@@ -93,6 +93,10 @@ class fleet final : public directory {
   const settings& options() const { return settings_; }
   trainer_actors actors_of(const trainer_process& t) const;
   receiver_state* state_of_receiver(const receiver_process& r) const;
+  bool is_current_sender(const trainer_process& t, const caf::scheduled_actor& actor) const {
+    const auto* s = actors_of(t).supervisor;
+    return s && s->trainer && s->trainer->sender.id() == actor.id();
+  }
   /// Whose actor this is; one of them, or neither.
   receiver_process* receiver_of(const caf::scheduled_actor& actor);
   trainer_process* trainer_of(const caf::scheduled_actor& actor);
@@ -118,10 +122,10 @@ class fleet final : public directory {
     return checkpoints_[chance % checkpoints_.size()];
   }
   void remember(const bytes& snapshot);
+  /// Called when a receiver's executor makes up an answer.
+  std::function<void()> on_lie;
   /// What struck a receiver in a transaction: a report has to name it.
-  const std::map<std::pair<txn_ref, receiver_id>, fault_id>& failures() const {
-    return failures_;
-  }
+  const std::map<std::pair<txn_ref, receiver_id>, fault_id>& failures() const { return failures_; }
 
   // --- directory
   std::string name_of(endpoint where) const override;
@@ -146,7 +150,7 @@ class fleet final : public directory {
   }
   template <class Handle>
   void stop_actor(const Handle& actor) {
-    if (actor) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    scheduler_.kill(caf::actor_cast<caf::strong_actor_ptr>(actor));
   }
 
   const run_options& o_;

@@ -6,25 +6,8 @@
 
 namespace lockstep::sim {
 
-using std::chrono::milliseconds;
 using std::chrono::microseconds;
-
-namespace {
-
-/// The wire form's message of `content`; nothing if it is none.
-template <std::size_t I = 0>
-std::optional<wire_message> wire_of(const caf::type_erased_tuple& content) {
-  if constexpr (I == std::variant_size_v<wire_message>) {
-    (void)content;
-    return std::nullopt;
-  } else {
-    using type = std::variant_alternative_t<I, wire_message>;
-    if (content.match_elements<type>()) return wire_message(content.get_as<type>(0));
-    return wire_of<I + 1>(content);
-  }
-}
-
-}  // namespace
+using std::chrono::milliseconds;
 
 /// What actors of one process hold in place of an actor of another.
 class network::proxy final : public caf::actor_proxy {
@@ -50,11 +33,7 @@ class network::proxy final : public caf::actor_proxy {
 };
 
 network::network(scheduler& on, dice& chance, trace& log, directory& who, std::uint64_t seed)
-    : scheduler_(on),
-      dice_(chance),
-      trace_(log),
-      directory_(who),
-      random_(mix(seed, 0x4e7)) {}
+    : scheduler_(on), dice_(chance), trace_(log), directory_(who), random_(mix(seed, 0x4e7)) {}
 
 network::~network() = default;
 
@@ -152,14 +131,15 @@ void network::ship(packet p, wire_message* m) {
     trace_.line(trace_level::steps, [&] { return show(p) + " (" + why + ")"; });
   };
   if (m) {
-    if (auto* b = std::get_if<bucket_msg>(m); b && b->bytes.size() && dice_.strikes(f::flip_bucket)) {
+    if (auto* b = std::get_if<bucket_msg>(m);
+        b && b->bytes.size() && dice_.strikes(f::flip_bucket)) {
       std::vector<std::byte> spoilt(b->bytes.data(), b->bytes.data() + b->bytes.size());
       const auto bit = dice_.below(f::flip_bucket, spoilt.size() * 8);
       spoilt[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
       b->bytes = payload(std::move(spoilt));
     }
     if (translator_ && !translator_->on_send(*m, p.from, to)) return;
-    if (listener_) listener_(p.from, *m);
+    if (listener_) listener_(p.from, to, *m);
     p.bytes = encode_message(*m);
   }
   if (is_cut(p.from, to)) return lost("cut off");
@@ -209,10 +189,9 @@ void network::arrive(packet p) {
   if (!target) return dropped("nobody there");
   const auto sender = p.sender ? handle(to, *p.sender) : nullptr;
   const auto enqueue = [&](auto&& content) {
-    target->get()->enqueue(
-        caf::make_mailbox_element(sender, caf::make_message_id(), {},
-                                  std::forward<decltype(content)>(content)),
-        nullptr);
+    target->get()->enqueue(caf::make_mailbox_element(sender, caf::make_message_id(), {},
+                                                     std::forward<decltype(content)>(content)),
+                           nullptr);
   };
   if (p.greeting)
     return enqueue(welcome{p.greeting->run, handle_as<join_actor>(to, {p.from, role::join, 0})});

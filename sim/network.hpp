@@ -78,7 +78,7 @@ class network {
 
   void set_translator(translator* t) { translator_ = t; }
   /// Called for whatever a process says, as it says it.
-  void set_listener(std::function<void(endpoint from, const wire_message& m)> l) {
+  void set_listener(std::function<void(endpoint from, endpoint to, const wire_message& m)> l) {
     listener_ = std::move(l);
   }
 
@@ -120,7 +120,7 @@ class network {
   trace& trace_;
   directory& directory_;
   translator* translator_ = nullptr;
-  std::function<void(endpoint, const wire_message&)> listener_;
+  std::function<void(endpoint, endpoint, const wire_message&)> listener_;
   random_stream random_;
   std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
   std::map<std::pair<endpoint, endpoint>, link> links_;
@@ -129,6 +129,19 @@ class network {
   std::size_t under_way_ = 0;
   std::string unnoticed_;
 };
+
+/// The message of the wire form that `content` is; nothing if it is none.
+template <std::size_t I = 0>
+std::optional<wire_message> wire_of(const caf::type_erased_tuple& content) {
+  if constexpr (I == std::variant_size_v<wire_message>) {
+    (void)content;
+    return std::nullopt;
+  } else {
+    using type = std::variant_alternative_t<I, wire_message>;
+    if (content.match_elements<type>()) return wire_message(content.get_as<type>(0));
+    return wire_of<I + 1>(content);
+  }
+}
 
 /// One line for people.
 std::string describe(const wire_message& m);

@@ -38,7 +38,7 @@ std::optional<variant> parse_variant(std::string_view name);
 struct run_options {
   std::uint64_t seed = 0;
   unsigned receivers = 4;  ///< at the start, 1 to 64
-  unsigned syncs = 20;     ///< asked for while faults strike; two more follow when they have stopped
+  unsigned syncs = 20;  ///< asked for while faults strike; two more follow when they have stopped
   fault_rates rates;
   variant broken = variant::none;
   /// Only these strike.

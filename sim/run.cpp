@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "sim/checker.hpp"
+#include "sim/validator.hpp"
 
 namespace lockstep::sim {
 
@@ -33,12 +34,15 @@ class simulation final : public spectator {
         fleet_(o, scheduler_, dice_, trace_),
         network_(scheduler_, dice_, trace_, fleet_, o.seed),
         saboteur_(o.broken, fleet_),
-        checker_(fleet_, saboteur_) {
+        checker_(fleet_, saboteur_),
+        validator_(fleet_) {
     scheduler_.set_spectator(this);
     network_.set_translator(&saboteur_);
-    network_.set_listener([this](endpoint from, const wire_message& m) {
+    network_.set_listener([this](endpoint from, endpoint to, const wire_message& m) {
       if (from < fleet_.receivers().size()) checker_.on_sent(from, m);
+      validator_.on_sent(from, to, m);
     });
+    fleet_.on_lie = [this] { validator_.on_lie(); };
   }
 
   ~simulation() override { scheduler_.end(); }
@@ -50,7 +54,8 @@ class simulation final : public spectator {
     trouble();
     if (!stopped()) peace();
     trace_.line(trace_level::events, [&] {
-      return stopped() ? "VIOLATION " + checker_.violation() : std::string("every promise was kept");
+      return stopped() ? "VIOLATION " + checker_.violation()
+                       : std::string("every promise was kept");
     });
     result_.violation = checker_.violation();
     result_.hash = trace_.hash();
@@ -74,10 +79,15 @@ class simulation final : public spectator {
     trace_.line(trace_level::steps, [&] { return step_text(actor, message); });
     saboteur_.before(actor, message);
     checker_.before(actor, message);
+    validator_.before(actor, message);
   }
 
   void after(caf::scheduled_actor& actor) override {
     checker_.after(actor);
+    validator_.after(actor);
+    // A protocol that is broken on purpose is the observers' to catch, not the model's.
+    if (o_.broken == variant::none && !validator_.violation().empty())
+      checker_.violated("model: " + validator_.violation());
     if (auto* r = fleet_.receiver_of(actor)) {
       const bool its_own = r->up && r->actor && r->actor.id() == actor.id();
       if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
@@ -206,9 +216,7 @@ class simulation final : public spectator {
   }
 
   void strike(f id) {
-    trace_.line(trace_level::events, [&] {
-      return "FAULT " + to_string(dice_.struck().back());
-    });
+    trace_.line(trace_level::events, [&] { return "FAULT " + to_string(dice_.struck().back()); });
     switch (id) {
       case f::cut:
       case f::cut_one_way:
@@ -359,6 +367,7 @@ class simulation final : public spectator {
   network network_;
   saboteur saboteur_;
   checker checker_;
+  validator validator_;
   unsigned issued_ = 0;
   bool troubled_ = false;
   time_point asked_at_;

@@ -15,7 +15,8 @@ constexpr std::array<variant_row, 8> table{{
      "The snapshot advances before anybody has answered: the bug that started it all."},
     {v::only_not_advance, "only-not-advance",
      "A partial success leaves the snapshot where it was, and that is all."},
-    {v::reuse_version, "reuse-version", "An attempt after an abort takes the aborted one's number."},
+    {v::reuse_version, "reuse-version",
+     "An attempt after an abort takes the aborted one's number."},
     {v::no_run_fence, "no-run-fence", "Receivers see every run of the trainer as the same."},
     {v::no_incarnation, "no-incarnation", "A restarted receiver goes on as the life before it."},
     {v::attach_without_fence, "attach-without-fence",
@@ -79,14 +80,18 @@ void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message
 void saboteur::forge_answers(caf::scheduled_actor& join, const round_spec& spec) {
   const bool vote = spec.kind == round_kind::vote;
   const bool commit = spec.kind == round_kind::commit;
-  const bool forged = how_ == v::advance_before_flush ? vote || commit
-                                                      : how_ == v::advance_at_decision && commit;
+  const bool forged =
+      how_ == v::advance_before_flush ? vote || commit : how_ == v::advance_at_decision && commit;
   if (!forged) return;
   const auto kind = vote ? reply_kind::vote_yes : reply_kind::ack;
   for (const auto& who : spec.who)
-    caf::anon_send(caf::actor_cast<join_actor>(&join),
-                   reply_msg{{spec.cluster, spec.txn, who.inc}, who.id, spec.number, kind,
-                             errc::none, {}, spec.proof});
+    caf::anon_send(caf::actor_cast<join_actor>(&join), reply_msg{{spec.cluster, spec.txn, who.inc},
+                                                                 who.id,
+                                                                 spec.number,
+                                                                 kind,
+                                                                 errc::none,
+                                                                 {},
+                                                                 spec.proof});
 }
 
 /// A failure after the decision is taken for one before it: everybody stays a member.
@@ -99,8 +104,7 @@ void saboteur::forget_decision(sender_state& sender, round_result& result) {
   const auto it = undecided_.find(where);
   const bool acks = result.kind == round_kind::commit || result.kind == round_kind::redo;
   if (!acks || it == undecided_.end() ||
-      std::ranges::all_of(result.outcomes,
-                          [](const auto& o) { return o.status == terminal::ok; }))
+      std::ranges::all_of(result.outcomes, [](const auto& o) { return o.status == terminal::ok; }))
     return;
   *sender.machine = it->second;
   result.kind = round_kind::vote;
@@ -146,8 +150,7 @@ void saboteur::on_commit(receiver_process& r, receiver_state& s, const commit_ms
 void saboteur::on_report(const trainer_process& t, const sync_report& report) {
   auto& n = trainers_[t.where];
   // Only a number that was staged has been seen by anybody.
-  n.last_aborted =
-      report.result == sync_result::aborted && t.sync_txn && t.sync_txn.seq == n.last;
+  n.last_aborted = report.result == sync_result::aborted && t.sync_txn && t.sync_txn.seq == n.last;
 }
 
 version_ref saboteur::on_wire(const trainer_process& t, version_ref version) const {

@@ -52,6 +52,25 @@ void scheduler::note(const caf::scheduled_actor& actor) {
   known_.push_back(actor.address());
 }
 
+void scheduler::kill(const caf::strong_actor_ptr& actor) {
+  if (!actor) return;
+  caf::anon_send_exit(actor, caf::exit_reason::kill);
+  const auto* job = dynamic_cast<caf::resumable*>(actor->get());
+  auto& jobs = coordinator_.jobs;
+  for (auto it = asleep_.begin(); it != asleep_.end(); ++it) {
+    if (*it != job) continue;
+    jobs.push_back(*it);
+    asleep_.erase(it);
+    break;
+  }
+  while (!actor->get()->getf(caf::abstract_actor::is_terminated_flag)) {
+    const auto at = std::ranges::find(jobs, job);
+    if (at == jobs.end()) return;
+    std::rotate(jobs.begin(), at, at + 1);
+    coordinator_.try_run_once();
+  }
+}
+
 bool scheduler::step() {
   return run_job() || pass_time();
 }

@@ -1,5 +1,5 @@
-// Decides what happens next in a simulation: one thread, virtual time, and a seed that chooses which
-// actor handles its next message.
+// Decides what happens next in a simulation: one thread, virtual time, and a seed that chooses
+// which actor handles its next message.
 #pragma once
 
 #include <caf/actor_system.hpp>
@@ -54,6 +54,9 @@ class scheduler {
   bool step();
   /// All clocks go ahead.
   void jump(std::chrono::nanoseconds by) { coordinator_.clock().current_time += by; }
+  /// Ends an actor here and now, as the end of its process does: nobody watches, and what it says
+  /// meanwhile is its network's to swallow.
+  void kill(const caf::strong_actor_ptr& actor);
   /// Whoever was left out because its process stood still may run again.
   void wake();
 
