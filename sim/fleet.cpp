@@ -60,7 +60,8 @@ bool holds(const weight_buffer& w, const bytes& what) {
   std::size_t at = 0;
   for (std::size_t i = 0; i < w.shape().count(); ++i) {
     const auto tensor = w.tensor(i);
-    if (!std::equal(tensor.begin(), tensor.end(), what.data() + at)) return false;
+    if (!tensor.empty() && std::memcmp(tensor.data(), what.data() + at, tensor.size()) != 0)
+      return false;
     at += tensor.size();
   }
   return true;
@@ -69,7 +70,8 @@ bool holds(const weight_buffer& w, const bytes& what) {
 bool holds(const tensor_views& views, const bytes& what) {
   std::size_t at = 0;
   for (const auto& view : views) {
-    if (!std::equal(view.bytes.data, view.bytes.data + view.bytes.size, what.data() + at))
+    if (view.bytes.size != 0 &&
+        std::memcmp(view.bytes.data, what.data() + at, view.bytes.size) != 0)
       return false;
     at += view.bytes.size;
   }
