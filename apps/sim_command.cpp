@@ -241,11 +241,11 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 100'000))
       ->type_name("K")
       ->capture_default_str();
-  command
-      ->add_option("--faults", o->faults_file,
-                   "Read fault rates from a file of NAME=RATE lines; `none` sets all to 0")
+  command->add_option("--faults", o->faults_file, "Read fault rates from a file of NAME=RATE lines")
       ->type_name("FILE");
-  command->add_option("--fault", o->faults, "Set one fault's rate, 0 to 1. May be repeated")
+  command
+      ->add_option("--fault", o->faults,
+                   "Set one fault's rate, 0 to 1, or all to 0 (none). May be repeated")
       ->type_name("NAME=RATE")
       ->allow_extra_args(false);
   command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");

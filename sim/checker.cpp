@@ -210,8 +210,9 @@ bool checker::is_whole(const trainer_process& t) const {
   if (sync.phase() != sync_phase::idle) return false;
   const auto snapshot = names_.on_wire(t, sync.snapshot().version);
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
-    return !r.wanted ||
-           (r.up && sync.is_member({r.id, r.inc}) && r.served.ready && names(snapshot, r.memory));
+    // Rot shows at the next proof, which the next sync asks for.
+    return !r.wanted || (r.up && sync.is_member({r.id, r.inc}) && r.served.ready &&
+                         (r.rotten || names(snapshot, r.memory)));
   });
 }
 

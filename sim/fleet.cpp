@@ -146,6 +146,7 @@ void fleet::choose_settings() {
   s.sync.recovery_timeout_ms = 8000;
   s.sync.members_min = random_.chance(1, 8) ? o_.receivers : 1;
   s.sync.reseed = random_.chance(1, 4) ? reseed_scope::all : reseed_scope::failed;
+  s.sync.commit_resend_max = static_cast<std::uint32_t>(random_.below(3));
   s.sync.redo_max = static_cast<std::uint32_t>(random_.below(3));
   // Below what the table allows, so that a model of a few bytes fills several.
   s.bucket.bytes_max = 170;

@@ -319,15 +319,18 @@ class simulation final : public spectator {
       if (!step()) return;
     for (int last = 0; last < 2; ++last) {
       if (!become_whole()) return;
+      const bool rotten = any_rotten();
       asked_at_ = scheduler_.now();
       fleet_.sync(fleet_.leader());
       while (fleet_.leader().ticket)
         if (!step()) return;
-      if (last_ != sync_result::ok)
+      if (last_ != (rotten ? sync_result::recovered : sync_result::ok))
         return checker_.violated("L1: after the faults had stopped a sync was not ok");
     }
-    become_whole();
+    if (become_whole() && any_rotten()) checker_.violated("I1: rot was not found");
   }
+
+  bool any_rotten() { return std::ranges::any_of(fleet_.receivers(), &receiver_process::rotten); }
 
   /// An operator looks at who was given up, and at a trainer's side that stays down.
   void help() {
