@@ -52,8 +52,7 @@ std::vector<participant> sync_fsm::members() const {
 }
 
 sync_fsm::summary sync_fsm::summarize() const {
-  return {phase_,    txn_,  round_, snapshot_, target_,
-          members(), view_, {down_.begin(), down_.end()}};
+  return {phase_, txn_, round_, snapshot_, target_, members(), view_, {down_.begin(), down_.end()}};
 }
 
 participant_report* sync_fsm::in_report(receiver_id id) {

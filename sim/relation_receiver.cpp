@@ -66,17 +66,18 @@ std::string_view tag_word(const summary& s, const subject& x) {
 /// "current serving none kin none": what the receiver is to the transaction.
 std::string state_words(const summary& s, const subject& x) {
   std::string out;
-  const std::string_view attach =
-      !s.attaching ? "none" : s.attaching->txn == x.txn ? "mine" : "other";
-  for (const auto word : {fence_word(s, x.txn), phase_word(s.phase), slot_word(s, x.txn),
-                          tag_word(s, x), attach})
+  const std::string_view attach = !s.attaching                ? "none"
+                                  : s.attaching->txn == x.txn ? "mine"
+                                                              : "other";
+  for (const auto word :
+       {fence_word(s, x.txn), phase_word(s.phase), slot_word(s, x.txn), tag_word(s, x), attach})
     (out += out.empty() ? "" : " ") += word;
   return out;
 }
 
 std::string reply_word(const reply_msg& m) {
-  const bool own_state = m.reason == errc::wrong_base || m.reason == errc::not_serving ||
-                         m.reason == errc::torn;
+  const bool own_state =
+      m.reason == errc::wrong_base || m.reason == errc::not_serving || m.reason == errc::torn;
   return m.kind == reply_kind::vote_no && own_state ? "doubt" : std::string(to_string(m.kind));
 }
 
@@ -122,13 +123,19 @@ std::optional<std::string> check_replies(const receiver_step& step, const questi
   return std::nullopt;
 }
 
-envelope own(const summary& s, txn_ref txn) { return {s.cluster, txn, s.inc}; }
+envelope own(const summary& s, txn_ref txn) {
+  return {s.cluster, txn, s.inc};
+}
 
-/// No message: time, or a word of the executor, about whatever is under way.
-question no_question(const summary& before) {
+/// No message: time, or an answer of the executor, about whatever is under way.
+question no_question(const summary& before, bool executor) {
   question q;
   q.about = {before.fence, {}};
-  q.by_itself = {"digest", "staged", "checked", "written", "expired"};
+  if (executor) {
+    q.by_itself = {"digest", "staged", "checked", "written"};
+  } else {
+    q.by_itself = {"expired", "written"};
+  }
   if (before.attaching) q.about = {before.attaching->txn, before.attaching->target.version};
   if (before.slot) q.about = {before.slot->txn, before.slot->target.version};
   q.env = own(before, q.about.txn);
@@ -169,14 +176,16 @@ struct asker {
                         before.phase == receiver_phase::serving;
     return about(misfit ? "commit-misfit" : "commit", m.env, made_by(m.env), {"written"}, m.round);
   }
-  question operator()(const abort_msg& m) const { return about("abort", m.env, made_by(m.env), {}); }
+  question operator()(const abort_msg& m) const {
+    return about("abort", m.env, made_by(m.env), {});
+  }
   question operator()(const redo_msg& m) const {
     return about("redo", m.env, made_by(m.env), {"checked", "written"}, m.round);
   }
   /// Nothing that the model knows.
   template <class Other>
   question operator()(const Other&) const {
-    auto q = no_question(before);
+    auto q = no_question(before, false);
     q.addressed = false;
     return q;
   }
@@ -230,8 +239,8 @@ class search {
   coverage* seen_;
 };
 
-/// The model would have obeyed. An empty receiver has nothing to redo; to the model it is a torn one
-/// that the message has not reached.
+/// The model would have obeyed. An empty receiver has nothing to redo; to the model it is a torn
+/// one that the message has not reached.
 bool must_obey(const receiver_step& step, const question& q) {
   if (q.name.empty() || !q.addressed || step.mute) return false;
   if (q.name == "redo" && step.before.phase == receiver_phase::empty) return false;
@@ -247,7 +256,7 @@ bool repeats(const receiver_step& step, const question& q) {
 
 std::string describe(const receiver_step& step, const question& q, std::string_view why) {
   std::string out = "receiver " + std::to_string(step.before.id) + ", ";
-  out += step.event ? std::string(name_of(*step.event)) : "by itself";
+  out += step.event ? std::string(name_of(*step.event)) : step.executor ? "executor" : "tick";
   out += " " + to_string(q.about.txn) + ": " + state_words(step.before, q.about) + " > " +
          state_words(step.after, q.about);
   for (const auto& m : step.replies) out += " " + reply_word(m);
@@ -257,7 +266,8 @@ std::string describe(const receiver_step& step, const question& q, std::string_v
 }  // namespace
 
 std::optional<std::string> check(const receiver_step& step, coverage* seen) {
-  const auto q = step.event ? std::visit(asker{step.before}, *step.event) : no_question(step.before);
+  const auto q = step.event ? std::visit(asker{step.before}, *step.event)
+                            : no_question(step.before, step.executor);
   if (const auto why = check_rest(step, q)) return describe(step, q, *why);
   if (const auto why = check_replies(step, q)) return describe(step, q, *why);
   if (same_state(step.before, step.after) &&

@@ -110,8 +110,8 @@ std::string_view answer_word(const sender_step& step, std::string_view event,
     return o.status == terminal::nack && o.reason != errc::false_ack ? "no" : "silent";
   if (o.status != terminal::no) return "silent";
   if (event == "attached") return o.reason == errc::behind ? "no" : "silent";
-  const bool own_state = o.reason == errc::wrong_base || o.reason == errc::not_serving ||
-                         o.reason == errc::torn;
+  const bool own_state =
+      o.reason == errc::wrong_base || o.reason == errc::not_serving || o.reason == errc::torn;
   return own_state ? "doubt" : "no";
 }
 
@@ -124,8 +124,8 @@ bool waits(const sender_step& step, const participant& who) {
 
 std::set<participant> everybody(const sender_step& step) {
   std::set<participant> out;
-  for (const auto* some : {&step.before.members, &step.after.members, &step.before.view,
-                           &step.after.view})
+  for (const auto* some :
+       {&step.before.members, &step.after.members, &step.before.view, &step.after.view})
     out.insert(some->begin(), some->end());
   for (const auto& w : step.sent) out.insert(w.to);
   return out;
@@ -134,17 +134,15 @@ std::set<participant> everybody(const sender_step& step) {
 /// A commit that is repeated, and a full whose bytes took their time: the model sent them before.
 bool sent_before(const sender_step& step) {
   const auto all_are = [&](word::kind what) {
-    return std::all_of(step.sent.begin(), step.sent.end(), [&](const word& w) {
-      return w.what == what && has(step.after.view, w.to);
-    });
+    return std::all_of(step.sent.begin(), step.sent.end(),
+                       [&](const word& w) { return w.what == what && has(step.after.view, w.to); });
   };
   if (step.event == sender_event::tick && step.before.phase == sync_phase::committing &&
       step.after.phase == sync_phase::committing && step.before.round == 1)
     return all_are(word::commit);
-  if (step.event == sender_event::full_encoded &&
-      step.before.phase == sync_phase::full_encoding && step.after.phase == sync_phase::seeding)
-    return all_are(word::full) &&
-           (!step.all_sent || step.sent.size() >= step.after.view.size());
+  if (step.event == sender_event::full_encoded && step.before.phase == sync_phase::full_encoding &&
+      step.after.phase == sync_phase::seeding)
+    return all_are(word::full) && (!step.all_sent || step.sent.size() >= step.after.view.size());
   return step.sent.empty();
 }
 
@@ -251,17 +249,17 @@ class sender_check {
   bool demanded(const participant& who) const {
     return (event_ == "sync" || event_ == "attach") && has(step_.after.view, who);
   }
-  /// Nothing was seen to be sent although the model sends: it was lost, or there is nobody any more,
-  /// or the bytes take their time.
+  /// Nothing was seen to be sent although the model sends: it was lost, or there is nobody any
+  /// more, or the bytes take their time.
   bool may_be_silent(const participant& who) const {
     return !step_.all_sent || has(step_.before.down, who) ||
            step_.after.phase == sync_phase::full_encoding;
   }
 
   std::optional<std::string> together() const {
-    const bool some = std::any_of(
-        step_.before.view.begin(), step_.before.view.end(),
-        [&](const auto& p) { return has(step_.after.members, p) || waits(step_, p); });
+    const bool some =
+        std::any_of(step_.before.view.begin(), step_.before.view.end(),
+                    [&](const auto& p) { return has(step_.after.members, p) || waits(step_, p); });
     const bool same = snapshot_of(step_.before) == snapshot_of(step_.after);
     const auto to = std::string(phase_word(step_.after.phase)) + (same ? " same" : " advanced") +
                     (some ? " some" : " nobody");

@@ -11,7 +11,8 @@ namespace lockstep::sim {
 /// tests/model/transitions.txt, as it stands.
 extern const char transition_lines[];
 
-/// "receiver prepare ahead …" -> what may follow " > " in the model, reply or what is sent included.
+/// "receiver prepare ahead …" -> what may follow " > " in the model, reply or what is sent
+/// included.
 using transition_table = std::map<std::string, std::vector<std::string>, std::less<>>;
 
 const transition_table& transitions();

@@ -102,8 +102,8 @@ struct checked_fleet {
 /// What became of the syncs of many runs: a test of faults that never strike tests nothing.
 struct tally {
   unsigned ok = 0, recovered = 0, degraded = 0, aborted = 0, died = 0;
-  std::size_t steps = 0;   ///< of machines, each looked up in the model
-  sim::coverage taken{};   ///< of the model
+  std::size_t steps = 0;  ///< of machines, each looked up in the model
+  sim::coverage taken{};  ///< of the model
 };
 
 /// Ten syncs of three receivers with faults and deaths drawn from the seed.

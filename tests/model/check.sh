@@ -76,6 +76,7 @@ run_check() (
   trap 'rm -rf "$work"' EXIT
   cd "$work"
   cp "$here/$model.pml" model.pml
+  cp "$here/relation.pml" .
   # Words are split on purpose: these are lists of switches.
   # shellcheck disable=SC2086
   spin $switches -a model.pml >spin.log 2>&1 || { cat spin.log; die "spin failed"; }
@@ -114,6 +115,7 @@ transitions() (
   trap 'rm -rf "$work"' EXIT
   cd "$work"
   cp "$here/protocol.pml" model.pml
+  cp "$here/relation.pml" .
   while read -r switches; do
     # shellcheck disable=SC2086
     spin -DRELATION -DTOGGLE $switches ${MODEL_SWITCHES:-} -a model.pml >spin.log 2>&1 || { cat spin.log >&2; die "spin failed"; }

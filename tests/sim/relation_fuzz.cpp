@@ -10,8 +10,12 @@ constexpr std::uint64_t cluster = 7;
 constexpr hash128 layout_print{1, 2};
 
 /// One content for each version.
-digest content(version_ref v) { return {v.run * 1000 + v.number, 5}; }
-target_info info(version_ref v) { return {v, content(v), v.number}; }
+digest content(version_ref v) {
+  return {v.run * 1000 + v.number, 5};
+}
+target_info info(version_ref v) {
+  return {v, content(v), v.number};
+}
 
 payload bytes_of(std::uint64_t value, std::size_t size) {
   return payload(std::vector<std::byte>(size, static_cast<std::byte>(value)));
@@ -22,7 +26,9 @@ hash128 hash_of(const payload& p) {
 
 }  // namespace
 
-receiver_fuzz::receiver_fuzz(std::uint64_t seed) : rng_(seed) { be_born(); }
+receiver_fuzz::receiver_fuzz(std::uint64_t seed) : rng_(seed) {
+  be_born();
+}
 
 void receiver_fuzz::be_born() {
   inc_ = {++lives_, 9};
@@ -172,6 +178,7 @@ void receiver_fuzz::step() {
     const auto at = words_.begin() + static_cast<std::ptrdiff_t>(below(words_.size()));
     const auto said = *at;
     words_.erase(at);
+    s.executor = true;
     perform(said(*fsm_), s);
   } else if (one_in(40)) {
     if (one_in(2)) now_ += std::chrono::hours(1);
@@ -181,7 +188,8 @@ void receiver_fuzz::step() {
     perform(handle(*s.event), s);
   } else {
     // Mostly what was said last, in order; sometimes anything that was ever said.
-    const auto back = one_in(4) ? below(said_.size()) : below(std::min<std::size_t>(3, said_.size()));
+    const auto back =
+        one_in(4) ? below(said_.size()) : below(std::min<std::size_t>(3, said_.size()));
     const auto at = said_.end() - 1 - static_cast<std::ptrdiff_t>(back);
     s.event = *at;
     if (one_in(2) && said_.size() > 1) said_.erase(at);

@@ -46,9 +46,7 @@ TEST_CASE("whatever is said to a receiver, its steps are the model's") {
     };
     for (int i = 0; i < 2000; ++i) fuzz.step();
   }
-  const auto never = missing(seen, "receiver");
-  for (const auto& line : never) WARN(line);
-  CHECK(never.size() == 0);
+  CHECK(missing(seen, "receiver") == std::vector<std::string>{});
 }
 
 TEST_CASE("every step of whole clusters under faults is the model's") {
@@ -71,7 +69,11 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
   for (const auto& [why, times] : bad) WARN(times << ": " << why);
   CHECK(bad.size() == 0);
   CHECK(steps > 100'000);
-  const auto never = missing(seen, "sender");
-  for (const auto& line : never) WARN(line);
-  CHECK(never.size() == 0);
+  // Not taken here. The model tells who attaches out of the view when the attach leaves, the code
+  // before; it may run out of transactions; and nothing rots in these clusters.
+  CHECK(missing(seen, "sender") ==
+        std::vector<std::string>{"sender attach idle > attaching - in > out attach",
+                                 "sender attached attaching > idle no out > out -",
+                                 "sender votes voting > committing doubt in > out -",
+                                 "sender votes voting > idle doubt in > out abort"});
 }

@@ -103,9 +103,8 @@ void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
     });
     return;
   }
-  t.to_sync.push_back([this, &t, r = *r] {
-    perform(t, sender_event::round, t.sync->on_round(now_, r), &r);
-  });
+  t.to_sync.push_back(
+      [this, &t, r = *r] { perform(t, sender_event::round, t.sync->on_round(now_, r), &r); });
 }
 
 void cluster::watch(trainer& t, sender_event event, const sa::list& actions,
@@ -121,14 +120,14 @@ void cluster::watch(trainer& t, sender_event event, const sa::list& actions,
     for (const auto& p : who) s.sent.push_back({p, what});
   };
   for (const auto& any : actions)
-    std::visit(overloaded{[&](const sa::send_attach& a) { sends(a.who, word::attach); },
-                          [&](const sa::ship_delta& a) { sends(a.who, word::prepare); },
-                          [&](const sa::ship_redo& a) { sends(a.who, word::redo); },
-                          [&](const sa::ship_full& a) { sends(a.who, word::full); },
-                          [&](const sa::send_commit& a) { sends(a.who, word::commit); },
-                          [&](const sa::send_abort& a) { sends(a.who, word::abort); },
-                          [](const auto&) {}},
-               any);
+    std::visit(
+        overloaded{[&](const sa::send_attach& a) { sends(a.who, word::attach); },
+                   [&](const sa::ship_delta& a) { sends(a.who, word::prepare); },
+                   [&](const sa::ship_redo& a) { sends(a.who, word::redo); },
+                   [&](const sa::ship_full& a) { sends(a.who, word::full); },
+                   [&](const sa::send_commit& a) { sends(a.who, word::commit); },
+                   [&](const sa::send_abort& a) { sends(a.who, word::abort); }, [](const auto&) {}},
+        any);
   if (opt_.watch) opt_.watch->sender(s);
 }
 
