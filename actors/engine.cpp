@@ -35,7 +35,7 @@ engine::failure as_failure(std::optional<bucket_failure> f) {
 
 engine::engine(receiver_id id, std::string name, layout shape,
                std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
-               std::shared_ptr<fault_plan> faults)
+               std::shared_ptr<fault_source> faults)
     : id_(id),
       name_(std::move(name)),
       shape_(std::move(shape)),
@@ -107,21 +107,21 @@ engine::failure engine::verify(const digest& base, const digest& target) const {
   });
 }
 
-engine::failure engine::apply(const target_info& target, double share) {
+engine::failure engine::apply(const target_info& target, std::optional<double> share) {
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&]() -> failure {
     std::size_t frames = 0;
     const auto views = as_views(memory_);
-    if (share < 1.0)
+    if (share)
       for (const auto& bucket : staged_) frames += count_frames(bucket, views);
     std::size_t left =
-        share < 1.0 ? static_cast<std::size_t>(static_cast<double>(frames) * share) : SIZE_MAX;
+        share ? static_cast<std::size_t>(static_cast<double>(frames) * *share) : SIZE_MAX;
     std::vector<std::size_t> touched;
     for (const auto& bucket : staged_) {
       if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
-      if (share < 1.0) left -= std::min(left, count_frames(bucket, views));
+      if (share) left -= std::min(left, count_frames(bucket, views));
     }
-    if (share < 1.0) return {errc::apply_failed, "interrupted on purpose"};
+    if (share) return {errc::apply_failed, "interrupted on purpose"};
     return tell_engine(target, touched);
   });
 }

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +27,7 @@ class engine {
   /// What `receiver_options` says, see actors/receiver.hpp. `memory` empty: own memory, zeroed.
   /// Throws `error{wrong_layout}` if a span has not the size that the layout says.
   engine(receiver_id id, std::string name, layout shape, std::vector<std::span<std::byte>> memory,
-         receiver_hooks hooks, std::shared_ptr<fault_plan> faults);
+         receiver_hooks hooks, std::shared_ptr<fault_source> faults);
 
   receiver_id id() const noexcept { return id_; }
   const std::string& name() const noexcept { return name_; }
@@ -54,13 +55,17 @@ class engine {
   failure verify(const digest& base, const digest& target) const;
   /// The staged buckets are sound.
   failure check() const;
-  /// Writes the staged buckets. `share`: stop after this part of all frames, 1 for all of them.
-  failure apply(const target_info& target, double share = 1.0);
+  /// Writes the staged buckets. `share`: fail after this part of all frames.
+  failure apply(const target_info& target, std::optional<double> share = std::nullopt);
   failure write_full(const payload& bucket);
   failure finish_full(const target_info& target);
   digest digest_under(std::uint64_t seed) const;
 
   bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const;
+  /// How much a write that was struck has written.
+  std::optional<double> share_written() const {
+    return faults_ ? std::optional(faults_->share_written()) : std::nullopt;
+  }
 
   // --- state, thread-safe.
   /// What the engine's hook throws comes back as a failure; the state is published all the same.
@@ -78,7 +83,7 @@ class engine {
   weight_buffer own_;
   tensor_spans memory_;
   receiver_hooks hooks_;
-  std::shared_ptr<fault_plan> faults_;
+  std::shared_ptr<fault_source> faults_;
   std::vector<payload> staged_;
   bool stopped_ = false;
 

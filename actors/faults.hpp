@@ -36,16 +36,27 @@ std::optional<fault> parse_fault(std::string_view text);
 /// The same form back.
 std::string to_string(const fault& f);
 
+/// Where failures on purpose come from. Asked on threads of the runtime.
+class fault_source {
+ public:
+  virtual ~fault_source() = default;
+  /// True if a fault of `kind` strikes this transaction at this receiver. `label` is the trainer's
+  /// number of the delta.
+  virtual bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) = 0;
+  /// The part of a delta's frames that a write which fails or crashes half-way has written: from 0
+  /// to 1.
+  virtual double share_written() { return 0.5; }
+};
+
 /// Faults still to come. Each strikes the first delta of its label and stays with that transaction:
 /// a later attempt of the same label, or a full transfer, goes through.
 ///
 /// Thread-safe.
-class fault_plan {
+class fault_plan final : public fault_source {
  public:
   explicit fault_plan(std::vector<fault> faults);
 
-  /// True if a fault of `kind` strikes this transaction at this receiver.
-  bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver);
+  bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) override;
 
   /// Faults that have not struck.
   std::vector<fault> left() const;

@@ -100,6 +100,10 @@ struct down_notice {
   participant who;
   errc reason = errc::dead;
 };
+/// A receiver serves a newer run of the trainer than this one.
+struct newer_run_notice {
+  std::uint64_t run = 0;
+};
 /// Will not be tried again.
 struct gave_up_notice {
   receiver_id id = 0;
@@ -150,6 +154,7 @@ LOCKSTEP_LOCAL_MESSAGE(advance_result)
 LOCKSTEP_LOCAL_MESSAGE(drop_request)
 LOCKSTEP_LOCAL_MESSAGE(down_notice)
 LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
+LOCKSTEP_LOCAL_MESSAGE(newer_run_notice)
 LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
 LOCKSTEP_LOCAL_MESSAGE(status_request)
 LOCKSTEP_LOCAL_MESSAGE(boot_request)
@@ -177,8 +182,9 @@ using join_actor = caf::typed_actor<
     // A round's deadline.
     caf::reacts_to<tick>>;
 
-/// Where a receiver's answers go from now on.
+/// Where a receiver's answers to run `run` go.
 struct welcome {
+  std::uint64_t run = 0;
   join_actor join;
 };
 
@@ -273,6 +279,8 @@ using sender_actor = caf::typed_actor<
     caf::reacts_to<down_notice>,
     // The supervisor will not try this receiver again.
     caf::reacts_to<gave_up_notice>,
+    // The supervisor has heard of a newer run: this one is over.
+    caf::reacts_to<newer_run_notice>,
     // A deadline of the machine.
     caf::reacts_to<tick>>;
 

@@ -29,7 +29,7 @@ struct receiver_options {
   /// outlive the receiver and be written by nobody else. Empty: the receiver allocates, zeroed.
   std::vector<std::span<std::byte>> memory;
   receiver_hooks hooks;
-  std::shared_ptr<fault_plan> faults;  ///< failures to provoke on purpose; usually none
+  std::shared_ptr<fault_source> faults;  ///< failures to provoke on purpose; usually none
 };
 
 /// One inference engine's side. Attaches by itself as soon as a trainer is there, at any time;

@@ -71,13 +71,14 @@ class performer {
       return;
     }
     if (strikes(fault_kind::crash, a.txn)) {
-      bytes().apply(a.target, 0.5);
+      bytes().apply(a.target, bytes().share_written());
       self_->quit(caf::make_error(caf::sec::runtime_error, "crashed on purpose"));
       ended_ = true;
       return;
     }
-    const double share = strikes(fault_kind::apply_fail, a.txn) ? 0.5 : 1.0;
-    finish_write(a.txn, a.challenge, bytes().apply(a.target, share));
+    const bool fails = strikes(fault_kind::apply_fail, a.txn);
+    finish_write(a.txn, a.challenge,
+                 bytes().apply(a.target, fails ? bytes().share_written() : std::nullopt));
   }
   void perform(const act::write_bucket& a) {
     auto failed = bytes().write_full(std::exchange(state_.arrived, {}));
@@ -121,8 +122,14 @@ class performer {
     if (state_.join) self_->send(state_.join, std::move(m));
   }
   void perform(const act::pong&) {
+    // To whoever asked: an older trainer learns from it that a newer one is there.
     const auto& me = machine().self();
-    self_->send(state_.supervisor, pong_msg{me.cluster, me.id, me.inc, machine().state()});
+    const auto asker = caf::actor_cast<supervisor_actor>(self_->current_sender());
+    if (asker) self_->send(asker, pong_msg{me.cluster, me.id, me.inc, machine().state()});
+  }
+  void perform(const act::announce&) {
+    const auto& me = machine().self();
+    self_->send(state_.supervisor, hello_msg{me.cluster, me.id, bytes().name(), me.inc, me.layout});
   }
   void perform(const act::grant_credit& a) {
     const auto& me = machine().self();
@@ -160,10 +167,10 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
   state.machine.emplace(me, env->options);
   bytes->drop();
   bytes->publish(state.machine->state());
-  self->send(supervisor, hello_msg{me.cluster, me.id, bytes->name(), me.inc, me.layout});
   state.env = std::move(env);
   state.bytes = std::move(bytes);
   state.supervisor = std::move(supervisor);
+  perform(self, state.machine->on_start(self->clock().now()));
   const auto now = [self] { return self->clock().now(); };
   return {
       [self, now](const attach_msg& m) { perform(self, self->state.machine->on_attach(now(), m)); },
@@ -194,7 +201,13 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
       },
       [self, now](const abort_msg& m) { perform(self, self->state.machine->on_abort(now(), m)); },
       [self, now](const ping_msg& m) { perform(self, self->state.machine->on_ping(now(), m)); },
-      [self](const welcome& m) { self->state.join = m.join; },
+      [self](const welcome& m) {
+        // A trainer whose run is over may still greet: answers go to the newest.
+        auto& s = self->state;
+        if (m.run < s.join_run) return;
+        s.join_run = m.run;
+        s.join = m.join;
+      },
       [self, now](const tick&) {
         self->state.timer.fired();
         perform(self, self->state.machine->on_tick(now()));

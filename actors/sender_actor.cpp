@@ -294,6 +294,9 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self, now](const gave_up_notice& m) {
         perform(self, self->state.machine->on_gave_up(now(), m.id, m.reason));
       },
+      [self, now](const newer_run_notice& m) {
+        perform(self, self->state.machine->on_newer_run(now(), m.run));
+      },
       [self, now](const tick&) {
         self->state.timer.fired();
         perform(self, self->state.machine->on_tick(now()));

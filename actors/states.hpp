@@ -51,6 +51,7 @@ struct receiver_state {
   std::optional<receiver_fsm> machine;
   supervisor_actor supervisor;
   join_actor join;
+  std::uint64_t join_run = 0;
   tick_timer timer;
 
   payload arrived;      ///< of the bucket being handled
@@ -98,7 +99,7 @@ struct sender_state {
 
 struct supervisor_state {
   static inline const char* name = "supervisor";
-  /// A receiver's live actors, and its bytes if it runs in this process.
+  /// A receiver's actors, and its bytes if it runs in this process.
   struct child {
     std::shared_ptr<engine> bytes;
     participant life;
@@ -112,6 +113,7 @@ struct supervisor_state {
     snapshot_actor snapshot;
     join_actor join;
     sender_actor sender;
+    bool fenced = false;  ///< a newer run was heard of
   };
 
   std::shared_ptr<const actor_env> env;
@@ -119,6 +121,7 @@ struct supervisor_state {
   std::map<receiver_id, child> children;
   std::optional<trainer_group> trainer;
   std::uint32_t trainer_restarts = 0;
+  bool fenced = false;  ///< the last run ended because a newer one leads the fleet
   /// A sync that was handed on to this sender.
   struct handed_on {
     caf::actor_addr sender;

@@ -15,15 +15,50 @@ using pointer = supervisor_actor::stateful_pointer<supervisor_state>;
 
 // --- receivers ----------------------------------------------------------------------------------
 
+void greet(pointer self, const supervisor_state::child& c) {
+  const auto& trainer = self->state.trainer;
+  if (trainer && c.receiver) self->send(c.receiver, welcome{trainer->boot.run, trainer->join});
+}
+
+void start_flusher(pointer self, supervisor_state::child& c) {
+  c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
+                                          self->state.env->options.bucket.credit);
+  greet(self, c);
+}
+
+/// Forgets how a receiver that runs elsewhere was reached.
+void unreach(pointer self, supervisor_state::child& c) {
+  if (c.receiver) self->demonitor(c.receiver.address());
+  if (c.flusher) {
+    self->demonitor(c.flusher.address());
+    self->send_exit(c.flusher, caf::exit_reason::user_shutdown);
+  }
+  c.receiver = nullptr;
+  c.flusher = nullptr;
+}
+
+/// A receiver that runs elsewhere is reached by the handle that its life announced itself from.
+void reach(pointer self, const hello_msg& m) {
+  const auto from = caf::actor_cast<receiver_actor>(self->current_sender());
+  const auto& records = self->state.policy->records();
+  const auto known = records.find(m.id);
+  if (!from || known == records.end() || known->second.inc != m.inc) return;  // not listened to
+  auto& c = self->state.children[m.id];
+  if (c.receiver == from && c.life.inc == m.inc) return;
+  unreach(self, c);
+  c.life = {m.id, m.inc};
+  c.receiver = from;
+  self->monitor(from);
+  start_flusher(self, c);
+}
+
 void start_receiver(pointer self, supervisor_state::child& c) {
   auto& state = self->state;
   const incarnation inc{state.env->entropy(), state.env->entropy()};
   c.life = {c.bytes->id(), inc};
   c.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, c.bytes, inc,
                                            supervisor_actor(self));
-  c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
-                                          state.env->options.bucket.credit);
-  if (state.trainer) self->send(c.receiver, welcome{state.trainer->join});
+  start_flusher(self, c);
 }
 
 void end_child(pointer self, const supervisor_state::child& c) {
@@ -49,7 +84,14 @@ class performer {
  private:
   void perform(const act::admit& a) {
     const auto it = state_.children.find(a.who.id);
-    if (!state_.trainer || it == state_.children.end()) return;
+    if (!state_.trainer) return;
+    if (it == state_.children.end() || !it->second.receiver) {
+      // Heard of, by a pong that was under way, and not to be reached: until it announces itself.
+      run(state_.policy->on_down(self_->clock().now(), a.who, false));
+      return;
+    }
+    // Again before each try: the word may have been lost, and without it no answer comes.
+    greet(self_, it->second);
     const auto& record = state_.policy->records().at(a.who.id);
     self_->send(state_.trainer->sender,
                 admit_request{a.who, record.name, it->second.receiver, it->second.flusher});
@@ -132,8 +174,7 @@ void boot(pointer self, boot_request m) {
   const auto answer = std::exchange(m.answer, nullptr);
   group.boot = std::move(m);
   state.trainer = std::move(group);
-  for (const auto& [id, c] : state.children)
-    if (c.receiver) self->send(c.receiver, welcome{state.trainer->join});
+  for (const auto& [id, c] : state.children) greet(self, c);
   perform(self, state.policy->on_new_run(self->clock().now()));
   if (answer) answer->set_value(held.version);
 }
@@ -144,9 +185,11 @@ void trainer_died(pointer self, const caf::actor_addr& source, const caf::error&
   auto& state = self->state;
   auto again = state.trainer->boot;
   state.env->log->critical("the trainer's side has died: {}", caf::to_string(reason));
+  const bool fenced = state.trainer->fenced;
   end_trainer(self);
   finish_lost(state, source);
-  if (again.store->torn() ||
+  // Fenced: somebody else leads the fleet now, and a number of ours would only start a quarrel.
+  if (fenced || again.store->torn() ||
       ++state.trainer_restarts > state.env->options.supervision.restart_max) {
     state.env->log->critical("the trainer's side stays down: seed again");
     perform(self, state.policy->on_new_run(self->clock().now()));  // nobody is a member of anything
@@ -182,10 +225,15 @@ void on_down(pointer self, const caf::down_msg& m) {
     }
     if (is(c.flusher)) {
       // Its stream is lost, and the join's deadline books that on the receiver. A new life gets a
-      // new flusher with it.
+      // new flusher with it; one that runs elsewhere is reached anew when it announces itself.
       state.env->log->error("the flusher of receiver {} ended: {}", id, caf::to_string(m.reason));
       c.flusher = nullptr;
-      if (c.receiver) self->send_exit(c.receiver, caf::exit_reason::kill);
+      if (c.bytes) {
+        if (c.receiver) self->send_exit(c.receiver, caf::exit_reason::kill);
+        return;
+      }
+      unreach(self, c);
+      perform(self, state.policy->on_down(self->clock().now(), c.life, false));
       return;
     }
   }
@@ -222,8 +270,9 @@ void on_sync(pointer self, sync_request& m) {
   }
   sync_report refused;
   refused.label = m.label;
-  refused.reason = errc::shut_down;
-  refused.detail = "the trainer's side is down: seed again";
+  refused.reason = state.fenced ? errc::fenced : errc::shut_down;
+  refused.detail = state.fenced ? "a newer run of the trainer leads the fleet"
+                                : "the trainer's side is down: seed again";
   m.ticket->finish(std::move(refused));
 }
 
@@ -248,6 +297,44 @@ void on_remove(pointer self, const remove_engine& m) {
   perform(self,
           state.policy->on_goodbye(self->clock().now(), {state.env->cluster, life.id, life.inc}));
   end_child(self, it->second);
+}
+
+void on_hello(pointer self, const hello_msg& m) {
+  auto& state = self->state;
+  if (m.cluster != state.env->cluster) return;
+  const auto it = state.children.find(m.id);
+  const bool ours = it != state.children.end() && it->second.bytes;
+  if (ours && (!self->current_sender() || !it->second.receiver ||
+               it->second.receiver.address() != self->current_sender()->address())) {
+    state.env->log->error("receiver {} of this process is announced from elsewhere too", m.id);
+    return;
+  }
+  const auto actions = state.policy->on_hello(self->clock().now(), m);
+  if (!ours) reach(self, m);
+  perform(self, actions);
+}
+
+void on_goodbye(pointer self, const goodbye_msg& m) {
+  auto& state = self->state;
+  if (m.cluster != state.env->cluster) return;
+  perform(self, state.policy->on_goodbye(self->clock().now(), m));
+  const auto it = state.children.find(m.id);
+  if (it == state.children.end() || it->second.bytes || it->second.life.inc != m.inc) return;
+  unreach(self, it->second);
+  state.children.erase(it);
+}
+
+void on_pong(pointer self, const pong_msg& m) {
+  auto& state = self->state;
+  if (m.cluster != state.env->cluster) return;
+  perform(self, state.policy->on_pong(self->clock().now(), m));
+  const auto run = m.state.version.run;
+  if (!state.trainer || run <= state.trainer->boot.run) return;
+  if (!std::exchange(state.trainer->fenced, true))
+    state.env->log->critical("receiver {} serves run {} of the trainer: this one is over", m.id,
+                             run);
+  state.fenced = true;
+  self->send(state.trainer->sender, newer_run_notice{run});
 }
 
 /// Is what is being handled from the sender that leads the fleet now? What an ended run still had
@@ -310,6 +397,7 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
   return {
       [self](boot_request& m) {
         self->state.trainer_restarts = 0;
+        self->state.fenced = false;
         boot(self, std::move(m));
       },
       [self](const end_request&) {
@@ -319,18 +407,9 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       [self](sync_request& m) { on_sync(self, m); },
       [self](const add_engine& m) { on_add(self, m); },
       [self](const remove_engine& m) { on_remove(self, m); },
-      [self, now](const hello_msg& m) {
-        if (m.cluster == self->state.env->cluster)
-          perform(self, self->state.policy->on_hello(now(), m));
-      },
-      [self, now](const pong_msg& m) {
-        if (m.cluster == self->state.env->cluster)
-          perform(self, self->state.policy->on_pong(now(), m));
-      },
-      [self, now](const goodbye_msg& m) {
-        if (m.cluster == self->state.env->cluster)
-          perform(self, self->state.policy->on_goodbye(now(), m));
-      },
+      [self](const hello_msg& m) { on_hello(self, m); },
+      [self](const pong_msg& m) { on_pong(self, m); },
+      [self](const goodbye_msg& m) { on_goodbye(self, m); },
       [self, now](const sync_action::evicted& m) {
         if (!from_sender(self)) return;
         auto& s = self->state;

@@ -27,5 +27,6 @@ class settings_options {
 /// Sets `run` to what must be called if the command was chosen; it returns the exit status.
 void add_config_command(CLI::App& program, std::function<int()>& run);
 void add_replay_command(CLI::App& program, std::function<int()>& run);
+void add_sim_command(CLI::App& program, std::function<int()>& run);
 
 }  // namespace lockstep

@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -13,6 +12,7 @@
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/output_directory.hpp"
+#include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/replay_output.hpp"
 #include "protocol/deadlines.hpp"
@@ -73,15 +73,6 @@ void check_memory(std::uint64_t model_bytes, std::uint32_t receivers) {
                                    std::to_string(copies) + " copies of " +
                                    human_bytes(model_bytes) + ", but this machine has " +
                                    human_bytes(memory) + " of memory");
-}
-
-/// A plain decimal number: CLI11 would take "010" for eight.
-std::string check_receivers(const std::string& text) {
-  std::uint32_t number = 0;
-  const auto* end = text.data() + text.size();
-  const auto [rest, failed] = std::from_chars(text.data(), end, number);
-  if (failed == std::errc{} && rest == end && text[0] != '0' && number <= receivers_max) return {};
-  return "'" + text + "' is not a number from 1 to " + std::to_string(receivers_max);
 }
 
 /// The last version's bytes, folded afresh from the files: nothing of the run goes into it.
@@ -267,7 +258,7 @@ void add_replay_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("DIR")
       ->required();
   command->add_option("--receivers", o->receivers, "How many receivers, each with its own weights")
-      ->check(check_receivers)
+      ->check(plain_number(1, receivers_max))
       ->type_name("N")
       ->capture_default_str();
   command

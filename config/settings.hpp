@@ -57,6 +57,7 @@ struct receiver_settings {
   std::uint32_t buckets_max = 1'048'576;
   std::uint32_t lease_ms = 5'000;
   std::uint32_t ping_ms = 500;
+  std::uint32_t hello_ms = 1'000;
   bool serve_stale = false;
 };
 

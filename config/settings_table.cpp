@@ -157,6 +157,8 @@ constexpr setting_row table[] = {
     "A receiver that has not heard of its trainer for this long stops serving."),
   integer<&root::receiver, &receiver::ping_ms>("receiver.ping_ms", node, 500, "ms", 1, day_ms,
     "How often the trainer is heard of when there is nothing else to say; below the lease."),
+  integer<&root::receiver, &receiver::hello_ms>("receiver.hello_ms", node, 1'000, "ms", 1, day_ms,
+    "How often a receiver announces itself while no trainer is heard of."),
   boolean<&root::receiver, &receiver::serve_stale>("receiver.serve_stale", node, false,
     "Whether a receiver goes on serving, marked as stale, after its lease has run out."),
 

@@ -42,6 +42,7 @@ struct participant_report {
   std::string detail;                   ///< one line for people
   bool member = false;                  ///< in the view at the end, holding exactly `version`
   version_ref version;                  ///< last version it proved; none if it has to be reseeded
+  std::uint32_t redos = 0;              ///< times that the decided delta had to be sent again
   std::uint32_t reseeds = 0;            ///< full transfers it needed to be a member again
 };
 

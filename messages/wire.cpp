@@ -59,7 +59,7 @@ class sizer {
 
   template <record M>
   void put(const M& x) {
-    std::apply([this](const auto&... field) { (add<M>(field), ...); }, M::fields(x));
+    std::apply([this](const auto&... field) { (this->add<M>(field), ...); }, M::fields(x));
   }
 
  private:
@@ -100,7 +100,7 @@ class writer {
 
   template <record M>
   void put(const M& x) {
-    std::apply([this](const auto&... field) { (add<M>(field), ...); }, M::fields(x));
+    std::apply([this](const auto&... field) { (this->add<M>(field), ...); }, M::fields(x));
   }
 
  private:
@@ -149,7 +149,8 @@ class reader {
 
   template <record M>
   bool get(M& x) {
-    return std::apply([this](auto&... field) { return (add<M>(field) && ...); }, M::fields(x));
+    return std::apply([this](auto&... field) { return (this->add<M>(field) && ...); },
+                      M::fields(x));
   }
 
   bool finish() { return left_.empty() || fail(errc::bad_frame, "bytes follow the last field"); }

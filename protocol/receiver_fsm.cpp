@@ -180,8 +180,7 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
   // after the digest was taken must find nothing to apply.
   raise_fence(m.env);
   drop_slot(out);
-  lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
-  lease_expired_ = false;
+  heard_trainer(now);
   const bool fits = m.layout == self_.layout;
   // Nobody will bring it up to this run, and its own is over.
   if (!fits && phase_ == receiver_phase::serving && held_.version.run != m.target.version.run)
@@ -445,12 +444,23 @@ receiver_fsm::actions receiver_fsm::on_bucket_written(txn_ref txn, std::uint32_t
 
 // --- time ---------------------------------------------------------------------------------------
 
+receiver_fsm::actions receiver_fsm::on_start(time_point now) {
+  announce_at_ = now + std::chrono::milliseconds(settings_.receiver.hello_ms);
+  return {act::announce{}};
+}
+
+void receiver_fsm::heard_trainer(time_point now) {
+  lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
+  lease_expired_ = false;
+  // Known there: nothing to announce until it falls silent.
+  if (announce_at_) announce_at_ = lease_until_;
+}
+
 receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
   if (m.cluster != self_.cluster || m.inc != self_.inc || m.current.run < fence_run_)
     return ignore();
   actions out;
-  lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
-  lease_expired_ = false;
+  heard_trainer(now);
   left_behind_ |= m.current.run == held_.version.run && m.current > held_.version;
   fleet_ = std::max(fleet_, m.current);
   refresh(out);
@@ -471,6 +481,10 @@ receiver_fsm::actions receiver_fsm::on_tick(time_point now) {
   }
   if (lease_until_ && now >= *lease_until_) lease_expired_ = true;
   refresh(out);
+  if (announce_at_ && now >= *announce_at_) {
+    announce_at_ = now + std::chrono::milliseconds(settings_.receiver.hello_ms);
+    out.push_back(act::announce{});
+  }
   return out;
 }
 
@@ -479,6 +493,7 @@ std::optional<time_point> receiver_fsm::deadline() const {
   const auto consider = [&](time_point t) { next = next ? std::min(*next, t) : t; };
   if (slot_ && phase_ != receiver_phase::applying) consider(slot_->expires);
   if (lease_until_ && !lease_expired_) consider(*lease_until_);
+  if (announce_at_) consider(*announce_at_);
   return next;
 }
 

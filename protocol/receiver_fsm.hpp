@@ -82,6 +82,8 @@ struct reply {
 };
 /// Answer the supervisor's ping.
 struct pong {};
+/// Say hello to whoever is the trainer's supervisor now.
+struct announce {};
 /// Let the flusher send another bucket.
 struct grant_credit {
   std::uint32_t index;
@@ -89,7 +91,7 @@ struct grant_credit {
 
 using any =
     std::variant<pause, keep_bucket, drop_slot, verify_slot, check_slot, apply_slot, write_bucket,
-                 finish_full, compute_digest, resume, publish, reply, pong, grant_credit>;
+                 finish_full, compute_digest, resume, publish, reply, pong, announce, grant_credit>;
 using list = std::vector<any>;
 
 }  // namespace receiver_action
@@ -144,6 +146,9 @@ class receiver_fsm {
   receiver_fsm(identity self, const settings& s);
 
   using actions = receiver_action::list;
+
+  /// This life begins: it announces itself, and again whenever no trainer is heard of.
+  actions on_start(time_point now);
 
   // What the trainer's side says.
   actions on_attach(time_point now, const attach_msg& m);
@@ -208,6 +213,7 @@ class receiver_fsm {
   void adopt(actions& out, const target_info& target);
   void fail_write(actions& out, errc reason, std::string detail);
   void refresh(actions& out);
+  void heard_trainer(time_point now);
 
   identity self_;
   settings settings_;
@@ -227,6 +233,7 @@ class receiver_fsm {
   bool left_behind_ = false;
   std::optional<time_point> lease_until_;
   bool lease_expired_ = false;
+  std::optional<time_point> announce_at_;  ///< from `on_start` on
   readiness state_;
   readiness published_;
   std::uint64_t ignored_ = 0;

@@ -246,6 +246,7 @@ void sync_fsm::on_acks(time_point now, actions& out, const round_result& result)
     const bool redo = o.status == terminal::nack && o.reason != errc::false_ack && redo_left_ > 0;
     if (redo) {
       again.push_back(o.who);
+      if (auto* p = in_report(o.who.id)) ++p->redos;
     } else {
       evict(out, o);  // decided is decided: never rolled back, never encoded anew
     }

@@ -201,6 +201,10 @@ class sync_fsm {
   bool busy() const noexcept { return report_.has_value(); }
   const target_info& snapshot() const noexcept { return snapshot_; }
   std::vector<participant> members() const;
+  bool is_member(const participant& who) const {
+    const auto it = members_.find(who.id);
+    return it != members_.end() && it->second == who.inc;
+  }
   summary summarize() const;
   std::optional<time_point> deadline() const;
 

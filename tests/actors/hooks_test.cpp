@@ -198,11 +198,12 @@ TEST_CASE("pause and resume alternate over every fault, a restart included") {
   test_engine e(small_layout());  // outlives the receiver whose hooks it has
   fleet f;
   auto options = e.options();
-  options.faults = std::make_shared<fault_plan>(std::vector<fault>{{kind, 2, 0}});
+  const auto plan = std::make_shared<fault_plan>(std::vector<fault>{{kind, 2, 0}});
+  options.faults = plan;
   f.add(options);
   REQUIRE(f.seed());
   for (unsigned v = 1; v <= 3; ++v) REQUIRE(f.sync(v).complete());
-  CHECK(options.faults->left().empty());
+  CHECK(plan->left().empty());
   bool paused = false;
   int times = 0;
   for (const auto& event : e.take()) {
@@ -238,7 +239,8 @@ TEST_CASE("whenever a receiver is ready, its bytes are those of a committed vers
                                   fault_kind::corrupt_frame, fault_kind::false_ok,
                                   fault_kind::stage_fail};
   for (unsigned v = 2; v < versions; v += 2) faults.push_back({kinds[v / 2 % 5], v, 0});
-  options.faults = std::make_shared<fault_plan>(faults);
+  const auto plan = std::make_shared<fault_plan>(faults);
+  options.faults = plan;
   auto& r = f.add(options);
   f.add();
   content.emplace(0, f.w.clone());
@@ -274,7 +276,7 @@ TEST_CASE("whenever a receiver is ready, its bytes are those of a committed vers
   }
   stop = true;
   reader.join();
-  CHECK(options.faults->left().empty());
+  CHECK(plan->left().empty());
   CHECK(looked > 0);
   CHECK(ready_while_paused == 0);
   CHECK(wrong == 0);

@@ -27,6 +27,7 @@ tensor_views views_of(const weight_buffer& w) {
 struct real_run {
   weight_buffer base, target;
   encoded_delta delta;
+  digest base_state, target_state;
 
   real_run() {
     const std::string data = LOCKSTEP_EXAMPLE_DATA "/tiny-rl/";
@@ -50,20 +51,21 @@ struct real_run {
     base = part(start);
     target = part(end);
     delta = encode_delta(shape, views_of(base), views_of(target), kernels::frame_bytes_max);
+    base_state = digest_of(public_digest_seed, views_of(base));
+    target_state = digest_of(public_digest_seed, views_of(target));
   }
 
-  digest state(const weight_buffer& w) const { return digest_of(public_digest_seed, views_of(w)); }
-  target_info goal() const { return {{1, 2}, state(target), 1}; }
+  target_info goal() const { return {{1, 2}, target_state, 1}; }
   static envelope env(std::uint64_t seq) {
     return {bare_receiver::cluster, {1, seq}, bare_receiver::me};
   }
   wire_message attach() const {
-    return attach_msg{env(1), {{1, 0}, state(base), 0}, base.shape().fingerprint(), 3};
+    return attach_msg{env(1), {{1, 0}, base_state, 0}, base.shape().fingerprint(), 3};
   }
   wire_message prepare(const manifest& content) const {
-    return prepare_msg{env(2), {1, 0}, state(base), goal(), content};
+    return prepare_msg{env(2), {1, 0}, base_state, goal(), content};
   }
-  wire_message commit() const { return commit_msg{env(2), state(target), 4, 1}; }
+  wire_message commit() const { return commit_msg{env(2), target_state, 4, 1}; }
 };
 
 const real_run& run() {
@@ -118,7 +120,7 @@ struct victim {
     r.bytes.drop();
     for (std::uint32_t i = 0; i < buckets.size(); ++i) r.bytes.keep(i, buckets[i]);
     const allocation_counter counted;
-    const bool yes = !r.bytes.verify(run().state(run().base), run().state(run().target));
+    const bool yes = !r.bytes.verify(run().base_state, run().target_state);
     if (counted.bytes() > verify_allocates_max) FAIL("verifying allocated " << counted.bytes());
     if (!untouched()) FAIL("verifying wrote");
     return yes;
@@ -226,6 +228,23 @@ TEST_CASE("a bucket whose bytes and hash lie alike never gets past the proofs") 
   for (std::size_t length = 0; length < whole.size(); ++length)
     CHECK_FALSE(v.leads_to_target({payload(bytes{whole.begin(), at(whole, length)})}));
   CHECK(v.leads_to_target({payload(whole)}));
+}
+
+TEST_CASE("a bit that flipped at rest is found before the vote") {
+  const auto& delta = run().delta;
+  for (std::size_t i = 0; i < run().base.shape().count(); ++i)
+    for (std::size_t bit = 0; bit < run().base.tensor(i).size() * 8; bit += 1009) {
+      bare_receiver r(run().base);
+      r.deliver(run().attach());
+      r.memory.tensors()[i][bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+      const auto rotten = r.memory;
+      r.deliver(run().prepare(delta.content));
+      r.deliver(bucket_msg{real_run::env(2), 0, delta.buckets[0]});
+      REQUIRE(r.replies.back().kind == reply_kind::vote_no);
+      REQUIRE(r.replies.back().reason == errc::wrong_base);
+      REQUIRE(r.machine.state().phase == receiver_phase::torn);
+      REQUIRE(r.memory == rotten);
+    }
 }
 
 TEST_CASE("a liar's whole conversation ends with a no") {
@@ -383,8 +402,8 @@ TEST_CASE("swapped, repeated, missing and stale buckets are refused or ignored")
     put(0, delta.buckets[0]);
     r.deliver(prepare_msg{real_run::env(3),
                           {1, 0},
-                          run().state(run().base),
-                          {{1, 3}, run().state(run().target), 1},
+                          run().base_state,
+                          {{1, 3}, run().target_state, 1},
                           delta.content});
     for (std::uint32_t i = 0; i < count; ++i) CHECK(put(i, delta.buckets[i], 2) == 0);
     CHECK(r.replies.back().kind == reply_kind::attached);  // no vote

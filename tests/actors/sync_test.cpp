@@ -110,9 +110,10 @@ TEST_CASE("many buckets arrive one at a time, and damage to them is recovered fr
   s.bucket.bytes_max = 2ull << 20;
   s.bucket.credit = 1;
   fleet f(s, layout({{"a", dtype::bf16, {3u << 18}}, {"b", dtype::u8, {3u << 20}}}));
-  receiver_options spoilt;
-  spoilt.faults = std::make_shared<fault_plan>(
+  const auto plan = std::make_shared<fault_plan>(
       std::vector<fault>{{fault_kind::corrupt_frame, 1, 0}, {fault_kind::crash, 2, 0}});
+  receiver_options spoilt;
+  spoilt.faults = plan;
   f.add(spoilt);
   f.add();
   REQUIRE(f.seed());
@@ -126,5 +127,5 @@ TEST_CASE("many buckets arrive one at a time, and damage to them is recovered fr
     CHECK(report.wire_bytes > s.bucket.bytes_max);
     CHECK(f.all_hold(f.w));
   }
-  CHECK(spoilt.faults->left().empty());
+  CHECK(plan->left().empty());
 }

@@ -161,8 +161,13 @@ TEST_CASE("whoever makes the checksum right still gets no more than canonical me
       const auto body = whole.size() - wire_header_bytes - wire_checksum_bytes;
       for (std::size_t length = 0; length < body; ++length)
         CHECK(reason_of(resized(whole, length)) == errc::bad_frame);
-      for (std::size_t more = 1; more <= 64; ++more)
-        CHECK(reason_of(resized(whole, body + more)) == errc::bad_frame);
+      for (std::size_t more = 1; more <= 64; ++more) {
+        const auto longer = resized(whole, body + more);
+        CHECK(reason_of(longer) == errc::bad_frame);
+        auto unannounced = longer;
+        put_number(unannounced, 8, body);
+        CHECK(reason_of(sealed(unannounced)) == errc::bad_frame);
+      }
     }
   CHECK(accepted > 10'000);  // other values of the fields: the layer above has to tell
 }
@@ -180,8 +185,17 @@ TEST_CASE("a hostile length anywhere allocates nothing") {
         auto hostile = whole;
         put_number(hostile, from, length);
         decode(sealed(hostile));
+        decode(sealed(hostile), {UINT64_MAX, UINT64_MAX});
       }
   }
+}
+
+TEST_CASE("a count whose bytes overflow is refused, whatever the limits") {
+  auto data = encode_message(redo_msg{});
+  constexpr std::size_t count_at = wire_header_bytes + 40 + 40 + 32;
+  data.insert(at(data, count_at + 8), 8, std::byte{0});
+  put_number(data, count_at, UINT64_MAX / bucket_bytes + 1);  // times 24 is 8
+  CHECK(reason_of(sealed(resize_announced(data)), {UINT64_MAX, UINT64_MAX}) == errc::bad_frame);
 }
 
 TEST_CASE("the limits are exact") {

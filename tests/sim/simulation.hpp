@@ -76,7 +76,7 @@ class simulation {
   std::shared_ptr<step_watch> watch;
 
   engine& add(const layout& shape, receiver_hooks hooks = {},
-              std::shared_ptr<fault_plan> faults = nullptr) {
+              std::shared_ptr<fault_source> faults = nullptr) {
     const auto id = static_cast<receiver_id>(engines_.size());
     engines_.push_back(std::make_shared<engine>(id, "receiver-" + std::to_string(id), shape,
                                                 std::vector<std::span<std::byte>>{},

@@ -240,6 +240,7 @@ void cluster::perform(node& n, const ra::list& actions) {
                        if (t.run == m.env.txn.run) send({false, t.index, 0, m});
                    },
                    [&](const ra::pong&) {},
+                   [&](const ra::announce&) {},
                    [&](const ra::grant_credit& a) {
                      for (const auto& t : trainers_)
                        if (t.run == credit_env_.txn.run)

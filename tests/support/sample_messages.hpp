@@ -48,7 +48,7 @@ class message_source {
   template <class T>
   void fill(T& x) {
     if constexpr (requires { T::fields(x); }) {
-      std::apply([this](auto&... field) { (fill(field), ...); }, T::fields(x));
+      std::apply([this](auto&... field) { (this->fill(field), ...); }, T::fields(x));
     } else if constexpr (std::is_enum_v<T>) {
       x = static_cast<T>(rng_() % (static_cast<std::uint64_t>(T::last_) + 1));
     } else if constexpr (std::is_same_v<T, bool>) {

@@ -1,0 +1,260 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/progress_bar.hpp"
+#include "apps/standard_output.hpp"
+#include "messages/errors.hpp"
+#include "sim/campaign.hpp"
+
+namespace lockstep {
+
+namespace {
+
+struct sim_options {
+  std::optional<std::uint64_t> seed;
+  std::optional<std::uint64_t> seeds;
+  unsigned receivers = 4;
+  unsigned syncs = 20;
+  std::string faults_file;
+  std::vector<std::string> faults;
+  std::string broken;
+  std::string keep;
+  unsigned jobs = 0;
+  bool stop = false;
+  bool no_shrink = false;
+  bool trace = false;
+  bool events = false;
+  bool json = false;
+  bool list = false;
+};
+
+std::string read_text(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf()) || text.view().size() > (1u << 20))
+    throw error(errc::bad_input, name + ": cannot be read as a file of fault rates");
+  return std::move(text).str();
+}
+
+sim::run_options each_of(const sim_options& o) {
+  sim::run_options out;
+  out.seed = o.seed.value_or(0);
+  out.receivers = o.receivers;
+  out.syncs = o.syncs;
+  if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
+  for (const auto& text : o.faults) sim::set_rate(out.rates, text);
+  if (!o.broken.empty()) {
+    const auto found = sim::parse_variant(o.broken);
+    if (!found) {
+      std::string names;
+      for (const auto& row : sim::variant_table())
+        names += (names.empty() ? "" : ", ") + std::string(row.name);
+      throw error(errc::bad_input, "--break " + o.broken + ": must be one of " + names);
+    }
+    out.broken = *found;
+  }
+  if (o.keep.empty()) return out;
+  out.keep.emplace();
+  for (std::size_t at = 0; o.keep != "none" && at <= o.keep.size();) {
+    const auto end = std::min(o.keep.find(',', at), o.keep.size());
+    const auto parsed = sim::parse_strike(std::string_view(o.keep).substr(at, end - at));
+    if (!parsed)
+      throw error(errc::bad_input, "--keep " + o.keep + ": expected none or FAULT:N,FAULT:N,…");
+    out.keep->insert(*parsed);
+    at = end + 1;
+  }
+  return out;
+}
+
+std::string quoted(const std::string& text) {
+  if (text.find_first_not_of(
+          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./=-,:") ==
+      std::string::npos)
+    return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
+}
+
+/// The command that runs `each` again.
+std::string replay_of(const sim_options& o, const sim::run_options& each) {
+  auto out = fmt::format("lockstep sim --seed {} --receivers {} --syncs {}", each.seed,
+                         each.receivers, each.syncs);
+  if (!o.faults_file.empty()) out += " --faults " + quoted(o.faults_file);
+  for (const auto& text : o.faults) out += " --fault " + quoted(text);
+  if (!o.broken.empty()) out += " --break " + o.broken;
+  if (each.keep) {
+    std::string kept;
+    for (const auto& s : *each.keep) kept += (kept.empty() ? "" : ",") + to_string(s);
+    out += " --keep " + (kept.empty() ? "none" : kept);
+  }
+  return out + " --trace";
+}
+
+int list_faults(bool json) {
+  if (!json) print_out(fmt::format("{:15} {:>8} of every {:8} {}\n", "fault", "rate", "", "what"));
+  for (const auto& row : sim::fault_table()) {
+    if (json) {
+      print_out(nlohmann::ordered_json{{"kind", "fault"},
+                                       {"name", row.name},
+                                       {"rate", row.rate},
+                                       {"per", to_string(row.unit)},
+                                       {"help", row.help}}
+                    .dump() +
+                '\n');
+    } else {
+      print_out(fmt::format("{:15} {:8} of every {:8} {}\n", row.name, row.rate,
+                            to_string(row.unit), row.help));
+    }
+  }
+  return exit_ok;
+}
+
+class simulator {
+ public:
+  explicit simulator(const sim_options& o) : o_(o) {}
+
+  int run() {
+    campaign_.each = each_of(o_);
+    campaign_.seeds = o_.seeds.value_or(o_.seed ? 1 : 1000);
+    const auto cores = std::max(std::thread::hardware_concurrency(), 1u);
+    campaign_.jobs = static_cast<unsigned>(
+        std::min<std::uint64_t>(o_.jobs != 0 ? o_.jobs : cores, campaign_.seeds));
+    campaign_.stop_at_first = o_.stop;
+    if (o_.trace || o_.events) return trace();
+    const auto began = std::chrono::steady_clock::now();
+    const auto sums = sim::run_campaign(campaign_);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    if (sums.first_bad_seed) complain(sums);
+    summarize(sums, took.count());
+    return sums.violations == 0 ? exit_ok : exit_check_failed;
+  }
+
+ private:
+  /// Seed by seed, in this process, line by line.
+  int trace() {
+    sim::campaign_result sums;
+    for (std::uint64_t i = 0; i < campaign_.seeds; ++i) {
+      auto each = campaign_.each;
+      each.seed += i;
+      each.level = o_.trace ? sim::trace_level::steps : sim::trace_level::events;
+      each.to = [](std::string_view line) { print_out(std::string(line) + '\n'); };
+      const auto r = sim::run(each);
+      sim::add(sums, each.seed, r);
+      if (!r.violation.empty() && o_.stop) break;
+    }
+    summarize(sums, 0);
+    return sums.violations == 0 ? exit_ok : exit_check_failed;
+  }
+
+  void complain(const sim::campaign_result& sums) {
+    auto bad = campaign_.each;
+    bad.seed = *sums.first_bad_seed;
+    const auto small = o_.no_shrink ? bad : sim::shrink(bad);
+    const auto replay = replay_of(o_, small);
+    if (o_.json) {
+      print_out(nlohmann::ordered_json{{"kind", "violation"},
+                                       {"seed", bad.seed},
+                                       {"what", sums.first_violation},
+                                       {"replay", replay}}
+                    .dump() +
+                '\n');
+    } else {
+      print_out(
+          fmt::format("seed {}: {}\nsee it with: {}\n", bad.seed, sums.first_violation, replay));
+    }
+  }
+
+  void summarize(const sim::campaign_result& s, double seconds) {
+    if (o_.json) {
+      nlohmann::ordered_json faults = nlohmann::ordered_json::object();
+      for (const auto& row : sim::fault_table())
+        faults[std::string(row.name)] = s.faults[static_cast<std::size_t>(row.id)];
+      nlohmann::ordered_json line{
+          {"kind", "summary"}, {"seeds", s.seeds}, {"violations", s.violations}};
+      line["first_bad_seed"] =
+          s.first_bad_seed ? nlohmann::ordered_json(*s.first_bad_seed) : nlohmann::ordered_json();
+      line["steps"] = s.steps;
+      line["faults"] = std::move(faults);
+      line["syncs"] = {{"ok", s.ok},
+                       {"recovered", s.recovered},
+                       {"degraded", s.degraded},
+                       {"aborted", s.aborted},
+                       {"lost", s.lost}};
+      line["reseeds"] = s.reseeds;
+      line["virtual_seconds"] = s.virtual_seconds;
+      line["trace_hash"] = fmt::format("{:016x}", s.hash);
+      print_out(line.dump() + '\n');
+      return;
+    }
+    std::uint64_t faults = 0;
+    for (const auto n : s.faults) faults += n;
+    print_out(fmt::format(
+        "{} seeds, {} violations; {} steps, {} faults struck, {:.0f} s of virtual time{}\n"
+        "syncs: {} ok, {} recovered, {} degraded, {} aborted, {} lost with their trainer; {} "
+        "reseeds\n"
+        "trace hash {:016x}\n",
+        s.seeds, s.violations, s.steps, faults, s.virtual_seconds,
+        seconds > 0 ? fmt::format("; {:.1f} s, {:.0f} seeds a minute", seconds,
+                                  60 * static_cast<double>(s.seeds) / seconds)
+                    : "",
+        s.ok, s.recovered, s.degraded, s.aborted, s.lost, s.reseeds, s.hash));
+  }
+
+  sim_options o_;
+  sim::campaign_options campaign_;
+};
+
+}  // namespace
+
+void add_sim_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "sim", "Simulate a whole fleet under faults, in virtual time, and check every promise");
+  const auto o = std::make_shared<sim_options>();
+  command->add_option("--seed", o->seed, "The seed to run, or the first of --seeds")
+      ->type_name("S");
+  command->add_option("--seeds", o->seeds, "How many seeds to run; without --seed from 0")
+      ->check(plain_number(1, 1'000'000'000'000))
+      ->type_name("N");
+  command->add_option("--receivers", o->receivers, "Receivers at the start")
+      ->check(plain_number(1, 64))
+      ->type_name("R")
+      ->capture_default_str();
+  command->add_option("--syncs", o->syncs, "Syncs asked for while faults strike")
+      ->check(plain_number(1, 100'000))
+      ->type_name("K")
+      ->capture_default_str();
+  command
+      ->add_option("--faults", o->faults_file,
+                   "Read fault rates from a file of NAME=RATE lines; `none` sets all to 0")
+      ->type_name("FILE");
+  command->add_option("--fault", o->faults, "Set one fault's rate, 0 to 1. May be repeated")
+      ->type_name("NAME=RATE")
+      ->allow_extra_args(false);
+  command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");
+  command->add_option("--break", o->broken, "Run a protocol that is broken on purpose")
+      ->type_name("VARIANT");
+  command->add_option("--keep", o->keep, "Only these strikes happen: FAULT:N,… or none")
+      ->type_name("STRIKES");
+  command->add_option("--jobs", o->jobs, "Processes; by default one for each core")
+      ->check(plain_number(1, 256))
+      ->type_name("J");
+  command->add_flag("--stop", o->stop, "Stop at the first violation");
+  command->add_flag("--no-shrink", o->no_shrink, "Do not look for fewer faults that do the same");
+  command->add_flag("--trace", o->trace, "Print every message, in order");
+  command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
+  command->add_flag("--json", o->json, "One JSON object a line");
+  command->callback(
+      [o, &run] { run = [o] { return o->list ? list_faults(o->json) : simulator(*o).run(); }; });
+}
+
+}  // namespace lockstep

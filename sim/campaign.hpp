@@ -1,0 +1,50 @@
+// Decides how many seeds are run at once, what is kept of them, and how a failing one is made
+// small.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "sim/options.hpp"
+
+namespace lockstep::sim {
+
+struct campaign_options {
+  run_options each;  ///< its `seed` is the first
+  std::uint64_t seeds = 1;
+  unsigned jobs = 1;           ///< processes, 1 to 256
+  bool stop_at_first = false;  ///< end soon after a violation was found
+};
+
+/// Sums over all seeds.
+struct campaign_sums {
+  std::uint64_t seeds = 0;
+  std::uint64_t violations = 0;
+  std::uint64_t steps = 0;
+  std::array<std::uint64_t, fault_count> faults{};
+  std::uint64_t ok = 0, recovered = 0, degraded = 0, aborted = 0, lost = 0, reseeds = 0;
+  std::uint64_t hash = 0;  ///< over all traces, whatever the number of jobs
+  double virtual_seconds = 0;
+};
+struct campaign_result : campaign_sums {
+  std::optional<std::uint64_t> first_bad_seed;
+  std::string first_violation;
+};
+
+/// Adds what came of one seed.
+void add(campaign_result& sums, std::uint64_t seed, const run_result& r);
+
+/// Runs the seeds in `jobs` child processes, so that one which crashes is a violation of its seed
+/// like any other. `progress` is called now and then with the number of seeds that are done. Throws
+/// `error{no_memory}` if no process can be started.
+campaign_result run_campaign(const campaign_options& o,
+                             const std::function<void(std::uint64_t done)>& progress = {});
+
+/// As few strikes and syncs as still break the same run: at most `runs_max` tries.
+/// Returns `o` with `keep` set if `o` violates nothing.
+run_options shrink(const run_options& o, unsigned runs_max = 300);
+
+}  // namespace lockstep::sim

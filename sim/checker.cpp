@@ -1,0 +1,218 @@
+#include "sim/checker.hpp"
+
+#include <algorithm>
+
+namespace lockstep::sim {
+
+namespace {
+
+/// Messages that wait for one actor: what all others can have to say to it at a time, with room for
+/// what the network repeats.
+constexpr std::size_t mailbox_max = 400;
+
+template <class Message>
+const Message* content_of(caf::mailbox_element* m) {
+  const auto& content = m->content();
+  return content.match_elements<Message>() ? &content.get_as<Message>(0) : nullptr;
+}
+
+}  // namespace
+
+bool checker::names(version_ref version, const weight_buffer& held) const {
+  const auto it = content_.find(version);
+  return it != content_.end() && holds(held, it->second);
+}
+
+void checker::on_boot(std::uint64_t run, const bytes& from) {
+  const auto [it, fresh] = content_.emplace(version_ref{run, 0}, from);
+  if (!fresh && it->second != from) violated("I6: a run was named twice");
+}
+
+// --- before a step ------------------------------------------------------------------------------
+
+void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
+  if (!message) return;
+  // Only now: to count the messages of an actor that waits for one would take it off its guard.
+  check_bounds(actor);
+  if (auto* r = fleet_.receiver_of(actor)) {
+    const auto fenced = [&](const envelope& env) {
+      if (env.inc == r->inc) r->fence_run = std::max(r->fence_run, env.txn.run);
+    };
+    if (const auto* m = content_of<attach_msg>(message)) fenced(m->env);
+    if (const auto* m = content_of<full_begin_msg>(message)) fenced(m->env);
+  } else if (const auto* m = content_of<stage_request>(message)) {
+    auto* t = fleet_.trainer_of(actor);
+    if (!t) return;
+    t->sync_txn = m->txn;
+    // The tensors do not change while they are read, nor until the report.
+    const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
+    auto now = bytes_of(t->weights);
+    const auto [it, fresh] = content_.emplace(name, now);
+    if (fresh) return;
+    if (names_.names_move()) {
+      it->second = std::move(now);
+    } else {
+      violated("I6: a version was named twice");
+    }
+  }
+}
+
+// --- after a step -------------------------------------------------------------------------------
+
+void checker::after(caf::scheduled_actor& actor) {
+  if (auto* r = fleet_.receiver_of(actor)) {
+    check(*r);
+  } else if (auto* t = fleet_.trainer_of(actor)) {
+    check(*t);
+  }
+}
+
+void checker::check_bounds(caf::scheduled_actor& actor) {
+  if (actor.mailbox().size() > mailbox_max)
+    violated(std::string("bounds: ") + actor.name() + " has " +
+             std::to_string(actor.mailbox().size()) + " messages waiting");
+}
+
+void checker::check(receiver_process& r) {
+  const auto* s = fleet_.state_of_receiver(r);
+  if (!s) return;
+  const auto& now = s->machine->state();
+  const bool serving = now.phase == receiver_phase::serving;
+  if (serving != static_cast<bool>(now.version))
+    violated("I3: a tag without serving, or none with");
+  if (now.ready && !serving) violated("I3: ready, but not serving");
+  const auto tag = names_.true_tag(r, now.version);
+  if (serving && !r.rotten && !names(tag, r.memory))
+    violated("I3: " + s->bytes->name() + " holds other bytes than its tag " + to_string(tag) +
+             " names");
+  if (r.served.ready && !r.rotten && !names(names_.true_tag(r, r.served.version), r.memory))
+    violated("I3: the engine of " + s->bytes->name() + " serves other bytes than it was told");
+  if (tag) {
+    if (tag < r.highest)
+      violated("a version went back from " + to_string(r.highest) + " to " + to_string(tag) +
+               " at " + s->bytes->name());
+    r.highest = std::max(r.highest, tag);
+  }
+  if (!(s->bytes->state() == now)) violated("readiness changed without being published");
+  for (const auto& t : fleet_.trainers())
+    if (const auto* sender = fleet_.actors_of(t).sender) check_rest(t, *sender, r);
+}
+
+void checker::check(trainer_process& t) {
+  const auto actors = fleet_.actors_of(t);
+  if (!actors.sender || !actors.snapshot) return;
+  const auto& sync = *actors.sender->machine;
+  const auto& snapshot = sync.snapshot().version;
+  if (snapshot.number == 0 && !content_.contains(snapshot)) {
+    // A run of the trainer's side that took over from the one that died.
+    t.store->read([&](const tensor_views& views) { on_boot(snapshot.run, bytes_of(views)); });
+  }
+  if (sync.phase() != sync_phase::advancing && sync.phase() != sync_phase::failed) {
+    if (actors.snapshot->machine->held().version != snapshot)
+      violated("I6: sender and snapshot differ on where the snapshot stands");
+    const auto it = content_.find(names_.on_wire(t, snapshot));
+    const bool whole = t.store->read([&](const tensor_views& views) {
+      return it != content_.end() && holds(views, it->second);
+    });
+    if (!whole) violated("I6: the snapshot is not the content of its version");
+    if (snapshot < t.highest) violated("the snapshot went back");
+    t.highest = std::max(t.highest, snapshot);
+  }
+  for (const auto& r : fleet_.receivers()) check_rest(t, *actors.sender, r);
+}
+
+/// What binds one trainer's snapshot and one receiver.
+void checker::check_rest(const trainer_process& t, const sender_state& s,
+                         const receiver_process& r) {
+  if (!r.up || s.machine->phase() == sync_phase::failed) return;
+  const auto& sync = *s.machine;
+  const auto* receiver = fleet_.state_of_receiver(r);
+  if (!receiver || !sync.is_member({r.id, r.inc})) return;
+  const auto run = sync.snapshot().version.run;
+  if (r.fence_run > run) return;  // obeys a later trainer, and this one will learn of it
+  const auto snapshot = names_.on_wire(t, sync.snapshot().version);
+  const auto tag = names_.true_tag(r, receiver->machine->state().version);
+  if (sync.phase() == sync_phase::idle) {
+    if (tag != snapshot)
+      violated("I1: at rest " + receiver->bytes->name() + " stands at " + to_string(tag) +
+               ", the snapshot at " + to_string(snapshot));
+    const bool same = r.rotten || names(snapshot, r.memory);
+    if (!same) violated("I1: at rest " + receiver->bytes->name() + " holds other bytes");
+  }
+  if (tag && tag.run == run && tag < snapshot)
+    violated("I2: the snapshot is ahead of " + receiver->bytes->name());
+  if (sync.phase() != sync_phase::advancing && !r.proven.contains(snapshot))
+    violated("I2: the snapshot is at " + to_string(snapshot) + ", which " +
+             receiver->bytes->name() + " never acknowledged");
+}
+
+// --- words --------------------------------------------------------------------------------------
+
+void checker::on_sent(endpoint from, const wire_message& m) {
+  const auto* reply = std::get_if<reply_msg>(&m);
+  if (!reply) return;
+  auto& r = fleet_.receivers().at(from);
+  const auto* s = fleet_.state_of_receiver(r);
+  if (!s) return;
+  const auto tag = names_.true_tag(r, s->machine->state().version);
+  const bool right = tag && names(tag, r.memory);
+  switch (reply->kind) {
+    case reply_kind::attached:
+    case reply_kind::full_ok:
+    case reply_kind::ack:
+      // Whatever flipped before was written over, or the proof is wrong.
+      if (!right) break;
+      r.proven.insert(tag);
+      proven_.insert({r.id, tag});
+      r.rotten = false;
+      break;
+    default:
+      break;
+  }
+}
+
+void checker::check_participant(const trainer_process& t, const sync_report& report,
+                                const participant_report& p) {
+  const auto txn = t.sync_txn;
+  const auto who = "receiver-" + std::to_string(p.id);
+  const bool committed = report.result != sync_result::aborted;
+  if (p.status == terminal::ok && !committed) violated("I4: " + who + " is ok in an aborted sync");
+  if (p.status != terminal::ok && p.status != terminal::aborted && p.reason == errc::none)
+    violated("I4: " + who + " failed without a reason");
+  if (report.result == sync_result::ok && p.status != terminal::ok)
+    violated("I4: ok, with " + who + " that was not");
+  if (report.complete() && !p.member) violated("I4: complete, without " + who);
+  const auto failure = fleet_.failures().find({txn, p.id});
+  if (failure != fleet_.failures().end() && p.status == terminal::ok && p.redos == 0)
+    violated("R15: " + who + " was struck by " +
+             std::string(fault_table()[static_cast<std::size_t>(failure->second)].name) +
+             ", and the report does not say so");
+  if (p.status != terminal::ok) return;
+  const bool advanced = report.target == version_ref{txn.run, txn.seq};
+  if (advanced && !proven_.contains({p.id, names_.on_wire(t, report.target)}))
+    violated("I4: " + who + " is ok and never held the target");
+}
+
+void checker::on_report(trainer_process& t, const sync_report& report) {
+  if (report.label != t.label) violated("I4: a report of another sync");
+  std::set<receiver_id> seen;
+  for (const auto& p : report.participants) {
+    if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
+    check_participant(t, report, p);
+  }
+  names_.on_report(t, report);
+}
+
+bool checker::is_whole(const trainer_process& t) const {
+  const auto actors = fleet_.actors_of(t);
+  if (!actors.sender || t.ticket) return false;
+  const auto& sync = *actors.sender->machine;
+  if (sync.phase() != sync_phase::idle) return false;
+  const auto snapshot = names_.on_wire(t, sync.snapshot().version);
+  return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
+    return !r.wanted ||
+           (r.up && sync.is_member({r.id, r.inc}) && r.served.ready && names(snapshot, r.memory));
+  });
+}
+
+}  // namespace lockstep::sim

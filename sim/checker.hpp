@@ -1,0 +1,50 @@
+// Decides whether a simulated fleet keeps its promises: separate observers that see bytes, tags and
+// reports, and look after every step.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "sim/saboteur.hpp"
+
+namespace lockstep::sim {
+
+/// The invariants are those of docs/protocol.md, by the same names.
+class checker {
+ public:
+  checker(fleet& of, saboteur& names) : fleet_(of), names_(names) {}
+
+  void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
+  void after(caf::scheduled_actor& actor);
+  /// A receiver says something.
+  void on_sent(endpoint from, const wire_message& m);
+  void on_report(trainer_process& t, const sync_report& report);
+  /// A trainer starts from these bytes.
+  void on_boot(std::uint64_t run, const bytes& from);
+
+  /// Empty while every promise was kept.
+  const std::string& violation() const noexcept { return violation_; }
+  void violated(const std::string& what) {
+    if (violation_.empty()) violation_ = what;
+  }
+
+  /// Members that hold the snapshot, serve it, and whose trainer is at rest.
+  bool is_whole(const trainer_process& t) const;
+
+ private:
+  void check(receiver_process& r);
+  void check(trainer_process& t);
+  void check_rest(const trainer_process& t, const sender_state& s, const receiver_process& r);
+  void check_bounds(caf::scheduled_actor& actor);
+  void check_participant(const trainer_process& t, const sync_report& report,
+                         const participant_report& p);
+  bool names(version_ref version, const weight_buffer& held) const;
+
+  fleet& fleet_;
+  saboteur& names_;
+  std::map<version_ref, bytes> content_;                  ///< what a version names
+  std::set<std::pair<receiver_id, version_ref>> proven_;  ///< who really reached what
+  std::string violation_;
+};
+
+}  // namespace lockstep::sim

@@ -1,0 +1,108 @@
+// What messages look like in a trace.
+#include <fmt/format.h>
+
+#include "sim/network.hpp"
+
+namespace lockstep::sim {
+
+namespace {
+
+std::string content_of(const manifest& m) {
+  return fmt::format("{} changed in {} buckets", m.changed, m.buckets.size());
+}
+
+struct describer {
+  std::string operator()(const hello_msg& m) const { return "hello " + life(m.inc); }
+  std::string operator()(const ping_msg& m) const { return "ping " + to_string(m.current); }
+  std::string operator()(const pong_msg& m) const {
+    return fmt::format("pong {} {}{}", to_string(m.state.phase), to_string(m.state.version),
+                       m.state.ready ? " ready" : "");
+  }
+  std::string operator()(const goodbye_msg& m) const { return "goodbye " + life(m.inc); }
+  std::string operator()(const attach_msg& m) const {
+    return fmt::format("attach {} to {}", to_string(m.env.txn), to_string(m.target.version));
+  }
+  std::string operator()(const full_begin_msg& m) const {
+    return fmt::format("full {} to {}, {}", to_string(m.env.txn), to_string(m.target.version),
+                       content_of(m.content));
+  }
+  std::string operator()(const prepare_msg& m) const {
+    return fmt::format("prepare {} from {}, {}", to_string(m.env.txn), to_string(m.base),
+                       content_of(m.content));
+  }
+  std::string operator()(const bucket_msg& m) const {
+    return fmt::format("bucket {} of {}", m.index, to_string(m.env.txn));
+  }
+  std::string operator()(const commit_msg& m) const {
+    return fmt::format("commit {} round {}", to_string(m.env.txn), m.round);
+  }
+  std::string operator()(const abort_msg& m) const { return "abort " + to_string(m.env.txn); }
+  std::string operator()(const redo_msg& m) const {
+    return fmt::format("redo {} round {}", to_string(m.env.txn), m.round);
+  }
+  std::string operator()(const reply_msg& m) const {
+    auto out = fmt::format("{} {} round {}", to_string(m.kind), to_string(m.env.txn), m.round);
+    if (m.reason != errc::none) out += fmt::format(" ({})", to_string(m.reason));
+    return out;
+  }
+  std::string operator()(const credit_msg& m) const {
+    return fmt::format("credit {} of {}", m.index, to_string(m.env.txn));
+  }
+
+ private:
+  /// The end of an incarnation: enough to tell lives of one run apart.
+  static std::string life(const incarnation& inc) { return fmt::format("{:04x}", inc.lo & 0xffff); }
+};
+
+template <class T>
+bool name_if(const caf::type_erased_tuple& content, std::string_view name, std::string& out) {
+  if (!content.match_elements<T>()) return false;
+  out = name;
+  return true;
+}
+
+}  // namespace
+
+std::string describe(const wire_message& m) {
+  return std::visit(describer(), m);
+}
+
+std::string describe(const caf::type_erased_tuple& content) {
+  if (const auto m = wire_of(content)) return describe(*m);
+  std::string out;
+  if (content.match_elements<round_spec>()) {
+    const auto& r = content.get_as<round_spec>(0);
+    return fmt::format("open round {} of {} for {}", r.number, to_string(r.txn), r.who.size());
+  }
+  if (content.match_elements<round_result>()) {
+    const auto& r = content.get_as<round_result>(0);
+    return fmt::format("round {} of {} is over", r.number, to_string(r.txn));
+  }
+  const bool known =
+      name_if<tick>(content, "tick", out) || name_if<sync_request>(content, "sync", out) ||
+      name_if<stage_request>(content, "stage", out) ||
+      name_if<stage_result>(content, "staged", out) ||
+      name_if<prove_request>(content, "prove", out) ||
+      name_if<prove_result>(content, "proof", out) ||
+      name_if<full_request>(content, "plan a full", out) ||
+      name_if<full_result>(content, "full planned", out) ||
+      name_if<conclude_request>(content, "conclude", out) ||
+      name_if<join_verdict>(content, "verdict", out) ||
+      name_if<advance_result>(content, "advanced", out) ||
+      name_if<drop_request>(content, "drop", out) || name_if<down_notice>(content, "down", out) ||
+      name_if<gave_up_notice>(content, "gave up", out) ||
+      name_if<newer_run_notice>(content, "newer run", out) ||
+      name_if<fleet_notice>(content, "fleet", out) || name_if<boot_request>(content, "boot", out) ||
+      name_if<end_request>(content, "end", out) || name_if<welcome>(content, "welcome", out) ||
+      name_if<ship_request>(content, "ship", out) || name_if<stop_request>(content, "stop", out) ||
+      name_if<drained_notice>(content, "drained", out) ||
+      name_if<admit_request>(content, "admit", out) ||
+      name_if<sync_action::evicted>(content, "evicted", out) ||
+      name_if<sync_action::admitted>(content, "admitted", out) ||
+      name_if<sync_action::not_admitted>(content, "not admitted", out) ||
+      name_if<caf::down_msg>(content, "an actor is down", out) ||
+      name_if<caf::exit_msg>(content, "exit", out);
+  return known ? out : "another message";
+}
+
+}  // namespace lockstep::sim

@@ -1,0 +1,173 @@
+// Decides what a simulated fleet consists of: trainer and receiver processes, what they hold, and
+// how they start and end.
+#pragma once
+
+#include <caf/send.hpp>
+#include <caf/stateful_actor.hpp>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "actors/states.hpp"
+#include "sim/network.hpp"
+#include "sim/options.hpp"
+
+namespace lockstep::sim {
+
+/// All weights of the small model, as one string of bytes.
+using bytes = std::vector<std::byte>;
+bytes bytes_of(const weight_buffer& w);
+bytes bytes_of(const tensor_views& views);
+bool holds(const weight_buffer& w, const bytes& what);
+bool holds(const tensor_views& views, const bytes& what);
+
+/// One inference engine's process, over all its lives.
+struct receiver_process {
+  endpoint where = 0;
+  receiver_id id = 0;
+  weight_buffer memory;
+  bytes checkpoint;  ///< what it can be loaded from
+
+  bool wanted = true;  ///< false: it has left
+  bool up = false;
+  std::shared_ptr<engine> bytes_of_life;
+  receiver_actor actor;
+  incarnation inc;
+  unsigned lives = 0;
+  bool standing_still = false;
+
+  // What observers know of this life.
+  readiness served;              ///< what the front door was told last
+  std::uint64_t fence_run = 0;   ///< the highest run whose attach or full it has obeyed
+  std::set<version_ref> proven;  ///< versions that it held when it said so
+  version_ref highest;           ///< it ever served
+  bool rotten = false;           ///< a bit flipped and it cannot know
+};
+
+/// One trainer's process: at most one leads, older ones are zombies.
+struct trainer_process {
+  endpoint where = 0;
+  std::uint64_t run = 0;  ///< that it was started with; its own restarts count up
+  weight_buffer weights;  ///< what it trains; not changed while a sync reads it
+  std::shared_ptr<snapshot_store> store;
+  supervisor_actor supervisor;
+  bool up = true;
+  bool standing_still = false;
+  std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
+  std::uint64_t label = 0;
+  txn_ref sync_txn;     ///< of the sync under way
+  version_ref highest;  ///< its snapshot ever stood at
+};
+
+/// The trainer's actors as they are now; null where there are none, or they have not begun.
+struct trainer_actors {
+  supervisor_state* supervisor = nullptr;
+  sender_state* sender = nullptr;
+  snapshot_state* snapshot = nullptr;
+};
+
+/// The state of a stateful actor, if it has not ended.
+template <class Handle, class State>
+State* state_of(const Handle& handle) {
+  if (!handle) return nullptr;
+  auto* actor = caf::actor_cast<caf::abstract_actor*>(handle);
+  if (actor->getf(caf::abstract_actor::is_terminated_flag)) return nullptr;
+  using pointer = typename Handle::template stateful_pointer<State>;
+  return &static_cast<pointer>(actor)->state;
+}
+
+class fleet final : public directory {
+ public:
+  fleet(const run_options& o, scheduler& on, dice& chance, trace& log);
+  ~fleet() override;
+
+  void start(network& net);
+
+  // --- what it consists of
+  std::deque<receiver_process>& receivers() { return receivers_; }
+  std::deque<trainer_process>& trainers() { return trainers_; }
+  trainer_process& leader() { return trainers_.back(); }
+  const settings& options() const { return settings_; }
+  trainer_actors actors_of(const trainer_process& t) const;
+  receiver_state* state_of_receiver(const receiver_process& r) const;
+  bool is_current_sender(const trainer_process& t, const caf::scheduled_actor& actor) const {
+    const auto* s = actors_of(t).supervisor;
+    return s && s->trainer && s->trainer->sender.id() == actor.id();
+  }
+  /// Whose actor this is; one of them, or neither.
+  receiver_process* receiver_of(const caf::scheduled_actor& actor);
+  trainer_process* trainer_of(const caf::scheduled_actor& actor);
+  receiver_process* life(const participant& who);
+  trainer_process& trainer_at(endpoint where) { return trainers_.at(where - first_trainer); }
+
+  // --- what happens to it
+  void crash(receiver_process& r, std::uint64_t chance);
+  void begin_life(receiver_process& r);
+  /// Its actor ended by itself.
+  void ended(receiver_process& r, std::uint64_t chance);
+  void leave(receiver_process& r);
+  receiver_process& add_receiver();
+  void crash(trainer_process& t);
+  trainer_process& begin_trainer(const bytes& checkpoint);
+  void stand_still(endpoint where, std::chrono::nanoseconds wait);
+  void lift_pauses();
+  void kill_one_actor(trainer_process& t, std::uint64_t chance);
+  /// A training step, and the sync of what came of it.
+  void sync(trainer_process& t);
+  /// Weights that some trainer's snapshot once held.
+  const bytes& checkpoint(std::uint64_t chance) const {
+    return checkpoints_[chance % checkpoints_.size()];
+  }
+  void remember(const bytes& snapshot);
+  /// Called when a receiver's executor makes up an answer.
+  std::function<void()> on_lie;
+  /// What struck a receiver in a transaction: a report has to name it.
+  const std::map<std::pair<txn_ref, receiver_id>, fault_id>& failures() const { return failures_; }
+
+  // --- directory
+  std::string name_of(endpoint where) const override;
+  std::optional<address> address_of(const caf::strong_actor_ptr& actor) override;
+  caf::strong_actor_ptr resolve(const address& who) override;
+  endpoint door() override;
+  bool is_up(endpoint where) const override;
+
+ private:
+  class engine_faults;
+  static constexpr endpoint first_trainer = 1000;
+  static constexpr endpoint nowhere = ~endpoint{0};
+
+  void choose_settings();
+  receiver_hooks hooks_of(receiver_process& r);
+  std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);
+  std::shared_ptr<const actor_env> env_of(endpoint where, std::uint64_t life);
+  void train(trainer_process& t);
+  endpoint where_is(const caf::scheduled_actor& actor);
+  void note_failure(receiver_id who, txn_ref txn, fault_id what) {
+    failures_.try_emplace({txn, who}, what);
+  }
+  template <class Handle>
+  void stop_actor(const Handle& actor) {
+    scheduler_.kill(caf::actor_cast<caf::strong_actor_ptr>(actor));
+  }
+
+  const run_options& o_;
+  scheduler& scheduler_;
+  dice& dice_;
+  trace& trace_;
+  network* network_ = nullptr;
+  random_stream random_;
+  settings settings_;
+  layout shape_;
+  std::shared_ptr<spdlog::logger> log_;
+  std::shared_ptr<engine_faults> faults_;
+  std::deque<receiver_process> receivers_;  // a deque: hooks hold addresses of its elements
+  std::deque<trainer_process> trainers_;
+  std::vector<bytes> checkpoints_;
+  std::map<std::pair<txn_ref, receiver_id>, fault_id> failures_;
+  std::vector<endpoint> where_;  ///< by the actor's id, plus one; 0: not known yet
+};
+
+}  // namespace lockstep::sim

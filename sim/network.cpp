@@ -1,0 +1,209 @@
+#include "sim/network.hpp"
+
+#include <algorithm>
+#include <caf/make_actor.hpp>
+#include <caf/send.hpp>
+
+namespace lockstep::sim {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+/// What actors of one process hold in place of an actor of another.
+class network::proxy final : public caf::actor_proxy {
+ public:
+  proxy(caf::actor_config& cfg, network& on, endpoint owner, const sim::address& target)
+      : caf::actor_proxy(cfg), network_(on), owner_(owner), target_(target) {}
+
+  void enqueue(caf::mailbox_element_ptr what, caf::execution_unit*) override {
+    if (broken_) return;
+    const auto sender = what->sender;
+    network_.send(owner_, target_, sender, what->move_content_to_message());
+  }
+  void kill_proxy(caf::execution_unit* host, caf::error reason) override {
+    broken_ = true;
+    cleanup(std::move(reason), host);
+  }
+
+ private:
+  network& network_;
+  endpoint owner_;
+  sim::address target_;
+  bool broken_ = false;
+};
+
+network::network(scheduler& on, dice& chance, trace& log, directory& who, std::uint64_t seed)
+    : scheduler_(on), dice_(chance), trace_(log), directory_(who), random_(mix(seed, 0x4e7)) {}
+
+network::~network() = default;
+
+caf::strong_actor_ptr network::handle(endpoint owner, const address& target) {
+  auto& known = handles_[{owner, target}];
+  if (!known) {
+    caf::actor_config cfg;
+    auto& system = scheduler_.system();
+    known = caf::make_actor<proxy, caf::strong_actor_ptr>(system.next_actor_id(), system.node(),
+                                                          &system, cfg, *this, owner, target);
+  }
+  return known;
+}
+
+void network::break_handles(endpoint of) {
+  for (auto it = handles_.begin(); it != handles_.end();) {
+    if (it->first.second.where != of) {
+      ++it;
+      continue;
+    }
+    const auto broken = std::move(it->second);
+    it = handles_.erase(it);
+    if (broken)
+      dynamic_cast<proxy&>(*broken->get())
+          .kill_proxy(nullptr, caf::exit_reason::remote_link_unreachable);
+  }
+}
+
+void network::cut(endpoint from, endpoint to, time_point until) {
+  auto& l = links_[{from, to}];
+  l.cut_until = std::max(l.cut_until, until);
+}
+
+void network::slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by) {
+  auto& l = links_[{from, to}];
+  l.slow_until = until;
+  l.slower = by;
+}
+
+void network::heal() {
+  for (auto& [who, l] : links_) l = {};
+}
+
+bool network::is_cut(endpoint from, endpoint to) {
+  return links_[{from, to}].cut_until > scheduler_.now();
+}
+
+std::string network::show(const packet& p) {
+  const auto to = directory_.name_of(p.to.where);
+  const auto from = directory_.name_of(p.from);
+  if (p.greeting) return from + " to " + to + ": welcome " + std::to_string(p.greeting->run);
+  const auto read = decode_message(p.bytes);
+  const auto* m = std::get_if<wire_message>(&read);
+  return from + " to " + to + ": " + (m ? describe(*m) : "damaged");
+}
+
+void network::send(endpoint from, const address& target, const caf::strong_actor_ptr& sender,
+                   const caf::message& content) {
+  if (!directory_.is_up(from)) return;
+  packet p;
+  p.from = from;
+  p.to = target;
+  if (target.what == role::door) p.to = {directory_.door(), role::supervisor, 0};
+  if (sender) p.sender = directory_.address_of(sender);
+  if (content.match_elements<welcome>()) {
+    p.greeting = welcome{content.get_as<welcome>(0).run, join_actor{}};
+    ship(std::move(p), nullptr);
+    return;
+  }
+  auto m = wire_of(content);
+  if (!m) {
+    // Exits and the like: nobody ends an actor of another process.
+    trace_.line(trace_level::steps, [&] {
+      return directory_.name_of(from) + ": not sent to another process: " + describe(content);
+    });
+    return;
+  }
+  ship(std::move(p), &*m);
+}
+
+void network::say(endpoint from, const address& target, const wire_message& m) {
+  packet p;
+  p.from = from;
+  p.to = target;
+  if (target.what == role::door) p.to = {directory_.door(), role::supervisor, 0};
+  auto copy = m;
+  ship(std::move(p), &copy);
+}
+
+void network::ship(packet p, wire_message* m) {
+  using f = fault_id;
+  p.number = ++number_;
+  const auto to = p.to.where;
+  const auto lost = [&](const char* why) {
+    trace_.line(trace_level::steps, [&] { return show(p) + " (" + why + ")"; });
+  };
+  if (m) {
+    if (auto* b = std::get_if<bucket_msg>(m);
+        b && b->bytes.size() && dice_.strikes(f::flip_bucket)) {
+      std::vector<std::byte> spoilt(b->bytes.data(), b->bytes.data() + b->bytes.size());
+      const auto bit = dice_.below(f::flip_bucket, spoilt.size() * 8);
+      spoilt[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+      b->bytes = payload(std::move(spoilt));
+    }
+    if (translator_ && !translator_->on_send(*m, p.from, to)) return;
+    if (listener_) listener_(p.from, to, *m);
+    p.bytes = encode_message(*m);
+  }
+  if (is_cut(p.from, to)) return lost("cut off");
+  if (dice_.strikes(f::lose)) return lost("lost");
+  auto& l = links_[{p.from, to}];
+  const auto now = scheduler_.now();
+  // A tenth of a millisecond to one.
+  auto arrives = now + microseconds(100 + random_.below(900));
+  if (l.slow_until > now) arrives += l.slower;
+  if (dice_.strikes(f::delay)) arrives += milliseconds(dice_.below(f::delay, 3'000));
+  arrives = std::max(arrives, l.last);
+  if (dice_.strikes(f::duplicate)) put(p, arrives + milliseconds(dice_.below(f::duplicate, 100)));
+  if (dice_.strikes(f::replay)) put(p, arrives + milliseconds(dice_.below(f::replay, 40'000)));
+  if (m && dice_.strikes(f::flip)) damage(p);
+  if (dice_.strikes(f::reorder)) {
+    arrives += milliseconds(dice_.below(f::reorder, 200));
+  } else {
+    l.last = arrives;
+  }
+  put(std::move(p), arrives);
+}
+
+void network::damage(packet& p) {
+  const auto bit = dice_.below(fault_id::flip, p.bytes.size() * 8);
+  p.bytes[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+  p.damaged = true;
+}
+
+void network::put(packet p, time_point when) {
+  ++under_way_;
+  // Shared, so that the call can be copied.
+  auto shared = std::make_shared<packet>(std::move(p));
+  scheduler_.at(when, [this, shared] {
+    --under_way_;
+    arrive(std::move(*shared));
+  });
+}
+
+void network::arrive(packet p) {
+  const auto to = p.to.where;
+  trace_.fold(p.number);
+  const auto dropped = [&](const char* why) {
+    trace_.line(trace_level::steps, [&] { return show(p) + " (" + why + ")"; });
+  };
+  if (is_cut(p.from, to)) return dropped("cut off");
+  const auto target = directory_.resolve(p.to);
+  if (!target) return dropped("nobody there");
+  const auto sender = p.sender ? handle(to, *p.sender) : nullptr;
+  const auto enqueue = [&](auto&& content) {
+    target->get()->enqueue(caf::make_mailbox_element(sender, caf::make_message_id(), {},
+                                                     std::forward<decltype(content)>(content)),
+                           nullptr);
+  };
+  if (p.greeting)
+    return enqueue(welcome{p.greeting->run, handle_as<join_actor>(to, {p.from, role::join, 0})});
+  auto read = decode_message(p.bytes);
+  if (auto* m = std::get_if<wire_message>(&read)) {
+    if (p.damaged) unnoticed_ = describe(*m);
+    if (translator_ && !translator_->on_arrival(*m, p.from, to)) return;
+    std::visit([&](auto& x) { enqueue(std::move(x)); }, *m);
+  } else {
+    ++refused_;
+    dropped("damaged, refused");
+  }
+}
+
+}  // namespace lockstep::sim

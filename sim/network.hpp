@@ -1,0 +1,151 @@
+// Decides how messages get from one simulated process to another: as bytes, over links that lose,
+// repeat, delay, reorder and damage them.
+#pragma once
+
+#include <caf/actor_proxy.hpp>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/interfaces.hpp"
+#include "messages/wire.hpp"
+#include "sim/faults.hpp"
+#include "sim/scheduler.hpp"
+#include "sim/trace.hpp"
+
+namespace lockstep::sim {
+
+/// One process; receivers first, trainers after them.
+using endpoint = std::uint32_t;
+
+/// Which actor of a process is spoken to. Resolved when a message arrives: like an address of a
+/// container, it may belong to another life by then.
+enum class role : std::uint8_t { supervisor, join, flusher, receiver, door };
+
+struct address {
+  endpoint where = 0;
+  role what = role::receiver;
+  receiver_id flusher_of = 0;  ///< of a flusher
+
+  friend auto operator<=>(const address&, const address&) = default;
+};
+
+/// What a network has to know of the processes on it.
+class directory {
+ public:
+  virtual ~directory() = default;
+  virtual std::string name_of(endpoint where) const = 0;
+  /// Where an actor lives and what it is; nothing if it is not to be spoken to.
+  virtual std::optional<address> address_of(const caf::strong_actor_ptr& actor) = 0;
+  /// Who answers to an address now; nobody if its process is down.
+  virtual caf::strong_actor_ptr resolve(const address& who) = 0;
+  /// The trainer that receivers find when they say hello.
+  virtual endpoint door() = 0;
+  virtual bool is_up(endpoint where) const = 0;
+};
+
+/// Changes a message as it crosses, both ways; for protocols that are broken on purpose.
+class translator {
+ public:
+  virtual ~translator() = default;
+  /// False: the message is not to be sent.
+  virtual bool on_send(wire_message& m, endpoint from, endpoint to) = 0;
+  virtual bool on_arrival(wire_message& m, endpoint from, endpoint to) = 0;
+};
+
+class network {
+ public:
+  network(scheduler& on, dice& chance, trace& log, directory& who, std::uint64_t seed);
+  ~network();
+
+  /// A handle for actors of `owner` under which `target` is reached.
+  caf::strong_actor_ptr handle(endpoint owner, const address& target);
+  template <class Handle>
+  Handle handle_as(endpoint owner, const address& target) {
+    return caf::actor_cast<Handle>(handle(owner, target));
+  }
+  /// Says something for a process that is about to end.
+  void say(endpoint from, const address& target, const wire_message& m);
+
+  /// Handles that reach `of` break, wherever they are held; whoever monitors them is told.
+  void break_handles(endpoint of);
+
+  void cut(endpoint from, endpoint to, time_point until);
+  void slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by);
+  void heal();
+
+  void set_translator(translator* t) { translator_ = t; }
+  /// Called for whatever a process says, as it says it.
+  void set_listener(std::function<void(endpoint from, endpoint to, const wire_message& m)> l) {
+    listener_ = std::move(l);
+  }
+
+  /// Messages on their way.
+  std::size_t under_way() const noexcept { return under_way_; }
+  std::uint64_t damaged_and_refused() const noexcept { return refused_; }
+  /// A damaged message that was taken for another; empty if there was none.
+  const std::string& unnoticed() const noexcept { return unnoticed_; }
+
+ private:
+  class proxy;
+  friend class proxy;
+  struct link {
+    time_point last;  ///< when what was sent last arrives
+    time_point cut_until;
+    time_point slow_until;
+    std::chrono::nanoseconds slower{0};
+  };
+  struct packet {
+    endpoint from = 0;
+    address to;
+    std::optional<address> sender;
+    std::vector<std::byte> bytes;
+    std::optional<welcome> greeting;  ///< travels beside the wire form: it carries a handle
+    bool damaged = false;
+    std::uint64_t number = 0;
+  };
+  void send(endpoint from, const address& target, const caf::strong_actor_ptr& sender,
+            const caf::message& content);
+  void ship(packet p, wire_message* m);
+  void put(packet p, time_point when);
+  void damage(packet& p);
+  void arrive(packet p);
+  bool is_cut(endpoint from, endpoint to);
+  std::string show(const packet& p);
+
+  scheduler& scheduler_;
+  dice& dice_;
+  trace& trace_;
+  directory& directory_;
+  translator* translator_ = nullptr;
+  std::function<void(endpoint, endpoint, const wire_message&)> listener_;
+  random_stream random_;
+  std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
+  std::map<std::pair<endpoint, endpoint>, link> links_;
+  std::uint64_t number_ = 0;
+  std::uint64_t refused_ = 0;
+  std::size_t under_way_ = 0;
+  std::string unnoticed_;
+};
+
+/// The message of the wire form that `content` is; nothing if it is none.
+template <std::size_t I = 0>
+std::optional<wire_message> wire_of(const caf::type_erased_tuple& content) {
+  if constexpr (I == std::variant_size_v<wire_message>) {
+    (void)content;
+    return std::nullopt;
+  } else {
+    using type = std::variant_alternative_t<I, wire_message>;
+    if (content.match_elements<type>()) return wire_message(content.get_as<type>(0));
+    return wire_of<I + 1>(content);
+  }
+}
+
+/// One line for people.
+std::string describe(const wire_message& m);
+/// What a local or remote message is, in one word or one line.
+std::string describe(const caf::type_erased_tuple& content);
+
+}  // namespace lockstep::sim

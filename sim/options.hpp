@@ -1,0 +1,65 @@
+// Decides what one simulated run is asked for and what comes of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sim/faults.hpp"
+#include "sim/trace.hpp"
+
+namespace lockstep::sim {
+
+/// Protocols that must fail: each does one thing wrong on purpose.
+enum class variant : std::uint8_t {
+  none,
+  advance_before_flush,  ///< the snapshot advances while encoding, before anybody answers
+  only_not_advance,      ///< a partial success leaves the snapshot where it was, and that is all
+  reuse_version,         ///< an attempt after an abort takes the aborted one's number
+  no_run_fence,          ///< receivers see every run of the trainer as the same
+  no_incarnation,        ///< a restarted receiver goes on as the life before it
+  attach_without_fence,  ///< what was staged before an attach can still be committed
+  advance_at_decision,   ///< the snapshot advances when the commit leaves, not at the acks
+  serve_torn,            ///< readiness is not withdrawn while bytes are written
+};
+struct variant_row {
+  variant id;
+  std::string_view name;
+  std::string_view help;
+};
+std::span<const variant_row> variant_table() noexcept;
+std::optional<variant> parse_variant(std::string_view name);
+
+struct run_options {
+  std::uint64_t seed = 0;
+  unsigned receivers = 4;  ///< at the start, 1 to 64
+  unsigned syncs = 20;  ///< asked for while faults strike; two more follow when they have stopped
+  fault_rates rates;
+  variant broken = variant::none;
+  /// Only these strike.
+  std::optional<std::set<strike>> keep;
+  trace_level level = trace_level::none;
+  trace::sink to;
+};
+
+struct run_result {
+  std::string violation;  ///< empty: every checker held
+  std::uint64_t steps = 0;
+  std::uint64_t hash = 0;  ///< of the trace
+  std::array<std::uint64_t, fault_count> faults{};
+  std::vector<strike> struck;  ///< in the order in which they came
+  unsigned ok = 0, recovered = 0, degraded = 0, aborted = 0;
+  unsigned lost = 0;  ///< syncs whose trainer ended
+  std::uint64_t reseeds = 0, attached = 0;
+  double seconds = 0;  ///< of virtual time
+};
+
+/// Runs one seed from its beginning to its end, or to the first violation.
+run_result run(const run_options& o);
+
+}  // namespace lockstep::sim

@@ -1,0 +1,383 @@
+// One run: the fleet is made, trained and troubled, then left in peace and asked to be whole.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "sim/checker.hpp"
+#include "sim/validator.hpp"
+
+namespace lockstep::sim {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using f = fault_id;
+
+/// Far more than any run needs: whoever comes here goes in circles.
+constexpr std::uint64_t steps_max = 3'000'000;
+/// How long a fleet may take to be whole again once nothing fails any more. The longest thing that
+/// can be under way is a replayed message of 40 s and a pause of 60 s.
+constexpr auto whole_within = seconds(180);
+constexpr auto late_until = seconds(5);
+constexpr auto report_within = seconds(60);
+constexpr std::size_t trainers_max = 8;
+
+class simulation final : public spectator {
+ public:
+  explicit simulation(const run_options& o)
+      : o_(o),
+        trace_(o.level, o.to),
+        scheduler_(o.seed),
+        dice_(o.seed, o.rates, o.keep),
+        random_(mix(o.seed, 0x7a7)),
+        fleet_(o, scheduler_, dice_, trace_),
+        network_(scheduler_, dice_, trace_, fleet_, o.seed),
+        saboteur_(o.broken, fleet_),
+        checker_(fleet_, saboteur_),
+        validator_(fleet_) {
+    scheduler_.set_spectator(this);
+    network_.set_translator(&saboteur_);
+    network_.set_listener([this](endpoint from, endpoint to, const wire_message& m) {
+      if (from < fleet_.receivers().size()) checker_.on_sent(from, m);
+      validator_.on_sent(from, to, m);
+    });
+    fleet_.on_lie = [this] { validator_.on_lie(); };
+  }
+
+  ~simulation() override { scheduler_.end(); }
+
+  run_result run() {
+    fleet_.start(network_);
+    checker_.on_boot(fleet_.leader().run, fleet_.checkpoint(0));
+    want_sync(fleet_.leader());
+    trouble();
+    if (!stopped()) peace();
+    trace_.line(trace_level::events, [&] {
+      return stopped() ? "VIOLATION " + checker_.violation()
+                       : std::string("every promise was kept");
+    });
+    result_.violation = checker_.violation();
+    result_.hash = trace_.hash();
+    result_.struck = dice_.struck();
+    for (const auto& row : fault_table())
+      result_.faults[static_cast<std::size_t>(row.id)] = dice_.count(row.id);
+    result_.seconds = std::chrono::duration<double>(scheduler_.elapsed()).count();
+    return std::move(result_);
+  }
+
+  // --- spectator
+  bool stands_still(const caf::scheduled_actor& actor) override {
+    if (const auto* r = fleet_.receiver_of(actor)) return r->standing_still;
+    const auto* t = fleet_.trainer_of(actor);
+    return t && t->standing_still;
+  }
+
+  void before(caf::scheduled_actor& actor, caf::mailbox_element* message) override {
+    trace_.fold(actor.id());
+    trace_.fold(message ? message->content().type_token() : 1);
+    trace_.line(trace_level::steps, [&] { return step_text(actor, message); });
+    saboteur_.before(actor, message);
+    checker_.before(actor, message);
+    validator_.before(actor, message);
+  }
+
+  void after(caf::scheduled_actor& actor) override {
+    checker_.after(actor);
+    validator_.after(actor);
+    // A protocol that is broken on purpose is the observers' to catch, not the model's.
+    if (o_.broken == variant::none && !validator_.violation().empty())
+      checker_.violated("model: " + validator_.violation());
+    if (auto* r = fleet_.receiver_of(actor)) {
+      const bool its_own = r->up && r->actor && r->actor.id() == actor.id();
+      if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
+        fleet_.ended(*r, dice_.below(f::crash_writing, 1u << 30));
+    } else if (auto* t = fleet_.trainer_of(actor)) {
+      // Only these say what became of a sync.
+      const std::string_view name = actor.name();
+      if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t);
+    }
+  }
+
+ private:
+  bool stopped() const { return !checker_.violation().empty(); }
+
+  std::string step_text(const caf::scheduled_actor& actor, caf::mailbox_element* message) {
+    std::string who = actor.name();
+    if (const auto* r = fleet_.receiver_of(actor)) {
+      who = fleet_.name_of(r->where);
+    } else if (const auto* t = fleet_.trainer_of(actor)) {
+      who = fleet_.name_of(t->where) + '/' + who;
+      // Flushers are told apart by whom they ship to.
+      if (const auto at = fleet_.address_of(caf::strong_actor_ptr(actor.ctrl()));
+          at && at->what == role::flusher)
+        who += '-' + std::to_string(at->flusher_of);
+    }
+    return who + ": " + (message ? describe(message->content()) : "begins");
+  }
+
+  bool step() {
+    ++result_.steps;
+    trace_.set_time(scheduler_.elapsed());
+    if (const auto what = dice_.at_step()) strike(*what);
+    if (!scheduler_.step()) checker_.violated("L1: nothing will ever happen again");
+    if (!network_.unnoticed().empty())
+      checker_.violated("a flipped bit went unnoticed in " + network_.unnoticed());
+    if (result_.steps > steps_max) checker_.violated("bounds: the run does not end");
+    return !stopped();
+  }
+
+  // --- training
+  void want_sync(trainer_process& t) {
+    scheduler_.in(milliseconds(random_.below(300)), [this, &t] {
+      if (!t.up || t.ticket || (troubled_ && issued_ >= o_.syncs)) return;
+      if (&t == &fleet_.leader()) ++issued_;
+      asked_at_ = scheduler_.now();
+      fleet_.sync(t);
+    });
+  }
+
+  void look_for_report(trainer_process& t) {
+    const auto report = t.ticket->wait_report(milliseconds(0));
+    if (!report) return;
+    t.ticket.reset();
+    count(*report);
+    checker_.on_report(t, *report);
+    trace_.line(trace_level::events, [&] { return report_text(t, *report); });
+    last_ = report->result;
+    if (report->complete()) fleet_.remember(bytes_of(t.weights));
+    if (&t == &fleet_.leader() && !troubled_) {
+      if (scheduler_.now() - asked_at_ > report_within) checker_.violated("L1: a report came late");
+      return;
+    }
+    const bool over = report->reason == errc::shut_down || report->reason == errc::fenced;
+    if (over && &t != &fleet_.leader()) return fleet_.crash(t);  // an operator's hand
+    if (over) return replace_leader();
+    want_sync(t);
+  }
+
+  void count(const sync_report& report) {
+    result_.ok += report.result == sync_result::ok;
+    result_.recovered += report.result == sync_result::recovered;
+    result_.degraded += report.result == sync_result::degraded;
+    result_.aborted += report.result == sync_result::aborted;
+    result_.attached += report.participants.size();
+    for (const auto& p : report.participants) result_.reseeds += p.reseeds;
+  }
+
+  std::string report_text(const trainer_process& t, const sync_report& report) const {
+    auto out = fmt::format("{} reports sync {}: {}", fleet_.name_of(t.where), report.label,
+                           to_string(report.result));
+    if (report.reason != errc::none) out += fmt::format(" ({})", to_string(report.reason));
+    for (const auto& p : report.participants) {
+      if (p.status == terminal::ok && p.redos == 0) continue;
+      out += fmt::format(", receiver-{} {} {}", p.id, to_string(p.status), to_string(p.reason));
+      if (p.redos != 0) out += fmt::format(", sent again {} times", p.redos);
+      if (p.reseeds != 0) out += ", reseeded";
+    }
+    return out;
+  }
+
+  void begin_trainer(std::uint64_t chance) {
+    const auto from = fleet_.checkpoint(chance);
+    auto& t = fleet_.begin_trainer(from);
+    checker_.on_boot(t.run, from);
+    want_sync(t);
+  }
+
+  void end(trainer_process& t) {
+    if (t.ticket) ++result_.lost;
+    t.ticket.reset();
+    fleet_.crash(t);
+  }
+
+  void replace_leader() {
+    end(fleet_.leader());
+    begin_trainer(random_());
+  }
+
+  // --- trouble
+  void trouble() {
+    troubled_ = true;
+    while (step()) {
+      const auto& t = fleet_.leader();
+      if (issued_ >= o_.syncs && t.up && !t.ticket) return;
+    }
+  }
+
+  receiver_process& some_receiver(f id) {
+    auto& all = fleet_.receivers();
+    return all[dice_.below(id, all.size())];
+  }
+  trainer_process& some_trainer(f id) {
+    auto& all = fleet_.trainers();
+    // Mostly the one that leads.
+    return dice_.below(id, 4) != 0 ? all.back() : all[dice_.below(id, all.size())];
+  }
+
+  void strike(f id) {
+    trace_.line(trace_level::events, [&] { return "FAULT " + to_string(dice_.struck().back()); });
+    switch (id) {
+      case f::cut:
+      case f::cut_one_way:
+      case f::slow_link:
+        return strike_link(id);
+      case f::crash_receiver:
+        return fleet_.crash(some_receiver(id), dice_.below(id, 1u << 30));
+      case f::detach:
+        return detach(some_receiver(id));
+      case f::attach:
+        return attach();
+      case f::false_down:
+        return network_.break_handles(some_receiver(id).where);
+      case f::slow_receiver:
+        return fleet_.stand_still(some_receiver(id).where, milliseconds(dice_.below(id, 4000)));
+      case f::slow_trainer:
+        return fleet_.stand_still(some_trainer(id).where, milliseconds(dice_.below(id, 4000)));
+      case f::clock_jump:
+        return scheduler_.jump(milliseconds(dice_.below(id, 60'000)));
+      case f::rot:
+        return rot(some_receiver(id));
+      case f::kill_actor:
+        return fleet_.kill_one_actor(some_trainer(id), dice_.below(id, 1u << 30));
+      case f::crash_trainer:
+        return crash_trainer();
+      case f::zombie_trainer:
+        if (fleet_.leader().up && fleet_.trainers().size() < trainers_max)
+          begin_trainer(dice_.below(id, 1u << 30));
+        return;
+      default:
+        return;  // those that strike elsewhere
+    }
+  }
+
+  void strike_link(f id) {
+    const auto a = some_receiver(id).where;
+    const auto b = some_trainer(id).where;
+    const auto until = scheduler_.now() + milliseconds(dice_.below(id, 8000));
+    if (id == f::slow_link) {
+      const auto by = milliseconds(dice_.below(id, 500));
+      network_.slow(a, b, until, by);
+      network_.slow(b, a, until, by);
+      return;
+    }
+    const auto way = id == f::cut ? 2 : dice_.below(id, 2);
+    if (way != 0) network_.cut(a, b, until);
+    if (way != 1) network_.cut(b, a, until);
+  }
+
+  void detach(receiver_process& r) {
+    const auto left = std::ranges::count_if(fleet_.receivers(), &receiver_process::wanted);
+    if (left > 1) fleet_.leave(r);
+  }
+
+  void attach() {
+    auto& all = fleet_.receivers();
+    for (auto& r : all) {
+      if (r.wanted) continue;
+      r.wanted = true;
+      return fleet_.begin_life(r);
+    }
+    if (all.size() < o_.receivers + 4) fleet_.begin_life(fleet_.add_receiver());
+  }
+
+  void rot(receiver_process& r) {
+    if (!r.up) return;
+    const auto tensor = r.memory.tensor(dice_.below(f::rot, 2));
+    const auto bit = dice_.below(f::rot, tensor.size() * 8);
+    tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+    r.rotten = true;
+  }
+
+  void crash_trainer() {
+    auto& t = fleet_.leader();
+    if (!t.up || fleet_.trainers().size() >= trainers_max) return;
+    end(t);
+    const auto chance = dice_.below(f::crash_trainer, 1u << 30);
+    scheduler_.in(milliseconds(dice_.below(f::crash_trainer, 3000)), [this, chance, &t] {
+      if (&t == &fleet_.leader()) begin_trainer(chance);
+    });
+  }
+
+  // --- peace
+  void peace() {
+    troubled_ = false;
+    dice_.stop();
+    network_.heal();
+    fleet_.lift_pauses();
+    auto& all = fleet_.trainers();
+    for (std::size_t i = 0; i + 1 < all.size(); ++i) end(all[i]);
+    if (!fleet_.leader().up) begin_trainer(random_());
+    // Who left comes back: `sync.members_min` may ask for all of them.
+    for (auto& r : fleet_.receivers()) {
+      r.wanted = true;
+      fleet_.begin_life(r);
+    }
+    trace_.line(trace_level::events, [] { return std::string("faults stop"); });
+    // What was late when they stopped may still make somebody else late.
+    for (const auto until = scheduler_.now() + late_until; scheduler_.now() < until;)
+      if (!step()) return;
+    for (int last = 0; last < 2; ++last) {
+      if (!become_whole()) return;
+      asked_at_ = scheduler_.now();
+      fleet_.sync(fleet_.leader());
+      while (fleet_.leader().ticket)
+        if (!step()) return;
+      if (last_ != sync_result::ok)
+        return checker_.violated("L1: after the faults had stopped a sync was not ok");
+    }
+    become_whole();
+  }
+
+  /// An operator looks at who was given up, and at a trainer's side that stays down.
+  void help() {
+    const auto actors = fleet_.actors_of(fleet_.leader());
+    if (!actors.supervisor) return;
+    if (!actors.supervisor->trainer && actors.supervisor->last_run != 0) return replace_leader();
+    for (const auto& [id, record] : actors.supervisor->policy->records()) {
+      auto* r = fleet_.life({id, record.inc});
+      if (r && record.where == standing::gave_up && record.reason != errc::dead) {
+        fleet_.crash(*r, 0);
+      }
+    }
+  }
+
+  bool become_whole() {
+    const auto until = scheduler_.now() + whole_within;
+    auto look_at = scheduler_.now();
+    while (!checker_.is_whole(fleet_.leader())) {
+      if (!step()) return false;
+      if (scheduler_.now() < look_at) continue;
+      help();
+      look_at = scheduler_.now() + seconds(1);
+      if (scheduler_.now() < until) continue;
+      checker_.violated("L1: not whole again after the faults had stopped");
+      return false;
+    }
+    return true;
+  }
+
+  const run_options& o_;
+  run_result result_;
+  trace trace_;
+  scheduler scheduler_;
+  dice dice_;
+  random_stream random_;
+  fleet fleet_;
+  network network_;
+  saboteur saboteur_;
+  checker checker_;
+  validator validator_;
+  unsigned issued_ = 0;
+  bool troubled_ = false;
+  time_point asked_at_;
+  sync_result last_ = sync_result::ok;
+};
+
+}  // namespace
+
+run_result run(const run_options& o) {
+  return simulation(o).run();
+}
+
+}  // namespace lockstep::sim

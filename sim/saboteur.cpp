@@ -1,0 +1,231 @@
+#include "sim/saboteur.hpp"
+
+#include <algorithm>
+#include <array>
+#include <caf/send.hpp>
+
+namespace lockstep::sim {
+
+namespace {
+
+using v = variant;
+
+constexpr std::array<variant_row, 8> table{{
+    {v::advance_before_flush, "advance-before-flush",
+     "The snapshot advances before anybody has answered: the bug that started it all."},
+    {v::only_not_advance, "only-not-advance",
+     "A partial success leaves the snapshot where it was, and that is all."},
+    {v::reuse_version, "reuse-version",
+     "An attempt after an abort takes the aborted one's number."},
+    {v::no_run_fence, "no-run-fence", "Receivers see every run of the trainer as the same."},
+    {v::no_incarnation, "no-incarnation", "A restarted receiver goes on as the life before it."},
+    {v::attach_without_fence, "attach-without-fence",
+     "What was staged before an attach can still be committed."},
+    {v::advance_at_decision, "advance-at-decision",
+     "The snapshot advances when the commit leaves, not at the acknowledgements."},
+    {v::serve_torn, "serve-torn", "Readiness is not withdrawn while bytes are written."},
+}};
+
+template <class Message>
+Message* content_of(caf::mailbox_element* m) {
+  auto& content = m->content();
+  if (!content.match_elements<Message>()) return nullptr;
+  return static_cast<Message*>(content.get_mutable(0));
+}
+
+}  // namespace
+
+std::span<const variant_row> variant_table() noexcept {
+  return table;
+}
+
+std::optional<variant> parse_variant(std::string_view name) {
+  for (const auto& row : table)
+    if (row.name == name) return row.id;
+  return std::nullopt;
+}
+
+void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
+  if (!message) return;
+  const std::string_view name = actor.name();
+  if (name == "join") {
+    if (const auto* spec = content_of<round_spec>(message)) forge_answers(actor, *spec);
+  } else if (name == "snapshot" && how_ == v::reuse_version) {
+    const auto* m = content_of<stage_request>(message);
+    const auto* t = m ? fleet_.trainer_of(actor) : nullptr;
+    if (!t) return;
+    auto& n = trainers_[t->where];
+    if (n.last_aborted) {
+      const auto wire = n.wire.contains(n.last) ? n.wire[n.last] : n.last;
+      n.wire[m->txn.seq] = wire;
+      n.back[wire] = m->txn.seq;
+    }
+    n.last = m->txn.seq;
+  } else if (name == "sender" && how_ == v::only_not_advance) {
+    auto* m = content_of<round_result>(message);
+    const auto* t = m ? fleet_.trainer_of(actor) : nullptr;
+    if (auto* s = t ? fleet_.actors_of(*t).sender : nullptr) forget_decision(*s, *m);
+  } else if (name == "receiver" && how_ == v::attach_without_fence) {
+    auto* r = fleet_.receiver_of(actor);
+    auto* s = r ? fleet_.state_of_receiver(*r) : nullptr;
+    if (!s) return;
+    if (const auto* b = content_of<bucket_msg>(message)) remember_staged(*r, *b);
+    if (content_of<attach_msg>(message)) on_attach(*r, *s);
+    if (const auto* c = content_of<commit_msg>(message)) on_commit(*r, *s, *c);
+  }
+}
+
+// --- the join says what nobody said -------------------------------------------------------------
+
+void saboteur::forge_answers(caf::scheduled_actor& join, const round_spec& spec) {
+  const bool vote = spec.kind == round_kind::vote;
+  const bool commit = spec.kind == round_kind::commit;
+  const bool forged =
+      how_ == v::advance_before_flush ? vote || commit : how_ == v::advance_at_decision && commit;
+  if (!forged) return;
+  const auto kind = vote ? reply_kind::vote_yes : reply_kind::ack;
+  for (const auto& who : spec.who)
+    caf::anon_send(caf::actor_cast<join_actor>(&join), reply_msg{{spec.cluster, spec.txn, who.inc},
+                                                                 who.id,
+                                                                 spec.number,
+                                                                 kind,
+                                                                 errc::none,
+                                                                 {},
+                                                                 spec.proof});
+}
+
+/// A failure after the decision is taken for one before it: everybody stays a member.
+void saboteur::forget_decision(sender_state& sender, round_result& result) {
+  const auto where = static_cast<endpoint>(sender.setup.run);
+  if (result.kind == round_kind::vote) {
+    undecided_.insert_or_assign(where, *sender.machine);
+    return;
+  }
+  const auto it = undecided_.find(where);
+  const bool acks = result.kind == round_kind::commit || result.kind == round_kind::redo;
+  if (!acks || it == undecided_.end() ||
+      std::ranges::all_of(result.outcomes, [](const auto& o) { return o.status == terminal::ok; }))
+    return;
+  *sender.machine = it->second;
+  result.kind = round_kind::vote;
+  result.number = 0;
+  result.outcomes.clear();
+  for (const auto& p : sender.machine->members())
+    result.outcomes.push_back({p, terminal::no, errc::no_memory, {}});
+}
+
+// --- what is staged outlives an attach ----------------------------------------------------------
+
+void saboteur::remember_staged(receiver_process& r, const bucket_msg& m) {
+  auto& known = receivers_[r.where];
+  if (known.staging != m.env.txn) known.buckets.clear();
+  known.staging = m.env.txn;
+  known.buckets[m.index] = m.bytes;
+}
+
+void saboteur::on_attach(receiver_process& r, receiver_state& s) {
+  auto& known = receivers_[r.where];
+  const auto now = s.machine->summarize();
+  if (!now.slot || !now.slot->staged || now.slot->txn != known.staging) return;
+  known.before_attach.emplace(earlier{*s.machine, known.buckets});
+}
+
+void saboteur::on_commit(receiver_process& r, receiver_state& s, const commit_msg& m) {
+  auto& known = receivers_[r.where];
+  if (!known.before_attach) return;
+  auto trial = known.before_attach->machine;
+  const auto actions = trial.on_commit(time_point{}, m);
+  const bool applies = std::ranges::any_of(actions, [](const auto& a) {
+    return std::holds_alternative<receiver_action::apply_slot>(a);
+  });
+  if (!applies || trial.self().inc != r.inc) return;
+  *s.machine = known.before_attach->machine;
+  s.bytes->drop();
+  for (auto& [index, bucket] : known.before_attach->staged) s.bytes->keep(index, bucket);
+  known.before_attach.reset();
+}
+
+// --- names --------------------------------------------------------------------------------------
+
+void saboteur::on_report(const trainer_process& t, const sync_report& report) {
+  auto& n = trainers_[t.where];
+  // Only a number that was staged has been seen by anybody.
+  n.last_aborted = report.result == sync_result::aborted && t.sync_txn && t.sync_txn.seq == n.last;
+}
+
+version_ref saboteur::on_wire(const trainer_process& t, version_ref version) const {
+  if (how_ != v::reuse_version) return version;
+  const auto known = trainers_.find(t.where);
+  if (known == trainers_.end()) return version;
+  const auto it = known->second.wire.find(version.number);
+  return it == known->second.wire.end() ? version : version_ref{version.run, it->second};
+}
+
+version_ref saboteur::true_tag(const receiver_process& r, version_ref version) const {
+  if (how_ != v::no_run_fence || !version) return version;
+  const auto it = receivers_.find(r.where);
+  return {it == receivers_.end() ? 0 : it->second.tag_run, version.number};
+}
+
+void saboteur::rename(wire_message& m, const trainer_process& t) const {
+  const auto to_wire = [&](version_ref& version) { version = on_wire(t, version); };
+  std::visit(
+      [&](auto& x) {
+        if constexpr (requires { x.env; })
+          x.env.txn.seq = on_wire(t, version_ref{x.env.txn.run, x.env.txn.seq}).number;
+        if constexpr (requires { x.base; }) to_wire(x.base);
+        if constexpr (requires { x.target; }) to_wire(x.target.version);
+        if constexpr (requires { x.current; }) to_wire(x.current);
+      },
+      m);
+}
+
+bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
+  if (to >= fleet_.receivers().size()) return true;  // not a receiver's
+  if (how_ == v::reuse_version) {
+    rename(m, fleet_.trainer_at(from));
+  } else if (how_ == v::no_run_fence) {
+    auto& known = receivers_[to];
+    std::visit(
+        [&](auto& x) {
+          if constexpr (requires { x.env; }) {
+            known.run_of[x.env.txn.seq] = x.env.txn.run;
+            x.env.txn.run = 1;
+          }
+          if constexpr (requires { x.base; }) x.base.run = 1;
+          if constexpr (requires { x.target; }) x.target.version.run = 1;
+          if constexpr (requires { x.current; }) x.current.run = 1;
+        },
+        m);
+  }
+  return true;
+}
+
+bool saboteur::on_send(wire_message& m, endpoint from, endpoint to) {
+  if (from >= fleet_.receivers().size()) return true;
+  if (how_ == v::reuse_version) {
+    const auto& n = trainers_[to];
+    std::visit(
+        [&](auto& x) {
+          if constexpr (requires { x.env; })
+            if (const auto it = n.back.find(x.env.txn.seq); it != n.back.end())
+              x.env.txn.seq = it->second;
+        },
+        m);
+  } else if (how_ == v::no_run_fence) {
+    auto& known = receivers_[from];
+    if (auto* reply = std::get_if<reply_msg>(&m)) {
+      reply->env.txn.run = known.run_of[reply->env.txn.seq];
+      const bool adopted = reply->kind == reply_kind::attached ||
+                           reply->kind == reply_kind::full_ok || reply->kind == reply_kind::ack;
+      if (adopted) known.tag_run = reply->env.txn.run;
+    } else if (auto* credit = std::get_if<credit_msg>(&m)) {
+      credit->env.txn.run = known.run_of[credit->env.txn.seq];
+    } else if (auto* pong = std::get_if<pong_msg>(&m)) {
+      if (pong->state.version) pong->state.version.run = known.tag_run;
+    }
+  }
+  return true;
+}
+
+}  // namespace lockstep::sim

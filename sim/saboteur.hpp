@@ -1,0 +1,67 @@
+// Decides how a protocol is broken on purpose, from outside: no line of the real one knows of it.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+
+#include "sim/fleet.hpp"
+
+namespace lockstep::sim {
+
+/// Stands between the actors and changes what they see, as one `variant` says.
+class saboteur final : public translator {
+ public:
+  saboteur(variant how, fleet& of) : how_(how), fleet_(of) {}
+
+  // As an actor's step begins and ends.
+  void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
+
+  bool on_send(wire_message& m, endpoint from, endpoint to) override;
+  bool on_arrival(wire_message& m, endpoint from, endpoint to) override;
+
+  /// What a trainer's version is called at receivers.
+  version_ref on_wire(const trainer_process& t, version_ref v) const;
+  /// The run that a receiver's version is really of.
+  version_ref true_tag(const receiver_process& r, version_ref v) const;
+  /// The number of an attempt is no new one: contents move under it.
+  bool names_move() const { return how_ == variant::reuse_version; }
+  void on_report(const trainer_process& t, const sync_report& report);
+
+ private:
+  /// A receiver as it was before it was attached.
+  struct earlier {
+    receiver_fsm machine;
+    std::map<std::uint32_t, payload> staged;
+  };
+  /// What one receiver was sent.
+  struct memory {
+    std::map<std::uint64_t, std::uint64_t> run_of;  ///< by transaction's number
+    std::uint64_t tag_run = 0;
+    txn_ref staging;
+    std::map<std::uint32_t, payload> buckets;  ///< of `staging`
+    std::optional<earlier> before_attach;
+  };
+  /// What one trainer's numbers are on the wire.
+  struct numbers {
+    std::map<std::uint64_t, std::uint64_t> wire;
+    std::map<std::uint64_t, std::uint64_t> back;
+    std::uint64_t last = 0;
+    bool last_aborted = false;
+  };
+
+  void forge_answers(caf::scheduled_actor& join, const round_spec& spec);
+  void forget_decision(sender_state& sender, round_result& result);
+  void remember_staged(receiver_process& r, const bucket_msg& m);
+  void on_attach(receiver_process& r, receiver_state& s);
+  void on_commit(receiver_process& r, receiver_state& s, const commit_msg& m);
+  void rename(wire_message& m, const trainer_process& t) const;
+
+  variant how_;
+  fleet& fleet_;
+  std::map<endpoint, memory> receivers_;
+  std::map<endpoint, numbers> trainers_;
+  std::map<endpoint, sync_fsm> undecided_;
+};
+
+}  // namespace lockstep::sim

@@ -1,0 +1,94 @@
+// Makes a failing run small: fewer syncs, fewer strikes, the same kind of violation.
+#include <algorithm>
+
+#include "sim/campaign.hpp"
+
+namespace lockstep::sim {
+
+namespace {
+
+/// The name of the promise that was broken.
+std::string promise(const std::string& violation) {
+  return violation.substr(0, violation.find(':'));
+}
+
+class shrinker {
+ public:
+  shrinker(const run_options& o, unsigned runs_max) : best_(o), left_(runs_max) {
+    best_.level = trace_level::none;
+  }
+
+  run_options work() {
+    campaign_options apart;
+    apart.each = best_;
+    const auto first = run_campaign(apart);
+    if (first.violations == 0) return best_;
+    wanted_ = promise(first.first_violation);
+    if (wanted_ == "crash") return best_;  // what struck in it is not known
+    const auto whole = run(best_);
+    const std::set<strike> all(whole.struck.begin(), whole.struck.end());
+    best_.keep = best_.keep ? intersection(*best_.keep, all) : all;
+    fewer_syncs();
+    fewer_strikes();
+    fewer_syncs();
+    return best_;
+  }
+
+ private:
+  static std::set<strike> intersection(const std::set<strike>& a, const std::set<strike>& b) {
+    std::set<strike> out;
+    std::ranges::set_intersection(a, b, std::inserter(out, out.end()));
+    return out;
+  }
+
+  bool breaks(const run_options& o) {
+    if (left_ == 0) return false;
+    --left_;
+    campaign_options apart;
+    apart.each = o;
+    const auto r = run_campaign(apart);
+    return r.violations > 0 && promise(r.first_violation) == wanted_;
+  }
+
+  void fewer_syncs() {
+    while (best_.syncs > 1) {
+      auto trial = best_;
+      trial.syncs = best_.syncs / 2;
+      if (!breaks(trial)) {
+        trial.syncs = best_.syncs - 1;
+        if (!breaks(trial)) return;
+      }
+      best_ = trial;
+    }
+  }
+
+  /// Leaves out halves, then quarters, down to single strikes (delta debugging).
+  void fewer_strikes() {
+    auto size = std::max<std::size_t>(best_.keep->size() / 2, 1);
+    while (left_ > 0 && !best_.keep->empty()) {
+      bool smaller = false;
+      const std::vector<strike> all(best_.keep->begin(), best_.keep->end());
+      for (std::size_t at = 0; at < all.size() && left_ > 0; at += size) {
+        auto trial = best_;
+        for (auto i = at; i < std::min(at + size, all.size()); ++i) trial.keep->erase(all[i]);
+        if (trial.keep->size() == best_.keep->size() || !breaks(trial)) continue;
+        best_ = trial;
+        smaller = true;
+      }
+      if (size == 1 && !smaller) return;
+      size = std::max<std::size_t>(size / 2, 1);
+    }
+  }
+
+  run_options best_;
+  unsigned left_;
+  std::string wanted_;
+};
+
+}  // namespace
+
+run_options shrink(const run_options& o, unsigned runs_max) {
+  return shrinker(o, runs_max).work();
+}
+
+}  // namespace lockstep::sim

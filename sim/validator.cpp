@@ -1,0 +1,122 @@
+#include "sim/validator.hpp"
+
+namespace lockstep::sim {
+
+namespace {
+
+/// What a sender handles, as the model names it; nothing for what is no word to its machine.
+std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
+  using e = sender_event;
+  if (m.match_elements<round_result>()) return e::round;
+  // A stream that has run dry is as little to the model as the wish to sync.
+  if (m.match_elements<sync_request>() || m.match_elements<drained_notice>()) return e::sync;
+  if (m.match_elements<stage_result>()) return e::encoded;
+  if (m.match_elements<prove_result>()) return e::proof;
+  if (m.match_elements<full_result>()) return e::full_encoded;
+  if (m.match_elements<advance_result>()) return e::advanced;
+  if (m.match_elements<newer_run_notice>()) return e::newer_run;
+  if (m.match_elements<tick>()) return e::tick;
+  if (m.match_elements<admit_request>() || m.match_elements<down_notice>() ||
+      m.match_elements<gave_up_notice>())
+    return e::membership;
+  return std::nullopt;
+}
+
+}  // namespace
+
+void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
+  receiver_.reset();
+  sender_.reset();
+  lied_ = false;
+  if (!message) return;
+  const auto& content = message->content();
+  if (auto* r = fleet_.receiver_of(actor)) {
+    const auto* s = fleet_.state_of_receiver(*r);
+    auto event = wire_of(content);
+    const bool greeted = content.match_elements<welcome>();
+    if (!event && !greeted && !content.match_elements<tick>()) return;
+    receiver_.emplace();
+    where_ = r->where;
+    born_ = s == nullptr;
+    if (s) receiver_->before = s->machine->summarize();
+    // A welcome is nothing to the model: like a word that no receiver is told.
+    receiver_->event = greeted ? std::optional<wire_message>(pong_msg{}) : std::move(event);
+  } else if (auto* t = fleet_.trainer_of(actor); t && std::string_view(actor.name()) == "sender") {
+    const auto event = event_of(content);
+    if (!event) return;
+    const auto* s = fleet_.actors_of(*t).sender;
+    // One of a run that was ended while it still had to begin.
+    if (s && t->up && !fleet_.is_current_sender(*t, actor)) return;
+    sender_.emplace();
+    where_ = t->where;
+    born_ = s == nullptr;
+    if (s) sender_->before = s->machine->summarize();
+    sender_->event = *event;
+    if (*event == sender_event::round) sender_->result = content.get_as<round_result>(0);
+  }
+}
+
+void validator::on_sent(endpoint from, endpoint to, const wire_message& m) {
+  if (from != where_) return;
+  if (receiver_) {
+    if (const auto* reply = std::get_if<reply_msg>(&m)) receiver_->replies.push_back(*reply);
+  } else if (sender_ && to < fleet_.receivers().size()) {
+    using word = sender_step::word;
+    const auto say = [&](const envelope& env, word::kind what) {
+      sender_->sent.push_back({{fleet_.receivers()[to].id, env.inc}, what});
+    };
+    if (const auto* a = std::get_if<attach_msg>(&m)) say(a->env, word::attach);
+    if (const auto* c = std::get_if<commit_msg>(&m)) say(c->env, word::commit);
+    if (const auto* b = std::get_if<abort_msg>(&m)) say(b->env, word::abort);
+  }
+}
+
+void validator::after(caf::scheduled_actor& actor) {
+  // The last step of a life that ended in it is a crash, which may come at any moment.
+  if (actor.getf(caf::abstract_actor::is_terminated_flag)) return;
+  if (receiver_) {
+    if (auto* r = fleet_.receiver_of(actor)) finish(*r);
+  } else if (sender_) {
+    if (auto* t = fleet_.trainer_of(actor)) finish(*t);
+  }
+}
+
+void validator::judge(const std::optional<std::string>& why) {
+  ++steps_;
+  if (why && violation_.empty()) violation_ = *why;
+}
+
+void validator::finish(receiver_process& r) {
+  const auto* s = fleet_.state_of_receiver(r);
+  if (!s) return;
+  auto& step = *receiver_;
+  step.after = s->machine->summarize();
+  if (born_) {
+    step.before = receiver_fsm(s->machine->self(), fleet_.options()).summarize();
+    judge(check_start(step.before));
+  }
+  // Without a join to answer to, answers are not said.
+  step.mute = !s->join;
+  if (lied_) {
+    step.replies.clear();  // the executor's lie: its machine still waits to hear of the write
+    step.mute = true;
+  }
+  judge(check(step, &seen_));
+}
+
+void validator::finish(trainer_process& t) {
+  const auto* s = fleet_.actors_of(t).sender;
+  if (!s) return;
+  auto& step = *sender_;
+  step.after = s->machine->summarize();
+  if (born_) {
+    const auto& setup = s->setup;
+    step.before = sync_fsm(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
+                           setup.store->shape().total_bytes(), setup.env->options)
+                      .summarize();
+    judge(check_start(step.before));
+  }
+  judge(check(step, &seen_));
+}
+
+}  // namespace lockstep::sim

@@ -1,0 +1,47 @@
+// Decides whether what the actors of a simulated fleet do is what the model of the protocol allows,
+// step by step.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "sim/fleet.hpp"
+#include "sim/relation.hpp"
+
+namespace lockstep::sim {
+
+/// Trace validation: every step of a receiver or a sender is looked up in the model's transitions.
+class validator {
+ public:
+  explicit validator(fleet& of) : fleet_(of) {}
+
+  // Around the handling of one message by one actor.
+  void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
+  void after(caf::scheduled_actor& actor);
+  /// What it says meanwhile.
+  void on_sent(endpoint from, endpoint to, const wire_message& m);
+  /// The executor of the receiver whose step this is makes up its answer.
+  void on_lie() { lied_ = true; }
+
+  /// Empty while every step was the model's.
+  const std::string& violation() const noexcept { return violation_; }
+  std::uint64_t steps() const noexcept { return steps_; }
+  const coverage& seen() const noexcept { return seen_; }
+
+ private:
+  void finish(receiver_process& r);
+  void finish(trainer_process& t);
+  void judge(const std::optional<std::string>& why);
+
+  fleet& fleet_;
+  std::optional<receiver_step> receiver_;
+  std::optional<sender_step> sender_;
+  bool born_ = false;  ///< the step is its machine's first
+  bool lied_ = false;
+  endpoint where_ = 0;
+  coverage seen_;
+  std::uint64_t steps_ = 0;
+  std::string violation_;
+};
+
+}  // namespace lockstep::sim
