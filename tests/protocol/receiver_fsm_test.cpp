@@ -582,7 +582,11 @@ TEST_CASE_METHOD(fixture, "receiver: without the trainer's word the lease ends")
   const auto before = f.ignored();
   CHECK(f.on_ping(t0 + lease, {8, me, {1, 0}}).empty());
   CHECK(f.on_ping(t0 + lease, {9, {}, {1, 0}}).empty());
-  CHECK(f.on_ping(t0 + lease, {9, me, {0, 0}}).empty());  // of a run that is over
+  // Of a run that is over: it is told what is served, and renews nothing.
+  const auto zombie = f.on_ping(t0 + lease, {9, me, {0, 0}});
+  CHECK(zombie.size() == 1);
+  CHECK(find<act::pong>(zombie));
+  CHECK(f.state().reason == errc::lease_expired);
   CHECK(f.ignored() == before + 3);
   const auto r = f.on_ping(t0 + lease, {9, me, {1, 0}});
   CHECK(find<act::pong>(r));
