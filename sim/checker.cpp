@@ -93,6 +93,8 @@ void checker::check(receiver_process& r) {
                " at " + s->bytes->name());
     r.highest = std::max(r.highest, tag);
   }
+  if (s->bytes->staged_bytes() > fleet_.options().receiver.staged_bytes_max)
+    violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
   if (!(s->bytes->state() == now)) violated("readiness changed without being published");
   for (const auto& t : fleet_.trainers())
     if (const auto* sender = fleet_.actors_of(t).sender) check_rest(t, *sender, r);

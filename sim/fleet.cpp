@@ -150,6 +150,7 @@ void fleet::choose_settings() {
   s.sync.redo_max = static_cast<std::uint32_t>(random_.below(3));
   // Below what the table allows, so that a model of a few bytes fills several.
   s.bucket.bytes_max = 170;
+  s.receiver.staged_bytes_max = 512;
   s.bucket.credit = static_cast<std::uint32_t>(1 + random_.below(3));
   s.receiver.ping_ms = 1000;
   s.receiver.lease_ms = 5000;
