@@ -9,10 +9,10 @@
 
 namespace lockstep {
 
-/// Decodes `compressed`, one part of a delta, onto `old`, the base's bytes of its tensor, into `out`,
-/// which is as long as `old`. Returns why it cannot, or an empty string. Checks no checksum. Writes
-/// inside `out` only, which is in no defined state after a failure; holds at most five bytes for each of
-/// `out`, and as little as `decompress_up_to` says.
+/// Decodes `compressed`, one part of a delta, onto `old`, the base's bytes of its tensor, into
+/// `out`, which is as long as `old`. Returns why it cannot, or an empty string. Checks no checksum.
+/// Writes inside `out` only, which is in no defined state after a failure; holds at most five bytes
+/// for each of `out`, and as little as `decompress_up_to` says.
 std::string decode_part(published_encoding encoding, std::span<const std::byte> compressed,
                         std::span<const std::byte> old, std::span<std::byte> out);
 
