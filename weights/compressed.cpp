@@ -52,7 +52,7 @@ std::string decompress_up_to(std::span<const std::byte> compressed, std::uint64_
   const std::uint64_t announced = ZSTD_getFrameContentSize(compressed.data(), compressed.size());
   const std::uint64_t likely = std::min(announced, likely_ratio * compressed.size()) + room_min;
   for (auto room = std::min(bytes_max, likely);;) {
-    out = {};
+    std::vector<std::byte>().swap(out);  // given back before more is asked for
     out.resize(room);
     const auto got = ZSTD_decompress(out.data(), room, compressed.data(), compressed.size());
     if (!ZSTD_isError(got)) {

@@ -39,8 +39,11 @@ std::vector<std::byte> expected(published_encoding encoding, std::span<const std
   }
   const std::size_t count = number_at(payload, 0);
   fuzz::demand(payload.size() == 4 + 5 * count, "an accepted part has a byte for each position");
-  for (std::size_t i = 0; i < count; ++i)
-    result.at(number_at(payload, 4 + 4 * i)) = payload[4 + 4 * count + i];
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto position = number_at(payload, 4 + 4 * i);
+    fuzz::demand(i == 0 || number_at(payload, 4 * i) < position, "accepted positions ascend");
+    result.at(position) = payload[4 + 4 * count + i];
+  }
   return result;
 }
 
