@@ -7,11 +7,15 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "config/settings_loader.hpp"
+#include "fuzz/conversation.hpp"
 #include "fuzz/frame_tensors.hpp"
 #include "fuzz/stream_files.hpp"
+#include "support/sample_messages.hpp"
+#include "weights/bucket_codec.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/compressed.hpp"
 #include "weights/published.hpp"
@@ -71,11 +75,38 @@ void safetensors_seeds(const fs::path& dir) {
                     [&](std::size_t i) { return std::span(zeros).first(shape.bytes(i)); });
 }
 
+/// Headers that must be refused, each for one reason: what a search would take long to come upon.
+void hostile_headers(const fs::path& dir) {
+  const auto file = [&](const std::string& name, const std::string& header, std::size_t data) {
+    std::string text;
+    for (int i = 0; i < 8; ++i) text.push_back(static_cast<char>(header.size() >> (8 * i)));
+    put(dir / name, text + header + std::string(data, 'x'));
+  };
+  const auto tensor = [](const std::string& name, const std::string& shape, const std::string& at) {
+    return '"' + name + R"(":{"dtype":"U8","shape":)" + shape + R"(,"data_offsets":)" + at + '}';
+  };
+  file("hole", '{' + tensor("a", "[1]", "[0,1]") + ',' + tensor("b", "[1]", "[2,3]") + '}', 3);
+  file("overlap", '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[2]", "[1,3]") + '}', 3);
+  file("overlap-and-hole",
+       '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[1]", "[1,2]") + '}', 3);
+  file("same-name", '{' + tensor("a", "[1]", "[0,1]") + ',' + tensor("a", "[1]", "[1,2]") + '}', 2);
+  file("inverted", '{' + tensor("a", "[0]", "[1,0]") + '}', 1);
+  file("shape-overflows", '{' + tensor("a", "[4194305,4194305,211106198978564]", "[0,4]") + '}', 4);
+  file("bytes-after", '{' + tensor("a", "[1]", "[0,1]") + '}', 2);
+  file("empty-tensor-inside",
+       '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[0]", "[1,1]") + '}', 2);
+}
+
 void index_seeds(const fs::path& dir) {
   for (const std::string format : {"adler32", "xxh3-128"})
     for (const std::string version : {"1", "3"})
       put(dir / (format + "-v" + version), get(test_data / "published" / format / "stream" /
                                                ("weight_v00000" + version) / index_json));
+  for (const std::string name : {"../a", "a/b", ".", "a.safetensors/.."})
+    put(dir / ("leads-to-" + std::to_string(name.size())),
+        R"({"weight_map":{"t":")" + name + R"(.safetensors"}})");
+  put(dir / "same-key", R"({"weight_map":{"t":"a.safetensors","t":"b.safetensors"}})");
+  put(dir / "deep", R"({"metadata":{"a":[[[[]]]]},"weight_map":{}})");
   put(dir / "tiny-rl", get(example_data / "tiny-rl/stream/weight_v000006" / index_json));
 }
 
@@ -119,6 +150,30 @@ void add_file(std::string& out, const std::string& name, const std::string& cont
   out += contents;
 }
 
+/// A delta that changes every tensor: whole, and with the last of them damaged.
+void add_published(const fs::path& dir, published_encoding encoding, const std::string& name) {
+  const auto base = checkpoint::open(test_data / "published/adler32/base");
+  weight_buffer target(base.shape());
+  target.copy_from(base);
+  for (std::size_t i = 0; i < target.shape().count(); ++i)
+    if (!target.tensor(i).empty()) target.tensor(i).back() ^= std::byte{0x40};
+  const auto scratch = dir / "scratch";
+  publish_options options;
+  options.encoding = encoding;
+  publish_delta(scratch, 1, 0, base.shape(), reader_of(base), reader_of(std::as_const(target)),
+                options);
+  auto contents = get(scratch / "weight_v000001" / shard);
+  std::string all;
+  add_file(all, "weight_v000001/" + index_json, get(scratch / "weight_v000001" / index_json));
+  auto damaged = all;
+  add_file(all, "weight_v000001/" + shard, contents);
+  contents.back() = static_cast<char>(contents.back() ^ 1);
+  add_file(damaged, "weight_v000001/" + shard, contents);
+  fs::remove_all(scratch);
+  put(dir / name, all);
+  put(dir / (name + "-damaged"), damaged);
+}
+
 void stream_seeds(const fs::path& dir) {
   for (const std::string format : {"adler32", "xxh3-128"}) {
     const auto from = test_data / "published" / format / "stream";
@@ -135,6 +190,8 @@ void stream_seeds(const fs::path& dir) {
   add_file(full, "weight_v000001/model.safetensors", base);
   add_file(full, "step_4/model.safetensors", base);
   put(dir / "checkpoints", full);
+  add_published(dir, published_encoding::xored, "every-tensor-xor");
+  add_published(dir, published_encoding::overwrite, "every-tensor-overwrite");
 }
 
 /// Frames that change `tensor` at `elements`.
@@ -191,6 +248,131 @@ void settings_seeds(const fs::path& dir) {
                              overrides.substr(0, 60) + "\nLOCKSTEP_LOG_FILE=\xc3\xa9.log\n");
 }
 
+void message_seeds(const fs::path& dir) {
+  message_source source(1);
+  for (std::size_t kind = 0; kind < wire_kinds; ++kind)
+    for (const std::string draw : {"-1", "-2"}) {
+      const auto m = source.draw(kind);
+      put(dir / (std::string(name_of(m)) + draw), text_of(encode_message(m)));
+    }
+}
+
+/// Messages of one trainer to the receiver of fuzz/conversation.hpp.
+class talk {
+ public:
+  talk() { attach(); }
+
+  void attach() { say(attach_msg{next(), target(), now_.shape().fingerprint(), 77}); }
+
+  /// The next version, and the delta to it.
+  encoded_delta change() {
+    auto before = now_.clone();
+    for (std::size_t i = 0; i < now_.shape().count(); i += 2)
+      now_.tensor(i)[now_.tensor(i).size() / 2] ^= std::byte{0x33};
+    return encode_delta(now_.shape(), as_views(fuzz::spans_of(before)),
+                        as_views(fuzz::spans_of(now_)), 64);
+  }
+  void prepare(const encoded_delta& delta, digest base, version_ref from) {
+    const auto env = next();
+    version_ = {1, env.txn.seq};
+    say(prepare_msg{env, from, base, target(), delta.content});
+    buckets(delta);
+  }
+  void buckets(const encoded_delta& delta) {
+    for (std::uint32_t i = 0; i < delta.buckets.size(); ++i)
+      say(bucket_msg{env_, i, delta.buckets[i]});
+  }
+  void commit() { say(commit_msg{env_, state(), 78, 1}); }
+  void sync() {
+    const auto base = state();
+    const auto from = version_;
+    prepare(change(), base, from);
+    commit();
+  }
+  void redo(const encoded_delta& delta) {
+    say(redo_msg{env_, target(), delta.content, 79, 2});
+    buckets(delta);
+  }
+  void full() {
+    const auto env = next();
+    version_ = {1, env.txn.seq};
+    const auto views = as_views(fuzz::spans_of(now_));
+    const full_plan plan(now_.shape(), views, 64);
+    say(full_begin_msg{env, target(), plan.content(), 80});
+    for (std::uint32_t i = 0; i < plan.content().buckets.size(); ++i)
+      say(bucket_msg{env, i, plan.make(i, views)});
+  }
+  void ping() { say(ping_msg{fuzz::cluster, fuzz::life, version_}); }
+  void abort() { say(abort_msg{env_}); }
+  void wait(std::uint32_t ms) { say(credit_msg{env_, fuzz::id, ms}); }
+
+  digest state() { return digest_of(public_digest_seed, as_views(fuzz::spans_of(now_))); }
+  version_ref version() const { return version_; }
+  const std::string& text() const { return text_; }
+
+ private:
+  envelope next() { return env_ = {fuzz::cluster, {1, ++seq_}, fuzz::life}; }
+  target_info target() { return {version_, state(), 5}; }
+  void say(const wire_message& m) { text_ += text_of(encode_message(m)); }
+
+  weight_buffer now_ = fuzz::small_weights();
+  version_ref version_{1, 0};
+  std::uint64_t seq_ = 0;
+  envelope env_;
+  std::string text_;
+};
+
+void receiver_seeds(const fs::path& dir) {
+  talk syncs;
+  syncs.ping();
+  syncs.sync();
+  syncs.sync();
+  put(dir / "attach-and-two-syncs", syncs.text());
+  talk aborted;
+  auto base = aborted.state();
+  aborted.prepare(aborted.change(), base, aborted.version());
+  aborted.abort();
+  aborted.commit();
+  aborted.wait(10'000'000);
+  aborted.ping();
+  put(dir / "aborted-and-late", aborted.text());
+  talk full;
+  full.full();
+  full.sync();
+  put(dir / "full-and-sync", full.text());
+  talk redone;
+  base = redone.state();
+  const auto delta = redone.change();
+  redone.prepare(delta, base, redone.version());
+  redone.redo(delta);
+  redone.commit();
+  put(dir / "redo", redone.text());
+}
+
+void trainer_seeds(const fs::path& dir) {
+  std::string all;
+  const auto say = [&](const wire_message& m) { all += text_of(encode_message(m)); };
+  const envelope env{fuzz::cluster, {1, 2}, fuzz::life};
+  envelope other = env;
+  other.inc = {1, 1};
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", fuzz::life, {1, 2}});
+  say(credit_msg{env, fuzz::id, 0});
+  say(reply_msg{env, fuzz::id, 1, reply_kind::vote_yes, errc::none, "", {}});
+  say(reply_msg{other, 8, 1, reply_kind::vote_no, errc::wrong_base, "no", {}});
+  say(reply_msg{env, fuzz::id, 2, reply_kind::ack, errc::none, "", {3, 4}});
+  say(reply_msg{other, 8, 2, reply_kind::ack, errc::none, "", {5, 6}});
+  put(dir / "rounds", all);
+  all.clear();
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", {1, 9}, {1, 2}});
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", fuzz::life, {1, 2}});
+  say(commit_msg{env, {}, 0, 1});
+  say(pong_msg{fuzz::cluster, fuzz::id, fuzz::life, {true, receiver_phase::serving, {1, 1}, 0}});
+  say(abort_msg{env});
+  say(ping_msg{fuzz::cluster, fuzz::life, {1, 5'000}});
+  say(goodbye_msg{fuzz::cluster, fuzz::id, fuzz::life});
+  put(dir / "lives", all);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -200,10 +382,14 @@ int main(int argc, char** argv) {
   }
   const fs::path dir = argv[1];
   safetensors_seeds(dir / "safetensors");
+  hostile_headers(dir / "safetensors");
   index_seeds(dir / "index");
   part_seeds(dir / "part");
   stream_seeds(dir / "stream");
   frame_seeds(dir / "frame", dir / "bucket");
   settings_seeds(dir / "settings");
+  message_seeds(dir / "message");
+  receiver_seeds(dir / "receiver");
+  trainer_seeds(dir / "trainer");
   return 0;
 }

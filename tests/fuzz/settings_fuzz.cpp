@@ -13,6 +13,9 @@ namespace {
 
 using namespace lockstep;
 
+/// More are slow and meet nothing new.
+constexpr std::size_t lines_max = 64;
+
 std::vector<std::string> values(const settings_loader& loader) {
   std::vector<std::string> all;
   for (const auto& entry : loader.effective()) all.push_back(entry.value);
@@ -53,7 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const fuzz::held_bytes bound(512 * text.size() + (64 << 10));
     loader.add_text(text, "f");
   });
-  while (!lines.empty()) {
+  for (std::size_t count = 0; count < lines_max && !lines.empty(); ++count) {
     const auto line = lines.substr(0, lines.find('\n'));
     add_line(loader, line);
     lines.remove_prefix(std::min(lines.size(), line.size() + 1));
