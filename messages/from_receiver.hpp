@@ -1,8 +1,10 @@
 // Decides what a receiver may say to the trainer's side.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 #include "messages/errors.hpp"
 #include "messages/ids.hpp"
@@ -23,19 +25,22 @@ enum class receiver_phase : std::uint8_t {
 /// "empty", "serving", …; "unknown" for a value that is no enumerator.
 std::string_view to_string(receiver_phase phase) noexcept;
 
+/// Longest name of a receiver that travels, in bytes.
+inline constexpr std::size_t receiver_name_max = 256;
+
 /// First word of every incarnation to the supervisor.
 struct hello_msg {
   std::uint64_t cluster = 0;
   receiver_id id = 0;
-  std::string name;
+  std::string name;  ///< at most `receiver_name_max` bytes
   incarnation inc;
   hash128 layout;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, hello_msg& x) {
-  return f(x.cluster, x.id, x.name, x.inc, x.layout);
-}
+  friend bool operator==(const hello_msg&, const hello_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.id, x.name, x.inc, x.layout);
+  }
+};
 
 /// Which question a reply answers and how. Each answers exactly one round of the join.
 enum class reply_kind : std::uint8_t {
@@ -52,37 +57,36 @@ enum class reply_kind : std::uint8_t {
 
 std::string_view to_string(reply_kind kind) noexcept;
 
+/// Longest `reply_msg::detail`, in bytes.
+inline constexpr std::size_t reply_detail_max = 512;
+
 /// To the join. `proof` is the digest of all weights as they stand in memory now, under the
 /// challenge of the question: it cannot be given by who does not hold the bytes.
 struct reply_msg {
   envelope env;
   receiver_id id = 0;
-  std::uint32_t round =
-      0;  ///< of the question: a late answer to an earlier one is not taken for this
+  /// Of the question: a late answer to an earlier one is not taken for this.
+  std::uint32_t round = 0;
   reply_kind kind = reply_kind::nack;
   errc reason = errc::none;
-  std::string detail;  ///< one line for people; at most `reply_detail_max` characters
+  std::string detail;  ///< one line for people; at most `reply_detail_max` bytes
   digest proof;
+
+  friend bool operator==(const reply_msg&, const reply_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.env, x.id, x.round, x.kind, x.reason, x.detail, x.proof);
+  }
 };
-
-inline constexpr std::size_t reply_detail_max = 512;
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, reply_msg& x) {
-  return f(x.env, x.id, x.round, x.kind, x.reason, x.detail, x.proof);
-}
 
 /// To the flusher: bucket `index` has been taken, another may be sent.
 struct credit_msg {
   envelope env;
   receiver_id id = 0;
   std::uint32_t index = 0;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, credit_msg& x) {
-  return f(x.env, x.id, x.index);
-}
+  friend bool operator==(const credit_msg&, const credit_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.env, x.id, x.index); }
+};
 
 /// Whether an engine may serve, with what, and if not why not.
 struct readiness {
@@ -93,12 +97,10 @@ struct readiness {
   errc reason = errc::none;  ///< why not ready
 
   friend bool operator==(const readiness&, const readiness&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.ready, x.phase, x.version, x.label, x.reason);
+  }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, readiness& x) {
-  return f(x.ready, x.phase, x.version, x.label, x.reason);
-}
 
 /// Answer to a ping.
 struct pong_msg {
@@ -106,23 +108,19 @@ struct pong_msg {
   receiver_id id = 0;
   incarnation inc;
   readiness state;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, pong_msg& x) {
-  return f(x.cluster, x.id, x.inc, x.state);
-}
+  friend bool operator==(const pong_msg&, const pong_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.id, x.inc, x.state); }
+};
 
 /// Leaves on purpose.
 struct goodbye_msg {
   std::uint64_t cluster = 0;
   receiver_id id = 0;
   incarnation inc;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, goodbye_msg& x) {
-  return f(x.cluster, x.id, x.inc);
-}
+  friend bool operator==(const goodbye_msg&, const goodbye_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.id, x.inc); }
+};
 
 }  // namespace lockstep

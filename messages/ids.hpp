@@ -1,10 +1,14 @@
 // Decides how runs, transactions, versions, receivers and digests are named on every message.
+//
+// `fields`, in every struct that travels, lists its members in the wire's order. Encoders, decoders
+// and traces know a struct by nothing else (docs/wire-messages.md).
 #pragma once
 
 #include <array>
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 namespace lockstep {
 
@@ -20,12 +24,8 @@ struct version_ref {
 
   friend auto operator<=>(const version_ref&, const version_ref&) = default;
   explicit operator bool() const noexcept { return run != 0; }
+  static constexpr auto fields(auto& x) { return std::tie(x.run, x.number); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, version_ref& x) {
-  return f(x.run, x.number);
-}
 
 /// Random 128-bit identity of one life of a receiver; a restart draws a new one, so that nothing
 /// addressed to the dead life is ever obeyed.
@@ -35,12 +35,8 @@ struct incarnation {
 
   friend auto operator<=>(const incarnation&, const incarnation&) = default;
   explicit operator bool() const noexcept { return hi != 0 || lo != 0; }
+  static constexpr auto fields(auto& x) { return std::tie(x.hi, x.lo); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, incarnation& x) {
-  return f(x.hi, x.lo);
-}
 
 /// Identity of a state of all weights under one key (see kernels/digest.hpp): two lanes of a keyed
 /// additive hash. Guards against rot, wrong base, torn and reordered writes; not against an
@@ -50,12 +46,8 @@ struct digest {
   std::uint64_t lane1 = 0;
 
   friend auto operator<=>(const digest&, const digest&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.lane0, x.lane1); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, digest& x) {
-  return f(x.lane0, x.lane1);
-}
 
 /// XXH3-128 of a byte string (a bucket, a layout).
 struct hash128 {
@@ -63,12 +55,8 @@ struct hash128 {
   std::uint64_t lo = 0;
 
   friend auto operator<=>(const hash128&, const hash128&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.hi, x.lo); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, hash128& x) {
-  return f(x.hi, x.lo);
-}
 
 /// One attempt at moving receivers to a version: a delta sync, an attach or a full reseed. `seq` is
 /// fresh for every attempt of a run and never reused; an aborted attempt burns its number.
@@ -78,12 +66,8 @@ struct txn_ref {
 
   friend auto operator<=>(const txn_ref&, const txn_ref&) = default;
   explicit operator bool() const noexcept { return run != 0; }
+  static constexpr auto fields(auto& x) { return std::tie(x.run, x.seq); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, txn_ref& x) {
-  return f(x.run, x.seq);
-}
 
 /// `run.number`, as shown in logs and reports.
 std::string to_string(version_ref v);

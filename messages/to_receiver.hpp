@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
 #include "messages/ids.hpp"
@@ -17,12 +18,8 @@ struct envelope {
   incarnation inc;
 
   friend bool operator==(const envelope&, const envelope&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.txn, x.inc); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, envelope& x) {
-  return f(x.cluster, x.txn, x.inc);
-}
 
 /// Size in bytes and XXH3-128 of one bucket.
 struct bucket_info {
@@ -30,12 +27,8 @@ struct bucket_info {
   hash128 hash;
 
   friend bool operator==(const bucket_info&, const bucket_info&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.bytes, x.hash); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, bucket_info& x) {
-  return f(x.bytes, x.hash);
-}
 
 /// Everything one transaction carries, announced before any of it arrives.
 struct manifest {
@@ -45,12 +38,10 @@ struct manifest {
   std::vector<bucket_info> buckets;
 
   friend bool operator==(const manifest&, const manifest&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.layout, x.bytes, x.changed, x.buckets);
+  }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, manifest& x) {
-  return f(x.layout, x.bytes, x.changed, x.buckets);
-}
 
 /// What a transaction leads to. `label` is the trainer's own number (its step): shown to the engine
 /// and in reports, never fenced by.
@@ -60,12 +51,8 @@ struct target_info {
   std::uint64_t label = 0;
 
   friend bool operator==(const target_info&, const target_info&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.version, x.state, x.label); }
 };
-
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, target_info& x) {
-  return f(x.version, x.state, x.label);
-}
 
 /// Raise the fences, drop staged data, then prove by full digest that you hold `target`.
 struct attach_msg {
@@ -73,12 +60,10 @@ struct attach_msg {
   target_info target;
   hash128 layout;
   std::uint64_t challenge = 0;  ///< key under which the proof must be computed
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, attach_msg& x) {
-  return f(x.env, x.target, x.layout, x.challenge);
-}
+  friend bool operator==(const attach_msg&, const attach_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.env, x.target, x.layout, x.challenge); }
+};
 
 /// All weights follow as buckets of full frames; stop serving and overwrite in place.
 struct full_begin_msg {
@@ -86,12 +71,12 @@ struct full_begin_msg {
   target_info target;
   manifest content;
   std::uint64_t challenge = 0;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, full_begin_msg& x) {
-  return f(x.env, x.target, x.content, x.challenge);
-}
+  friend bool operator==(const full_begin_msg&, const full_begin_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.env, x.target, x.content, x.challenge);
+  }
+};
 
 /// A delta follows as buckets; stage it, prove base and payload, write nothing, vote.
 struct prepare_msg {
@@ -100,24 +85,22 @@ struct prepare_msg {
   digest base_state;
   target_info target;
   manifest content;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, prepare_msg& x) {
-  return f(x.env, x.base, x.base_state, x.target, x.content);
-}
+  friend bool operator==(const prepare_msg&, const prepare_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.env, x.base, x.base_state, x.target, x.content);
+  }
+};
 
 /// One bucket of the transaction announced before it. The payload is shared, never written.
 struct bucket_msg {
   envelope env;
   std::uint32_t index = 0;
   payload bytes;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, bucket_msg& x) {
-  return f(x.env, x.index, x.bytes);
-}
+  friend bool operator==(const bucket_msg&, const bucket_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.env, x.index, x.bytes); }
+};
 
 /// Everybody still in the view voted yes: apply, and prove the result under `challenge`.
 struct commit_msg {
@@ -125,22 +108,20 @@ struct commit_msg {
   digest target_state;
   std::uint64_t challenge = 0;
   std::uint32_t round = 0;  ///< of the join: the answer quotes it
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, commit_msg& x) {
-  return f(x.env, x.target_state, x.challenge, x.round);
-}
+  friend bool operator==(const commit_msg&, const commit_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.env, x.target_state, x.challenge, x.round);
+  }
+};
 
 /// Nobody commits: drop what is staged.
 struct abort_msg {
   envelope env;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, abort_msg& x) {
-  return f(x.env);
-}
+  friend bool operator==(const abort_msg&, const abort_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.env); }
+};
 
 /// The same decided delta again, for a receiver whose apply failed; its buckets follow. Overwriting
 /// any mix of base and target with the same delta gives the target (docs/protocol.md, F2).
@@ -150,23 +131,21 @@ struct redo_msg {
   manifest content;
   std::uint64_t challenge = 0;
   std::uint32_t round = 0;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, redo_msg& x) {
-  return f(x.env, x.target, x.content, x.challenge, x.round);
-}
+  friend bool operator==(const redo_msg&, const redo_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.env, x.target, x.content, x.challenge, x.round);
+  }
+};
 
 /// Renews the lease and names the version that the fleet holds.
 struct ping_msg {
   std::uint64_t cluster = 0;
   incarnation inc;
   version_ref current;
-};
 
-template <class Inspector>
-typename Inspector::result_type inspect(Inspector& f, ping_msg& x) {
-  return f(x.cluster, x.inc, x.current);
-}
+  friend bool operator==(const ping_msg&, const ping_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.inc, x.current); }
+};
 
 }  // namespace lockstep

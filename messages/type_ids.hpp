@@ -1,41 +1,79 @@
-// Decides the numbers under which messages travel between nodes. The one file of this folder that
-// includes CAF; nothing outside actors/ and transports includes it.
+// Decides how CAF sends messages between nodes and under which numbers: as one bounded byte string
+// each, in the wire's form. The one file of this folder that includes CAF; nothing outside actors/
+// and transports includes it.
 #pragma once
 
+#include <caf/binary_deserializer.hpp>
 #include <caf/error.hpp>
 #include <caf/sec.hpp>
+#include <caf/serializer.hpp>
 #include <caf/type_id.hpp>
+#include <concepts>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <variant>
+#include <vector>
 
-#include "messages/from_receiver.hpp"
-#include "messages/payload.hpp"
-#include "messages/to_receiver.hpp"
+#include "messages/wire.hpp"
 
 namespace lockstep {
 
-/// Sends a payload as its length and its bytes; shows it, in traces, as its length.
-template <class Inspector>
-std::enable_if_t<Inspector::reads_state, typename Inspector::result_type> inspect(Inspector& f,
-                                                                                  payload& x) {
-  std::uint64_t count = x.size();
-  if constexpr (std::is_void_v<typename Inspector::result_type>) {
-    f(count);
-  } else {
-    if (auto err = f(count)) return err;
-    if (count == 0) return caf::none;
-    return f.apply_raw(x.size(), const_cast<std::byte*>(x.data()));
-  }
+template <class M, class Variant>
+inline constexpr bool is_alternative = false;
+template <class M, class... Alternative>
+inline constexpr bool is_alternative<M, std::variant<Alternative...>> =
+    (std::same_as<M, Alternative> || ...);
+
+/// One of the messages of `wire_message`.
+template <class M>
+concept wire_alternative = is_alternative<M, wire_message>;
+
+/// Shows a message, or a part of one, in traces: its fields.
+template <class Inspector, class M>
+requires std::is_void_v<typename Inspector::result_type> && requires(M& x) {
+  M::fields(x);
+}
+void inspect(Inspector& f, M& x) {
+  std::apply(f, M::fields(x));
 }
 
-/// Checks the length before it allocates: CAF's own sequences do not (0.17.6).
+/// Shows a payload as its length.
 template <class Inspector>
-std::enable_if_t<Inspector::writes_state, caf::error> inspect(Inspector& f, payload& x) {
-  std::uint64_t count = 0;
+requires std::is_void_v<typename Inspector::result_type>
+void inspect(Inspector& f, payload& x) {
+  f(x.size());
+}
+
+/// Sends a message as the length and the bytes of its wire form.
+template <std::derived_from<caf::serializer> Inspector, wire_alternative M>
+caf::error inspect(Inspector& f, M& x) {
+  auto bytes = encode_message(x);
+  if (bytes.size() > wire_bytes_max) return caf::sec::invalid_argument;
+  auto count = static_cast<std::uint32_t>(bytes.size());
   if (auto err = f(count)) return err;
-  if (count > payload_bytes_max) return caf::sec::invalid_argument;
-  std::vector<std::byte> bytes(static_cast<std::size_t>(count));
-  if (count != 0)
-    if (auto err = f.apply_raw(bytes.size(), bytes.data())) return err;
-  x = payload(std::move(bytes));
+  return f.apply_raw(bytes.size(), bytes.data());
+}
+
+/// Reads what the above wrote, without a copy between. Lengths are checked before anything is
+/// allocated: CAF's own sequences do not (0.17.6). What CAF reads from the network is binary;
+/// anything else could not say how many bytes there are, and is refused.
+template <std::derived_from<caf::deserializer> Inspector, wire_alternative M>
+caf::error inspect(Inspector& f, M& x) {
+  auto* in = dynamic_cast<caf::binary_deserializer*>(&f);
+  if (in == nullptr) return caf::sec::invalid_argument;
+  std::uint32_t count = 0;
+  if (auto err = f(count)) return err;
+  if (count > wire_bytes_max) return caf::sec::invalid_argument;
+  if (count > in->remaining()) return caf::sec::end_of_stream;
+  const auto bytes = in->remainder();
+  auto read = decode_message({reinterpret_cast<const std::byte*>(bytes.data()), count});
+  in->skip(count);
+  auto* m = std::get_if<wire_message>(&read);
+  if (m == nullptr) return caf::sec::invalid_argument;
+  auto* same = std::get_if<M>(m);
+  if (same == nullptr) return caf::sec::invalid_argument;  // another kind than CAF announced
+  x = std::move(*same);
   return caf::none;
 }
 
