@@ -43,7 +43,8 @@ inline std::optional<wire_message> next_message(std::span<const std::byte>& rest
   constexpr auto around = wire_header_bytes + wire_checksum_bytes;
   while (rest.size() >= around) {
     std::uint64_t body = 0;
-    for (std::size_t i = 8; i-- > 0;) body = body << 8 | std::to_integer<std::uint64_t>(rest[8 + i]);
+    for (std::size_t i = 8; i-- > 0;)
+      body = body << 8 | std::to_integer<std::uint64_t>(rest[8 + i]);
     if (body > rest.size() - around) return std::nullopt;
     const auto whole = rest.first(around + static_cast<std::size_t>(body));
     rest = rest.subspan(whole.size());

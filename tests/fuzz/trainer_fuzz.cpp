@@ -35,8 +35,13 @@ class trainer {
 
  private:
   void open(round_kind kind) {
-    spec_ = {fuzz::cluster, env_.txn, spec_.number + 1, kind, {{fuzz::id, fuzz::life}, {8, {1, 1}}},
-             digest{3, 4},  now_ + std::chrono::seconds(1)};
+    spec_ = {fuzz::cluster,
+             env_.txn,
+             spec_.number + 1,
+             kind,
+             {{fuzz::id, fuzz::life}, {8, {1, 1}}},
+             digest{3, 4},
+             now_ + std::chrono::seconds(1)};
     join_.on_open(spec_);
     answers_.clear();
   }
