@@ -61,8 +61,8 @@ void* blocking_dequeue(void* result, char* self) {
   return result;
 }
 
-void launch(char* self, void* unit, bool lazy, bool hide) asm(SCHEDULED
-                                                               "6launchEPNS_14execution_unitEbb");
+void launch(char* self, void* unit, bool lazy,
+            bool hide) asm(SCHEDULED "6launchEPNS_14execution_unitEbb");
 void launch(char* self, void* unit, bool lazy, bool hide) {
   static auto* const library =
       next<void(char*, void*, bool, bool)>(SCHEDULED "6launchEPNS_14execution_unitEbb");
@@ -71,8 +71,8 @@ void launch(char* self, void* unit, bool lazy, bool hide) {
 }
 
 // One run of an actor by a worker, which looks at messages before it visits them.
-int resume(char* base, void* unit, std::size_t count) asm(
-    "_ZThn160_N3caf15scheduled_actor6resumeEPNS_14execution_unitEm");
+int resume(char* base, void* unit,
+           std::size_t count) asm("_ZThn160_N3caf15scheduled_actor6resumeEPNS_14execution_unitEm");
 int resume(char* base, void* unit, std::size_t count) {
   static auto* const library = next<int(char*, void*, std::size_t)>(
       "_ZThn160_N3caf15scheduled_actor6resumeEPNS_14execution_unitEm");
@@ -92,7 +92,8 @@ bool activate(char* self, void* unit) {
 }
 
 // One message. The visitor's first member is its actor.
-int visit(char** visitor, void* message) asm(SCHEDULED "15mailbox_visitorclERNS_15mailbox_elementE");
+int visit(char** visitor,
+          void* message) asm(SCHEDULED "15mailbox_visitorclERNS_15mailbox_elementE");
 int visit(char** visitor, void* message) {
   static auto* const library =
       next<int(char**, void*)>(SCHEDULED "15mailbox_visitorclERNS_15mailbox_elementE");
@@ -103,8 +104,8 @@ int visit(char** visitor, void* message) {
   return result;
 }
 
-bool cleanup(char* self, void* reason, void* unit) asm(SCHEDULED
-                                                       "7cleanupEONS_5errorEPNS_14execution_unitE");
+bool cleanup(char* self, void* reason,
+             void* unit) asm(SCHEDULED "7cleanupEONS_5errorEPNS_14execution_unitE");
 bool cleanup(char* self, void* reason, void* unit) {
   static auto* const library =
       next<bool(char*, void*, void*)>(SCHEDULED "7cleanupEONS_5errorEPNS_14execution_unitE");
@@ -115,8 +116,8 @@ bool cleanup(char* self, void* reason, void* unit) {
 }
 
 // Run by the thread that delivers what was delayed, for each message.
-void deliver(void* clock, void* event) asm(
-    "_ZN3caf6detail18simple_actor_clock4shipERNS1_13delayed_eventE");
+void deliver(void* clock,
+             void* event) asm("_ZN3caf6detail18simple_actor_clock4shipERNS1_13delayed_eventE");
 void deliver(void* clock, void* event) {
   static auto* const library =
       next<void(void*, void*)>("_ZN3caf6detail18simple_actor_clock4shipERNS1_13delayed_eventE");
@@ -125,7 +126,7 @@ void deliver(void* clock, void* event) {
 }
 
 #define SCHEDULE                                                                                  \
-  "16schedule_messageENSt6chrono10time_pointINS2_3_V212steady_clockENS2_8durationIlSt5ratioILl1" \
+  "16schedule_messageENSt6chrono10time_pointINS2_3_V212steady_clockENS2_8durationIlSt5ratioILl1"  \
   "ELl1000000000EEEEEENS_13intrusive_ptrINS_19actor_control_blockEEESt10unique_ptrINS_15mailbox_" \
   "elementENS0_8disposerEE"
 void schedule_message(void* self, long when, void* receiver, void* what) asm(CLOCK SCHEDULE);
