@@ -75,6 +75,7 @@ class receiver {
     verified(a.txn, check_buckets(staged(), views_) ? errc::bad_frame : errc::none);
   }
   void perform(const act::apply_slot& a) {
+    fuzz::demand(verified_ == a.txn, "a delta is proven before it is written");
     paused();
     for (const auto& bucket : staged()) write(bucket);
     finish(a.txn, a.challenge);
@@ -105,7 +106,10 @@ class receiver {
     for (const auto& [index, bytes] : kept_) buckets.push_back(bytes);
     return buckets;
   }
-  void verified(txn_ref txn, errc reason) { run(machine_.on_verified(txn, reason, {})); }
+  void verified(txn_ref txn, errc reason) {
+    if (reason == errc::none) verified_ = txn;
+    run(machine_.on_verified(txn, reason, {}));
+  }
   void paused() const {
     fuzz::demand(paused_, "an engine is paused before its bytes are written");
     fuzz::demand(!machine_.state().ready, "nobody is served while bytes are written");
@@ -141,6 +145,7 @@ class receiver {
   payload arrived_;
   std::map<std::uint32_t, payload> kept_;
   bool paused_ = false;
+  txn_ref verified_;
   std::map<version_ref, std::set<digest>> named_;
 };
 

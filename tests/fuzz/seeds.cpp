@@ -92,6 +92,11 @@ void hostile_headers(const fs::path& dir) {
   file("same-name", '{' + tensor("a", "[1]", "[0,1]") + ',' + tensor("a", "[1]", "[1,2]") + '}', 2);
   file("inverted", '{' + tensor("a", "[0]", "[1,0]") + '}', 1);
   file("shape-overflows", '{' + tensor("a", "[4194305,4194305,211106198978564]", "[0,4]") + '}', 4);
+  file("same-metadata", R"({"__metadata__":{"a":"b","a":"c"}})", 0);
+  file("three-offsets", '{' + tensor("a", "[1]", "[0,1,2]") + '}', 1);
+  std::string rank = "[1";
+  for (int i = 0; i < 64; ++i) rank += ",1";
+  file("rank-65", '{' + tensor("a", rank + ']', "[0,1]") + '}', 1);
   file("bytes-after", '{' + tensor("a", "[1]", "[0,1]") + '}', 2);
   file("empty-tensor-inside",
        '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[0]", "[1,1]") + '}', 2);
@@ -244,6 +249,11 @@ void settings_seeds(const fs::path& dir) {
   }
   put(dir / "overrides", overrides);
   put(dir / "variables", variables);
+  int count = 0;
+  for (const std::string value : {"\"x\"", "-1", "1.5", "true", "[1]", "{a=1}", "1979-05-27"}) {
+    put(dir / ("type-" + std::to_string(count)), "[sync]\nmembers_min = " + value + "\n");
+    put(dir / ("section-" + std::to_string(count++)), "sync = " + value + "\n");
+  }
   put(dir / "all-three", "[sync]\nmembers_min = 2\n[log]\nlevel = \"info\"\n" +
                              overrides.substr(0, 60) + "\nLOCKSTEP_LOG_FILE=\xc3\xa9.log\n");
 }
