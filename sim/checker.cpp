@@ -89,13 +89,13 @@ void checker::check(receiver_process& r) {
     violated("I3: the engine of " + s->bytes->name() + " serves other bytes than it was told");
   if (tag) {
     if (tag < r.highest)
-      violated("a version went back from " + to_string(r.highest) + " to " + to_string(tag) +
+      violated("I3: a version went back from " + to_string(r.highest) + " to " + to_string(tag) +
                " at " + s->bytes->name());
     r.highest = std::max(r.highest, tag);
   }
   if (s->bytes->staged_bytes() > fleet_.options().receiver.staged_bytes_max)
     violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
-  if (!(s->bytes->state() == now)) violated("readiness changed without being published");
+  if (!(s->bytes->state() == now)) violated("I3: readiness changed without being published");
   for (const auto& t : fleet_.trainers())
     if (const auto* sender = fleet_.actors_of(t).sender) check_rest(t, *sender, r);
 }
@@ -117,7 +117,7 @@ void checker::check(trainer_process& t) {
       return it != content_.end() && holds(views, it->second);
     });
     if (!whole) violated("I6: the snapshot is not the content of its version");
-    if (snapshot < t.highest) violated("the snapshot went back");
+    if (snapshot < t.highest) violated("I6: the snapshot went back");
     t.highest = std::max(t.highest, snapshot);
   }
   for (const auto& r : fleet_.receivers()) check_rest(t, *actors.sender, r);
