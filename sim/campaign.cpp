@@ -1,11 +1,13 @@
 #include "sim/campaign.hpp"
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstring>
 #include <new>
 #include <thread>
@@ -111,9 +113,13 @@ void work(const campaign_options& o, board& shared, unsigned index) {
 }
 
 pid_t start(const campaign_options& o, board& shared, unsigned index) {
+  const auto parent = ::getpid();
   const auto child = ::fork();
   if (child < 0) throw error(errc::no_memory, "no process can be started");
   if (child > 0) return child;
+  // Whatever ends the parent ends us too, also if it has happened by now.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) ::_exit(0);
   int status = 0;
   try {
     work(o, shared, index);
