@@ -60,8 +60,13 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   const auto known = records_.find(m.id);
   if (!m.inc || (known == records_.end() && records_.size() >= receivers_max)) return out;
   auto& r = records_[m.id];
-  // An older life's hello that was under way for long must not put out the newer one.
-  if (std::find(r.superseded.begin(), r.superseded.end(), m.inc) != r.superseded.end()) return out;
+  // An older life's hello that was under way for long must not put out the newer one. But lives
+  // have no order: which was the older shows by which falls silent.
+  const auto earlier = std::find(r.superseded.begin(), r.superseded.end(), m.inc);
+  if (earlier != r.superseded.end()) {
+    if (heard_lately(now, r)) return out;
+    r.superseded.erase(earlier);
+  }
   if (r.inc == m.inc) {
     return heard(now, m.id, r);
   }

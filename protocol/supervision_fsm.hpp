@@ -86,7 +86,8 @@ class supervision_fsm {
   static constexpr std::size_t superseded_max = 16;
 
   /// A life announces itself. An older life of the same receiver has thereby ended, and is not
-  /// listened to again. A life that was reported dead and speaks again is admitted anew.
+  /// listened to again while the newer one is heard of. A life that was reported dead and speaks
+  /// again is admitted anew.
   actions on_hello(time_point now, const hello_msg& m);
   actions on_pong(time_point now, const pong_msg& m);
   actions on_goodbye(time_point now, const goodbye_msg& m);

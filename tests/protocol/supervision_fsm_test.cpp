@@ -58,6 +58,23 @@ TEST_CASE_METHOD(fixture, "supervision: a newer life ends the older one, never t
   CHECK(rec().superseded.size() == supervision_fsm::superseded_max);
 }
 
+TEST_CASE_METHOD(fixture,
+                 "supervision: the late hello of a dead life puts the living out for a while") {
+  // Life one had ended before life two began, and nobody had heard of it: its hello came last.
+  f.on_hello(t0, hello(two));
+  f.on_admitted(t0, {7, two}, false);
+  const auto late = f.on_hello(t0, hello(one));
+  CHECK(find<act::down>(late)->who == participant{7, two});
+  CHECK(find<act::admit>(late)->who == participant{7, one});
+  const auto lease = milliseconds(s.receiver.lease_ms);
+  CHECK(f.on_hello(t0 + lease, hello(two)).empty());
+  const auto back = f.on_hello(t0 + lease + milliseconds(1), hello(two));
+  CHECK(find<act::admit>(back)->who == participant{7, two});
+  CHECK(rec().inc == two);
+  // And the dead one does not do it again while the living is heard.
+  CHECK(f.on_hello(t0 + lease + milliseconds(2), hello(one)).empty());
+}
+
 TEST_CASE_METHOD(fixture, "supervision: peers cannot fill the memory") {
   for (std::uint32_t id = 0; id < supervision_fsm::receivers_max + 10; ++id)
     f.on_hello(t0, hello(one, id));
