@@ -270,11 +270,11 @@ sync_fsm::actions sync_fsm::on_advanced(time_point now, txn_ref txn) {
   snapshot_ = target_;
   out.push_back(act::release{txn_});
   report_->target = snapshot_.version;
-  // Judged by who is in the view, not by who is waited for: one that was given up on meanwhile has
-  // failed all the same.
+  // Judged by who is in the view, where nobody is who was not ok, and not by who is waited for: one
+  // that was given up on meanwhile has failed all the same.
   report_->result = sync_result::ok;
   for (const auto& p : report_->participants) {
-    if (p.status == terminal::ok && members_.count(p.id) > 0) continue;
+    if (members_.count(p.id) > 0) continue;
     report_->result = sync_result::degraded;
     if (report_->reason == errc::none)
       report_->reason = p.reason == errc::none ? errc::dead : p.reason;

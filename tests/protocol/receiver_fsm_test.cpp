@@ -1,5 +1,7 @@
 #include "protocol/receiver_fsm.hpp"
 
+#include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 
 #include "protocol/deadlines.hpp"
@@ -499,6 +501,24 @@ TEST_CASE_METHOD(fixture, "receiver: a redo heals a torn apply") {
   CHECK(find<act::resume>(done));
 }
 
+TEST_CASE_METHOD(fixture, "receiver: a redo takes the place of what was staged") {
+  stage();
+  REQUIRE(reply(commit()).reason == errc::not_staged);  // came before the check had ended
+  auto m = redo();
+  SECTION("with buckets") {
+    CHECK(find<act::drop_slot>(f.on_redo(t0, m)));
+    CHECK(find<act::keep_bucket>(put(0)));
+    CHECK(find<act::check_slot>(put(1)));
+  }
+  SECTION("without") {
+    m.content.buckets.clear(), m.content.bytes = 0;
+    CHECK(find<act::check_slot>(f.on_redo(t0, m)));
+  }
+  f.on_verified({1, 2}, errc::none, {});
+  CHECK(reply(f.on_applied({1, 2}, d1, proof)).round == 2);
+  CHECK(put(0).empty());  // nothing is left that buckets could be of
+}
+
 TEST_CASE_METHOD(fixture, "receiver: a later round of a redo is answered as such") {
   tear();
   f.on_redo(t0, redo(2));
@@ -575,6 +595,48 @@ TEST_CASE_METHOD(fixture, "receiver: a full is written as it arrives, behind the
   CHECK(find<act::resume>(done));
   CHECK(f.state().ready);
   CHECK(reply(f.on_full_begin(t0, full())).kind == reply_kind::full_ok);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a full voids the tag, and stops an engine once") {
+  SECTION("of who serves") {
+    serve();
+    CHECK(find<act::pause>(f.on_full_begin(t0, full())));
+  }
+  SECTION("of who is torn: the engine still stands still") {
+    tear();
+    CHECK_FALSE(find<act::pause>(f.on_full_begin(t0, full())));
+  }
+  CHECK_FALSE(f.state().version);
+  CHECK(f.state().phase == receiver_phase::reseeding);
+  CHECK(f.state().reason == errc::not_serving);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a full of nothing is complete at once") {
+  auto m = full();
+  m.content.buckets.clear(), m.content.bytes = 0;
+  CHECK(find<act::finish_full>(f.on_full_begin(t0, m)));
+}
+
+TEST_CASE_METHOD(fixture, "receiver: only a full's own writes are counted towards it") {
+  SECTION("not those of another transaction") {
+    f.on_full_begin(t0, full());
+    put(0, 3), put(1, 3);
+    CHECK(f.on_bucket_written({1, 2}, 0).empty());
+    CHECK(f.on_bucket_written({1, 3}, 0).empty());
+  }
+  SECTION("not those of what has not arrived") {
+    f.on_full_begin(t0, full());
+    put(0, 3);
+    CHECK(f.on_bucket_written({1, 3}, 1).empty());
+    CHECK(f.on_bucket_written({1, 3}, ~0u).empty());
+    put(1, 3);
+    CHECK(f.on_bucket_written({1, 3}, 0).empty());
+  }
+  SECTION("nor of a delta, which is not written as it arrives") {
+    stage();
+    CHECK(f.on_bucket_written({1, 2}, 0).empty());
+    CHECK(f.on_bucket_written({1, 2}, 1).empty());
+  }
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a full that fails or stops arriving leaves it torn") {
@@ -655,6 +717,24 @@ TEST_CASE_METHOD(fixture, "receiver: without the trainer's word the lease ends")
   f.on_tick(t0 + 2 * lease);
   attach(9, at(0, d0));
   CHECK(f.state().ready);  // an attach is the trainer's word too
+}
+
+TEST_CASE_METHOD(fixture,
+                 "receiver: announces itself until a trainer is heard, and when it is not") {
+  const auto again = milliseconds(s.receiver.hello_ms), lease = milliseconds(s.receiver.lease_ms);
+  CHECK(f.on_tick(t0).empty());  // not before it begins
+  CHECK(find<act::announce>(f.on_start(t0)));
+  CHECK(f.deadline() == t0 + again);
+  CHECK(f.on_tick(t0 + again - milliseconds(1)).empty());
+  CHECK(find<act::announce>(f.on_tick(t0 + again)));
+  CHECK(f.deadline() == t0 + 2 * again);
+  CHECK(find<act::announce>(f.on_tick(t0 + 2 * again)));
+  const auto heard = t0 + 2 * again + milliseconds(1);
+  f.on_ping(heard, {9, me, {1, 0}});
+  CHECK(f.deadline() == heard + lease);
+  CHECK_FALSE(find<act::announce>(f.on_tick(heard + lease - milliseconds(1))));
+  CHECK(find<act::announce>(f.on_tick(heard + lease)));
+  CHECK(f.deadline() == heard + lease + again);
 }
 
 TEST_CASE("receiver: may be told to serve on without a lease") {
@@ -742,6 +822,32 @@ TEST_CASE_METHOD(fixture, "receiver: who is brought to what the fleet has left i
   }
   CHECK_FALSE(f.state().ready);
   CHECK(f.state().reason == errc::behind);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: what was heard of the fleet, a late attach does not undo") {
+  f.on_ping(t0, {9, me, {1, 6}});
+  f.on_ping(t0, {9, me, {1, 0}});  // late, too
+  attach(2, at(0, d1));
+  REQUIRE(reply(f.on_digest({1, 2}, bad, proof)).kind == reply_kind::need_full);
+  f.on_full_begin(t0, full());
+  put(0, 3), put(1, 3);
+  f.on_bucket_written({1, 3}, 0), f.on_bucket_written({1, 3}, 1);
+  CHECK(reply(f.on_applied({1, 3}, d0, proof)).kind == reply_kind::full_ok);
+  CHECK(f.state().reason == errc::behind);
+}
+
+TEST_CASE("receiver: its deadline is the first of all that it waits for") {
+  settings s;
+  s.sync.full_timeout_ms = 10;
+  s.receiver.hello_ms = GENERATE(1u, 100'000u);
+  s.receiver.lease_ms = GENERATE(1u, 100'000u);
+  receiver_fsm f({9, 7, me, layout, 1000}, s);
+  f.on_full_begin(t0, {fixture::env(1), at(0, d0), two_buckets(), 5});
+  f.on_ping(t0, {9, me, {1, 0}});
+  f.on_start(t0);
+  const std::array all{t0 + 2 * full_timeout(s, 200), t0 + milliseconds(s.receiver.lease_ms),
+                       t0 + milliseconds(s.receiver.hello_ms)};
+  CHECK(f.deadline() == *std::min_element(all.begin(), all.end()));
 }
 
 TEST_CASE("receiver: no deadline is beyond what the clock can say") {
