@@ -57,7 +57,7 @@ struct fixture {
     }
     REQUIRE(f.members().size() == n);
   }
-  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 5, proof); }
+  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 6, proof); }
   act::list vote(std::vector<outcome> o) { return round(round_kind::vote, 0, std::move(o)); }
   act::list acks(std::vector<outcome> o, std::uint32_t number = 1) {
     return round(number == 1 ? round_kind::commit : round_kind::redo, number, std::move(o));
@@ -92,7 +92,7 @@ TEST_CASE_METHOD(fixture, "sync: all vote, all acknowledge, the snapshot advance
   const auto decided = vote({yes(a), yes(b)});
   CHECK(find<act::open_round>(decided)->spec.proof == proof);
   CHECK(find<act::send_commit>(decided)->round == 1);
-  CHECK(find<act::send_commit>(decided)->challenge == 5);
+  CHECK(find<act::send_commit>(decided)->challenge == 6);
   CHECK(f.snapshot().version == version_ref{1, 0});
   const auto done = acks({yes(a), yes(b)});
   CHECK(find<act::conclude>(done)->view.size() == 2);
