@@ -90,6 +90,12 @@ void engine::drop() {
   staged_.shrink_to_fit();
 }
 
+std::uint64_t engine::staged_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const auto& bucket : staged_) sum += bucket.size();
+  return sum;
+}
+
 engine::failure engine::check() const {
   return guarded(errc::bad_frame,
                  [&] { return as_failure(check_buckets(staged_, as_views(memory_))); });

@@ -51,6 +51,8 @@ class engine {
 
   void keep(std::uint32_t index, payload bucket);
   void drop();
+  /// Of all buckets that are kept.
+  std::uint64_t staged_bytes() const noexcept;
   /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`.
   failure verify(const digest& base, const digest& target) const;
   /// The staged buckets are sound.

@@ -39,6 +39,7 @@ json to_json(const receiver_status& s, const participant_report* p) {
           {"status", p ? to_string(p->status) : "absent"},
           {"reason", to_string(p ? p->reason : s.reason)},
           {"detail", p ? p->detail : s.detail},
+          {"redos", p ? p->redos : 0},
           {"reseeds", p ? p->reseeds : 0}};
 }
 

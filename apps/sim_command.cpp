@@ -19,6 +19,8 @@ namespace lockstep {
 
 namespace {
 
+constexpr std::uint64_t seeds_max = 1'000'000'000'000;
+
 struct sim_options {
   std::optional<std::uint64_t> seed;
   std::optional<std::uint64_t> seeds;
@@ -29,6 +31,7 @@ struct sim_options {
   std::string broken;
   std::string keep;
   unsigned jobs = 0;
+  unsigned minutes = 0;
   bool stop = false;
   bool no_shrink = false;
   bool trace = false;
@@ -125,7 +128,9 @@ class simulator {
 
   int run() {
     campaign_.each = each_of(o_);
-    campaign_.seeds = o_.seeds.value_or(o_.seed ? 1 : 1000);
+    // As many as there is time for, unless a number was named.
+    campaign_.seeds = o_.seeds.value_or(o_.minutes != 0 ? seeds_max : o_.seed ? 1 : 1000);
+    campaign_.time_max = std::chrono::minutes(o_.minutes);
     const auto cores = std::max(std::thread::hardware_concurrency(), 1u);
     campaign_.jobs = static_cast<unsigned>(
         std::min<std::uint64_t>(o_.jobs != 0 ? o_.jobs : cores, campaign_.seeds));
@@ -223,8 +228,11 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_option("--seed", o->seed, "The seed to run, or the first of --seeds")
       ->type_name("S");
   command->add_option("--seeds", o->seeds, "How many seeds to run; without --seed from 0")
-      ->check(plain_number(1, 1'000'000'000'000))
+      ->check(plain_number(1, seeds_max))
       ->type_name("N");
+  command->add_option("--minutes", o->minutes, "Begin no seed after so many minutes")
+      ->check(plain_number(1, 100'000))
+      ->type_name("M");
   command->add_option("--receivers", o->receivers, "Receivers at the start")
       ->check(plain_number(1, 64))
       ->type_name("R")
@@ -233,11 +241,11 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 100'000))
       ->type_name("K")
       ->capture_default_str();
-  command
-      ->add_option("--faults", o->faults_file,
-                   "Read fault rates from a file of NAME=RATE lines; `none` sets all to 0")
+  command->add_option("--faults", o->faults_file, "Read fault rates from a file of NAME=RATE lines")
       ->type_name("FILE");
-  command->add_option("--fault", o->faults, "Set one fault's rate, 0 to 1. May be repeated")
+  command
+      ->add_option("--fault", o->faults,
+                   "Set one fault's rate, 0 to 1, or all to 0 (none). May be repeated")
       ->type_name("NAME=RATE")
       ->allow_extra_args(false);
   command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");

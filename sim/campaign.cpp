@@ -130,7 +130,10 @@ campaign_result run_campaign(const campaign_options& o,
   shared_board shared;
   std::vector<pid_t> children;
   for (unsigned i = 0; i < o.jobs; ++i) children.push_back(start(o, *shared.operator->(), i));
+  const auto began = std::chrono::steady_clock::now();
   for (auto left = children.size(); left > 0;) {
+    if (o.time_max.count() != 0 && std::chrono::steady_clock::now() - began >= o.time_max)
+      shared->stop = true;
     int status = 0;
     const auto child = ::waitpid(-1, &status, WNOHANG);
     if (child <= 0) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -17,6 +18,8 @@ struct campaign_options {
   std::uint64_t seeds = 1;
   unsigned jobs = 1;           ///< processes, 1 to 256
   bool stop_at_first = false;  ///< end soon after a violation was found
+  /// No seed is begun after this time; 0 is no limit.
+  std::chrono::milliseconds time_max{0};
 };
 
 /// Sums over all seeds.

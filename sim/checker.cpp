@@ -93,6 +93,8 @@ void checker::check(receiver_process& r) {
                " at " + s->bytes->name());
     r.highest = std::max(r.highest, tag);
   }
+  if (s->bytes->staged_bytes() > fleet_.options().receiver.staged_bytes_max)
+    violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
   if (!(s->bytes->state() == now)) violated("readiness changed without being published");
   for (const auto& t : fleet_.trainers())
     if (const auto* sender = fleet_.actors_of(t).sender) check_rest(t, *sender, r);
@@ -210,8 +212,9 @@ bool checker::is_whole(const trainer_process& t) const {
   if (sync.phase() != sync_phase::idle) return false;
   const auto snapshot = names_.on_wire(t, sync.snapshot().version);
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
-    return !r.wanted ||
-           (r.up && sync.is_member({r.id, r.inc}) && r.served.ready && names(snapshot, r.memory));
+    // Rot shows at the next proof, which the next sync asks for.
+    return !r.wanted || (r.up && sync.is_member({r.id, r.inc}) && r.served.ready &&
+                         (r.rotten || names(snapshot, r.memory)));
   });
 }
 

@@ -18,7 +18,7 @@ constexpr fault_row table[] = {
   {f::lose, "lose", per::message, 0.01, "The message is lost."},
   {f::duplicate, "duplicate", per::message, 0.01, "The message arrives twice."},
   {f::delay, "delay", per::message, 0.005, "The message, and what follows it on its link, is late by up to 3 s."},
-  {f::reorder, "reorder", per::message, 0.02, "The message is late by up to 200 ms and overtaken by others."},
+  {f::reorder, "reorder", per::message, 0.02, "The message is late by up to 200 ms, at times 5 s, and overtaken by others."},
   {f::replay, "replay", per::message, 0.005, "The message arrives once more, up to 40 s later: a zombie."},
   {f::flip, "flip", per::message, 0.005, "One bit of the message flips on its way."},
   {f::flip_bucket, "flip-bucket", per::bucket, 0.005, "One bit of a bucket flips before its message is sealed."},
@@ -83,6 +83,10 @@ fault_rates::fault_rates() {
 }
 
 void set_rate(fault_rates& rates, std::string_view text) {
+  if (trimmed(text) == "none") {
+    rates.rate.fill(0);
+    return;
+  }
   const auto equals = text.find('=');
   const auto name = trimmed(text.substr(0, equals));
   const auto value =
@@ -112,10 +116,6 @@ void read_rates(fault_rates& rates, const std::string& text, const std::string& 
     ++number;
     line = trimmed(line.substr(0, line.find('#')));
     if (line.empty()) continue;
-    if (line == "none") {
-      rates.rate.fill(0);
-      continue;
-    }
     try {
       set_rate(rates, line);
     } catch (const error& e) {

@@ -75,10 +75,11 @@ struct fault_rates {
   double operator[](fault_id id) const { return rate[static_cast<std::size_t>(id)]; }
 };
 
-/// Sets what `text` says, `NAME=RATE` or `swarm=on|off`. Throws `error{bad_input}`.
+/// Does what `text` says: `NAME=RATE`, `none` (all rates are 0) or `swarm=on|off`. Throws
+/// `error{bad_input}`.
 void set_rate(fault_rates& rates, std::string_view text);
-/// Reads a file of such lines; `#` starts a comment, `none` sets all rates to 0. Throws
-/// `error{bad_input}` with the number of the line.
+/// Reads a file of such lines; `#` starts a comment. Throws `error{bad_input}` with the number of
+/// the line.
 void read_rates(fault_rates& rates, const std::string& text, const std::string& name);
 
 /// One strike: the `index`-th of its kind in a run.

@@ -60,7 +60,8 @@ bool holds(const weight_buffer& w, const bytes& what) {
   std::size_t at = 0;
   for (std::size_t i = 0; i < w.shape().count(); ++i) {
     const auto tensor = w.tensor(i);
-    if (!std::equal(tensor.begin(), tensor.end(), what.data() + at)) return false;
+    if (!tensor.empty() && std::memcmp(tensor.data(), what.data() + at, tensor.size()) != 0)
+      return false;
     at += tensor.size();
   }
   return true;
@@ -69,7 +70,8 @@ bool holds(const weight_buffer& w, const bytes& what) {
 bool holds(const tensor_views& views, const bytes& what) {
   std::size_t at = 0;
   for (const auto& view : views) {
-    if (!std::equal(view.bytes.data, view.bytes.data + view.bytes.size, what.data() + at))
+    if (view.bytes.size != 0 &&
+        std::memcmp(view.bytes.data, what.data() + at, view.bytes.size) != 0)
       return false;
     at += view.bytes.size;
   }
@@ -144,9 +146,11 @@ void fleet::choose_settings() {
   s.sync.recovery_timeout_ms = 8000;
   s.sync.members_min = random_.chance(1, 8) ? o_.receivers : 1;
   s.sync.reseed = random_.chance(1, 4) ? reseed_scope::all : reseed_scope::failed;
+  s.sync.commit_resend_max = static_cast<std::uint32_t>(random_.below(3));
   s.sync.redo_max = static_cast<std::uint32_t>(random_.below(3));
   // Below what the table allows, so that a model of a few bytes fills several.
   s.bucket.bytes_max = 170;
+  s.receiver.staged_bytes_max = 512;
   s.bucket.credit = static_cast<std::uint32_t>(1 + random_.below(3));
   s.receiver.ping_ms = 1000;
   s.receiver.lease_ms = 5000;

@@ -155,7 +155,8 @@ void network::ship(packet p, wire_message* m) {
   if (dice_.strikes(f::replay)) put(p, arrives + milliseconds(dice_.below(f::replay, 40'000)));
   if (m && dice_.strikes(f::flip)) damage(p);
   if (dice_.strikes(f::reorder)) {
-    arrives += milliseconds(dice_.below(f::reorder, 200));
+    const auto late_max = dice_.below(f::reorder, 8) == 0 ? 5'000 : 200;
+    arrives += milliseconds(dice_.below(f::reorder, static_cast<std::uint64_t>(late_max)));
   } else {
     l.last = arrives;
   }

@@ -13,11 +13,12 @@
 namespace lockstep::sim {
 
 /// One message handled by a receiver, with all that its executor did at once; or one tick; or one
-/// word of an executor that takes its time.
+/// answer of an executor that takes its time.
 struct receiver_step {
   receiver_fsm::summary before;
   receiver_fsm::summary after;
-  std::optional<wire_message> event;  ///< none: a tick, or a word of the executor
+  std::optional<wire_message> event;  ///< none: a tick, or
+  bool executor = false;              ///< an answer of the executor
   std::vector<reply_msg> replies;     ///< sent to the join meanwhile
   /// Answers may be lost on their way into `replies`: none is demanded.
   bool mute = false;

@@ -127,11 +127,15 @@ envelope own(const summary& s, txn_ref txn) {
   return {s.cluster, txn, s.inc};
 }
 
-/// No message: time, or a word of the executor, about whatever is under way.
-question no_question(const summary& before) {
+/// No message: time, or an answer of the executor, about whatever is under way.
+question no_question(const summary& before, bool executor) {
   question q;
   q.about = {before.fence, {}};
-  q.by_itself = {"digest", "staged", "checked", "written", "expired"};
+  if (executor) {
+    q.by_itself = {"digest", "staged", "checked", "written"};
+  } else {
+    q.by_itself = {"expired", "written"};
+  }
   if (before.attaching) q.about = {before.attaching->txn, before.attaching->target.version};
   if (before.slot) q.about = {before.slot->txn, before.slot->target.version};
   q.env = own(before, q.about.txn);
@@ -181,7 +185,7 @@ struct asker {
   /// Nothing that the model knows.
   template <class Other>
   question operator()(const Other&) const {
-    auto q = no_question(before);
+    auto q = no_question(before, false);
     q.addressed = false;
     return q;
   }
@@ -252,7 +256,7 @@ bool repeats(const receiver_step& step, const question& q) {
 
 std::string describe(const receiver_step& step, const question& q, std::string_view why) {
   std::string out = "receiver " + std::to_string(step.before.id) + ", ";
-  out += step.event ? std::string(name_of(*step.event)) : "by itself";
+  out += step.event ? std::string(name_of(*step.event)) : step.executor ? "executor" : "tick";
   out += " " + to_string(q.about.txn) + ": " + state_words(step.before, q.about) + " > " +
          state_words(step.after, q.about);
   for (const auto& m : step.replies) out += " " + reply_word(m);
@@ -262,8 +266,8 @@ std::string describe(const receiver_step& step, const question& q, std::string_v
 }  // namespace
 
 std::optional<std::string> check(const receiver_step& step, coverage* seen) {
-  const auto q =
-      step.event ? std::visit(asker{step.before}, *step.event) : no_question(step.before);
+  const auto q = step.event ? std::visit(asker{step.before}, *step.event)
+                            : no_question(step.before, step.executor);
   if (const auto why = check_rest(step, q)) return describe(step, q, *why);
   if (const auto why = check_replies(step, q)) return describe(step, q, *why);
   if (same_state(step.before, step.after) &&

@@ -16,6 +16,10 @@ using f = fault_id;
 
 /// Far more than any run needs: whoever comes here goes in circles.
 constexpr std::uint64_t steps_max = 3'000'000;
+/// A handful for each actor that is alive, and for those that ended lately.
+constexpr std::size_t timers_max = 1'000;
+/// Those that a slow link holds back, and zombies.
+constexpr std::size_t under_way_max = 20'000;
 /// How long a fleet may take to be whole again once nothing fails any more. The longest thing that
 /// can be under way is a replayed message of 40 s and a pause of 60 s.
 constexpr auto whole_within = seconds(180);
@@ -123,6 +127,9 @@ class simulation final : public spectator {
     if (!scheduler_.step()) checker_.violated("L1: nothing will ever happen again");
     if (!network_.unnoticed().empty())
       checker_.violated("a flipped bit went unnoticed in " + network_.unnoticed());
+    if (scheduler_.timers() > timers_max) checker_.violated("bounds: timers become more and more");
+    if (network_.under_way() > under_way_max)
+      checker_.violated("bounds: messages on their way become more and more");
     if (result_.steps > steps_max) checker_.violated("bounds: the run does not end");
     return !stopped();
   }
@@ -319,15 +326,19 @@ class simulation final : public spectator {
       if (!step()) return;
     for (int last = 0; last < 2; ++last) {
       if (!become_whole()) return;
+      const bool rotten = any_rotten();
       asked_at_ = scheduler_.now();
       fleet_.sync(fleet_.leader());
       while (fleet_.leader().ticket)
         if (!step()) return;
-      if (last_ != sync_result::ok)
+      // Whoever finds rot refuses, and what comes of that depends on who else there is.
+      if (!rotten && last_ != sync_result::ok)
         return checker_.violated("L1: after the faults had stopped a sync was not ok");
     }
-    become_whole();
+    if (become_whole() && any_rotten()) checker_.violated("I1: rot was not found");
   }
+
+  bool any_rotten() { return std::ranges::any_of(fleet_.receivers(), &receiver_process::rotten); }
 
   /// An operator looks at who was given up, and at a trainer's side that stays down.
   void help() {

@@ -41,8 +41,7 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
     if (s) receiver_->before = s->machine->summarize();
     // A welcome is nothing to the model: like a word that no receiver is told.
     receiver_->event = greeted ? std::optional<wire_message>(pong_msg{}) : std::move(event);
-  } else if (auto* t = fleet_.trainer_of(actor);
-             t && std::string_view(actor.name()) == "sender") {
+  } else if (auto* t = fleet_.trainer_of(actor); t && std::string_view(actor.name()) == "sender") {
     const auto event = event_of(content);
     if (!event) return;
     const auto* s = fleet_.actors_of(*t).sender;

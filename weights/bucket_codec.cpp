@@ -14,6 +14,14 @@ digest to_digest(kernels::digest_sum sum) {
   return {sum.lane[0], sum.lane[1]};
 }
 
+/// Calls `work(key)` with the key of `seed`. The public one is expanded once: it is asked for at
+/// every step of a sync.
+template <class Work>
+auto with_key(std::uint64_t seed, Work work) {
+  static const kernels::digest_key public_key(public_digest_seed);
+  return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
+}
+
 /// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
 template <class Visit>
 std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor_views& tensors,
@@ -78,11 +86,12 @@ tensor_views as_views(const tensor_spans& tensors) {
 }
 
 digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
-  const kernels::digest_key key(seed);
-  kernels::digest_sum sum;
-  for (std::size_t i = 0; i < tensors.size(); ++i)
-    sum += kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes);
-  return to_digest(sum);
+  return with_key(seed, [&](const kernels::digest_key& key) {
+    kernels::digest_sum sum;
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      sum += kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes);
+    return to_digest(sum);
+  });
 }
 
 hash128 hash_of(const payload& bucket) {
@@ -172,14 +181,15 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
 
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
                const tensor_views& tensors) {
-  const kernels::digest_key key(seed);
-  kernels::digest_sum sum{{base.lane0, base.lane1}};
-  for (const auto& bucket : buckets)
-    for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
-      sum += kernels::change_of(key, f, tensors[f.tensor]);
-      return true;
-    });
-  return to_digest(sum);
+  return with_key(seed, [&](const kernels::digest_key& key) {
+    kernels::digest_sum sum{{base.lane0, base.lane1}};
+    for (const auto& bucket : buckets)
+      for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
+        sum += kernels::change_of(key, f, tensors[f.tensor]);
+        return true;
+      });
+    return to_digest(sum);
+  });
 }
 
 std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_spans& tensors,

@@ -50,7 +50,7 @@ void check_sync(const json& s) {
   std::uint64_t next = 0;
   for (const auto& r : s["receivers"]) {
     check_keys(r, {"id", "name", "state", "ready", "version", "standing", "status", "reason",
-                   "detail", "reseeds"});
+                   "detail", "redos", "reseeds"});
     CHECK(r["id"] == next++);
     for (const auto* key : {"version", "reseeds"}) CHECK(is_count(r[key]));
     CHECK(r["ready"].is_boolean());

@@ -376,6 +376,33 @@ TEST_CASE_METHOD(fixture, "receiver: buckets are those announced, each once") {
   CHECK(f.state().ready);
 }
 
+TEST_CASE_METHOD(fixture, "receiver: a bad copy of a bucket that is there undoes nothing") {
+  // It did: a vote was taken back by whatever came late and had gone bad on its way.
+  const auto bad_copy = [&](std::uint32_t index, std::uint64_t seq = 2) {
+    const auto r = f.on_bucket(t0, env(seq), index, 99, {9, 9});
+    CHECK(find<act::grant_credit>(r));
+    CHECK(r.size() == 1);
+  };
+  SECTION("before the vote") {
+    stage();
+    bad_copy(0);
+    CHECK(reply(f.on_verified({1, 2}, errc::none, {})).kind == reply_kind::vote_yes);
+  }
+  SECTION("after the vote, and of no bucket at all") {
+    vote();
+    bad_copy(1);
+    bad_copy(7);
+    CHECK(find<act::apply_slot>(commit()));
+  }
+  SECTION("of a full") {
+    serve();
+    f.on_full_begin(t0, full());
+    put(0, 3);
+    bad_copy(0, 3);
+    CHECK(f.state().phase == receiver_phase::reseeding);
+  }
+}
+
 TEST_CASE_METHOD(fixture, "receiver: a failed check is a no; rotten bytes are not served on") {
   stage();
   CHECK(f.on_verified({1, 1}, errc::none, {}).empty());
@@ -709,7 +736,11 @@ TEST_CASE_METHOD(fixture, "receiver: without the trainer's word the lease ends")
   const auto before = f.ignored();
   CHECK(f.on_ping(t0 + lease, {8, me, {1, 0}}).empty());
   CHECK(f.on_ping(t0 + lease, {9, {}, {1, 0}}).empty());
-  CHECK(f.on_ping(t0 + lease, {9, me, {0, 0}}).empty());  // of a run that is over
+  // Of a run that is over: it is told what is served, and renews nothing.
+  const auto zombie = f.on_ping(t0 + lease, {9, me, {0, 0}});
+  CHECK(zombie.size() == 1);
+  CHECK(find<act::pong>(zombie));
+  CHECK(f.state().reason == errc::lease_expired);
   CHECK(f.ignored() == before + 3);
   const auto r = f.on_ping(t0 + lease, {9, me, {1, 0}});
   CHECK(find<act::pong>(r));

@@ -178,6 +178,7 @@ void receiver_fuzz::step() {
     const auto at = words_.begin() + static_cast<std::ptrdiff_t>(below(words_.size()));
     const auto said = *at;
     words_.erase(at);
+    s.executor = true;
     perform(said(*fsm_), s);
   } else if (one_in(40)) {
     if (one_in(2)) now_ += std::chrono::hours(1);

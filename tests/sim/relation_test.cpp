@@ -14,6 +14,15 @@ using namespace lockstep::sim;
 
 namespace {
 
+// Fewer where the machines are built for debugging or under a sanitizer; more where lines of the
+// model have not been taken yet.
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t seeds = 2000;
+#else
+constexpr std::uint64_t seeds = 100;
+#endif
+constexpr std::uint64_t seeds_max = 5000;
+
 /// Lines of the table that begin so and that nobody took.
 std::vector<std::string> missing(const coverage& seen, std::string_view who) {
   std::vector<std::string> out;
@@ -28,7 +37,8 @@ std::vector<std::string> missing(const coverage& seen, std::string_view who) {
 
 TEST_CASE("whatever is said to a receiver, its steps are the model's") {
   coverage seen;
-  for (std::uint64_t seed = 1; seed <= 2000; ++seed) {
+  const auto never = [&] { return missing(seen, "receiver"); };
+  for (std::uint64_t seed = 1; seed <= seeds || (seed < seeds_max && !never().empty()); ++seed) {
     CAPTURE(seed);
     receiver_fuzz fuzz(seed);
     std::size_t steps = 0;
@@ -46,9 +56,7 @@ TEST_CASE("whatever is said to a receiver, its steps are the model's") {
     };
     for (int i = 0; i < 2000; ++i) fuzz.step();
   }
-  const auto never = missing(seen, "receiver");
-  for (const auto& line : never) WARN(line);
-  CHECK(never.size() == 0);
+  CHECK(never() == std::vector<std::string>{});
 }
 
 TEST_CASE("every step of whole clusters under faults is the model's") {
@@ -62,7 +70,14 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
   const watcher watch{judge, judge,
                       [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
                       [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); }};
-  for (std::uint64_t seed = 1; seed <= 3000; ++seed) {
+  // Not taken here. The model tells who attaches out of the view when the attach leaves, the code
+  // before; it may run out of transactions; and nothing rots in these clusters.
+  const std::vector<std::string> never{"sender attach idle > attaching - in > out attach",
+                                       "sender attached attaching > idle no out > out -",
+                                       "sender votes voting > committing doubt in > out -",
+                                       "sender votes voting > idle doubt in > out abort"};
+  const auto enough = [&] { return missing(seen, "sender") == never; };
+  for (std::uint64_t seed = 1; seed <= seeds || (seed < seeds_max && !enough()); ++seed) {
     CAPTURE(seed);
     options opt;
     opt.watch = &watch;
@@ -70,8 +85,6 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
   }
   for (const auto& [why, times] : bad) WARN(times << ": " << why);
   CHECK(bad.size() == 0);
-  CHECK(steps > 100'000);
-  const auto never = missing(seen, "sender");
-  for (const auto& line : never) WARN(line);
-  CHECK(never.size() == 0);
+  CHECK(steps > 300 * seeds);
+  CHECK(missing(seen, "sender") == never);
 }

@@ -119,6 +119,7 @@ class bare_receiver {
   }
 
   void perform(receiver_action::pause&) { bytes.pause(); }
+  void perform(receiver_action::announce&) {}
   void perform(receiver_action::keep_bucket& a) { bytes.keep(a.index, arrived_); }
   void perform(receiver_action::drop_slot&) { bytes.drop(); }
   void perform(receiver_action::verify_slot& a) {

@@ -93,6 +93,7 @@ class cluster {
   std::uint64_t loss_, twice_, trouble_, lies_, disorder_, jumps_;  // in 1000
   envelope credit_env_;              ///< of the bucket being delivered
   const body* delivered_ = nullptr;  ///< to a node, at this moment
+  bool ticking_ = false;
   std::vector<node> nodes_;
   std::deque<trainer> trainers_;
   std::vector<packet> net_, old_;

@@ -182,6 +182,7 @@ void cluster::watch(node& n, const ra::list& actions) {
   s.before = std::exchange(n.seen, n.fsm->summarize());
   s.after = n.seen;
   if (delivered_) std::visit([&](const auto& m) { s.event = m; }, *delivered_);
+  s.executor = !delivered_ && !ticking_;
   for (const auto& a : actions)
     if (const auto* r = std::get_if<ra::reply>(&a)) s.replies.push_back(r->message);
   if (opt_.watch) opt_.watch->receiver(s);

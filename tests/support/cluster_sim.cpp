@@ -120,7 +120,9 @@ void cluster::tick() {
   }
   for (auto& n : nodes_) {
     if (!n.alive) continue;
+    ticking_ = true;
     if (due(n.fsm->deadline())) perform(n, n.fsm->on_tick(now_));
+    ticking_ = false;
     if (due(n.fsm->deadline())) violated("a receiver's deadline passed and nothing was done");
     for (auto& [index, at] : n.hello_at) {
       if (at > now_) continue;

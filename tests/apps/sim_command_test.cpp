@@ -1,0 +1,160 @@
+// `lockstep sim` as a user calls it, and the scenarios that were kept.
+#include <sstream>
+
+#include "apps/program.hpp"
+
+namespace lockstep::test {
+
+namespace {
+
+const fs::path scenarios = fs::path(LOCKSTEP_TEST_DATA).parent_path() / "sim" / "scenarios";
+
+child_result sim(const arguments& with) {
+  arguments all{"sim"};
+  all.insert(all.end(), with.begin(), with.end());
+  return run_program(all);
+}
+
+arguments words_of(const std::string& line) {
+  std::istringstream in(line);
+  arguments out;
+  for (std::string word; in >> word;) out.push_back(word);
+  return out;
+}
+
+/// What a scenario says: its command, its exit status, and the log that is expected.
+struct scenario {
+  arguments command;
+  int status = -1;
+  std::string log;
+};
+
+scenario parse(const fs::path& file) {
+  scenario out;
+  const auto text = get(file);
+  const auto end = text.find("\n---\n");
+  REQUIRE(end != std::string::npos);
+  for (const auto& line : lines_of(text.substr(0, end))) {
+    if (line.starts_with("lockstep ")) out.command = words_of(line.substr(9));
+    if (line.starts_with("exit ")) out.status = line[5] - '0';
+  }
+  out.log = text.substr(end + 5);
+  return out;
+}
+
+json summary_of(const child_result& r) {
+  INFO("stderr: " << r.err);
+  const auto lines = lines_of(r.out);
+  REQUIRE_FALSE(lines.empty());
+  auto out = json::parse(lines.back());
+  REQUIRE(out["kind"] == "summary");
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("every scenario goes as its log says, in this process's stead too") {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(scenarios))
+    if (entry.path().extension() == ".txt") files.push_back(entry.path());
+  CHECK(files.size() >= 10);
+  for (const auto& file : files) {
+    CAPTURE(file.filename().string());
+    const auto wanted = parse(file);
+    REQUIRE(wanted.command.size() > 2);
+    const auto r = run_program(wanted.command);
+    CHECK(r.status == wanted.status);
+    CHECK(r.err.empty());
+    CHECK(r.out == wanted.log);
+  }
+}
+
+TEST_CASE("a trace is the same in another process") {
+  const auto first = sim({"--seed", "7", "--trace"});
+  CHECK(first.status == 0);
+  CHECK(lines_of(first.out).size() > 500);
+  CHECK((sim({"--seed", "7", "--trace"}).out == first.out));
+  CHECK((sim({"--seed", "8", "--trace"}).out != first.out));
+}
+
+TEST_CASE("the summary says what was run") {
+  const auto s = summary_of(sim({"--seeds", "30", "--json", "--syncs", "5"}));
+  CHECK(s["seeds"] == 30);
+  CHECK(s["violations"] == 0);
+  CHECK(s["first_bad_seed"].is_null());
+  CHECK(s["steps"].get<std::uint64_t>() > 5000);
+  CHECK(s["faults"].size() > 24);
+  CHECK(s["faults"]["lose"].get<std::uint64_t>() > 0);
+  CHECK(s["syncs"]["ok"].get<std::uint64_t>() > 60);
+  // The same whatever the number of processes, and as one by one.
+  const auto one = summary_of(sim({"--seeds", "30", "--json", "--syncs", "5", "--jobs", "1"}));
+  CHECK(one["trace_hash"] == s["trace_hash"]);
+  const auto later = summary_of(sim({"--seeds", "30", "--seed", "30", "--json", "--syncs", "5"}));
+  CHECK(later["trace_hash"] != s["trace_hash"]);
+}
+
+TEST_CASE("a violation is reported with the command that shows it again") {
+  const auto r = sim({"--seeds", "50", "--break", "only-not-advance", "--stop", "--json",
+                      "--receivers", "2", "--jobs", "1"});
+  CHECK(r.status == 1);
+  const auto lines = lines_of(r.out);
+  REQUIRE(lines.size() == 2);
+  const auto violation = json::parse(lines[0]);
+  CHECK(violation["kind"] == "violation");
+  CHECK(violation["what"].get<std::string>().starts_with("I"));
+  const auto s = summary_of(r);
+  CHECK(s["violations"].get<int>() >= 1);
+  CHECK(s["first_bad_seed"] == violation["seed"]);
+  auto again = words_of(violation["replay"].get<std::string>());
+  REQUIRE(again.size() > 4);
+  CHECK(again.front() == "lockstep");
+  again.erase(again.begin());
+  const auto replayed = run_program(again);
+  CHECK(replayed.status == 1);
+  CHECK_THAT(replayed.out, Catch::Matchers::Contains("VIOLATION I"));
+}
+
+TEST_CASE("every fault is listed, and described in the documentation") {
+  const auto page = get(fs::path(LOCKSTEP_TEST_DATA).parent_path().parent_path() / "docs/sim.md");
+  const auto r = sim({"--list-faults", "--json"});
+  CHECK(r.status == 0);
+  CHECK(lines_of(r.out).size() > 24);
+  for (const auto& line : lines_of(r.out)) {
+    const auto fault = json::parse(line);
+    const auto row = "| `" + fault["name"].get<std::string>() + "` | " + fault["rate"].dump() +
+                     " | " + fault["per"].get<std::string>() + " | " +
+                     fault["help"].get<std::string>() + " |";
+    CAPTURE(row);
+    CHECK(page.find(row) != std::string::npos);
+  }
+  CHECK_THAT(sim({"--list-faults"}).out, Catch::Matchers::Contains("zombie-trainer"));
+}
+
+TEST_CASE("bad words to the simulator are refused in one line") {
+  check_refusal(sim({"--break", "nothing"}), {"--break nothing", "serve-torn"});
+  check_refusal(sim({"--fault", "lost=1"}), {"no fault is named 'lost'", "--list-faults"});
+  check_refusal(sim({"--fault", "lose=2"}), {"lose must be a number from 0 to 1"});
+  check_refusal(sim({"--faults", "/nowhere/rates"}), {"/nowhere/rates"});
+  check_refusal(sim({"--keep", "lose"}), {"--keep lose"});
+  check_refusal(sim({"--seeds", "0"}), {"--seeds"});
+  check_refusal(sim({"--seeds", "010"}), {"--seeds"});
+  check_refusal(sim({"--receivers", "65"}), {"--receivers"});
+  check_refusal(sim({"--syncs", "x"}), {"--syncs"});
+  check_refusal(sim({"--jobs", "257"}), {"--jobs"});
+  check_refusal(sim({"--minutes", "0"}), {"--minutes"});
+  check_refusal(sim({"more"}), {"more"});
+}
+
+TEST_CASE("rates are read from a file") {
+  const temp_dir dir;
+  const auto file = dir.path() / "rates";
+  put(file, "# only this\nnone\nswarm = off\nlose = 0.05\n");
+  const auto s = summary_of(sim({"--seeds", "10", "--json", "--faults", file.string()}));
+  CHECK(s["faults"]["lose"].get<int>() > 100);
+  CHECK(s["faults"]["flip"] == 0);
+  CHECK(s["faults"]["crash-receiver"] == 0);
+  put(file, "lose=0.1\nlose=many\n");
+  check_refusal(sim({"--faults", file.string()}), {"rates:2: lose must be a number"});
+}
+
+}  // namespace lockstep::test

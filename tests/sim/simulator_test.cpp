@@ -1,0 +1,213 @@
+// The simulator: that it can be trusted to repeat itself, to trouble, and to notice.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstdlib>
+
+#include "messages/errors.hpp"
+#include "sim/campaign.hpp"
+
+using namespace lockstep;
+using namespace lockstep::sim;
+
+namespace {
+
+// Fewer where every instruction is watched.
+#if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t many = 400;
+#else
+constexpr std::uint64_t many = 60;
+#endif
+
+run_options of_seed(std::uint64_t seed) {
+  run_options o;
+  o.seed = seed;
+  return o;
+}
+
+std::string traced(run_options o, run_result* result = nullptr) {
+  std::string out;
+  o.level = trace_level::steps;
+  o.to = [&](std::string_view line) { (out += line) += '\n'; };
+  const auto r = run(o);
+  if (result) *result = r;
+  return out;
+}
+
+campaign_result campaign(std::uint64_t seeds, variant broken = variant::none) {
+  campaign_options o;
+  o.each.broken = broken;
+  o.seeds = seeds;
+  o.stop_at_first = broken != variant::none;
+  return run_campaign(o);
+}
+
+}  // namespace
+
+TEST_CASE("a seed gives the same run again, byte for byte, and no two seeds the same") {
+  std::set<std::uint64_t> hashes;
+  for (std::uint64_t seed = 0; seed < many / 8; ++seed) {
+    CAPTURE(seed);
+    run_result first, second;
+    const auto trace = traced(of_seed(seed), &first);
+    CHECK((traced(of_seed(seed), &second) == trace));
+    CHECK(first.hash == second.hash);
+    CHECK(first.steps == second.steps);
+    CHECK(first.struck == second.struck);
+    CHECK(hashes.insert(first.hash).second);
+    // Writing it down changes nothing.
+    CHECK(run(of_seed(seed)).hash == first.hash);
+  }
+}
+
+TEST_CASE("seeds add up to the same however many processes run them") {
+  campaign_options one, three;
+  one.seeds = three.seeds = 40;
+  three.jobs = 3;
+  const auto a = run_campaign(one), b = run_campaign(three);
+  CHECK(a.seeds == 40);
+  CHECK(b.seeds == 40);
+  CHECK(a.hash == b.hash);
+  CHECK(a.steps == b.steps);
+  CHECK(a.faults == b.faults);
+}
+
+TEST_CASE("every fault strikes, every result comes, and every promise is kept") {
+  const auto sums = campaign(many);
+  INFO(sums.first_violation);
+  CHECK(sums.violations == 0);
+  CHECK(sums.seeds == many);
+  for (const auto& row : fault_table()) {
+    CAPTURE(row.name);
+    CHECK(sums.faults[static_cast<std::size_t>(row.id)] > 0);
+  }
+  CHECK(sums.ok > many);
+  CHECK(sums.recovered > many);
+  CHECK(sums.degraded > 0);
+  CHECK(sums.aborted > 0);
+  CHECK(sums.lost > 0);
+  CHECK(sums.reseeds > many);
+}
+
+TEST_CASE("without faults nothing goes wrong") {
+  run_options o;
+  o.rates.rate.fill(0);
+  // Those that are loaded with another checkpoint are seeded, before the first sync or beside it.
+  for (o.seed = 0; o.seed < 20; ++o.seed) {
+    const auto r = run(o);
+    CHECK(r.violation.empty());
+    CHECK(r.struck.empty());
+    CHECK(r.recovered + r.degraded + r.lost == 0);
+    CHECK(r.ok >= o.syncs);
+  }
+}
+
+TEST_CASE("every broken protocol is caught within a thousand seeds") {
+  for (const auto& row : variant_table()) {
+    CAPTURE(row.name);
+    const auto sums = campaign(1000, row.id);
+    CHECK(sums.violations > 0);
+    CHECK(sums.first_violation.substr(0, 5) != "crash");
+    WARN(row.name << ": seed " << sums.first_bad_seed.value_or(0) << ", " << sums.first_violation);
+  }
+}
+
+TEST_CASE("what breaks is made small, and still breaks") {
+  run_options o;
+  o.broken = variant::only_not_advance;
+  for (o.seed = 1; run(o).violation.empty(); ++o.seed) continue;
+  const auto whole = run(o);
+  const auto small = shrink(o);
+  REQUIRE(small.keep);
+  CHECK(small.syncs <= o.syncs);
+  CHECK(small.keep->size() <= whole.struck.size());
+  CHECK(small.keep->size() <= 3);  // one failed write is all it takes
+  const auto again = run(small);
+  CHECK(again.violation.substr(0, 2) == whole.violation.substr(0, 2));
+  CHECK(again.struck.size() == small.keep->size());
+  // Nothing breaks without them.
+  auto none = small;
+  none.keep->clear();
+  CHECK(run(none).violation.empty());
+}
+
+TEST_CASE("a run that breaks nothing is not made smaller") {
+  CHECK_FALSE(shrink(of_seed(1)).keep);
+}
+
+TEST_CASE("a process that crashes is a violation of its seed, and the next seeds are run") {
+  campaign_options o;
+  o.seeds = 6;
+  o.each.syncs = 3;
+  o.each.level = trace_level::events;
+  std::uint64_t lines = 0;
+  o.each.to = [&](std::string_view line) {
+    ++lines;
+    if (line.find("every promise was kept") == std::string_view::npos) return;
+    if (++lines % 2 == 0) std::_Exit(7);
+  };
+  const auto sums = run_campaign(o);
+  CHECK(sums.seeds == 6);
+  CHECK(sums.violations > 0);
+  CHECK(sums.first_violation.substr(0, 6) == "crash:");
+}
+
+TEST_CASE("a campaign ends when its time is over") {
+  campaign_options o;
+  o.seeds = 1'000'000;
+  o.time_max = std::chrono::milliseconds(200);
+  CHECK(run_campaign(o).seeds < 10'000);
+}
+
+TEST_CASE("rates are read as they are written, and refused where they are not") {
+  fault_rates rates;
+  read_rates(rates, "# comment\n none \nlose=0.5 # half\n\nflip = 1\nswarm = off", "file");
+  CHECK(rates[fault_id::lose] == 0.5);
+  CHECK(rates[fault_id::flip] == 1);
+  CHECK(rates[fault_id::delay] == 0);
+  CHECK_FALSE(rates.swarm);
+  for (const char* bad : {"lose", "lose=", "lose=x", "lose=1.5", "lose=-1", "lose=nan", "lose=1 2",
+                          "lost=1", "swarm=maybe", "=1"})
+    CHECK_THROWS_AS(set_rate(rates, bad), error);
+  CHECK_THROWS_WITH(read_rates(rates, "lose=0.1\nlose=2\n", "file"),
+                    Catch::Matchers::Contains("file:2: lose"));
+}
+
+TEST_CASE("a fault strikes as often as its rate says, wherever others strike") {
+  fault_rates rates;
+  rates.swarm = false;
+  rates[fault_id::lose] = 0.25;
+  rates[fault_id::delay] = 0;
+  rates[fault_id::flip] = 1;
+  dice all(1, rates);
+  std::vector<bool> lost;
+  for (int i = 0; i < 4000; ++i) {
+    lost.push_back(all.strikes(fault_id::lose));
+    CHECK_FALSE(all.strikes(fault_id::delay));
+    CHECK(all.strikes(fault_id::flip));
+  }
+  CHECK(std::count(lost.begin(), lost.end(), true) > 850);
+  CHECK(std::count(lost.begin(), lost.end(), true) < 1150);
+  // The same with others off, and with only some kept.
+  rates[fault_id::flip] = 0;
+  dice alone(1, rates);
+  const std::set<strike> keep{{fault_id::lose, 0}, {fault_id::lose, 2}};
+  dice kept(1, rates, keep);
+  int drawn = 0;
+  for (const bool was : lost) {
+    CHECK(alone.strikes(fault_id::lose) == was);
+    const bool wanted = was && keep.contains({fault_id::lose, static_cast<std::uint32_t>(drawn)});
+    CHECK(kept.strikes(fault_id::lose) == wanted);
+    drawn += was;
+  }
+  alone.stop();
+  CHECK_FALSE(alone.at_step());
+}
+
+TEST_CASE("strikes are named as they are read") {
+  for (const auto& row : fault_table()) {
+    const strike s{row.id, 12};
+    CHECK(parse_strike(to_string(s)) == s);
+  }
+  for (const char* bad : {"", "lose", "lose:", "lose:x", "lose:1x", "lost:1", ":1", "lose:-1"})
+    CHECK_FALSE(parse_strike(bad));
+}
