@@ -456,8 +456,7 @@ void receiver_fsm::heard_trainer(time_point now) {
 receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
   if (m.cluster != self_.cluster || m.inc != self_.inc) return ignore();
   if (m.current.run < fence_run_) {
-    // A run that is over renews no lease; what we serve tells it that it is.
-    ++ignored_;
+    ++ignored_;  // a run that is over renews no lease; what we serve tells it that it is
     return {act::pong{}};
   }
   actions out;

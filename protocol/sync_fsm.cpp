@@ -377,7 +377,7 @@ sync_fsm::actions sync_fsm::on_down(time_point now, participant who, errc reason
   if (in_view && phase_ != sync_phase::advancing) {
     // The transaction under way settles it, when its round does.
     if (down_.insert(who).second) out.push_back(act::mark_down{who, reason});
-  } else if (const auto it = members_.find(who.id); it != members_.end() && it->second == who.inc) {
+  } else if (is_member(who)) {
     evict(out, {who, terminal::dead, reason, {}});
   }
   return out;
