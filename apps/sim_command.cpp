@@ -137,7 +137,10 @@ class simulator {
     campaign_.stop_at_first = o_.stop;
     if (o_.trace || o_.events) return trace();
     const auto began = std::chrono::steady_clock::now();
-    const auto sums = sim::run_campaign(campaign_);
+    progress_bar bar(campaign_.seeds);
+    const auto sums =
+        sim::run_campaign(campaign_, [&](std::uint64_t done) { bar.show(done, "seeds"); });
+    bar.clear();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
     if (sums.first_bad_seed) complain(sums);
     summarize(sums, took.count());

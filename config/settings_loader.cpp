@@ -84,22 +84,22 @@ std::string contents_of(const std::filesystem::path& path) {
   const auto name = shown(path.string());
   std::ifstream in(path, std::ios::binary);
   if (!in) throw setting_error(fmt::format("{}: cannot be opened", name));
+  // One more than allowed, so that a file that is too long is seen to be.
   std::string text(file_bytes_max + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (in.bad()) throw setting_error(fmt::format("{}: cannot be read", name));
   text.resize(static_cast<std::size_t>(in.gcount()));
-  if (text.size() > file_bytes_max)
-    throw setting_error(fmt::format("{}: larger than the {} bytes allowed", name, file_bytes_max));
   return text;
 }
 
-toml::table parse_file(const std::filesystem::path& path) {
-  const auto text = contents_of(path);
+toml::table parse(std::string_view text, const std::string& name) {
+  if (text.size() > file_bytes_max)
+    throw setting_error(fmt::format("{}: larger than the {} bytes allowed", name, file_bytes_max));
   try {
-    return toml::parse(std::string_view(text), path.string());
+    return toml::parse(text, name);
   } catch (const toml::parse_error& e) {
-    throw setting_error(fmt::format("{}:{}: {}", shown(path.string()), e.source().begin.line,
-                                    shown(e.description())));
+    throw setting_error(
+        fmt::format("{}:{}: {}", name, e.source().begin.line, shown(e.description())));
   }
 }
 
@@ -141,16 +141,20 @@ void settings_loader::put(slots& into, const setting_row& row, setting_value val
 }
 
 void settings_loader::add_file(const std::filesystem::path& path) {
-  const auto root = parse_file(path);
-  const auto name = shown(path.string());
+  add_text(contents_of(path), path.string());
+}
+
+void settings_loader::add_text(std::string_view text, std::string_view file) {
+  const auto name = shown(file);
+  const auto root = parse(text, name);
   auto next = slots_;
   const auto at = [&](const toml::source_region& region) {
     return setting_source{setting_source::kind::file,
                           fmt::format("{}:{}", name, region.begin.line)};
   };
-  const auto is_section = [](std::string_view text) {
+  const auto is_section = [](std::string_view word) {
     return std::ranges::any_of(settings_table(), [&](const setting_row& row) {
-      return row.key.substr(0, row.key.find('.')) == text;
+      return row.key.substr(0, row.key.find('.')) == word;
     });
   };
   for (const auto& [section, content] : root) {
@@ -184,14 +188,15 @@ void settings_loader::add_environment(const char* const* variables) {
 
 void settings_loader::add_environment(const std::map<std::string, std::string>& variables) {
   auto next = slots_;
-  for (const auto& [name, text] : variables) {
+  for (const auto& variable : variables) {
+    const auto& name = variable.first;
     if (!name.starts_with(environment_prefix)) continue;
     const auto row = std::ranges::find_if(settings_table(), [&](const setting_row& candidate) {
       return environment_name(candidate.key) == name;
     });
     const setting_source source{setting_source::kind::environment, shown(name)};
     if (row == settings_table().end()) fail_unknown(source, name);
-    put(next, *row, parse_text(*row, text), source);
+    put(next, *row, parse_text(*row, variable.second), source);
   }
   slots_ = std::move(next);
 }

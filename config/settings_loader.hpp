@@ -46,6 +46,9 @@ class settings_loader {
   /// Reads a TOML file of at most 1 MiB, e.g. "[sync]\ncommit_timeout_ms = 5000".
   void add_file(const std::filesystem::path& path);
 
+  /// Takes the text of such a file. `file` names it in messages.
+  void add_text(std::string_view text, std::string_view file);
+
   /// Takes the variables whose name starts with "LOCKSTEP_" from a null-terminated list of
   /// "NAME=value", such as `environ`. Null is an empty list.
   void add_environment(const char* const* variables);

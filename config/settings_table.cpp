@@ -191,6 +191,27 @@ bool is_control(char c) {
   return byte < 0x20 || byte == 0x7f;
 }
 
+/// Settings are printed as TOML, which is UTF-8 or nothing.
+bool is_utf8(std::string_view text) {
+  const auto at = [&](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
+  for (std::size_t i = 0; i < text.size();) {
+    const unsigned first = at(i);
+    const std::size_t length = first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (length > 1 && (first < 0xc2 || first > 0xf4)) return false;
+    for (std::size_t k = 1; k < length; ++k)
+      if ((at(i + k) & 0xc0) != 0x80) return false;
+    // Longer than need be, surrogates, and past the last code point.
+    const unsigned second = at(i + 1);
+    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+        (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f))
+      return false;
+    i += length;
+  }
+  return true;
+}
+
 void demand(bool holds, std::string_view key, std::uint64_t value, std::string_view relation,
             std::string_view other, std::uint64_t other_value) {
   if (!holds)
@@ -260,6 +281,7 @@ std::string misfit(const setting_row& row, const setting_value& value) {
   const auto* number = std::get_if<std::uint64_t>(&value);
   const auto* text = std::get_if<std::string>(&value);
   if (text && std::ranges::any_of(*text, is_control)) return "holds a control character";
+  if (text && !is_utf8(*text)) return "is not UTF-8";
   bool fits = false;
   switch (row.type) {
     case setting_type::integer:

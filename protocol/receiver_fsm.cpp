@@ -73,7 +73,7 @@ void receiver_fsm::drop_slot(actions& out) {
 
 void receiver_fsm::open_slot(slot_kind kind, const envelope& env, const target_info& target,
                              const manifest& content, time_point expires) {
-  auto& s = slot_.emplace();
+  auto& s = slot_.emplace(slot{});
   s.kind = kind;
   s.env = env;
   s.target = target;

@@ -301,6 +301,8 @@ sync_fsm::actions sync_fsm::on_newer_run(time_point now, std::uint64_t run) {
 
 void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
   const bool decided = phase_ == sync_phase::committing || phase_ == sync_phase::advancing;
+  const bool acked = phase_ == sync_phase::advancing || round_ > 1;
+  const bool over = recovering();  // only its report is waited for
   failed_for_ = reason;
   phase_ = sync_phase::failed;
   if (txn_) out.push_back(act::release{txn_});
@@ -313,6 +315,16 @@ void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
   if (decided) report_->result = sync_result::degraded;
   report_->reason = reason;
   report_->detail = detail;
+  for (auto& p : report_->participants) {
+    if (over) continue;
+    if (!decided) {
+      p.status = terminal::aborted;
+    } else if (!acked && p.status == terminal::ok) {
+      // That was its vote: what became of the commit is not known.
+      p.status = terminal::timeout;
+      p.reason = reason;
+    }
+  }
   out.push_back(act::finish{*std::exchange(report_, std::nullopt)});
 }
 

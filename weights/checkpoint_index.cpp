@@ -118,18 +118,22 @@ bool has_index(const fs::path& dir) {
   return stands(dir / index_name);
 }
 
-checkpoint_index read_index(const fs::path& dir, const file_limits& limits) {
+checkpoint_index parse_index(std::span<const std::byte> text, const fs::path& path,
+                             const file_limits& limits) {
   checkpoint_index index;
-  index.path = dir / index_name;
-  const mapped_file file(index.path);
-  if (file.bytes().size() > limits.index_bytes_max)
-    refuse(
-        errc::bad_input, index.path,
-        fmt::format("has {} bytes, the limit is {}", file.bytes().size(), limits.index_bytes_max));
+  index.path = path;
+  if (text.size() > limits.index_bytes_max)
+    refuse(errc::bad_input, path,
+           fmt::format("has {} bytes, the limit is {}", text.size(), limits.index_bytes_max));
   index_events events(index.path, limits.entry_count_max, index);
-  parse_json(file.bytes(), events);
-  if (!events.has_weight_map()) refuse(errc::bad_input, index.path, "has no weight_map");
+  parse_json(text, events);
+  if (!events.has_weight_map()) refuse(errc::bad_input, path, "has no weight_map");
   return index;
+}
+
+checkpoint_index read_index(const fs::path& dir, const file_limits& limits) {
+  const mapped_file file(dir / index_name);
+  return parse_index(file.bytes(), file.path(), limits);
 }
 
 }  // namespace lockstep

@@ -1,8 +1,10 @@
 // Decides what a `model.safetensors.index.json` may say.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +32,11 @@ struct checkpoint_index {
 
 /// Whether `dir` holds an index.
 bool has_index(const std::filesystem::path& dir);
+
+/// Checks the whole of `text` and returns the index that it is. `path` is where it was read from.
+/// Throws `error{bad_input}` that names the file. Memory is bounded by the text's length.
+checkpoint_index parse_index(std::span<const std::byte> text, const std::filesystem::path& path,
+                             const file_limits& limits = {});
 
 /// Reads and checks `dir`'s index. Throws `error{bad_input}` that names the file.
 checkpoint_index read_index(const std::filesystem::path& dir, const file_limits& limits = {});

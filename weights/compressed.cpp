@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
 namespace lockstep {
@@ -14,9 +13,10 @@ namespace {
 
 constexpr int publish_level = 1;
 
-struct free_stream {
-  void operator()(ZSTD_DStream* stream) const noexcept { ZSTD_freeDStream(stream); }
-};
+// How much room decompress_up_to tries first, and by what it grows.
+constexpr std::uint64_t likely_ratio = 64;
+constexpr std::uint64_t room_min = 4096;
+constexpr std::uint64_t growth = 4;
 
 std::string frame_error(std::span<const std::byte> compressed) {
   const auto frame = ZSTD_findFrameCompressedSize(compressed.data(), compressed.size());
@@ -47,23 +47,22 @@ std::string decompress_exactly(std::span<const std::byte> compressed, std::span<
 std::string decompress_up_to(std::span<const std::byte> compressed, std::uint64_t bytes_max,
                              std::vector<std::byte>& out) {
   if (auto problem = frame_error(compressed); !problem.empty()) return problem;
-  // Refuses windows above 2^27 bytes by itself.
-  const std::unique_ptr<ZSTD_DStream, free_stream> stream(ZSTD_createDStream());
-  if (!stream) throw std::bad_alloc();
-  ZSTD_inBuffer in{compressed.data(), compressed.size(), 0};
-  std::vector<std::byte> step(ZSTD_DStreamOutSize());
-  for (;;) {
-    ZSTD_outBuffer piece{step.data(), step.size(), 0};
-    const auto left = ZSTD_decompressStream(stream.get(), &piece, &in);
-    if (ZSTD_isError(left))
-      return fmt::format("cannot be decompressed: {}", ZSTD_getErrorName(left));
-    if (piece.pos > bytes_max - out.size())
-      return fmt::format("decompresses to more than {} bytes", bytes_max);
-    out.insert(out.end(), step.begin(), step.begin() + static_cast<std::ptrdiff_t>(piece.pos));
-    if (left == 0) return {};
-    // The frame is whole, so a step that neither reads nor writes cannot be followed by one that
-    // does.
-    if (in.pos == in.size && piece.pos < piece.size) return "is not one whole zstd frame";
+  // What the frame announces, or nothing, may be a lie: it is believed as far as its length makes
+  // it likely. Always in one call: a stream would allocate the window, which the frame may size.
+  const std::uint64_t announced = ZSTD_getFrameContentSize(compressed.data(), compressed.size());
+  const std::uint64_t likely = std::min(announced, likely_ratio * compressed.size()) + room_min;
+  for (auto room = std::min(bytes_max, likely);;) {
+    std::vector<std::byte>().swap(out);  // given back before more is asked for
+    out.resize(room);
+    const auto got = ZSTD_decompress(out.data(), room, compressed.data(), compressed.size());
+    if (!ZSTD_isError(got)) {
+      out.resize(got);
+      return {};
+    }
+    if (ZSTD_getErrorCode(got) != ZSTD_error_dstSize_tooSmall)
+      return fmt::format("cannot be decompressed: {}", ZSTD_getErrorName(got));
+    if (room == bytes_max) return fmt::format("decompresses to more than {} bytes", bytes_max);
+    room = room < bytes_max / growth ? growth * room : bytes_max;
   }
 }
 

@@ -14,8 +14,9 @@ namespace lockstep {
 /// size.
 std::string decompress_exactly(std::span<const std::byte> compressed, std::span<std::byte> out);
 
-/// Decompresses the one frame that is `compressed` to the end of `out`, which grows with what
-/// really arrives and never beyond `bytes_max`. Returns why it cannot, or an empty string.
+/// Decompresses the one frame that is `compressed` into `out`, replacing what it holds. Returns why
+/// it cannot, or an empty string. Holds at no time more than `bytes_max`, four times what really
+/// arrives, or 64 bytes for each of `compressed` and 4 KiB, whichever of the last two is greater.
 std::string decompress_up_to(std::span<const std::byte> compressed, std::uint64_t bytes_max,
                              std::vector<std::byte>& out);
 

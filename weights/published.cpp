@@ -6,14 +6,13 @@
 
 #include <algorithm>
 #include <charconv>
-#include <functional>
 #include <new>
 #include <utility>
 
 #include "messages/ids.hpp"
 #include "weights/checkpoint_index.hpp"
-#include "weights/compressed.hpp"
 #include "weights/file.hpp"
+#include "weights/published_part.hpp"
 #include "weights/safetensors.hpp"
 
 namespace lockstep {
@@ -21,15 +20,6 @@ namespace lockstep {
 namespace fs = std::filesystem;
 
 namespace {
-
-constexpr std::size_t count_bytes = 4;     // of an overwrite's number of changes
-constexpr std::size_t position_bytes = 4;  // of each change, beside its one byte of value
-
-std::uint32_t little_endian32(std::span<const std::byte> bytes) {
-  std::uint32_t value = 0;
-  for (std::size_t i = 4; i-- > 0;) value = value << 8 | std::to_integer<std::uint32_t>(bytes[i]);
-  return value;
-}
 
 std::uint64_t version_in(const checkpoint_index& index, const std::string& key) {
   const auto at = index.metadata.find(key);
@@ -58,25 +48,6 @@ T choice_in(const checkpoint_index& index, const std::string& key,
 bool is_digest(published_checksum format, std::string_view text) {
   return text.size() == (format == published_checksum::xxh3_128 ? 32u : 8u) &&
          text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
-// Puts the changes that `payload` lists into `bytes`. Returns why it cannot, or an empty string.
-std::string overwrite(std::span<const std::byte> payload, std::span<std::byte> bytes) {
-  if (payload.size() < count_bytes) return "has no count of changes";
-  const std::uint64_t count = little_endian32(payload);
-  if (payload.size() != count_bytes + count * (position_bytes + 1))
-    return fmt::format("has {} bytes for {} changes", payload.size(), count);
-  const auto positions = payload.subspan(count_bytes, count * position_bytes);
-  const auto values = payload.subspan(count_bytes + count * position_bytes);
-  std::uint64_t next = 0;  // smallest position that may follow
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint64_t position = little_endian32(positions.subspan(i * position_bytes));
-    if (position < next) return "has changes that are not in ascending order";
-    if (position >= bytes.size()) return fmt::format("changes byte {}, past the end", position);
-    bytes[position] = values[i];
-    next = position + 1;
-  }
-  return {};
 }
 
 // A shard that the index does not name holds changes that nobody would apply.
@@ -166,19 +137,7 @@ std::unique_ptr<std::byte[]> published_delta::decode(const part& p,
                                                      std::span<const std::byte> old) const {
   auto fresh = std::make_unique_for_overwrite<std::byte[]>(old.size());
   const std::span<std::byte> bytes(fresh.get(), old.size());
-  std::string problem;
-  if (encoding_ == published_encoding::xored) {
-    problem = decompress_exactly(p.compressed, bytes);
-    if (problem.empty())
-      std::transform(old.begin(), old.end(), bytes.begin(), bytes.begin(), std::bit_xor<>());
-  } else {
-    std::copy(old.begin(), old.end(), bytes.begin());
-    // Ascending positions: no more changes than bytes.
-    const std::uint64_t payload_max = count_bytes + old.size() * (position_bytes + 1);
-    std::vector<std::byte> payload;
-    problem = decompress_up_to(p.compressed, payload_max, payload);
-    if (problem.empty()) problem = overwrite(payload, bytes);
-  }
+  auto problem = decode_part(encoding_, p.compressed, old, bytes);
   if (problem.empty() && published_digest(checksum_, bytes) != p.digest)
     problem = "does not match its checksum: the file is damaged, or made for another base";
   if (!problem.empty())

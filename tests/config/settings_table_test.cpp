@@ -106,6 +106,13 @@ TEST_CASE("a value outside the row is refused with what is allowed") {
   CHECK(misfit(name, std::string(64, 'x')).empty());
   CHECK(misfit(name, std::uint64_t{1}) == "is 1, must be text of 1 to 64 bytes");
   CHECK(misfit(name, std::string("a\nb")) == "holds a control character");
+  // Each one byte away from UTF-8: cut, overlong, a surrogate, past the last code point.
+  for (const auto* text : {"\xff", "\xc3", "\xc3(", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                           "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xe2\x82"})
+    CHECK(misfit(name, std::string(text)) == "is not UTF-8");
+  for (const auto* text :
+       {"\xc3\xa9", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"})
+    CHECK(misfit(name, std::string(text)).empty());
 
   const auto& stale = *find_setting("receiver.serve_stale");
   CHECK(misfit(stale, std::uint64_t{1}) == "is 1, must be true or false");

@@ -669,11 +669,23 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
   CHECK(sync_fsm(f).on_newer_run(t0, 2).empty());  // nothing was begun: nothing to release
   voting(1);
   SECTION("before the decision: aborted") {
-    CHECK(report(f.on_newer_run(t0, 2)).result == sync_result::aborted);
+    const auto r = report(f.on_newer_run(t0, 2));
+    CHECK(r.result == sync_result::aborted);
+    CHECK(r.participants.at(0).status == terminal::aborted);
   }
-  SECTION("after it: degraded") {
+  SECTION("after it: degraded, and a vote is not taken for an acknowledgement") {
     vote({yes(a)});
-    CHECK(report(f.on_newer_run(t0, 2)).result == sync_result::degraded);
+    const auto r = report(f.on_newer_run(t0, 2));
+    CHECK(r.result == sync_result::degraded);
+    CHECK(r.participants.at(0).status == terminal::timeout);
+    CHECK(r.participants.at(0).reason == errc::fenced);
+  }
+  SECTION("while somebody recovers: what was reported of the sync stands") {
+    vote({said(a, terminal::no, errc::torn)});
+    const auto r = report(f.on_newer_run(t0, 2));
+    CHECK(r.result == sync_result::aborted);
+    CHECK(r.participants.at(0).status == terminal::no);
+    CHECK(r.participants.at(0).reason == errc::torn);
   }
   SECTION("with an admission under way that the sync waits for") {
     vote({yes(a)});

@@ -132,7 +132,7 @@ class bare_receiver {
   }
   void perform(receiver_action::apply_slot& a) {
     written.push_back(a.txn);
-    const double share = std::exchange(interrupt, false) ? 0.5 : 1.0;
+    const auto share = std::exchange(interrupt, false) ? std::optional(0.5) : std::nullopt;
     finish(a.txn, a.challenge, bytes.apply(a.target, share));
   }
   void perform(receiver_action::write_bucket& a) {

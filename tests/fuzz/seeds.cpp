@@ -1,0 +1,405 @@
+// fuzz_seeds DIR: makes the seeds in DIR/<target> anew, from tests/data and examples/data.
+#include <zstd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "config/settings_loader.hpp"
+#include "fuzz/conversation.hpp"
+#include "fuzz/frame_tensors.hpp"
+#include "fuzz/stream_files.hpp"
+#include "support/sample_messages.hpp"
+#include "weights/bucket_codec.hpp"
+#include "weights/checkpoint.hpp"
+#include "weights/compressed.hpp"
+#include "weights/published.hpp"
+#include "weights/safetensors.hpp"
+
+namespace {
+
+using namespace lockstep;
+namespace fs = std::filesystem;
+using fuzz::bytes;
+
+const fs::path test_data = LOCKSTEP_TEST_DATA;
+const fs::path example_data = LOCKSTEP_EXAMPLE_DATA;
+const std::string index_json = "model.safetensors.index.json";
+const std::string shard = "model-00000-of-00001.safetensors";
+
+std::string get(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  fuzz::demand(in.good(), file.c_str());
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void put(const fs::path& file, const std::string& text) {
+  fs::create_directories(file.parent_path());
+  std::ofstream out(file, std::ios::binary | std::ios::trunc);
+  out << text;
+  fuzz::demand(out.good(), file.c_str());
+}
+
+std::string text_of(const bytes& b) {
+  return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
+
+/// The header of a real checkpoint over no data: each tensor is cut down to nothing.
+std::string header_of(const fs::path& file) {
+  auto text = get(file);
+  std::size_t length = 0;
+  for (std::size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(text[i]);
+  return text.substr(0, 8 + length);
+}
+
+void safetensors_seeds(const fs::path& dir) {
+  for (const std::string format : {"adler32", "xxh3-128"}) {
+    const auto from = test_data / "published" / format;
+    put(dir / ("base-" + format), get(from / "base/model.safetensors"));
+    put(dir / ("delta-" + format), get(from / "stream/weight_v000001" / shard));
+  }
+  put(dir / "tiny-rl-without-data", header_of(example_data / "tiny-rl/base/model.safetensors"));
+  // One tensor of every dtype.
+  std::vector<tensor_spec> specs;
+  for (int i = 0; i <= static_cast<int>(dtype::last_); ++i)
+    specs.push_back({"t" + std::to_string(i), static_cast<dtype>(i), {2, 4}});
+  const layout shape(std::move(specs));
+  const bytes zeros(64);
+  const auto file = dir / "every-dtype";
+  write_safetensors(file, shape,
+                    [&](std::size_t i) { return std::span(zeros).first(shape.bytes(i)); });
+}
+
+/// Headers that must be refused, each for one reason: what a search would take long to come upon.
+void hostile_headers(const fs::path& dir) {
+  const auto file = [&](const std::string& name, const std::string& header, std::size_t data) {
+    std::string text;
+    for (int i = 0; i < 8; ++i) text.push_back(static_cast<char>(header.size() >> (8 * i)));
+    put(dir / name, text + header + std::string(data, 'x'));
+  };
+  const auto tensor = [](const std::string& name, const std::string& shape, const std::string& at) {
+    return '"' + name + R"(":{"dtype":"U8","shape":)" + shape + R"(,"data_offsets":)" + at + '}';
+  };
+  file("hole", '{' + tensor("a", "[1]", "[0,1]") + ',' + tensor("b", "[1]", "[2,3]") + '}', 3);
+  file("overlap", '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[2]", "[1,3]") + '}', 3);
+  file("overlap-and-hole",
+       '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[1]", "[1,2]") + '}', 3);
+  file("same-name", '{' + tensor("a", "[1]", "[0,1]") + ',' + tensor("a", "[1]", "[1,2]") + '}', 2);
+  file("inverted", '{' + tensor("a", "[0]", "[1,0]") + '}', 1);
+  file("shape-overflows", '{' + tensor("a", "[4194305,4194305,211106198978564]", "[0,4]") + '}', 4);
+  file("same-metadata", R"({"__metadata__":{"a":"b","a":"c"}})", 0);
+  file("three-offsets", '{' + tensor("a", "[1]", "[0,1,2]") + '}', 1);
+  std::string rank = "[1";
+  for (int i = 0; i < 64; ++i) rank += ",1";
+  file("rank-65", '{' + tensor("a", rank + ']', "[0,1]") + '}', 1);
+  file("bytes-after", '{' + tensor("a", "[1]", "[0,1]") + '}', 2);
+  file("empty-tensor-inside",
+       '{' + tensor("a", "[2]", "[0,2]") + ',' + tensor("b", "[0]", "[1,1]") + '}', 2);
+}
+
+void index_seeds(const fs::path& dir) {
+  for (const std::string format : {"adler32", "xxh3-128"})
+    for (const std::string version : {"1", "3"})
+      put(dir / (format + "-v" + version), get(test_data / "published" / format / "stream" /
+                                               ("weight_v00000" + version) / index_json));
+  for (const std::string name : {"../a", "a/b", ".", "a.safetensors/.."})
+    put(dir / ("leads-to-" + std::to_string(name.size())),
+        R"({"weight_map":{"t":")" + name + R"(.safetensors"}})");
+  put(dir / "same-key", R"({"weight_map":{"t":"a.safetensors","t":"b.safetensors"}})");
+  put(dir / "deep", R"({"metadata":{"a":[[[[]]]]},"weight_map":{}})");
+  put(dir / "tiny-rl", get(example_data / "tiny-rl/stream/weight_v000006" / index_json));
+}
+
+void part_seeds(const fs::path& dir) {
+  // The first byte: bit 0 overwrite, bits 1 and 2 the tensor's size, bit 3 to be compressed first.
+  const auto seed = [&](const std::string& name, int mode, const bytes& rest) {
+    put(dir / name, std::string(1, static_cast<char>(mode)) + text_of(rest));
+  };
+  bytes sparse(300);
+  sparse[7] = std::byte{1};
+  sparse[299] = std::byte{0x80};
+  seed("xor", 4, compress(sparse));
+  seed("xor-of-nothing", 0, compress({}));
+  seed("xor-to-compress", 4 | 8, sparse);
+  seed("xor-large", 6, compress(bytes(70'000)));
+  const bytes changes{std::byte{2},
+                      {},
+                      {},
+                      {},
+                      std::byte{3},
+                      {},
+                      {},
+                      {},
+                      std::byte{9},
+                      {},
+                      {},
+                      {},
+                      std::byte{0x11},
+                      std::byte{0x22}};
+  seed("overwrite", 1 | 4, compress(changes));
+  seed("overwrite-to-compress", 1 | 4 | 8, changes);
+  seed("overwrite-nothing", 1 | 2 | 8, bytes(4));
+}
+
+void add_file(std::string& out, const std::string& name, const std::string& contents) {
+  const auto at = std::ranges::find(fuzz::stream_names, name);
+  fuzz::demand(at != fuzz::stream_names.end() && contents.size() < (1 << 16), name.c_str());
+  out.push_back(static_cast<char>(at - fuzz::stream_names.begin()));
+  out.push_back(static_cast<char>(contents.size()));
+  out.push_back(static_cast<char>(contents.size() >> 8));
+  out += contents;
+}
+
+/// A delta that changes every tensor: whole, and with the last of them damaged.
+void add_published(const fs::path& dir, published_encoding encoding, const std::string& name) {
+  const auto base = checkpoint::open(test_data / "published/adler32/base");
+  weight_buffer target(base.shape());
+  target.copy_from(base);
+  for (std::size_t i = 0; i < target.shape().count(); ++i)
+    if (!target.tensor(i).empty()) target.tensor(i).back() ^= std::byte{0x40};
+  const auto scratch = dir / "scratch";
+  publish_options options;
+  options.encoding = encoding;
+  publish_delta(scratch, 1, 0, base.shape(), reader_of(base), reader_of(std::as_const(target)),
+                options);
+  auto contents = get(scratch / "weight_v000001" / shard);
+  std::string all;
+  add_file(all, "weight_v000001/" + index_json, get(scratch / "weight_v000001" / index_json));
+  auto damaged = all;
+  add_file(all, "weight_v000001/" + shard, contents);
+  contents.back() = static_cast<char>(contents.back() ^ 1);
+  add_file(damaged, "weight_v000001/" + shard, contents);
+  fs::remove_all(scratch);
+  put(dir / name, all);
+  put(dir / (name + "-damaged"), damaged);
+}
+
+void stream_seeds(const fs::path& dir) {
+  for (const std::string format : {"adler32", "xxh3-128"}) {
+    const auto from = test_data / "published" / format / "stream";
+    std::string all;
+    for (const std::string version : {"weight_v000001/", "weight_v000002/", "weight_v000003/"}) {
+      add_file(all, version + index_json, get(from / (version + index_json)));
+      if (fs::exists(from / (version + shard)))
+        add_file(all, version + shard, get(from / (version + shard)));
+    }
+    put(dir / ("published-" + format), all);
+  }
+  const auto base = get(test_data / "published/adler32/base/model.safetensors");
+  std::string full;
+  add_file(full, "weight_v000001/model.safetensors", base);
+  add_file(full, "step_4/model.safetensors", base);
+  put(dir / "checkpoints", full);
+  add_published(dir, published_encoding::xored, "every-tensor-xor");
+  add_published(dir, published_encoding::overwrite, "every-tensor-overwrite");
+}
+
+/// Frames that change `tensor` at `elements`.
+void add_delta(bytes& out, const std::vector<bytes>& base, std::uint32_t tensor,
+               const std::vector<std::size_t>& elements) {
+  const auto [size, unit] = fuzz::tensor_shapes[tensor];
+  auto target = base[tensor];
+  for (const auto e : elements) target[e * unit] ^= std::byte{0x5a};
+  for (std::size_t at = 0; at < size; at += kernels::frame_span_bytes_max)
+    kernels::encode_delta(tensor, {{base[tensor].data(), size}, unit},
+                          {{target.data(), size}, unit}, at, out);
+}
+
+void frame_seeds(const fs::path& frames, const fs::path& buckets) {
+  const auto base = fuzz::make_tensors();
+  const std::vector<
+      std::pair<std::string, std::vector<std::pair<std::uint32_t, std::vector<std::size_t>>>>>
+      all{{"unit-2", {{0, {2, 5}}}},
+          {"unit-1-with-escape", {{1, {0, 1, 65'537, 70'000}}}},
+          {"unit-4", {{2, {0, 15}}}},
+          {"unit-8", {{3, {1, 2, 9}}}},
+          {"first-range", {{4, {0, 131'071, 262'143}}}},
+          {"last-range", {{4, {262'144, 262'153}}}},
+          {"several", {{0, {1}}, {1, {70'000}}, {2, {3}}, {3, {0}}, {4, {5, 262'150}}}}};
+  for (const auto& [name, deltas] : all) {
+    bytes out;
+    for (const auto& [tensor, elements] : deltas) add_delta(out, base, tensor, elements);
+    put(frames / name, text_of(out));
+    out.push_back(std::byte{2});
+    put(buckets / name, text_of(out));
+  }
+  bytes full;
+  for (std::uint32_t t = 0; t < 4; t += 2)
+    kernels::encode_full(t, {{base[t].data(), base[t].size()}, fuzz::tensor_shapes[t].unit}, 0,
+                         full);
+  put(frames / "full", text_of(full));
+  full.push_back(std::byte{1});
+  put(buckets / "full", text_of(full));
+}
+
+void settings_seeds(const fs::path& dir) {
+  settings_loader loader;
+  const std::string defaults = settings_toml(loader.effective());
+  put(dir / "defaults", defaults);
+  std::string overrides(1, '\0');
+  std::string variables(1, '\0');
+  for (const auto& entry : loader.effective()) {
+    overrides += std::string(entry.key) + "=" + entry.value + "\n";
+    variables += environment_name(entry.key) + "=" + entry.value + "\n";
+  }
+  put(dir / "overrides", overrides);
+  put(dir / "variables", variables);
+  int count = 0;
+  for (const std::string value : {"\"x\"", "-1", "1.5", "true", "[1]", "{a=1}", "1979-05-27"}) {
+    put(dir / ("type-" + std::to_string(count)), "[sync]\nmembers_min = " + value + "\n");
+    put(dir / ("section-" + std::to_string(count++)), "sync = " + value + "\n");
+  }
+  put(dir / "all-three", "[sync]\nmembers_min = 2\n[log]\nlevel = \"info\"\n" +
+                             overrides.substr(0, 60) + "\nLOCKSTEP_LOG_FILE=\xc3\xa9.log\n");
+}
+
+void message_seeds(const fs::path& dir) {
+  message_source source(1);
+  for (std::size_t kind = 0; kind < wire_kinds; ++kind)
+    for (const std::string draw : {"-1", "-2"}) {
+      const auto m = source.draw(kind);
+      put(dir / (std::string(name_of(m)) + draw), text_of(encode_message(m)));
+    }
+}
+
+/// Messages of one trainer to the receiver of fuzz/conversation.hpp.
+class talk {
+ public:
+  talk() { attach(); }
+
+  void attach() { say(attach_msg{next(), target(), now_.shape().fingerprint(), 77}); }
+
+  /// The next version, and the delta to it.
+  encoded_delta change() {
+    auto before = now_.clone();
+    for (std::size_t i = 0; i < now_.shape().count(); i += 2)
+      now_.tensor(i)[now_.tensor(i).size() / 2] ^= std::byte{0x33};
+    return encode_delta(now_.shape(), as_views(fuzz::spans_of(before)),
+                        as_views(fuzz::spans_of(now_)), 64);
+  }
+  void prepare(const encoded_delta& delta, digest base, version_ref from) {
+    const auto env = next();
+    version_ = {1, env.txn.seq};
+    say(prepare_msg{env, from, base, target(), delta.content});
+    buckets(delta);
+  }
+  void buckets(const encoded_delta& delta) {
+    for (std::uint32_t i = 0; i < delta.buckets.size(); ++i)
+      say(bucket_msg{env_, i, delta.buckets[i]});
+  }
+  void commit() { say(commit_msg{env_, state(), 78, 1}); }
+  void sync() {
+    const auto base = state();
+    const auto from = version_;
+    prepare(change(), base, from);
+    commit();
+  }
+  void redo(const encoded_delta& delta) {
+    say(redo_msg{env_, target(), delta.content, 79, 2});
+    buckets(delta);
+  }
+  void full() {
+    const auto env = next();
+    version_ = {1, env.txn.seq};
+    const auto views = as_views(fuzz::spans_of(now_));
+    const full_plan plan(now_.shape(), views, 64);
+    say(full_begin_msg{env, target(), plan.content(), 80});
+    for (std::uint32_t i = 0; i < plan.content().buckets.size(); ++i)
+      say(bucket_msg{env, i, plan.make(i, views)});
+  }
+  void ping() { say(ping_msg{fuzz::cluster, fuzz::life, version_}); }
+  void abort() { say(abort_msg{env_}); }
+  void wait(std::uint32_t ms) { say(credit_msg{env_, fuzz::id, ms}); }
+
+  digest state() { return digest_of(public_digest_seed, as_views(fuzz::spans_of(now_))); }
+  version_ref version() const { return version_; }
+  const std::string& text() const { return text_; }
+
+ private:
+  envelope next() { return env_ = {fuzz::cluster, {1, ++seq_}, fuzz::life}; }
+  target_info target() { return {version_, state(), 5}; }
+  void say(const wire_message& m) { text_ += text_of(encode_message(m)); }
+
+  weight_buffer now_ = fuzz::small_weights();
+  version_ref version_{1, 0};
+  std::uint64_t seq_ = 0;
+  envelope env_;
+  std::string text_;
+};
+
+void receiver_seeds(const fs::path& dir) {
+  talk syncs;
+  syncs.ping();
+  syncs.sync();
+  syncs.sync();
+  put(dir / "attach-and-two-syncs", syncs.text());
+  talk aborted;
+  auto base = aborted.state();
+  aborted.prepare(aborted.change(), base, aborted.version());
+  aborted.abort();
+  aborted.commit();
+  aborted.wait(10'000'000);
+  aborted.ping();
+  put(dir / "aborted-and-late", aborted.text());
+  talk full;
+  full.full();
+  full.sync();
+  put(dir / "full-and-sync", full.text());
+  talk redone;
+  base = redone.state();
+  const auto delta = redone.change();
+  redone.prepare(delta, base, redone.version());
+  redone.redo(delta);
+  redone.commit();
+  put(dir / "redo", redone.text());
+}
+
+void trainer_seeds(const fs::path& dir) {
+  std::string all;
+  const auto say = [&](const wire_message& m) { all += text_of(encode_message(m)); };
+  const envelope env{fuzz::cluster, {1, 2}, fuzz::life};
+  envelope other = env;
+  other.inc = {1, 1};
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", fuzz::life, {1, 2}});
+  say(credit_msg{env, fuzz::id, 0});
+  say(reply_msg{env, fuzz::id, 1, reply_kind::vote_yes, errc::none, "", {}});
+  say(reply_msg{other, 8, 1, reply_kind::vote_no, errc::wrong_base, "no", {}});
+  say(reply_msg{env, fuzz::id, 2, reply_kind::ack, errc::none, "", {3, 4}});
+  say(reply_msg{other, 8, 2, reply_kind::ack, errc::none, "", {5, 6}});
+  put(dir / "rounds", all);
+  all.clear();
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", {1, 9}, {1, 2}});
+  say(hello_msg{fuzz::cluster, fuzz::id, "r", fuzz::life, {1, 2}});
+  say(commit_msg{env, {}, 0, 1});
+  say(pong_msg{fuzz::cluster, fuzz::id, fuzz::life, {true, receiver_phase::serving, {1, 1}, 0}});
+  say(abort_msg{env});
+  say(ping_msg{fuzz::cluster, fuzz::life, {1, 5'000}});
+  say(goodbye_msg{fuzz::cluster, fuzz::id, fuzz::life});
+  put(dir / "lives", all);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fputs("usage: fuzz_seeds DIR\n", stderr);
+    return 2;
+  }
+  const fs::path dir = argv[1];
+  safetensors_seeds(dir / "safetensors");
+  hostile_headers(dir / "safetensors");
+  index_seeds(dir / "index");
+  part_seeds(dir / "part");
+  stream_seeds(dir / "stream");
+  frame_seeds(dir / "frame", dir / "bucket");
+  settings_seeds(dir / "settings");
+  message_seeds(dir / "message");
+  receiver_seeds(dir / "receiver");
+  trainer_seeds(dir / "trainer");
+  return 0;
+}
