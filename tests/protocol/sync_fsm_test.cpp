@@ -704,6 +704,27 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
   CHECK(vote({yes(a)}).empty());
 }
 
+TEST_CASE_METHOD(fixture, "sync: a run that ends tells acknowledgements from votes and refusals") {
+  voting(2);
+  auto a_is = terminal::ok, b_is = terminal::ok;
+  SECTION("a refusal stands") {
+    vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    a_is = terminal::timeout, b_is = terminal::no;
+  }
+  SECTION("what was acknowledged before a redo, too") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), said(b, terminal::nack, errc::apply_failed)});
+    b_is = terminal::nack;
+  }
+  SECTION("and before the snapshot advanced") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), yes(b)});
+  }
+  const auto r = report(f.on_newer_run(t0, 2));
+  CHECK(r.participants[0].status == a_is);
+  CHECK(r.participants[1].status == b_is);
+}
+
 TEST_CASE("sync: whoever has to prove a big base is given the time to read it") {
   // However small the delta is.
   settings s;
