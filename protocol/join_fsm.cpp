@@ -98,8 +98,6 @@ join_fsm::emitted join_fsm::finish() {
                                       : outcome{open_->who[i], terminal::timeout, errc::timeout,
                                                 "no answer within the deadline"});
   open_.reset();
-  got_.clear();
-  missing_ = 0;
   return result;
 }
 

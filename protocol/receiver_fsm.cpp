@@ -201,14 +201,13 @@ receiver_fsm::actions receiver_fsm::on_digest(txn_ref txn, const digest& state,
   actions out;
   const auto m = *std::exchange(attaching_, std::nullopt);
   if (state == m.target.state) {
-    fleet_ = m.target.version;
     adopt(out, m.target);
     answer(out, m.env, 0, reply_kind::attached, errc::none, {}, proof);
     return out;
   }
   // Whatever we hold, it is not what the fleet holds: behind in this run (readiness sees it from
   // `fleet_`), rotten against our own tag, or from a run that is over.
-  fleet_ = m.target.version;
+  fleet_ = std::max(fleet_, m.target.version);
   if (phase_ == receiver_phase::serving) {
     if (state != held_.state) {
       stop_serving(receiver_phase::torn, errc::torn);
@@ -317,8 +316,7 @@ receiver_fsm::actions receiver_fsm::on_commit(time_point now, const commit_msg& 
   if (mine && phase_ == receiver_phase::applying) return ignore();
   if (mine && held_.version == version_ref{m.env.txn.run, m.env.txn.seq})
     return repeat_answer(m.env, m.round);
-  if (mine && slot_ && slot_->kind == slot_kind::delta && slot_->verified &&
-      slot_->target.state == m.target_state) {
+  if (mine && slot_ && slot_->verified && slot_->target.state == m.target_state) {
     slot_->challenge = m.challenge;
     slot_->round = m.round;
     start_apply(out);
@@ -391,7 +389,6 @@ receiver_fsm::actions receiver_fsm::on_applied(txn_ref txn, const digest& state,
   }
   const auto s = *std::exchange(slot_, std::nullopt);
   out.push_back(act::drop_slot{});
-  if (s.kind == slot_kind::full) fleet_ = s.target.version;
   adopt(out, s.target);
   answer(out, s.env, s.round, s.kind == slot_kind::full ? reply_kind::full_ok : reply_kind::ack,
          errc::none, {}, proof);
@@ -459,8 +456,7 @@ void receiver_fsm::heard_trainer(time_point now) {
 receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
   if (m.cluster != self_.cluster || m.inc != self_.inc) return ignore();
   if (m.current.run < fence_run_) {
-    // A run that is over renews no lease; what we serve tells it that it is.
-    ++ignored_;
+    ++ignored_;  // a run that is over renews no lease; what we serve tells it that it is
     return {act::pong{}};
   }
   actions out;

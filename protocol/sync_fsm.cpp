@@ -74,12 +74,12 @@ void sync_fsm::open_round(actions& out, round_kind kind, std::vector<participant
 void sync_fsm::next(time_point now, actions& out) {
   (void)now;
   if (phase_ != sync_phase::idle) return;
-  // Admissions come first, but two in a row only where no sync waits: a receiver that flaps must
-  // not starve the trainer.
-  if (!candidates_.empty() && !(wish_ && joined_last_)) {
-    start_join(out);
-  } else if (wish_) {
+  // A sync waits for one admission, the one it found under way: a receiver that flaps must not
+  // starve the trainer.
+  if (wish_) {
     start_sync(out);
+  } else if (!candidates_.empty()) {
+    start_join(out);
   }
 }
 
@@ -103,9 +103,7 @@ sync_fsm::actions sync_fsm::on_sync(time_point now, std::uint64_t label) {
 }
 
 void sync_fsm::start_sync(actions& out) {
-  joined_last_ = false;
   const auto label = std::exchange(wish_, std::nullopt)->label;
-  report_->base = report_->target = snapshot_.version;
   fresh_txn();
   view_.clear();
   target_ = {{txn_.run, txn_.seq}, {}, label};
@@ -126,7 +124,6 @@ sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_
   proof_ = proof;
   redo_left_ = settings_.sync.redo_max;
   view_ = members();
-  report_->participants.clear();
   for (const auto& p : view_) {
     participant_report r;
     r.id = p.id;
@@ -150,8 +147,6 @@ sync_fsm::actions sync_fsm::on_encode_failed(time_point now, txn_ref txn, errc r
                                              std::string detail) {
   actions out;
   if (!is_current(txn, sync_phase::encoding)) return out;
-  view_.clear();
-  report_->participants.clear();
   abort(now, out, reason, std::move(detail), {});
   return out;
 }
@@ -176,7 +171,6 @@ void sync_fsm::note(const outcome& o) {
     p->reason = o.reason;
     p->detail = o.detail;
   }
-  if (report_ && report_->reason == errc::none) report_->reason = o.reason;
 }
 
 void sync_fsm::evict(actions& out, const outcome& o) {
@@ -214,11 +208,10 @@ void sync_fsm::abort(time_point now, actions& out, errc reason, std::string deta
   // Nobody has written. Who refused the delta itself is as good a member as before; whose own state
   // is in doubt attaches anew, which costs nothing where the digest still fits.
   for (const auto& o : outcomes)
-    if (o.status != terminal::ok && about_the_receiver(o)) evict(out, o);
+    if (about_the_receiver(o)) evict(out, o);
   report_->result = sync_result::aborted;
   report_->reason = reason;
   report_->detail = std::move(detail);
-  report_->target = snapshot_.version;
   for (auto& p : report_->participants)
     if (outcomes.empty() || p.status == terminal::ok) p.status = terminal::aborted;
   after_sync(now, out);
@@ -277,12 +270,11 @@ sync_fsm::actions sync_fsm::on_advanced(time_point now, txn_ref txn) {
   snapshot_ = target_;
   out.push_back(act::release{txn_});
   report_->target = snapshot_.version;
-  // Judged by who is in the view, not by who is waited for: one that was given up on meanwhile has
-  // failed all the same.
+  // Judged by who is in the view, where nobody is who was not ok, and not by who is waited for: one
+  // that was given up on meanwhile has failed all the same.
   report_->result = sync_result::ok;
-  report_->reason = errc::none;
   for (const auto& p : report_->participants) {
-    if (p.status == terminal::ok && members_.count(p.id) > 0) continue;
+    if (members_.count(p.id) > 0) continue;
     report_->result = sync_result::degraded;
     if (report_->reason == errc::none)
       report_->reason = p.reason == errc::none ? errc::dead : p.reason;
@@ -316,18 +308,14 @@ void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
   if (txn_) out.push_back(act::release{txn_});
   for (const auto& p : members()) out.push_back(act::evicted{p, reason, detail});
   members_.clear();
-  candidates_.clear();
-  recovering_.clear();
-  wish_.reset();
+  // Nothing leaves this phase: what only others look at may stay as it is.
   resend_at_.reset();
-  recover_until_.reset();
   advance_until_.reset();
   if (!report_) return;
   if (decided) report_->result = sync_result::degraded;
   report_->reason = reason;
   report_->detail = detail;
   for (auto& p : report_->participants) {
-    p.member = false;
     if (over) continue;
     if (!decided) {
       p.status = terminal::aborted;
@@ -344,9 +332,8 @@ void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
 
 void sync_fsm::after_sync(time_point now, actions& out) {
   phase_ = sync_phase::idle;
-  if (!recovering_.empty())
-    recover_until_ = now + std::chrono::milliseconds(settings_.sync.recovery_timeout_ms) +
-                     transfer_time(settings_, model_bytes_);
+  recover_until_ = now + std::chrono::milliseconds(settings_.sync.recovery_timeout_ms) +
+                   transfer_time(settings_, model_bytes_);
   finish_if_whole(now, out);
   next(now, out);
 }
@@ -361,7 +348,7 @@ bool sync_fsm::recovering() const {
 void sync_fsm::finish_if_whole(time_point now, actions& out) {
   if (!recovering()) return;
   // One admission may follow another without end, so the deadline counts during them too.
-  const bool late = recover_until_ && now >= *recover_until_;
+  const bool late = now >= recover_until_;
   if (!late && !recovering_.empty()) return;
   for (auto& p : report_->participants) {
     p.member = members_.count(p.id) > 0;
@@ -371,7 +358,6 @@ void sync_fsm::finish_if_whole(time_point now, actions& out) {
                                  [](const auto& p) { return p.member; });
   if (report_->result == sync_result::degraded && whole) report_->result = sync_result::recovered;
   recovering_.clear();
-  recover_until_.reset();
   out.push_back(act::finish{*std::exchange(report_, std::nullopt)});
 }
 
@@ -403,7 +389,7 @@ sync_fsm::actions sync_fsm::on_down(time_point now, participant who, errc reason
   if (in_view && phase_ != sync_phase::advancing) {
     // The transaction under way settles it, when its round does.
     if (down_.insert(who).second) out.push_back(act::mark_down{who, reason});
-  } else if (const auto it = members_.find(who.id); it != members_.end() && it->second == who.inc) {
+  } else if (is_member(who)) {
     evict(out, {who, terminal::dead, reason, {}});
   }
   return out;
@@ -415,13 +401,12 @@ sync_fsm::actions sync_fsm::on_gave_up(time_point now, receiver_id id, errc reas
   recovering_.erase(id);
   if (auto* p = in_report(id); p && p->reason == errc::none) p->reason = reason;
   finish_if_whole(now, out);
-  next(now, out);
   return out;
 }
 
 sync_fsm::actions sync_fsm::on_tick(time_point now) {
   actions out;
-  if (phase_ == sync_phase::committing && resend_at_ && now >= *resend_at_) {
+  if (resend_at_ && now >= *resend_at_) {
     resend_at_.reset();
     if (resend_left_ > 0) {
       --resend_left_;
@@ -429,21 +414,18 @@ sync_fsm::actions sync_fsm::on_tick(time_point now) {
       out.push_back(act::send_commit{txn_, view_, target_.state, challenge_, round_});
     }
   }
-  if (phase_ == sync_phase::advancing && advance_until_ && now >= *advance_until_)
+  if (advance_until_ && now >= *advance_until_)
     return on_advance_failed(now, txn_, "the snapshot did not advance within its deadline");
   finish_if_whole(now, out);
   return out;
 }
 
 std::optional<time_point> sync_fsm::deadline() const {
-  std::optional<time_point> soonest;
-  const auto consider = [&](const std::optional<time_point>& t) {
-    if (t) soonest = soonest ? std::min(*soonest, *t) : *t;
-  };
-  if (phase_ == sync_phase::committing) consider(resend_at_);
-  consider(advance_until_);
-  if (recovering()) consider(recover_until_);
-  return soonest;
+  // Each has phases of its own: no two are due.
+  if (resend_at_) return resend_at_;
+  if (advance_until_) return advance_until_;
+  if (recovering()) return recover_until_;
+  return std::nullopt;
 }
 
 }  // namespace lockstep

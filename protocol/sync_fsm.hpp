@@ -218,7 +218,7 @@ class sync_fsm {
   void next(time_point now, actions& out);
   void start_sync(actions& out);
   void start_join(actions& out);
-  void start_full(actions& out);
+  void start_full(actions& out, std::vector<participant> who);
   void end_join(time_point now, actions& out);
   void open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
                   time_point deadline);
@@ -264,14 +264,12 @@ class sync_fsm {
   std::optional<time_point> resend_at_;
   std::optional<time_point> advance_until_;
   std::vector<participant> view_;  ///< participants not evicted
-  std::vector<participant> need_full_;
-  bool joined_last_ = false;
 
   // The sync whose report is open.
   std::optional<wish> wish_;
   std::optional<sync_report> report_;
   std::set<receiver_id> recovering_;
-  std::optional<time_point> recover_until_;
+  time_point recover_until_;  ///< means nothing unless `recovering()`
 };
 
 }  // namespace lockstep

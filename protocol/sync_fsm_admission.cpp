@@ -25,14 +25,12 @@ sync_fsm::actions sync_fsm::on_admit(time_point now, participant who) {
 }
 
 void sync_fsm::start_join(actions& out) {
-  joined_last_ = true;
   fresh_txn();
   view_.clear();
   for (const auto& [id, inc] : std::exchange(candidates_, {})) {
     view_.push_back({id, inc});
     members_.erase(id);  // its fences are about to be raised
   }
-  need_full_.clear();
   target_ = snapshot_;
   phase_ = sync_phase::proving;
   out.push_back(act::prove{txn_});
@@ -59,26 +57,26 @@ void sync_fsm::admit(actions& out, const participant& who, bool reseeded) {
 }
 
 void sync_fsm::on_attached(time_point now, actions& out, const round_result& result) {
+  std::vector<participant> behind;
   for (const auto& o : result.outcomes) {
     if (down_.count(o.who)) {
       out.push_back(act::not_admitted{o.who, errc::dead, {}});
     } else if (o.status == terminal::ok) {
       admit(out, o.who, false);
     } else if (o.status == terminal::no && o.reason == errc::behind) {
-      need_full_.push_back(o.who);
+      behind.push_back(o.who);
     } else {
       out.push_back(act::not_admitted{o.who, o.reason, o.detail});
     }
   }
-  if (need_full_.empty()) {
+  if (behind.empty()) {
     end_join(now, out);
   } else {
-    start_full(out);
+    start_full(out, std::move(behind));
   }
 }
 
-void sync_fsm::start_full(actions& out) {
-  auto who = std::exchange(need_full_, {});
+void sync_fsm::start_full(actions& out, std::vector<participant> who) {
   if (settings_.sync.reseed == reseed_scope::all) {
     // Out of the view before a byte of theirs is written, like everybody who is reseeded.
     for (const auto& p : members()) {

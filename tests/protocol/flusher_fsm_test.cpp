@@ -14,6 +14,7 @@ const envelope other{1, {2, 4}, {4, 5}};
 TEST_CASE("flusher: at most `credit` buckets are under way") {
   flusher_fsm f(2);
   CHECK_FALSE(f.streaming());
+  CHECK_FALSE(f.drained());
   CHECK(f.on_start(env, 3) == indices{0, 1});
   CHECK(f.on_credit({env, 9, 1}) == indices{2});
   CHECK(f.on_credit({env, 9, 0}).empty());
@@ -44,5 +45,15 @@ TEST_CASE("flusher: a stopped or replaced stream takes no credit") {
   f.on_credit({other, 9, 0});
   CHECK(f.drained());
   f.on_start(env, 0);
+  CHECK(f.drained());
+}
+
+TEST_CASE("flusher: what an earlier stream's receiver took is not taken of the next") {
+  flusher_fsm f(2);
+  f.on_start(env, 2);
+  f.on_credit({env, 9, 0});
+  CHECK(f.on_start(other, 2) == indices{0, 1});
+  f.on_credit({other, 9, 0});
+  f.on_credit({other, 9, 1});
   CHECK(f.drained());
 }

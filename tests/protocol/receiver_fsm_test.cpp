@@ -1,5 +1,7 @@
 #include "protocol/receiver_fsm.hpp"
 
+#include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
 
 #include "protocol/deadlines.hpp"
@@ -117,6 +119,37 @@ TEST_CASE_METHOD(fixture, "receiver: strangers, other lives and no transaction a
   CHECK(fresh.on_attach(t0, {{9, {0, 5}, me}, at(0, d0, 0), layout, 1}).empty());
 }
 
+TEST_CASE_METHOD(fixture, "receiver: a high number does not carry an older run over the fence") {
+  attach(1, at(0, d0, 2), 2);
+  f.on_digest({2, 1}, d0, proof);
+  CHECK(attach(9, at(0, d1, 1), 1).empty());
+  CHECK(f.on_prepare(t0, delta(9)).empty());
+  CHECK(f.on_full_begin(t0, full(9)).empty());
+  CHECK(f.state().ready);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: another's words about our own transaction are ignored") {
+  const auto bad_env = GENERATE(envelope{8, {1, 2}, me}, envelope{9, {1, 2}, {5, 6}});
+  SECTION("abort") {
+    vote();
+    CHECK(f.on_abort(t0, {bad_env}).empty());
+    CHECK(find<act::apply_slot>(commit()));
+  }
+  SECTION("redo") {
+    tear();
+    auto m = redo();
+    m.env = bad_env;
+    f.on_redo(t0, m);
+    CHECK(put(0).empty());
+  }
+  SECTION("a question that was answered") {
+    vote();
+    auto m = delta();
+    m.env = bad_env;
+    CHECK(f.on_prepare(t0, m).empty());
+  }
+}
+
 TEST_CASE_METHOD(fixture, "receiver: an attach proves by digest and adopts") {
   const auto actions = attach(1, at(0, d0));
   REQUIRE(find<act::compute_digest>(actions));
@@ -125,6 +158,7 @@ TEST_CASE_METHOD(fixture, "receiver: an attach proves by digest and adopts") {
   const auto r = f.on_digest({1, 1}, d0, proof);
   CHECK(reply(r).proof == proof);
   CHECK(find<act::publish>(r)->state.ready);
+  CHECK_FALSE(find<act::resume>(r));  // the engine has not been stopped
   CHECK(f.state().label == 42);
   CHECK(f.on_digest({1, 1}, d0, proof).empty());
   CHECK(reply(attach(1, at(0, d0))).kind == reply_kind::attached);  // a duplicate is answered again
@@ -134,6 +168,7 @@ TEST_CASE_METHOD(fixture, "receiver: an attach to other bytes asks for all of th
   attach(1, at(0, d0));
   CHECK(reply(f.on_digest({1, 1}, d1, proof)).kind == reply_kind::need_full);
   CHECK_FALSE(f.state().ready);
+  CHECK(f.state().phase == receiver_phase::empty);  // it was told of no bytes: none are torn
   attach(2, at(0, d1));
   f.on_digest({1, 2}, d1, proof);
   REQUIRE(f.state().ready);
@@ -194,6 +229,57 @@ TEST_CASE_METHOD(fixture, "receiver: a delta is staged, voted on, applied and pr
   CHECK(reply(commit()).kind == reply_kind::ack);   // and after
   CHECK(reply(f.on_redo(t0, redo(3))).round == 3);  // quotes who asks
   CHECK(f.on_applied({1, 2}, d1, proof).empty());
+}
+
+TEST_CASE_METHOD(fixture, "receiver: the base is proven before the vote, the engine stopped anew") {
+  serve();
+  f.on_prepare(t0, delta());
+  CHECK_FALSE(find<act::verify_slot>(put(0)));  // not all is there
+  const auto full_slot = put(1);
+  REQUIRE(find<act::verify_slot>(full_slot));
+  CHECK(find<act::verify_slot>(full_slot)->base == d0);
+  CHECK(find<act::verify_slot>(full_slot)->target == d1);
+  f.on_verified({1, 2}, errc::none, {});
+  CHECK(find<act::pause>(commit()));
+  f.on_applied({1, 2}, d1, proof);
+  f.on_prepare(t0, {env(3), {1, 2}, d1, at(3, d0), two_buckets()});
+  put(0, 3), put(1, 3);
+  f.on_verified({1, 3}, errc::none, {});
+  CHECK(find<act::pause>(commit(3, d0)));  // it was let go in between
+}
+
+TEST_CASE_METHOD(fixture, "receiver: what was promised, no later bucket takes back") {
+  vote();
+  const auto r = put(7);  // not announced
+  CHECK(find<act::grant_credit>(r));
+  CHECK(r.size() == 1);
+  CHECK(find<act::apply_slot>(commit()));
+}
+
+TEST_CASE_METHOD(fixture,
+                 "receiver: a commit of what never arrived is answered, whatever goes on") {
+  act::list r;
+  SECTION("a write") {
+    apply();
+    r = commit(3);
+  }
+  SECTION("a redo") {
+    tear();
+    f.on_redo(t0, redo());
+    r = commit(3);
+  }
+  SECTION("nothing: a write has failed") {
+    tear();
+    r = commit(3);
+  }
+  SECTION("nothing: the version is said to be held") {
+    attach(1, at(3, d0));
+    f.on_digest({1, 1}, d0, proof);
+    r = commit(3);
+  }
+  CHECK(reply(r).kind == reply_kind::nack);
+  CHECK(reply(r).reason == errc::not_staged);
+  CHECK(reply(r).env == env(3));
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a delta is refused with its reason, and nothing is written") {
@@ -283,6 +369,7 @@ TEST_CASE_METHOD(fixture, "receiver: buckets are those announced, each once") {
   SECTION("size") {
     refusal = f.on_bucket(t0, env(2), 0, 99, bucket.hash);
   }
+  CHECK(reply(refusal).kind == reply_kind::vote_no);
   CHECK(reply(refusal).reason == errc::bad_checksum);
   CHECK(find<act::drop_slot>(refusal));
   CHECK(put(0).empty());
@@ -401,7 +488,14 @@ TEST_CASE_METHOD(fixture, "receiver: writes that miss the target leave it torn")
 }
 
 TEST_CASE_METHOD(fixture, "receiver: answers of an executor nobody asked are ignored") {
-  vote();
+  serve();
+  CHECK(f.on_verified({1, 1}, errc::none, {}).empty());
+  CHECK(f.on_applied({1, 1}, d0, proof).empty());
+  CHECK(f.on_write_failed({1, 1}, errc::apply_failed, {}).empty());
+  CHECK(f.on_bucket_written({1, 1}, 0).empty());
+  f.on_prepare(t0, delta());
+  put(0), put(1);
+  f.on_verified({1, 2}, errc::none, {});
   CHECK(f.on_applied({1, 2}, d1, proof).empty());
   CHECK(f.on_write_failed({1, 2}, errc::apply_failed, {}).empty());
   CHECK(f.on_verified({1, 2}, errc::bad_frame, {}).empty());
@@ -432,6 +526,24 @@ TEST_CASE_METHOD(fixture, "receiver: a redo heals a torn apply") {
   CHECK(reply(done).round == 2);
   CHECK(reply(done).kind == reply_kind::ack);
   CHECK(find<act::resume>(done));
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a redo takes the place of what was staged") {
+  stage();
+  REQUIRE(reply(commit()).reason == errc::not_staged);  // came before the check had ended
+  auto m = redo();
+  SECTION("with buckets") {
+    CHECK(find<act::drop_slot>(f.on_redo(t0, m)));
+    CHECK(find<act::keep_bucket>(put(0)));
+    CHECK(find<act::check_slot>(put(1)));
+  }
+  SECTION("without") {
+    m.content.buckets.clear(), m.content.bytes = 0;
+    CHECK(find<act::check_slot>(f.on_redo(t0, m)));
+  }
+  f.on_verified({1, 2}, errc::none, {});
+  CHECK(reply(f.on_applied({1, 2}, d1, proof)).round == 2);
+  CHECK(put(0).empty());  // nothing is left that buckets could be of
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a later round of a redo is answered as such") {
@@ -510,6 +622,48 @@ TEST_CASE_METHOD(fixture, "receiver: a full is written as it arrives, behind the
   CHECK(find<act::resume>(done));
   CHECK(f.state().ready);
   CHECK(reply(f.on_full_begin(t0, full())).kind == reply_kind::full_ok);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a full voids the tag, and stops an engine once") {
+  SECTION("of who serves") {
+    serve();
+    CHECK(find<act::pause>(f.on_full_begin(t0, full())));
+  }
+  SECTION("of who is torn: the engine still stands still") {
+    tear();
+    CHECK_FALSE(find<act::pause>(f.on_full_begin(t0, full())));
+  }
+  CHECK_FALSE(f.state().version);
+  CHECK(f.state().phase == receiver_phase::reseeding);
+  CHECK(f.state().reason == errc::not_serving);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a full of nothing is complete at once") {
+  auto m = full();
+  m.content.buckets.clear(), m.content.bytes = 0;
+  CHECK(find<act::finish_full>(f.on_full_begin(t0, m)));
+}
+
+TEST_CASE_METHOD(fixture, "receiver: only a full's own writes are counted towards it") {
+  SECTION("not those of another transaction") {
+    f.on_full_begin(t0, full());
+    put(0, 3), put(1, 3);
+    CHECK(f.on_bucket_written({1, 2}, 0).empty());
+    CHECK(f.on_bucket_written({1, 3}, 0).empty());
+  }
+  SECTION("not those of what has not arrived") {
+    f.on_full_begin(t0, full());
+    put(0, 3);
+    CHECK(f.on_bucket_written({1, 3}, 1).empty());
+    CHECK(f.on_bucket_written({1, 3}, ~0u).empty());
+    put(1, 3);
+    CHECK(f.on_bucket_written({1, 3}, 0).empty());
+  }
+  SECTION("nor of a delta, which is not written as it arrives") {
+    stage();
+    CHECK(f.on_bucket_written({1, 2}, 0).empty());
+    CHECK(f.on_bucket_written({1, 2}, 1).empty());
+  }
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a full that fails or stops arriving leaves it torn") {
@@ -596,6 +750,24 @@ TEST_CASE_METHOD(fixture, "receiver: without the trainer's word the lease ends")
   CHECK(f.state().ready);  // an attach is the trainer's word too
 }
 
+TEST_CASE_METHOD(fixture,
+                 "receiver: announces itself until a trainer is heard, and when it is not") {
+  const auto again = milliseconds(s.receiver.hello_ms), lease = milliseconds(s.receiver.lease_ms);
+  CHECK(f.on_tick(t0).empty());  // not before it begins
+  CHECK(find<act::announce>(f.on_start(t0)));
+  CHECK(f.deadline() == t0 + again);
+  CHECK(f.on_tick(t0 + again - milliseconds(1)).empty());
+  CHECK(find<act::announce>(f.on_tick(t0 + again)));
+  CHECK(f.deadline() == t0 + 2 * again);
+  CHECK(find<act::announce>(f.on_tick(t0 + 2 * again)));
+  const auto heard = t0 + 2 * again + milliseconds(1);
+  f.on_ping(heard, {9, me, {1, 0}});
+  CHECK(f.deadline() == heard + lease);
+  CHECK_FALSE(find<act::announce>(f.on_tick(heard + lease - milliseconds(1))));
+  CHECK(find<act::announce>(f.on_tick(heard + lease)));
+  CHECK(f.deadline() == heard + lease + again);
+}
+
 TEST_CASE("receiver: may be told to serve on without a lease") {
   settings s;
   s.receiver.serve_stale = true;
@@ -645,6 +817,16 @@ TEST_CASE_METHOD(fixture,
     f.on_attach(t0, {env(5), at(0, d0), {4, 4}, 1});
     CHECK(f.state().ready);
   }
+  SECTION("nor do torn bytes become none") {
+    f.on_full_begin(t0, full());
+    f.on_write_failed({1, 3}, errc::apply_failed, {});
+    f.on_attach(t0, {env(1, 2), at(0, d0, 2), {4, 4}, 1});
+    CHECK(f.state().phase == receiver_phase::torn);
+  }
+  SECTION("but a run of our layout leaves it served until the digest is known") {
+    CHECK_FALSE(find<act::publish>(attach(1, at(0, d0, 2), 2)));
+    CHECK(f.state().ready);
+  }
   SECTION("of a newer one: it is over") {
     const auto said = f.on_attach(t0, {env(1, 2), at(0, d0, 2), {4, 4}, 1});
     CHECK(reply(said).reason == errc::wrong_layout);
@@ -652,6 +834,51 @@ TEST_CASE_METHOD(fixture,
     CHECK(f.state().phase == receiver_phase::empty);
     CHECK(f.state().reason == errc::wrong_layout);
   }
+}
+
+TEST_CASE_METHOD(fixture, "receiver: who is brought to what the fleet has left is still behind") {
+  // A late attach or full of the time when the fleet held that.
+  serve();
+  f.on_ping(t0, {9, me, {1, 4}});
+  REQUIRE(f.state().reason == errc::behind);
+  SECTION("attach") {
+    attach(3, at(0, d0));
+    CHECK(reply(f.on_digest({1, 3}, d0, proof)).kind == reply_kind::attached);
+  }
+  SECTION("full") {
+    f.on_full_begin(t0, full());
+    put(0, 3), put(1, 3);
+    f.on_bucket_written({1, 3}, 0), f.on_bucket_written({1, 3}, 1);
+    CHECK(reply(f.on_applied({1, 3}, d0, proof)).kind == reply_kind::full_ok);
+  }
+  CHECK_FALSE(f.state().ready);
+  CHECK(f.state().reason == errc::behind);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: what was heard of the fleet, a late attach does not undo") {
+  f.on_ping(t0, {9, me, {1, 6}});
+  f.on_ping(t0, {9, me, {1, 0}});  // late, too
+  attach(2, at(0, d1));
+  REQUIRE(reply(f.on_digest({1, 2}, bad, proof)).kind == reply_kind::need_full);
+  f.on_full_begin(t0, full());
+  put(0, 3), put(1, 3);
+  f.on_bucket_written({1, 3}, 0), f.on_bucket_written({1, 3}, 1);
+  CHECK(reply(f.on_applied({1, 3}, d0, proof)).kind == reply_kind::full_ok);
+  CHECK(f.state().reason == errc::behind);
+}
+
+TEST_CASE("receiver: its deadline is the first of all that it waits for") {
+  settings s;
+  s.sync.full_timeout_ms = 10;
+  s.receiver.hello_ms = GENERATE(1u, 100'000u);
+  s.receiver.lease_ms = GENERATE(1u, 100'000u);
+  receiver_fsm f({9, 7, me, layout, 1000}, s);
+  f.on_full_begin(t0, {fixture::env(1), at(0, d0), two_buckets(), 5});
+  f.on_ping(t0, {9, me, {1, 0}});
+  f.on_start(t0);
+  const std::array all{t0 + 2 * full_timeout(s, 200), t0 + milliseconds(s.receiver.lease_ms),
+                       t0 + milliseconds(s.receiver.hello_ms)};
+  CHECK(f.deadline() == *std::min_element(all.begin(), all.end()));
 }
 
 TEST_CASE("receiver: no deadline is beyond what the clock can say") {

@@ -36,8 +36,10 @@ struct fixture {
 }  // namespace
 
 TEST_CASE_METHOD(fixture, "supervision: a new life is admitted, a repeated hello is not") {
-  const auto* admit = find<act::admit>(f.on_hello(t0, hello(one)));
+  const auto first = f.on_hello(t0, hello(one));
+  const auto* admit = find<act::admit>(first);
   REQUIRE(admit);
+  CHECK(first.size() == 1);  // it ends nobody
   CHECK(rec().where == standing::attaching);
   CHECK(f.on_hello(t0, hello(one)).empty());
   CHECK(f.on_hello(t0, hello({}, 8)).empty());  // no identity
@@ -75,6 +77,34 @@ TEST_CASE_METHOD(fixture,
   CHECK(f.on_hello(t0 + lease + milliseconds(2), hello(one)).empty());
 }
 
+TEST_CASE_METHOD(fixture, "supervision: the end of a life is told once, not again by the next") {
+  member();
+  REQUIRE(find<act::down>(f.on_down(t0, a1, true)));
+  const auto actions = f.on_hello(t0, hello(two));
+  CHECK_FALSE(find<act::down>(actions));
+  CHECK(find<act::admit>(actions));
+}
+
+TEST_CASE_METHOD(fixture,
+                 "supervision: what one life said is not told of the next, nor of an end") {
+  member();
+  const readiness ready{true, receiver_phase::serving, {1, 3}, 42, errc::none};
+  f.on_pong(t0, {1, 7, one, ready});
+  REQUIRE(rec().state == ready);
+  SECTION("a new life") {
+    f.on_hello(t0, hello(two));
+    CHECK(rec().state == readiness{});
+  }
+  SECTION("its end") {
+    f.on_down(t0, a1, true);
+    CHECK(rec().state == readiness{});
+  }
+  SECTION("it left: what it holds is known, but it serves nobody") {
+    f.on_goodbye(t0, {1, 7, one});
+    CHECK_FALSE(rec().state.ready);
+  }
+}
+
 TEST_CASE_METHOD(fixture, "supervision: peers cannot fill the memory") {
   for (std::uint32_t id = 0; id < supervision_fsm::receivers_max + 10; ++id)
     f.on_hello(t0, hello(one, id));
@@ -109,15 +139,67 @@ TEST_CASE_METHOD(fixture, "supervision: failures back off, doubling, up to a lim
   CHECK(rec().attempts == 0);
 }
 
+TEST_CASE_METHOD(fixture, "supervision: however often it fails, the wait stays the longest") {
+  s.supervision.attempts_max = 200;
+  f = supervision_fsm(s);
+  member();
+  const auto longest = milliseconds(s.supervision.backoff_ms_max);
+  auto now = t0;
+  for (int i = 0; i < 100; ++i) {
+    f.on_pong(now, {1, 7, one, {}});
+    f.on_tick(now);
+    f.on_not_admitted(now, a1, errc::timeout, {});
+    if (i >= 20) {
+      REQUIRE(rec().next_try == now + longest);
+    }
+    now += longest;
+  }
+}
+
 TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the count anew") {
   member();
-  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_evicted(t0, a1, errc::timeout, "why");
+  CHECK(rec().reason == errc::timeout);
   f.on_admitted(t0, a1, true);
   CHECK(rec().attempts == 1);
   CHECK(rec().reseeds == 1);
+  CHECK(rec().reason == errc::none);  // it is a member: nothing is wrong with it
+  CHECK(rec().detail.empty());
   f.on_acknowledged(7);
   CHECK(rec().attempts == 0);
   f.on_acknowledged(99);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a new life inherits the count of failures") {
+  // Or one that fails, ends and comes back would be reseeded for ever.
+  member();
+  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_hello(t0, hello(two));
+  CHECK(rec().attempts == 1);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a failure counts whatever the admission has come to") {
+  f.on_hello(t0, hello(one));
+  SECTION("a member that was to be seeded again, with all, and failed") {
+    f.on_admitted(t0, a1, false);
+    f.on_not_admitted(t0, a1, errc::timeout, {});
+  }
+  SECTION("evicted, while it is asked to be admitted anew") {
+    f.on_evicted(t0, a1, errc::timeout, {});
+  }
+  CHECK(rec().attempts == 1);
+  CHECK(rec().reason == errc::timeout);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: the next try is that of whoever is due first") {
+  const participant b1{8, one};
+  for (const auto& p : {a1, b1}) f.on_hello(t0, hello(one, p.id));
+  const bool swapped = GENERATE(false, true);
+  const auto& soon = swapped ? b1 : a1;
+  const auto& late = swapped ? a1 : b1;
+  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0, soon, errc::timeout, {});
+  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0 + milliseconds(1), late, errc::timeout, {});
+  CHECK(f.deadline(t0) == t0 + milliseconds(s.supervision.backoff_ms));
 }
 
 TEST_CASE_METHOD(fixture, "supervision: a silent life is not tried until it is heard again") {
@@ -145,9 +227,15 @@ TEST_CASE_METHOD(fixture, "supervision: an ended life is restarted so often, the
   CHECK(f.on_down(t0, a1, true).empty());
   f.on_hello(t0, hello(two));
   CHECK_FALSE(find<act::down>(f.on_hello(t0, hello(two))));
-  const auto second = f.on_down(t0, a2, true);
-  CHECK(find<act::gave_up>(second));
-  CHECK_FALSE(find<act::restart>(second));
+  SECTION("in a row") {
+    const auto second = f.on_down(t0, a2, true);
+    CHECK(find<act::gave_up>(second));
+    CHECK_FALSE(find<act::restart>(second));
+  }
+  SECTION("with a sync that it acknowledged in between, the row is broken") {
+    f.on_acknowledged(7);
+    CHECK(find<act::restart>(f.on_down(t0, a2, true)));
+  }
 }
 
 TEST_CASE_METHOD(fixture, "supervision: what cannot be restarted is given up at once") {
@@ -158,7 +246,7 @@ TEST_CASE_METHOD(fixture, "supervision: what cannot be restarted is given up at 
 
 TEST_CASE_METHOD(fixture, "supervision: a life declared dead that speaks again is admitted") {
   member();
-  f.on_down(t0, a1, false);
+  f.on_down(t0, a1, GENERATE(false, true));  // given up, or to be restarted
   SECTION("by a hello") {
     CHECK(find<act::admit>(f.on_hello(t0, hello(one))));
   }
@@ -166,6 +254,7 @@ TEST_CASE_METHOD(fixture, "supervision: a life declared dead that speaks again i
     CHECK(find<act::admit>(f.on_pong(t0, {1, 7, one, {}})));
   }
   CHECK(rec().where == standing::attaching);
+  CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());  // once
 }
 
 TEST_CASE_METHOD(fixture, "supervision: word of an admission does not revive who has ended") {
@@ -201,6 +290,9 @@ TEST_CASE_METHOD(fixture, "supervision: who left on purpose stays away") {
 
 TEST_CASE_METHOD(fixture, "supervision: words about another life change nothing") {
   member();
+  f.on_admitted(t0, {99, one}, true);
+  CHECK(f.on_down(t0, {99, one}, true).empty());
+  CHECK(f.records().size() == 1);
   f.on_admitted(t0, a2, true);
   CHECK(f.on_not_admitted(t0, a2, errc::timeout, {}).empty());
   CHECK(f.on_evicted(t0, a2, errc::timeout, {}).empty());
@@ -213,6 +305,10 @@ TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up o
   f.on_hello(t0, hello(one, 8));
   f.on_down(t0, {8, one}, false);
   f.on_hello(t0, hello(one, 9));
+  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_not_admitted(t0, a1, errc::timeout, {});
+  f.on_hello(t0, hello(two));
+  REQUIRE(rec().next_try > t0);  // of the life before, in the run before
   const auto actions = f.on_new_run(t0);
   CHECK(actions.size() == 2);
   CHECK(f.records().at(8).where == standing::gave_up);

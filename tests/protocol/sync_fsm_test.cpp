@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "protocol/deadlines.hpp"
+
 using namespace lockstep;
 using std::chrono::milliseconds;
 namespace act = sync_action;
@@ -55,7 +57,7 @@ struct fixture {
     }
     REQUIRE(f.members().size() == n);
   }
-  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 5, proof); }
+  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 6, proof); }
   act::list vote(std::vector<outcome> o) { return round(round_kind::vote, 0, std::move(o)); }
   act::list acks(std::vector<outcome> o, std::uint32_t number = 1) {
     return round(number == 1 ? round_kind::commit : round_kind::redo, number, std::move(o));
@@ -90,12 +92,15 @@ TEST_CASE_METHOD(fixture, "sync: all vote, all acknowledge, the snapshot advance
   const auto decided = vote({yes(a), yes(b)});
   CHECK(find<act::open_round>(decided)->spec.proof == proof);
   CHECK(find<act::send_commit>(decided)->round == 1);
+  CHECK(find<act::send_commit>(decided)->challenge == 6);
   CHECK(f.snapshot().version == version_ref{1, 0});
   const auto done = acks({yes(a), yes(b)});
   CHECK(find<act::conclude>(done)->view.size() == 2);
   CHECK(f.snapshot().version == version_ref{1, 0});
   CHECK(f.on_advanced(t0, {1, 1}).empty());
-  const auto r = report(advanced());
+  const auto last = advanced();
+  CHECK(find<act::release>(last));
+  const auto r = report(last);
   CHECK(r.result == sync_result::ok);
   CHECK(r.reason == errc::none);
   CHECK(r.label == 42);
@@ -129,6 +134,18 @@ TEST_CASE_METHOD(fixture, "sync: events of another transaction, round or phase a
   CHECK(round(round_kind::vote, 1, {yes(a)}).empty());
   CHECK(acks({yes(a)}, 2).empty());
   CHECK(f.phase() == sync_phase::committing);
+}
+
+TEST_CASE_METHOD(fixture, "sync: answers to another question than an admission asks are ignored") {
+  f.on_admit(t0, a);
+  f.on_proof(t0, {1, ++seq}, 5, proof);
+  CHECK(round(round_kind::full, 0, {yes(a)}).empty());
+  CHECK(round(round_kind::vote, 0, {yes(a)}).empty());
+  CHECK(f.phase() == sync_phase::attaching);
+  round(round_kind::attach, 0, {said(a, terminal::no, errc::behind)});
+  f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+  CHECK(round(round_kind::attach, 0, {yes(a)}).empty());
+  CHECK(f.phase() == sync_phase::seeding);
 }
 
 TEST_CASE_METHOD(fixture, "sync: every attempt has a fresh number") {
@@ -249,10 +266,14 @@ TEST_CASE_METHOD(fixture, "sync: a failed apply is redone, a lie and a silence a
     CHECK(find<act::ship_redo>(l)->round == 2);
     CHECK_FALSE(find<act::conclude>(l));
     CHECK(acks({yes(c)}).empty());  // the round before
+    // The commit is over: repeated now, it would ask everybody in the redo's round.
+    CHECK_FALSE(f.deadline());
+    CHECK(f.on_tick(t0 + milliseconds(s.sync.commit_resend_ms)).empty());
     CHECK(find<act::conclude>(acks({yes(c)}, 2))->view.size() == 3);
     const auto r = report(advanced());
     CHECK(r.result == sync_result::ok);
     CHECK(r.reason == errc::none);
+    CHECK(r.participants[2].redos == 1);
   }
   SECTION("so often and no more") {
     const auto nack = said(c, terminal::nack, errc::apply_failed);
@@ -268,6 +289,13 @@ TEST_CASE_METHOD(fixture, "sync: a failed apply is redone, a lie and a silence a
     CHECK_FALSE(find<act::ship_redo>(l));
     CHECK(count<act::evicted>(l) == 2);
     CHECK(find<act::conclude>(l)->view == std::vector<participant>{a});
+    advanced();
+    f.on_gave_up(t0, b.id, errc::gave_up);
+    // The first reason; what each was, its own line says.
+    const auto r = report(f.on_gave_up(t0, c.id, errc::gave_up));
+    CHECK(r.reason == errc::false_ack);
+    CHECK(r.participants[1].reason == errc::false_ack);
+    CHECK(r.participants[2].reason == errc::timeout);
   }
 }
 
@@ -308,19 +336,33 @@ TEST_CASE_METHOD(fixture, "sync: recovered when all are back in time, degraded w
     CHECK(r.result == sync_result::degraded);
     CHECK_FALSE(r.participants[1].member);
     CHECK_FALSE(r.participants[1].version);
+    CHECK(r.participants[1].reason == errc::timeout);  // why it failed, not what came of it
   }
   SECTION("not in time") {
     const auto until = *f.deadline();
     CHECK(f.on_tick(until - milliseconds(1)).empty());
     CHECK(report(f.on_tick(until)).result == sync_result::degraded);
     CHECK_FALSE(f.deadline());
+    // The next sync is without b, and waits for nobody.
+    f.on_sync(until, 2);
+    encoded();
+    vote({yes(a)});
+    acks({yes(a)});
+    CHECK(report(advanced()).result == sync_result::ok);
   }
   SECTION("not in time, while others are admitted without end") {
     const auto until = *f.deadline();
+    const auto phase = GENERATE(sync_phase::proving, sync_phase::attaching,
+                                sync_phase::full_encoding, sync_phase::seeding);
     f.on_admit(t0, c);
+    if (phase != sync_phase::proving) f.on_proof(t0, {1, ++seq}, 5, proof);
+    if (phase > sync_phase::attaching)
+      round(round_kind::attach, 0, {said(c, terminal::no, errc::behind)});
+    if (phase == sync_phase::seeding) f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+    REQUIRE(f.phase() == phase);
     CHECK(f.deadline() == until);
     CHECK(report(f.on_tick(until)).result == sync_result::degraded);
-    CHECK(f.phase() == sync_phase::proving);
+    CHECK(f.phase() == phase);
   }
 }
 
@@ -346,6 +388,63 @@ TEST_CASE_METHOD(fixture, "sync: a participant given up before the advance is no
   const auto r = report(advanced());
   CHECK(r.result == sync_result::degraded);
   CHECK(r.reason != errc::none);
+}
+
+TEST_CASE_METHOD(fixture, "sync: a participant that ended after its ack is named with a reason") {
+  voting(2);
+  vote({yes(a), yes(b)});
+  acks({yes(a), yes(b)});
+  f.on_down(t0, b, errc::dead);
+  REQUIRE_FALSE(find<act::finish>(advanced()));
+  SECTION("not back in time") {
+    const auto r = report(f.on_tick(*f.deadline()));
+    CHECK(r.result == sync_result::degraded);
+    CHECK(r.reason == errc::dead);
+  }
+  SECTION("given up") {
+    const auto r = report(f.on_gave_up(t0, b.id, errc::gave_up));
+    CHECK(r.participants[1].reason == errc::gave_up);
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: who is given up is not waited for, and not asked") {
+  CHECK(f.on_gave_up(t0, c.id, errc::gave_up).empty());  // nobody has heard of it
+  voting(1);
+  CHECK(f.on_gave_up(t0, c.id, errc::gave_up).empty());  // takes no part
+  f.on_admit(t0, b);
+  f.on_gave_up(t0, b.id, errc::gave_up);
+  vote({yes(a)});
+  acks({yes(a)});
+  CHECK_FALSE(find<act::prove>(advanced()));
+}
+
+TEST_CASE_METHOD(fixture, "sync: an admission asks who waits for it, and about what is held") {
+  voting(2);
+  SECTION("after a sync") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), yes(b)});
+    advanced();
+  }
+  SECTION("after an attempt that came to nothing") {
+    s.sync.members_min = 2;
+    vote({said(a, terminal::no, errc::no_memory), said(b, terminal::no, errc::no_memory)});
+  }
+  REQUIRE(find<act::prove>(f.on_admit(t0, c)));
+  const auto l = f.on_proof(t0, {1, ++seq}, 5, proof);
+  REQUIRE(find<act::send_attach>(l));
+  CHECK(find<act::send_attach>(l)->who == std::vector<participant>{c});
+  CHECK(find<act::send_attach>(l)->target.version == f.snapshot().version);
+  CHECK(find<act::send_attach>(l)->target.state == f.snapshot().state);
+}
+
+TEST_CASE_METHOD(fixture, "sync: who is asked again is no member until it has answered again") {
+  // Its fences are about to be raised: a delta sent to it now would be refused.
+  f.on_admit(t0, a);
+  f.on_admit(t0, a);
+  const auto l = attach({yes(a)});
+  REQUIRE(find<act::admitted>(l));
+  REQUIRE(find<act::prove>(l));
+  CHECK(f.members().empty());
 }
 
 TEST_CASE_METHOD(fixture, "sync: the end of a life, at every phase") {
@@ -376,6 +475,14 @@ TEST_CASE_METHOD(fixture, "sync: the end of a life, at every phase") {
     const auto l = acks({yes(a), said(b, terminal::nack, errc::apply_failed)});
     CHECK(find<act::mark_down>(l)->who == b);
   }
+  SECTION("waiting to be admitted, and the life before it has ended") {
+    members(1);
+    f.on_sync(t0, 1);
+    f.on_admit(t0, b);
+    f.on_down(t0, {b.id, {9, 9}}, errc::dead);
+    f.on_encode_failed(t0, {1, ++seq}, errc::encode_failed, {});
+    CHECK(f.phase() == sync_phase::proving);
+  }
   SECTION("waiting to be admitted") {
     members(1);
     f.on_sync(t0, 1);
@@ -396,8 +503,64 @@ TEST_CASE_METHOD(fixture, "sync: the end of a life, at every phase") {
     attach({said(a, terminal::no, errc::behind)});
     f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
     f.on_down(t0, a, errc::dead);
-    CHECK(find<act::not_admitted>(round(round_kind::full, 0, {yes(a)})));
+    const auto l = round(round_kind::full, 0, {yes(a)});
+    REQUIRE(find<act::not_admitted>(l));
+    CHECK(find<act::not_admitted>(l)->reason == errc::dead);
     CHECK(f.members().empty());
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: a receiver is seeded, no sync under way") {
+  f.on_admit(t0, a);
+  attach({said(a, terminal::no, errc::behind)});
+  f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+  const auto l = round(round_kind::full, 0, {yes(a)});
+  CHECK(find<act::release>(l));
+  REQUIRE(find<act::admitted>(l));
+  CHECK(find<act::admitted>(l)->reseeded);
+  CHECK(f.phase() == sync_phase::idle);
+}
+
+TEST_CASE_METHOD(fixture, "sync: a life that was declared dead and is back counts again") {
+  voting(2);
+  f.on_down(t0, b, errc::dead);
+  vote({yes(a), said(b, terminal::dead, errc::dead)});
+  acks({yes(a)});
+  advanced();
+  f.on_admit(t0, b);
+  CHECK(find<act::admitted>(attach({yes(b)}))->who == b);
+}
+
+TEST_CASE_METHOD(fixture, "sync: only who takes part in a sync is waited for") {
+  members(2);
+  SECTION("nobody, where none is under way") {
+    f.on_down(t0, b, errc::dead);
+    f.on_sync(t0, 1);
+    encoded();
+    vote({yes(a)});
+    acks({yes(a)});
+    CHECK(report(advanced()).result == sync_result::ok);
+  }
+  SECTION("not one that came later and ended") {
+    f.on_sync(t0, 1);
+    encoded();
+    vote({yes(a), said(b, terminal::timeout, errc::timeout)});
+    acks({yes(a)});
+    REQUIRE_FALSE(find<act::finish>(advanced()));
+    f.on_admit(t0, c);
+    attach({yes(c)});
+    REQUIRE(find<act::evicted>(f.on_down(t0, c, errc::dead)));
+    f.on_admit(t0, b);
+    CHECK(report(attach({yes(b)})).result == sync_result::recovered);
+  }
+  SECTION("not a stranger that the join names") {
+    f.on_sync(t0, 1);
+    encoded();
+    vote({yes(a), yes(b), said(c, terminal::no, errc::no_memory)});
+    acks({yes(a), yes(b), said(c, terminal::nack, errc::apply_failed)});
+    acks({said(c, terminal::nack, errc::apply_failed)}, 2);
+    acks({said(c, terminal::nack, errc::apply_failed)}, 3);
+    CHECK(report(advanced()).result == sync_result::ok);
   }
 }
 
@@ -457,7 +620,25 @@ TEST_CASE_METHOD(fixture, "sync: reseed = all seeds everybody, and waits for eve
   const auto m = round(round_kind::full, 0, {yes(b), said(a, terminal::timeout, errc::timeout)});
   CHECK_FALSE(find<act::finish>(m));
   f.on_admit(t0, a);
-  CHECK(report(attach({yes(a)})).result == sync_result::recovered);
+  const auto r = report(attach({yes(a)}));
+  CHECK(r.result == sync_result::recovered);
+  CHECK(r.participants[0].reseeds == 0);  // its bytes were right: nothing was sent again
+  CHECK(r.participants[1].reseeds == 1);
+}
+
+TEST_CASE_METHOD(fixture, "sync: reseed = all, no sync under way, leaves nobody to wait for") {
+  s.sync.reseed = reseed_scope::all;
+  reset();
+  members(2);
+  f.on_admit(t0, c);
+  attach({said(c, terminal::no, errc::behind)});
+  f.on_full_encoded(t0, {1, ++seq}, 100, 5, proof);
+  round(round_kind::full, 0, {yes(a), said(b, terminal::timeout, errc::timeout), yes(c)});
+  f.on_sync(t0, 1);
+  encoded();
+  vote({yes(a), yes(c)});
+  acks({yes(a), yes(c)});
+  CHECK(report(advanced()).result == sync_result::ok);
 }
 
 TEST_CASE_METHOD(fixture, "sync: a snapshot that does not advance ends the run, with a report") {
@@ -474,6 +655,7 @@ TEST_CASE_METHOD(fixture, "sync: a snapshot that does not advance ends the run, 
     l = f.on_tick(*f.deadline());
   }
   CHECK(report(l).result == sync_result::degraded);
+  CHECK(find<act::release>(l));
   CHECK(find<act::evicted>(l));
   CHECK(f.phase() == sync_phase::failed);
   CHECK(report(f.on_sync(t0, 2)).reason == errc::encode_failed);
@@ -484,6 +666,7 @@ TEST_CASE_METHOD(fixture, "sync: a snapshot that does not advance ends the run, 
 
 TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a report") {
   CHECK(f.on_newer_run(t0, 1).empty());
+  CHECK(sync_fsm(f).on_newer_run(t0, 2).empty());  // nothing was begun: nothing to release
   voting(1);
   SECTION("before the decision: aborted") {
     const auto r = report(f.on_newer_run(t0, 2));
@@ -504,10 +687,42 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
     CHECK(r.participants.at(0).status == terminal::no);
     CHECK(r.participants.at(0).reason == errc::torn);
   }
+  SECTION("with an admission under way that the sync waits for") {
+    vote({yes(a)});
+    acks({yes(a)});
+    advanced();
+    f.on_admit(t0, b);
+    f.on_sync(t0, 2);
+    CHECK(report(f.on_newer_run(t0, 2)).result == sync_result::aborted);
+    CHECK(attach({yes(b)}).empty());
+  }
+  CHECK_FALSE(f.deadline());
+  CHECK(f.on_tick(t0 + std::chrono::hours(1)).empty());
   CHECK(f.phase() == sync_phase::failed);
   CHECK(f.on_newer_run(t0, 3).empty());
   CHECK(report(f.on_sync(t0, 2)).reason == errc::fenced);
   CHECK(vote({yes(a)}).empty());
+}
+
+TEST_CASE_METHOD(fixture, "sync: a run that ends tells acknowledgements from votes and refusals") {
+  voting(2);
+  auto a_is = terminal::ok, b_is = terminal::ok;
+  SECTION("a refusal stands") {
+    vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    a_is = terminal::timeout, b_is = terminal::no;
+  }
+  SECTION("what was acknowledged before a redo, too") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), said(b, terminal::nack, errc::apply_failed)});
+    b_is = terminal::nack;
+  }
+  SECTION("and before the snapshot advanced") {
+    vote({yes(a), yes(b)});
+    acks({yes(a), yes(b)});
+  }
+  const auto r = report(f.on_newer_run(t0, 2));
+  CHECK(r.participants[0].status == a_is);
+  CHECK(r.participants[1].status == b_is);
 }
 
 TEST_CASE("sync: whoever has to prove a big base is given the time to read it") {
@@ -524,6 +739,19 @@ TEST_CASE("sync: whoever has to prove a big base is given the time to read it") 
   const auto* votes = find<act::open_round>(shipped);
   REQUIRE(votes);
   CHECK(votes->spec.deadline - t0 > std::chrono::seconds(100));
+}
+
+TEST_CASE_METHOD(fixture, "sync: a big delta is given the time to arrive, and to arrive again") {
+  const std::uint64_t bytes = 100'000'000'000;
+  members(1);
+  f.on_sync(t0, 1);
+  const auto first = f.on_encoded(t0, {1, ++seq}, bytes, d1, 5, proof);
+  REQUIRE(find<act::open_round>(first));
+  CHECK(find<act::open_round>(first)->spec.deadline - t0 > transfer_time(s, bytes));
+  vote({yes(a)});
+  const auto again = acks({said(a, terminal::nack, errc::apply_failed)});
+  REQUIRE(find<act::open_round>(again));
+  CHECK(find<act::open_round>(again)->spec.deadline - t0 > transfer_time(s, bytes));
 }
 
 TEST_CASE("sync: every phase has a name") {
