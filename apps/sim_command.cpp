@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -28,8 +30,8 @@ struct sim_options {
   unsigned syncs = 20;
   std::string faults_file;
   std::vector<std::string> faults;
-  std::string broken;
-  std::string keep;
+  std::optional<std::string> broken;
+  std::optional<std::string> keep;
   unsigned jobs = 0;
   unsigned minutes = 0;
   bool stop = false;
@@ -55,23 +57,24 @@ sim::run_options each_of(const sim_options& o) {
   out.syncs = o.syncs;
   if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
-  if (!o.broken.empty()) {
-    const auto found = sim::parse_variant(o.broken);
+  if (o.broken) {
+    const auto found = sim::parse_variant(*o.broken);
     if (!found) {
       std::string names;
       for (const auto& row : sim::variant_table())
         names += (names.empty() ? "" : ", ") + std::string(row.name);
-      throw error(errc::bad_input, "--break " + o.broken + ": must be one of " + names);
+      throw error(errc::bad_input, "--break " + *o.broken + ": must be one of " + names);
     }
     out.broken = *found;
   }
-  if (o.keep.empty()) return out;
+  if (!o.keep) return out;
   out.keep.emplace();
-  for (std::size_t at = 0; o.keep != "none" && at <= o.keep.size();) {
-    const auto end = std::min(o.keep.find(',', at), o.keep.size());
-    const auto parsed = sim::parse_strike(std::string_view(o.keep).substr(at, end - at));
+  const std::string_view kept = *o.keep;
+  for (std::size_t at = 0; kept != "none" && at <= kept.size();) {
+    const auto end = std::min(kept.find(',', at), kept.size());
+    const auto parsed = sim::parse_strike(kept.substr(at, end - at));
     if (!parsed)
-      throw error(errc::bad_input, "--keep " + o.keep + ": expected none or FAULT:N,FAULT:N,…");
+      throw error(errc::bad_input, "--keep " + *o.keep + ": expected none or FAULT:N,FAULT:N,…");
     out.keep->insert(*parsed);
     at = end + 1;
   }
@@ -94,7 +97,7 @@ std::string replay_of(const sim_options& o, const sim::run_options& each) {
                          each.receivers, each.syncs);
   if (!o.faults_file.empty()) out += " --faults " + quoted(o.faults_file);
   for (const auto& text : o.faults) out += " --fault " + quoted(text);
-  if (!o.broken.empty()) out += " --break " + o.broken;
+  if (o.broken) out += " --break " + *o.broken;
   if (each.keep) {
     std::string kept;
     for (const auto& s : *each.keep) kept += (kept.empty() ? "" : ",") + to_string(s);
@@ -151,17 +154,36 @@ class simulator {
   /// Seed by seed, in this process, line by line.
   int trace() {
     sim::campaign_result sums;
+    const auto until = std::chrono::steady_clock::now() + campaign_.time_max;
     for (std::uint64_t i = 0; i < campaign_.seeds; ++i) {
       auto each = campaign_.each;
       each.seed += i;
       each.level = o_.trace ? sim::trace_level::steps : sim::trace_level::events;
-      each.to = [](std::string_view line) { print_out(std::string(line) + '\n'); };
+      // What is thrown must not pass through the actors that are being watched.
+      std::exception_ptr unwritable;
+      each.to = [&](std::string_view line) {
+        if (unwritable) return;
+        try {
+          print_line(each.seed, line);
+        } catch (const error&) {
+          unwritable = std::current_exception();
+        }
+      };
       const auto r = sim::run(each);
+      if (unwritable) std::rethrow_exception(unwritable);
       sim::add(sums, each.seed, r);
-      if (!r.violation.empty() && o_.stop) break;
+      const bool late = o_.minutes != 0 && std::chrono::steady_clock::now() >= until;
+      if ((!r.violation.empty() && o_.stop) || late) break;
     }
+    if (sums.first_bad_seed && !campaign_.each.keep) complain(sums);
     summarize(sums, 0);
     return sums.violations == 0 ? exit_ok : exit_check_failed;
+  }
+
+  void print_line(std::uint64_t seed, std::string_view line) const {
+    if (!o_.json) return print_out(std::string(line) + '\n');
+    const nlohmann::ordered_json out{{"kind", "trace"}, {"seed", seed}, {"line", line}};
+    print_out(out.dump() + '\n');
   }
 
   void complain(const sim::campaign_result& sums) {
@@ -229,6 +251,7 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       "sim", "Simulate a whole fleet under faults, in virtual time, and check every promise");
   const auto o = std::make_shared<sim_options>();
   command->add_option("--seed", o->seed, "The seed to run, or the first of --seeds")
+      ->check(plain_number(0, std::numeric_limits<std::uint64_t>::max() - seeds_max))
       ->type_name("S");
   command->add_option("--seeds", o->seeds, "How many seeds to run; without --seed from 0")
       ->check(plain_number(1, seeds_max))

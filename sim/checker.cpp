@@ -38,11 +38,23 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     const auto fenced = [&](const envelope& env) {
       if (env.inc == r->inc) r->fence_run = std::max(r->fence_run, env.txn.run);
     };
+    r->was_paused = r->paused;
+    r->was_unready = !r->served.ready;
+    const auto* s = fleet_.state_of_receiver(*r);
+    const auto* ping = content_of<ping_msg>(message);
+    if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
+      r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
     if (const auto* m = content_of<attach_msg>(message)) fenced(m->env);
     if (const auto* m = content_of<full_begin_msg>(message)) fenced(m->env);
-  } else if (const auto* m = content_of<stage_request>(message)) {
-    auto* t = fleet_.trainer_of(actor);
-    if (!t) return;
+    return;
+  }
+  auto* t = fleet_.trainer_of(actor);
+  if (!t) return;
+  if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
+  const auto* s =
+      std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
+  if (s) members_[t->where] = s->machine->members();
+  if (const auto* m = content_of<stage_request>(message)) {
     t->sync_txn = m->txn;
     // The tensors do not change while they are read, nor until the report.
     const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
@@ -55,6 +67,16 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
       violated("I6: a version was named twice");
     }
   }
+}
+
+/// A join handles a reply.
+void checker::hear(const trainer_process& t, const reply_msg& m) {
+  const auto* s = fleet_.actors_of(t).sender;
+  if (!s) return;
+  if (m.kind == reply_kind::ack)
+    heard_.insert({t.where, m.env.inc, {m.env.txn.run, m.env.txn.seq}});
+  if (m.kind == reply_kind::attached || m.kind == reply_kind::full_ok)
+    heard_.insert({t.where, m.env.inc, s->machine->snapshot().version});
 }
 
 // --- after a step -------------------------------------------------------------------------------
@@ -73,7 +95,17 @@ void checker::check_bounds(caf::scheduled_actor& actor) {
              std::to_string(actor.mailbox().size()) + " messages waiting");
 }
 
+/// Weights change while the engine stands still and takes no requests, or not at all.
+void checker::check_write(receiver_process& r) {
+  if (holds(r.memory, r.seen)) return;
+  r.seen = bytes_of(r.memory);
+  const auto who = "receiver-" + std::to_string(r.id);
+  if (!r.was_paused) violated("I3: weights of " + who + " were written under a running engine");
+  if (!r.was_unready) violated("I3: weights of " + who + " were written while it was ready");
+}
+
 void checker::check(receiver_process& r) {
+  check_write(r);
   const auto* s = fleet_.state_of_receiver(r);
   if (!s) return;
   const auto& now = s->machine->state();
@@ -87,6 +119,9 @@ void checker::check(receiver_process& r) {
              " names");
   if (r.served.ready && !r.rotten && !names(names_.true_tag(r, r.served.version), r.memory))
     violated("I3: the engine of " + s->bytes->name() + " serves other bytes than it was told");
+  if (r.served.ready && tag.run == r.fleet.run && tag < r.fleet)
+    violated("I3: " + s->bytes->name() + " is ready at " + to_string(tag) + " and was told of " +
+             to_string(r.fleet));
   if (tag) {
     if (tag < r.highest)
       violated("I3: a version went back from " + to_string(r.highest) + " to " + to_string(tag) +
@@ -104,6 +139,9 @@ void checker::check(trainer_process& t) {
   const auto actors = fleet_.actors_of(t);
   if (!actors.sender || !actors.snapshot) return;
   const auto& sync = *actors.sender->machine;
+  if (sync.phase() == sync_phase::encoding) asked_[t.where].clear();
+  if (sync.phase() == sync_phase::voting && asked_[t.where].empty())
+    for (const auto& p : sync.members()) asked_[t.where].insert(p.id);
   const auto& snapshot = sync.snapshot().version;
   if (snapshot.number == 0 && !content_.contains(snapshot)) {
     // A run of the trainer's side that took over from the one that died.
@@ -143,6 +181,10 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
   }
   if (tag && tag.run == run && tag < snapshot)
     violated("I2: the snapshot is ahead of " + receiver->bytes->name());
+  if (sync.phase() != sync_phase::advancing &&
+      !heard_.contains({t.where, r.inc, sync.snapshot().version}))
+    violated("I2: " + receiver->bytes->name() +
+             " is a member, and the join never heard that it is");
   if (sync.phase() != sync_phase::advancing && !r.proven.contains(snapshot))
     violated("I2: the snapshot is at " + to_string(snapshot) + ", which " +
              receiver->bytes->name() + " never acknowledged");
@@ -181,6 +223,14 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
   if (p.status == terminal::ok && !committed) violated("I4: " + who + " is ok in an aborted sync");
   if (p.status != terminal::ok && p.status != terminal::aborted && p.reason == errc::none)
     violated("I4: " + who + " failed without a reason");
+  if ((p.status == terminal::no || p.status == terminal::nack) && p.reason == errc::timeout)
+    violated("I4: " + who + " refused, and the report calls that a silence");
+  const auto* sender = fleet_.actors_of(t).sender;
+  const auto now = sender ? sender->machine->members() : std::vector<participant>{};
+  const auto is_it = [&](const participant& m) { return m.id == p.id; };
+  if (p.member && std::ranges::none_of(members_[t.where], is_it) &&
+      std::ranges::none_of(now, is_it))
+    violated("I4: " + who + " is called a member and is none");
   if (report.result == sync_result::ok && p.status != terminal::ok)
     violated("I4: ok, with " + who + " that was not");
   if (report.complete() && !p.member) violated("I4: complete, without " + who);
@@ -202,6 +252,15 @@ void checker::on_report(trainer_process& t, const sync_report& report) {
     if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
     check_participant(t, report, p);
   }
+  auto& asked = asked_[t.where];
+  // Of a sync whose trainer's side died in it nobody is left who knows.
+  const bool lost = report.reason == errc::dead && report.participants.empty();
+  if (!asked.empty() && asked != seen && !lost)
+    violated("I4: the report does not name who took part, and only them");
+  asked.clear();
+  // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).
+  if (report.result == sync_result::aborted && t.sync_txn && !names_.names_move())
+    content_.erase({t.sync_txn.run, t.sync_txn.seq});
   names_.on_report(t, report);
 }
 

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
+#include <tuple>
 
 #include "sim/saboteur.hpp"
 
@@ -38,12 +40,18 @@ class checker {
   void check_bounds(caf::scheduled_actor& actor);
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
+  void hear(const trainer_process& t, const reply_msg& m);
+  void check_write(receiver_process& r);
   bool names(version_ref version, const weight_buffer& held) const;
 
   fleet& fleet_;
   saboteur& names_;
   std::map<version_ref, bytes> content_;                  ///< what a version names
   std::set<std::pair<receiver_id, version_ref>> proven_;  ///< who really reached what
+  /// What a join has heard: a life's word, to this trainer, that it holds a version.
+  std::set<std::tuple<endpoint, incarnation, version_ref>> heard_;
+  std::map<endpoint, std::set<receiver_id>> asked_;       ///< who takes part in the sync under way
+  std::map<endpoint, std::vector<participant>> members_;  ///< before the step
   std::string violation_;
 };
 

@@ -24,7 +24,7 @@ constexpr fault_row table[] = {
   {f::flip_bucket, "flip-bucket", per::bucket, 0.005, "One bit of a bucket flips before its message is sealed."},
   {f::cut, "cut", per::step, 0.0002, "Nothing crosses between two processes for up to 8 s."},
   {f::cut_one_way, "cut-one-way", per::step, 0.0002, "Nothing crosses one way for up to 8 s."},
-  {f::slow_link, "slow-link", per::step, 0.0002, "Whatever crosses between two processes takes up to 500 ms longer, for up to 10 s."},
+  {f::slow_link, "slow-link", per::step, 0.0002, "Whatever crosses between two processes takes up to 500 ms longer, for up to 8 s."},
   {f::refuse_frame, "refuse-frame", per::stage, 0.01, "A receiver finds a bucket damaged."},
   {f::stage_full, "stage-full", per::stage, 0.01, "Memory or disk is full while a delta is staged."},
   {f::fail_before, "fail-before", per::write, 0.01, "The engine does not stop: the write fails before a byte is written."},

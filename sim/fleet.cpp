@@ -250,7 +250,13 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     if (s) note_failure(r.id, s->machine->summarize().fence, id);
     throw std::runtime_error("on purpose");
   };
-  out.pause = [fails] { fails(fault_id::fail_before); };
+  out.pause = [fails, &r, life] {
+    fails(fault_id::fail_before);
+    if (r.lives == life) r.paused = r.was_paused = true;
+  };
+  out.resume = [&r, life](version_ref, std::uint64_t) {
+    if (r.lives == life) r.paused = false;
+  };
   out.apply = [fails](version_ref, std::uint64_t, std::span<const std::size_t>) {
     fails(fault_id::fail_after);
   };
@@ -259,6 +265,7 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     // The broken front door hears only good news.
     if (o_.broken == variant::serve_torn && !state.ready) return;
     r.served = state;
+    r.was_unready |= !state.ready;
   };
   return out;
 }
@@ -284,8 +291,9 @@ void fleet::begin_life(receiver_process& r) {
   r.served = {};
   r.fence_run = 0;
   r.proven.clear();
-  r.highest = {};
-  r.rotten = false;
+  r.highest = r.fleet = {};
+  r.rotten = r.paused = false;
+  r.seen = bytes_of(r.memory);
   auto env = env_of(r.where, r.lives);
   r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
                                                : incarnation{env->entropy(), env->entropy()};

@@ -45,6 +45,11 @@ struct receiver_process {
   std::set<version_ref> proven;  ///< versions that it held when it said so
   version_ref highest;           ///< it ever served
   bool rotten = false;           ///< a bit flipped and it cannot know
+  bytes seen;                    ///< the weights, as they were after the step before
+  version_ref fleet;             ///< the latest that a ping named
+  bool paused = false;           ///< the engine has been told to stop, and not to go on
+  bool was_paused = false;       ///< at some time of this step
+  bool was_unready = false;      ///< likewise
 };
 
 /// One trainer's process: at most one leads, older ones are zombies.

@@ -294,6 +294,7 @@ class simulation final : public spectator {
     const auto bit = dice_.below(f::rot, tensor.size() * 8);
     tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
     r.rotten = true;
+    r.seen = bytes_of(r.memory);
   }
 
   void crash_trainer() {

@@ -29,10 +29,16 @@ void scheduler::end() {
   // supervisor never do.
   spectator_ = nullptr;
   wake();
-  for (const auto& address : known_)
-    if (const auto actor = caf::actor_cast<caf::strong_actor_ptr>(address))
-      caf::anon_send_exit(actor, caf::exit_reason::kill);
-  while (coordinator_.try_run_once()) continue;
+  auto& jobs = coordinator_.jobs;
+  for (std::size_t told = 0; told < known_.size() || !jobs.empty();) {
+    for (; told < known_.size(); ++told)
+      if (const auto actor = caf::actor_cast<caf::strong_actor_ptr>(known_[told]))
+        caf::anon_send_exit(actor, caf::exit_reason::kill);
+    // Also those that were started a moment ago and have not run yet.
+    if (jobs.empty()) continue;
+    if (const auto* actor = dynamic_cast<caf::scheduled_actor*>(jobs.front())) note(*actor);
+    coordinator_.try_run_once();
+  }
 }
 
 void scheduler::at(time_point when, std::function<void()> what) {
