@@ -53,7 +53,7 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
   const auto* s =
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
-  if (s) members_[t->where] = s->machine->members();
+  if (s && fleet_.is_current_sender(*t, actor)) members_[t->where] = s->machine->members();
   if (const auto* m = content_of<stage_request>(message)) {
     t->sync_txn = m->txn;
     // The tensors do not change while they are read, nor until the report.
@@ -225,12 +225,6 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
     violated("I4: " + who + " failed without a reason");
   if ((p.status == terminal::no || p.status == terminal::nack) && p.reason == errc::timeout)
     violated("I4: " + who + " refused, and the report calls that a silence");
-  const auto* sender = fleet_.actors_of(t).sender;
-  const auto now = sender ? sender->machine->members() : std::vector<participant>{};
-  const auto is_it = [&](const participant& m) { return m.id == p.id; };
-  if (p.member && std::ranges::none_of(members_[t.where], is_it) &&
-      std::ranges::none_of(now, is_it))
-    violated("I4: " + who + " is called a member and is none");
   if (report.result == sync_result::ok && p.status != terminal::ok)
     violated("I4: ok, with " + who + " that was not");
   if (report.complete() && !p.member) violated("I4: complete, without " + who);
@@ -245,17 +239,25 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
     violated("I4: " + who + " is ok and never held the target");
 }
 
-void checker::on_report(trainer_process& t, const sync_report& report) {
+void checker::check_membership(const trainer_process& t, const participant_report& p) {
+  const auto* sender = fleet_.actors_of(t).sender;
+  const auto now = sender ? sender->machine->members() : std::vector<participant>{};
+  const auto is_it = [&](const participant& m) { return m.id == p.id; };
+  if (p.member && std::ranges::none_of(members_[t.where], is_it) &&
+      std::ranges::none_of(now, is_it))
+    violated("I4: receiver-" + std::to_string(p.id) + " is called a member and is none");
+}
+
+void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
   if (report.label != t.label) violated("I4: a report of another sync");
   std::set<receiver_id> seen;
   for (const auto& p : report.participants) {
     if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
     check_participant(t, report, p);
+    if (by_leader) check_membership(t, p);
   }
   auto& asked = asked_[t.where];
-  // Of a sync whose trainer's side died in it nobody is left who knows.
-  const bool lost = report.reason == errc::dead && report.participants.empty();
-  if (!asked.empty() && asked != seen && !lost)
+  if (by_leader && !asked.empty() && asked != seen)
     violated("I4: the report does not name who took part, and only them");
   asked.clear();
   // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).

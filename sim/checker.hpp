@@ -20,7 +20,8 @@ class checker {
   void after(caf::scheduled_actor& actor);
   /// A receiver says something.
   void on_sent(endpoint from, const wire_message& m);
-  void on_report(trainer_process& t, const sync_report& report);
+  /// `by_leader`: the sender that made it leads its process's run still, and can be asked.
+  void on_report(trainer_process& t, const sync_report& report, bool by_leader);
   /// A trainer starts from these bytes.
   void on_boot(std::uint64_t run, const bytes& from);
 
@@ -40,6 +41,7 @@ class checker {
   void check_bounds(caf::scheduled_actor& actor);
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
+  void check_membership(const trainer_process& t, const participant_report& p);
   void hear(const trainer_process& t, const reply_msg& m);
   void check_write(receiver_process& r);
   bool names(version_ref version, const weight_buffer& held) const;

@@ -99,7 +99,7 @@ class simulation final : public spectator {
     } else if (auto* t = fleet_.trainer_of(actor)) {
       // Only these say what became of a sync.
       const std::string_view name = actor.name();
-      if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t);
+      if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t, actor);
     }
   }
 
@@ -144,12 +144,12 @@ class simulation final : public spectator {
     });
   }
 
-  void look_for_report(trainer_process& t) {
+  void look_for_report(trainer_process& t, const caf::scheduled_actor& actor) {
     const auto report = t.ticket->wait_report(milliseconds(0));
     if (!report) return;
     t.ticket.reset();
     count(*report);
-    checker_.on_report(t, *report);
+    checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
     trace_.line(trace_level::events, [&] { return report_text(t, *report); });
     last_ = report->result;
     if (report->complete()) fleet_.remember(bytes_of(t.weights));
