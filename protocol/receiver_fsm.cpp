@@ -442,6 +442,7 @@ receiver_fsm::actions receiver_fsm::on_bucket_written(txn_ref txn, std::uint32_t
 // --- time ---------------------------------------------------------------------------------------
 
 receiver_fsm::actions receiver_fsm::on_start(time_point now) {
+  announced_at_ = now;
   announce_at_ = now + std::chrono::milliseconds(settings_.receiver.hello_ms);
   return {act::announce{}};
 }
@@ -449,8 +450,10 @@ receiver_fsm::actions receiver_fsm::on_start(time_point now) {
 void receiver_fsm::heard_trainer(time_point now) {
   lease_until_ = now + std::chrono::milliseconds(settings_.receiver.lease_ms);
   lease_expired_ = false;
-  // Known there: nothing to announce until it falls silent.
-  if (announce_at_) announce_at_ = lease_until_;
+  // Known there, and rarely to be said again: a newer trainer may stand where this one did, and the
+  // older, which goes on, keeps our lease.
+  if (announce_at_)
+    announce_at_ = announced_at_ + std::chrono::milliseconds(settings_.receiver.lease_ms);
 }
 
 receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
@@ -479,10 +482,14 @@ receiver_fsm::actions receiver_fsm::on_tick(time_point now) {
       drop_slot(out);
     }
   }
-  if (lease_until_ && now >= *lease_until_) lease_expired_ = true;
+  const bool fell_silent = lease_until_ && !lease_expired_ && now >= *lease_until_;
+  lease_expired_ |= fell_silent;
   refresh(out);
-  if (announce_at_ && now >= *announce_at_) {
-    announce_at_ = now + std::chrono::milliseconds(settings_.receiver.hello_ms);
+  if (announce_at_ && (now >= *announce_at_ || fell_silent)) {
+    const bool heard = lease_until_ && !lease_expired_;
+    announced_at_ = now;
+    announce_at_ = now + std::chrono::milliseconds(heard ? settings_.receiver.lease_ms
+                                                         : settings_.receiver.hello_ms);
     out.push_back(act::announce{});
   }
   return out;

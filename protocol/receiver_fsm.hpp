@@ -234,6 +234,7 @@ class receiver_fsm {
   std::optional<time_point> lease_until_;
   bool lease_expired_ = false;
   std::optional<time_point> announce_at_;  ///< from `on_start` on
+  time_point announced_at_;
   readiness state_;
   readiness published_;
   std::uint64_t ignored_ = 0;

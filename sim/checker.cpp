@@ -240,11 +240,13 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
 }
 
 void checker::check_membership(const trainer_process& t, const participant_report& p) {
+  if (!p.member) return;
   const auto* sender = fleet_.actors_of(t).sender;
-  const auto now = sender ? sender->machine->members() : std::vector<participant>{};
+  const auto now = sender ? sender->machine->summarize() : sync_fsm::summary{};
   const auto is_it = [&](const participant& m) { return m.id == p.id; };
-  if (p.member && std::ranges::none_of(members_[t.where], is_it) &&
-      std::ranges::none_of(now, is_it))
+  // Before the step, after it, or between: who asked once more is attached anew in the same step.
+  if (std::ranges::none_of(members_[t.where], is_it) && std::ranges::none_of(now.members, is_it) &&
+      !(now.phase == sync_phase::proving && std::ranges::any_of(now.view, is_it)))
     violated("I4: receiver-" + std::to_string(p.id) + " is called a member and is none");
 }
 
