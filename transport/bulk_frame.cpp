@@ -43,6 +43,7 @@ std::array<std::byte, bulk_header_bytes> encode_bulk_header(const bulk_header& h
   at = put(at, header.env.txn.seq);
   at = put(at, header.env.inc.hi);
   at = put(at, header.env.inc.lo);
+  at = put(at, header.shipment);
   put(at, std::uint64_t{XXH3_64bits(bytes.data(), covered_bytes)});
   return bytes;
 }
@@ -66,7 +67,8 @@ std::variant<bulk_header, failure> decode_bulk_header(
   at = get(at, header.env.txn.run);
   at = get(at, header.env.txn.seq);
   at = get(at, header.env.inc.hi);
-  get(at, header.env.inc.lo);
+  at = get(at, header.env.inc.lo);
+  get(at, header.shipment);
   if (header.payload_bytes > take_bytes_max)
     return failure{errc::bad_manifest, "a frame promises " + std::to_string(header.payload_bytes) +
                                            " bytes, at most " + std::to_string(take_bytes_max) +

@@ -1,8 +1,8 @@
 // Decides the bytes that stand before a bucket's payload on a bulk channel.
 //
-// 64 bytes, little-endian: "LKB" and one byte of version, index u32, payload's length u64, cluster
-// u64, run u64, seq u64, incarnation 2 × u64, XXH3-64 of all before it. The payload's own hash is
-// in the manifest; here it is the length that must not lie.
+// 72 bytes, little-endian: "LKB" and one byte of version, index u32, payload's length u64, cluster
+// u64, run u64, seq u64, incarnation 2 × u64, shipment u64, XXH3-64 of all before it. The payload's
+// own hash is in the manifest; here it is the length that must not lie.
 #pragma once
 
 #include <array>
@@ -16,13 +16,14 @@
 
 namespace lockstep {
 
-inline constexpr std::size_t bulk_header_bytes = 64;
+inline constexpr std::size_t bulk_header_bytes = 72;
 
 /// What a header says.
 struct bulk_header {
   envelope env;
   std::uint32_t index = 0;
   std::uint64_t payload_bytes = 0;
+  std::uint64_t shipment = 0;
 
   friend bool operator==(const bulk_header&, const bulk_header&) = default;
 };

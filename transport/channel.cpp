@@ -85,7 +85,7 @@ void channel_impl::finish_later(failure why) {
 
 void channel_impl::finish(failure why) {
   if (std::exchange(finished_, true)) return;
-  std::deque<bucket_msg> dropped;
+  std::deque<outgoing> dropped;
   {
     const std::lock_guard lock(mutex_);
     life_ = life::spent;

@@ -43,7 +43,7 @@ struct channel_counters {
 /// with them.
 class channel {
  public:
-  using bucket_handler = std::function<void(bucket_msg)>;
+  using bucket_handler = std::function<void(bucket_msg, std::uint64_t shipment)>;
   using closed_handler = std::function<void(const failure&)>;
 
   virtual ~channel() = default;
@@ -68,10 +68,11 @@ class channel {
   /// `error(errc::shut_down)` if the channel was closed, started or released before.
   virtual void start(bucket_handler on_bucket, closed_handler on_closed) = 0;
 
-  /// Queues one bucket; the payload is shared until it is sent, and not a moment longer. False, and
+  /// Queues one bucket; `shipment` is the callers' own number, which arrives with it. The payload
+  /// is shared until it is sent, and not a moment longer. False, and
   /// nothing queued, when the channel is closed or not started, when the payload is above what the
   /// peer takes, or when the queue is full; the last two close the channel.
-  virtual bool send(bucket_msg bucket) = 0;
+  virtual bool send(bucket_msg bucket, std::uint64_t shipment = 0) = 0;
 
   /// Payload bytes that wait to be sent.
   virtual std::uint64_t queued_bytes() const noexcept = 0;

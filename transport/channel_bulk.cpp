@@ -90,14 +90,14 @@ void channel_impl::deliver() {
   ++frames_received_;
   payload_bytes_received_ += frame_.payload_bytes;
   header_got_ = 0;
-  on_bucket_({frame_.env, frame_.index, pool_->lend(std::exchange(payload_, {}))});
+  on_bucket_({frame_.env, frame_.index, pool_->lend(std::exchange(payload_, {}))}, frame_.shipment);
 }
 
 // --- out
 
-channel_impl::outgoing::outgoing(bucket_msg from)
+channel_impl::outgoing::outgoing(bucket_msg from, std::uint64_t shipment)
     : bucket(std::move(from)),
-      header(encode_bulk_header({bucket.env, bucket.index, bucket.bytes.size()})) {}
+      header(encode_bulk_header({bucket.env, bucket.index, bucket.bytes.size(), shipment})) {}
 
 std::span<const std::byte> channel_impl::outgoing::head() const noexcept {
   return std::span(header).subspan(std::min(sent, header.size()));
@@ -108,7 +108,7 @@ std::span<const std::byte> channel_impl::outgoing::body() const noexcept {
   return std::span(bucket.bytes.data(), bucket.bytes.size()).subspan(of_body);
 }
 
-bool channel_impl::send(bucket_msg bucket) {
+bool channel_impl::send(bucket_msg bucket, std::uint64_t shipment) {
   const std::uint64_t size = bucket.bytes.size();
   const std::lock_guard lock(mutex_);
   if (life_ != life::started) return false;
@@ -124,7 +124,7 @@ bool channel_impl::send(bucket_msg bucket) {
     finish_later(std::move(why));
     return false;
   }
-  queue_.push_back(std::move(bucket));
+  queue_.emplace_back(std::move(bucket), shipment);
   queued_bytes_ += size;
   if (std::exchange(writing_, true)) return true;
   asio::post(socket_.get_executor(), [self = shared_from_this()] {

@@ -36,7 +36,7 @@ class channel_impl final : public channel, public std::enable_shared_from_this<c
   const std::string& peer_address() const noexcept override { return peer_address_; }
   int release() override;
   void start(bucket_handler on_bucket, closed_handler on_closed) override;
-  bool send(bucket_msg bucket) override;
+  bool send(bucket_msg bucket, std::uint64_t shipment) override;
   std::uint64_t queued_bytes() const noexcept override;
   channel_counters counters() const noexcept override;
   void close() override;
@@ -52,7 +52,7 @@ class channel_impl final : public channel, public std::enable_shared_from_this<c
     std::array<std::byte, bulk_header_bytes> header;
     std::size_t sent = 0;  ///< of header and payload together
 
-    explicit outgoing(bucket_msg from);
+    outgoing(bucket_msg from, std::uint64_t shipment);
     std::span<const std::byte> head() const noexcept;
     std::span<const std::byte> body() const noexcept;
     bool done() const noexcept { return sent == header.size() + bucket.bytes.size(); }
@@ -83,7 +83,7 @@ class channel_impl final : public channel, public std::enable_shared_from_this<c
 
   mutable std::mutex mutex_;  // of life_, queue_, queued_bytes_, writing_
   life life_ = life::fresh;
-  std::deque<bucket_msg> queue_;
+  std::deque<outgoing> queue_;
   std::uint64_t queued_bytes_ = 0;  ///< with those of the frame on its way
   bool writing_ = false;            ///< write() runs or will
 
