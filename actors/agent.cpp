@@ -45,14 +45,23 @@ void start_receiver(pointer self) {
     if (d.link) self->send(d.link, retarget{state.receiver});
 }
 
+/// Gone for good once the receiver has ended and the trainers have closed their links, as they do
+/// at its goodbye; links that are not closed end by themselves soon.
+void leave(pointer self) {
+  auto& state = self->state;
+  if (state.receiver) return;
+  if (state.hello)
+    for (const auto& d : state.doors)
+      if (d.link) return;
+  state.leaving->set_value();
+  self->quit();
+}
+
 void receiver_ended(pointer self, const caf::error& reason) {
   auto& state = self->state;
   const auto now = self->clock().now();
   state.receiver = nullptr;
-  if (state.leaving) {
-    state.leaving->set_value();
-    return self->quit();
-  }
+  if (state.leaving) return leave(self);
   state.env->log->warn("{} ended: {}", state.bytes->name(), caf::to_string(reason));
   // Nobody renews or ends its lease now.
   state.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
@@ -117,6 +126,7 @@ void on_down(pointer self, const caf::down_msg& m) {
     d.link = nullptr;
     d.next_try = self->clock().now() + milliseconds(state.env->options.transport.retry_ms);
   }
+  if (state.leaving) return leave(self);
   arm(self);
 }
 
@@ -128,12 +138,8 @@ void on_remove(pointer self, const remove_engine& m) {
     for (const auto& d : state.doors)
       if (d.link) self->send(d.link, farewell);
   }
-  if (state.receiver) {
-    self->send_exit(state.receiver, caf::exit_reason::user_shutdown);
-    return;
-  }
-  state.leaving->set_value();
-  self->quit();
+  if (state.receiver) self->send_exit(state.receiver, caf::exit_reason::user_shutdown);
+  leave(self);
 }
 
 void on_tick(pointer self) {

@@ -11,6 +11,9 @@ namespace {
 /// Control bytes that may wait for a peer: far more than a fleet says between two pings.
 constexpr std::size_t unwritten_bytes_max = 4 * control_bytes_max;
 constexpr std::size_t read_bytes = 64 << 10;
+/// Messages a second of one peer, so that none fills the mailboxes behind its link. The most that
+/// is ever meant are credits: ten times those of a 100 Gbit/s link and the smallest buckets.
+constexpr std::uint32_t messages_per_s_max = 100'000;
 
 }  // namespace
 
@@ -57,6 +60,14 @@ bool link_io::write(caf::io::broker* self, const wire_message& m) {
 void link_io::send(caf::io::broker* self, bucket_msg m) {
   const auto n = next_bulk_++ % bulk_.size();
   if (!bulk_[n]->send(std::move(m), shipment_)) end(self, errc::dead, "its bulk channel is closed");
+}
+
+bool link_io::floods() {
+  if (heard_ - second_began_ >= std::chrono::seconds(1)) {
+    second_began_ = heard_;
+    said_ = 0;
+  }
+  return ++said_ > messages_per_s_max;
 }
 
 void link_io::end(caf::io::broker* self, errc reason, const std::string& detail) {

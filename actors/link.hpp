@@ -76,6 +76,7 @@ class link_io {
     in_.feed(std::as_bytes(std::span(bytes)));
     while (auto next = in_.next()) {
       if (auto* m = std::get_if<wire_message>(&*next)) {
+        if (floods()) return end(self, errc::bad_frame, "it says more than anybody could mean");
         if (!take(*m)) return;
         continue;
       }
@@ -92,6 +93,9 @@ class link_io {
   const greeting& peer() const noexcept { return peer_; }
 
  private:
+  /// Counts a message; true if there were too many in this second.
+  bool floods();
+
   std::shared_ptr<const actor_env> env_;
   greeting peer_;
   std::string where_;
@@ -101,6 +105,8 @@ class link_io {
   std::uint64_t shipment_ = 0;
   wire_stream in_;
   time_point heard_;
+  time_point second_began_;
+  std::uint32_t said_ = 0;  ///< in this second
 };
 
 /// Stands for a receiver of another process at the trainer's.

@@ -30,6 +30,7 @@ class hearer {
 
   bool hear(hello_msg& m) {
     if (!is_own(m.id)) return false;
+    m.name = state_.io.peer().name;  // which a certificate may have proven
     self_->send(state_.supervisor, std::move(m));
     return true;
   }

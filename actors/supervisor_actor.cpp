@@ -361,6 +361,15 @@ void on_remove(pointer self, const remove_engine& m) {
   end_child(self, it->second);
 }
 
+/// A number belongs to the name that had it first until that one leaves on purpose: names may be
+/// proven by certificates, numbers are not.
+bool takes_anothers_place(const supervisor_state& state, const hello_msg& m) {
+  const auto& records = state.policy->records();
+  const auto known = records.find(m.id);
+  return known != records.end() && known->second.where != standing::detached &&
+         !known->second.name.empty() && known->second.name != m.name;
+}
+
 void on_hello(pointer self, const hello_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster) return;
@@ -369,6 +378,11 @@ void on_hello(pointer self, const hello_msg& m) {
   if (ours && (!self->current_sender() || !it->second.receiver ||
                it->second.receiver.address() != self->current_sender()->address())) {
     state.env->log->error("receiver {} of this process is announced from elsewhere too", m.id);
+    return;
+  }
+  if (!ours && takes_anothers_place(state, m)) {
+    state.env->log->error("receiver {} is '{}', and is not taken over by '{}'", m.id,
+                          state.policy->records().at(m.id).name, m.name);
     return;
   }
   const auto actions = state.policy->on_hello(self->clock().now(), m);

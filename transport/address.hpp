@@ -14,7 +14,8 @@ struct node_address {
   std::uint16_t port = 0;
 };
 
-/// HOST:PORT, or [HOST]:PORT for an IPv6 address. Throws `setting_error` (operator) that names `key`.
+/// HOST:PORT, or [HOST]:PORT for an IPv6 address. Throws `setting_error` (operator) that names
+/// `key`.
 node_address parse_address(std::string_view key, std::string_view text);
 /// Several, parted by commas; at least one.
 std::vector<node_address> parse_addresses(std::string_view key, std::string_view text);
