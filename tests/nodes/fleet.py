@@ -366,6 +366,13 @@ def address_of(trainer, seconds=20):
     return f"[{host}]:{line['port']}" if ":" in host else f"{host}:{line['port']}"
 
 
+def audited(summary, ids):
+    """Whether a trainer's summary says that exactly these receivers hold what they should."""
+    lines = summary["receivers"]
+    return (summary["audit"] == "pass" and sorted(r["id"] for r in lines) == sorted(ids)
+            and all(r["audit"] == "pass" for r in lines))
+
+
 def is_ready(value, label=None):
     """Whether an object says that a receiver is ready, and at `label` if there is one."""
     return (value.get("kind") == "state" and value.get("ready") is True

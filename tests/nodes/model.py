@@ -88,10 +88,12 @@ class Versions:
 
     def expected(self, label):
         """What must stand behind a trainer's label: 0 is the base, and after the last version the
-        stream begins again at its first while labels go on."""
-        if label == 0 or self.count == 0:
-            return self.digests[0]
-        return self.digests[(label - 1) % self.count + 1]
+        trainer begins again at the base, while labels go on."""
+        return self.digests[label % len(self.digests)]
+
+    def labels(self, rounds):
+        """The labels that a trainer syncs; the first round begins with the base in place."""
+        return list(range(1, rounds * len(self.digests)))
 
 
 def synthetic(directory, seed=1, versions=10, mebibytes=2.0):

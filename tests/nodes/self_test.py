@@ -18,6 +18,7 @@ import unittest
 import chaos
 import fleet
 import model
+import partitions
 import smoke
 import watch
 
@@ -117,8 +118,9 @@ class Models(unittest.TestCase):
         b = model.synthetic(self.place / "b", 7, versions=3, mebibytes=0.1)
         self.assertEqual(a.digests, b.digests)
         self.assertEqual(len(set(a.digests)), 4)
-        self.assertEqual([a.expected(n) for n in (0, 1, 3, 4, 6, 7)],
-                         [a.digests[n] for n in (0, 1, 3, 1, 3, 1)])
+        self.assertEqual([a.expected(n) for n in (0, 1, 3, 4, 5, 8)],
+                         [a.digests[n] for n in (0, 1, 3, 0, 1, 0)])
+        self.assertEqual(a.labels(2), [1, 2, 3, 4, 5, 6, 7])
 
     def test_one_flipped_bit_and_every_tear_changes_the_digest(self):
         file = pathlib.Path(model.synthetic(self.place, 1, 1, 0.1).base) / "model.safetensors"
@@ -249,7 +251,7 @@ class WholeRuns(unittest.TestCase):
     def found(self, broken, pattern):
         chaos.WHOLE_S, whole = 3, chaos.WHOLE_S
         self.addCleanup(lambda: setattr(chaos, "WHOLE_S", whole))
-        code, report = self.run_chaos(broken)
+        code, report = self.run_chaos(broken, **{"--events": 12, "--seconds": 4})
         self.assertEqual(code, 1)
         self.assertRegex("\n".join(report["violations"]), pattern)
 
@@ -272,6 +274,23 @@ class WholeRuns(unittest.TestCase):
 
     def test_one_name_for_two_contents_is_found(self):
         self.found("two-names", "is label")
+
+    def run_partitions(self, broken):
+        os.environ["FAKE_BREAK"] = broken
+        self.addCleanup(os.environ.pop, "FAKE_BREAK", None)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = partitions.main([str(FAKE), "--episodes", "3", "--receivers", "2", "--seed", "1"])
+        if code == fleet.SKIPPED:
+            self.skipTest(out.getvalue())
+        return code, json.loads(out.getvalue().splitlines()[-1])
+
+    def test_partitions_pass_and_a_lease_that_never_ends_is_found(self):
+        code, report = self.run_partitions("")
+        self.assertEqual((code, report["violations"]), (0, []))
+        code, report = self.run_partitions("no-lease")
+        self.assertEqual(code, 1)
+        self.assertRegex(report["violations"][0], "ends the lease")
 
     def test_the_quick_cases_that_the_stand_in_can_play(self):
         out = io.StringIO()
