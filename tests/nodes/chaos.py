@@ -109,10 +109,10 @@ class Chaos:
             member.process, member.busy, member.trap = process, False, None
             member.seen += 1
 
-    def ends(self, process, *wanted):
+    def ends(self, process, *wanted, seconds=20):
         """Waits for one that was told to end, and looks at how it ended."""
         try:
-            code = process.wait(20)
+            code = process.wait(seconds)
         except fleet.Late as late:
             self.watch.violation(str(late))
             code = process.kill()
@@ -123,6 +123,15 @@ class Chaos:
             self.watch.violation(f"{process.name} printed no JSON: {process.garbage[0]!r}")
         if self.fleet.forget(process):
             self.watch.violation(f"{process.name} left children behind")
+
+    def when_ended(self, process, wanted, then, deadline=None):
+        """Calls `then` once it has ended. Meanwhile the faults of others go on: an audit may be
+        waiting for a receiver that has to be resumed first."""
+        deadline = deadline or time.monotonic() + 20
+        if process.running() and time.monotonic() < deadline:
+            return self.later(0.02, lambda: self.when_ended(process, wanted, then, deadline))
+        self.ends(process, *wanted, seconds=1)
+        return then()
 
     # Faults. Each begins now, says how it goes on through `later`, and is undone in the end.
 
@@ -168,8 +177,9 @@ class Chaos:
             if event["kind"] == "kill stopped receiver":
                 return self.later(event["away"] / 2, lambda: self.kill_stopped(event, member))
             return self.later(event["away"], lambda: self.resume(member))
-        self.ends(member.process, -number if number == signal.SIGKILL else 0)
-        return self.later(event["away"], lambda: self.bring_back(event, member))
+        return self.when_ended(member.process, [-number if number == signal.SIGKILL else 0],
+                               lambda: self.later(event["away"],
+                                                  lambda: self.bring_back(event, member)))
 
     def kill_stopped(self, event, member):
         member.process.signal(signal.SIGKILL)
@@ -209,8 +219,8 @@ class Chaos:
         number = signal.SIGKILL if event["kind"] == "kill trainer" else signal.SIGTERM
         self.trainer.signal(number)
         # One that is told to end audits first, and says 1 where a receiver is away.
-        self.ends(self.trainer, *([-number] if number == signal.SIGKILL else [0, 1]))
-        return self.later(event["away"], self.bring_back_trainer)
+        return self.when_ended(self.trainer, [-number] if number == signal.SIGKILL else [0, 1],
+                               lambda: self.later(event["away"], self.bring_back_trainer))
 
     def resume_trainer(self):
         self.trainer.go_on()

@@ -35,8 +35,11 @@ for ((i = 0; i < tasks; i++)); do
   tasks_running+=($!)
 done
 if ((tasks > 1)); then
-  until one=$(pgrep -P "${tasks_running[0]}" -f receiver | head -1) && [[ -n $one ]]; do
+  first=${tasks_running[0]}
+  one=""
+  until [[ -n $one ]]; do
     sleep 0.01
+    read -r one _ <"/proc/$first/task/$first/children" || true
   done
   kill -9 "$one" && touch "$KILLED"
 fi

@@ -256,7 +256,78 @@ def two_trainers_at_once(world):
         require(f.ask("audit", f"127.0.0.1:{port}").code == 0, "the newer trainer's audit")
 
 
+@case
+def a_stopped_receiver_costs_others_its_deadlines_and_no_more(world):
+    """SIGSTOP: the socket stays open and nothing comes. One sync waits for the vote and for the
+    recovery, once each; those after it go on at once."""
+    stage, recovery = 1000, 500
+    with world.fleet(settings={"sync.stage_timeout_ms": stage, "sync.recovery_timeout_ms": recovery,
+                               "sync.commit_timeout_ms": 1000}) as f:
+        trainer = f.trainer(receivers=2, rounds=1000, period_ms=20)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at) for i in range(2)]
+        for r in receivers:
+            r.wait_for("ready", is_ready, READY_S)
+        times = []
+        wait_until("some syncs", lambda: trainer.count > 5, 10)
+        receivers[1].stop()
+        began, seen = time.monotonic(), trainer.count
+        while time.monotonic() - began < 6:
+            if trainer.count > seen:
+                seen = trainer.count
+                times.append(time.monotonic())
+            time.sleep(0.005)
+        gaps = [b - a for a, b in zip([began] + times, times)]
+        require(len(times) > 50, f"{len(times)} syncs while one receiver is stopped; gaps "
+                                 f"{[round(g, 2) for g in sorted(gaps)[-5:]]}")
+        # What the deadlines add up to, and that again for a busy machine.
+        require(max(gaps) < 2 * (stage + recovery + 1000) / 1000, f"a sync took {max(gaps):.2f} s")
+        receivers[1].go_on()
+        wait_until("it is ready again", lambda: last_state(receivers[1]).get("ready"), READY_S)
+
+
+def held_by(process):
+    return (process.rss(), len(os.listdir(f"/proc/{process.pid}/fd")),
+            len(os.listdir(f"/proc/{process.pid}/task")))
+
+
+@case
+def memory_stays_flat_over_1000_syncs(world):
+    with world.fleet() as f:
+        rounds = 1000 // (world.last + 1) + 1
+        trainer = f.trainer(receivers=2, rounds=rounds)
+        at = address_of(trainer)
+        processes = [trainer, f.receiver(0, at), f.receiver(1, at)]
+
+        def syncs():
+            return (trainer.find(kind="sync") or {"version": 0})["version"]
+        wait_until("200 syncs", lambda: syncs() >= 200, 60)
+        before = [held_by(p) for p in processes]
+        trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 120)
+        require(syncs() >= 1000, syncs())
+        for p, (rss, files, threads), now in zip(processes, before, map(held_by, processes)):
+            require(now[0] < rss + (16 << 20), f"{p.name} grew from {rss} to {now[0]} bytes")
+            require(now[1:] == (files, threads),
+                    f"{p.name} had {files} descriptors and {threads} threads, and now {now[1:]}")
+
+
 # Bad input
+
+
+@case
+def output_that_cannot_be_written(world):
+    place = world.place("out")
+    (place / "file").write_text("")
+    with world.fleet() as f:
+        one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=place / "file" / "below")), 2)
+        small = place / "small"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small],
+                          stderr=subprocess.DEVNULL).returncode == 0:
+            try:  # a full disk, where this may be tried
+                one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=small)), 2)
+            finally:
+                subprocess.run(["umount", small], check=True)
 
 
 @case
