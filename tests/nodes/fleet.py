@@ -76,6 +76,7 @@ class Process:
         self.errors = collections.deque(maxlen=200)
         self.count = 0  # objects ever read
         self.stopped = False
+        self.signalled = None  # when it was last sent a signal
         self._on_object = on_object
         self._news = threading.Condition()
         parent = os.getpid()
@@ -170,6 +171,7 @@ class Process:
         """Signals it alone. False if it has ended."""
         if self._popen.poll() is not None:
             return False
+        self.signalled = time.monotonic()
         try:
             self._popen.send_signal(number)
         except ProcessLookupError:
