@@ -99,7 +99,7 @@ def two_receivers_follow(world):
         a, b = f.receiver(0, at, out=out), f.receiver(1, at)
         summary = trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 30)
         require(fleet.audited(summary, [0, 1]), summary)
-        require(f.ended(trainer).code == 0, trainer.said())
+        require(f.ended(trainer).code == 0, lambda: f"exit {trainer.returncode}: {trainer.said()}")
         syncs = [o for o in trainer.objects if o.get("kind") == "sync"]
         require([s["version"] for s in syncs] == world.versions.labels(2),
                 [s["version"] for s in syncs])
