@@ -159,6 +159,10 @@ digest engine::digest_under(std::uint64_t seed) const {
   return digest_of(seed, as_views(memory_));
 }
 
+std::vector<digest> engine::digests_under(std::uint64_t seed) const {
+  return digests_of(seed, as_views(memory_));
+}
+
 bool engine::strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const {
   return faults_ && faults_->strikes(kind, label, txn, id_);
 }

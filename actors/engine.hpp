@@ -62,6 +62,8 @@ class engine {
   failure write_full(const payload& bucket);
   failure finish_full(const target_info& target);
   digest digest_under(std::uint64_t seed) const;
+  /// Of each tensor by itself.
+  std::vector<digest> digests_under(std::uint64_t seed) const;
 
   bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const;
   /// How much a write that was struck has written.

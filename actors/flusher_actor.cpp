@@ -16,6 +16,7 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
       state.stop();
       return;
     }
+    *state.sent_bytes += bucket.size();
     self->send(state.receiver, bucket_msg{state.env, index, std::move(bucket)});
   }
   if (!state.machine.drained()) return;
@@ -26,8 +27,10 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
 }  // namespace
 
 flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, receiver_actor receiver,
-                                              std::uint32_t credit) {
+                                              std::uint32_t credit,
+                                              std::shared_ptr<std::atomic<std::uint64_t>> sent) {
   self->state.id = id;
+  self->state.sent_bytes = std::move(sent);
   self->state.receiver = receiver;
   self->state.machine = flusher_fsm(credit);
   return {

@@ -14,6 +14,7 @@
 #include "actors/engine.hpp"
 #include "actors/snapshot_store.hpp"
 #include "actors/ticket_state.hpp"
+#include "messages/observer.hpp"
 #include "messages/type_ids.hpp"
 #include "protocol/join_fsm.hpp"
 #include "protocol/supervision_fsm.hpp"
@@ -115,9 +116,26 @@ struct fleet_notice {
   std::vector<receiver_id> acknowledged;
 };
 
-/// Asks for every receiver's standing.
-struct status_request {
-  std::shared_ptr<std::promise<std::vector<receiver_status>>> answer;
+/// What an observer is told.
+struct observation {
+  std::vector<receiver_status> states;  ///< ascending by id
+  std::vector<receiver_audit> audits;   ///< likewise
+  observed_msg end;
+};
+/// Asks where everybody stands, or what everybody holds. `answer` is called once, on an actor's
+/// thread.
+struct observe_request {
+  question what = question::status;
+  std::function<void(observation)> answer;
+};
+/// Digest every tensor of the snapshot under the challenge.
+struct digests_request {
+  std::uint64_t challenge = 0;
+};
+struct digests_result {
+  std::uint64_t challenge = 0;
+  version_ref version;
+  std::vector<digest> tensors;
 };
 /// Start, or start anew as a new run, the trainer's side.
 struct boot_request {
@@ -156,7 +174,10 @@ LOCKSTEP_LOCAL_MESSAGE(down_notice)
 LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
 LOCKSTEP_LOCAL_MESSAGE(newer_run_notice)
 LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
-LOCKSTEP_LOCAL_MESSAGE(status_request)
+LOCKSTEP_LOCAL_MESSAGE(observation)
+LOCKSTEP_LOCAL_MESSAGE(observe_request)
+LOCKSTEP_LOCAL_MESSAGE(digests_request)
+LOCKSTEP_LOCAL_MESSAGE(digests_result)
 LOCKSTEP_LOCAL_MESSAGE(boot_request)
 LOCKSTEP_LOCAL_MESSAGE(end_request)
 LOCKSTEP_LOCAL_MESSAGE(add_engine)
@@ -199,7 +220,9 @@ using snapshot_actor = caf::typed_actor<
     // The join's word on a delta: the only thing that makes the snapshot advance.
     caf::reacts_to<join_verdict>,
     // The sender has aborted.
-    caf::reacts_to<drop_request>>;
+    caf::reacts_to<drop_request>,
+    // An auditor wants to know what the snapshot holds.
+    caf::reacts_to<digests_request>>;
 
 /// One inference engine's side. Everything but `welcome` may come from another node.
 using receiver_actor = caf::typed_actor<
@@ -221,6 +244,8 @@ using receiver_actor = caf::typed_actor<
     caf::reacts_to<ping_msg>,
     // A trainer's side has started: answers go to its join.
     caf::reacts_to<welcome>,
+    // Say what the bytes are now, tensor by tensor.
+    caf::reacts_to<audit_msg>,
     // A deadline: staged data or the lease.
     caf::reacts_to<tick>>;
 
@@ -310,9 +335,18 @@ using supervisor_actor = caf::typed_actor<
     caf::reacts_to<sync_action::not_admitted>,
     // The snapshot has moved.
     caf::reacts_to<fleet_notice>,
-    // Somebody asks where everybody stands.
-    caf::reacts_to<status_request>,
+    // Somebody asks where everybody stands, or what everybody holds.
+    caf::reacts_to<observe_request>,
     // Time to ping, and to try who waits.
+    caf::reacts_to<tick>>;
+
+/// Compares what receivers hold with the snapshot, once, and ends.
+using auditor_actor = caf::typed_actor<
+    // The snapshot's side.
+    caf::reacts_to<digests_result>,
+    // A receiver's.
+    caf::reacts_to<audit_reply_msg>,
+    // The deadline, or time to ask again who had moved on.
     caf::reacts_to<tick>>;
 
 /// What every actor of a process is given.

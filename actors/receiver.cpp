@@ -14,7 +14,7 @@ receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on
   if (!on_.inside().claim(engine_->id()))
     throw error(errc::bad_input,
                 "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");
-  caf::anon_send(on_.inside().supervisor, add_engine{engine_});
+  on_.inside().add(engine_);
 }
 
 receiver::~receiver() {
@@ -54,7 +54,7 @@ void receiver::detach() {
   if (!gone_.valid()) {
     auto done = std::make_shared<std::promise<void>>();
     gone_ = done->get_future();
-    caf::anon_send(on_.inside().supervisor, remove_engine{id(), std::move(done)});
+    on_.inside().remove(id(), std::move(done));
   }
   if (gone_.wait_for(on_.inside().detach_patience) != std::future_status::ready)
     throw error(errc::timeout, name() + ": still at work on the weights, it cannot detach yet");

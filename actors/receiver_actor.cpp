@@ -156,6 +156,17 @@ payload corrupted(const payload& bucket) {
   return payload(std::move(bytes));
 }
 
+/// Nothing that is decided depends on it, and nothing is written: the bytes as they are now.
+void answer_audit(pointer self, const audit_msg& m) {
+  const auto& machine = *self->state.machine;
+  const auto& me = machine.self();
+  if (m.cluster != me.cluster || m.inc != me.inc) return;
+  audit_reply_msg reply{me.cluster, me.id, me.inc, m.challenge, machine.state().version, {}};
+  if (reply.version) reply.digests = packed_digests(self->state.bytes->digests_under(m.challenge));
+  if (const auto asker = caf::actor_cast<auditor_actor>(self->current_sender()))
+    self->send(asker, std::move(reply));
+}
+
 }  // namespace
 
 receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<const actor_env> env,
@@ -208,6 +219,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         s.join_run = m.run;
         s.join = m.join;
       },
+      [self](const audit_msg& m) { answer_audit(self, m); },
       [self, now](const tick&) {
         self->state.timer.fired();
         perform(self, self->state.machine->on_tick(now()));

@@ -3,8 +3,8 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <xxhash.h>
 
+#include <caf/io/middleman.hpp>
 #include <chrono>
 #include <random>
 #include <thread>
@@ -54,7 +54,7 @@ std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
 runtime::parts::parts(const settings& options, std::function<std::uint64_t()> entropy) {
   auto made = std::make_shared<actor_env>();
   made->options = options;
-  made->cluster = XXH3_64bits(options.cluster.name.data(), options.cluster.name.size());
+  made->cluster = cluster_id(options.cluster.name);
   made->entropy = std::move(entropy);
   made->log = make_log(options.log);
   env = std::move(made);
@@ -63,14 +63,67 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
       options.runtime.threads != 0 ? options.runtime.threads : std::thread::hardware_concurrency();
   config.set("scheduler.max-threads", static_cast<std::size_t>(threads));
   config.add_message_types<caf::id_block::lockstep>();
+  const auto& t = options.transport;
+  if (!t.connect.empty()) trainers = parse_addresses("transport.connect", t.connect);
+  const bool linked = !t.listen.empty() || !t.connect.empty();
+  if (linked) {
+    config.load<caf::io::middleman>();
+    ways = std::make_unique<gateway>(env);
+  }
   system = std::make_unique<caf::actor_system>(config);
   supervisor = system->spawn(supervisor_behavior, env);
+  if (t.listen.empty()) return;
+  try {
+    listen(parse_address("transport.listen", t.listen));
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
 runtime::parts::~parts() {
+  end();
+}
+
+void runtime::parts::listen(const node_address& at) {
+  ways->listen(at, [this](link_channels link) {
+    auto& middleman = system->middleman();
+    if (link.control->peer().role == node_role::receiver)
+      middleman.spawn_broker(receiver_link_behavior, env, std::move(link), supervisor);
+    else
+      middleman.spawn_broker(observer_link_behavior, env, std::move(link), supervisor);
+  });
+}
+
+void runtime::parts::end() {
+  // First whatever could still start an actor.
+  if (ways) ways->close();
   caf::anon_send_exit(supervisor, caf::exit_reason::user_shutdown);
-  supervisor = nullptr;
+  for (const auto& [id, agent] : agents_)
+    caf::anon_send_exit(agent, caf::exit_reason::user_shutdown);
   system->await_all_actors_done();
+  agents_.clear();
+  supervisor = nullptr;
+}
+
+void runtime::parts::add(const std::shared_ptr<engine>& bytes) {
+  if (trainers.empty()) {
+    caf::anon_send(supervisor, add_engine{bytes});
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  agents_[bytes->id()] = system->spawn(agent_behavior, env, bytes, ways.get(), trainers);
+}
+
+void runtime::parts::remove(receiver_id id, std::shared_ptr<std::promise<void>> done) {
+  const std::lock_guard lock(mutex_);
+  const auto agent = agents_.find(id);
+  if (agent == agents_.end()) {
+    caf::anon_send(supervisor, remove_engine{id, std::move(done)});
+    return;
+  }
+  caf::anon_send(agent->second, remove_engine{id, std::move(done)});
+  agents_.erase(agent);
 }
 
 std::uint64_t runtime::parts::next_run() {
@@ -103,6 +156,11 @@ runtime::~runtime() = default;
 
 const settings& runtime::options() const noexcept {
   return parts_->env->options;
+}
+
+std::uint16_t runtime::port() const noexcept {
+  const auto& inside = *parts_;
+  return inside.ways && !options().transport.listen.empty() ? inside.ways->port() : 0;
 }
 
 }  // namespace lockstep

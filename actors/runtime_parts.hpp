@@ -6,9 +6,12 @@
 #include <caf/actor_system_config.hpp>
 #include <caf/scoped_actor.hpp>
 #include <chrono>
+#include <map>
 #include <mutex>
 #include <set>
 
+#include "actors/agent.hpp"
+#include "actors/gateway.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/runtime.hpp"
 
@@ -27,6 +30,10 @@ class runtime::parts {
   /// False if the id is taken.
   bool claim(receiver_id id);
   void unclaim(receiver_id id);
+  /// Runs a receiver over `bytes`, for a trainer of this process or of another.
+  void add(const std::shared_ptr<engine>& bytes);
+  /// Ends it; `done` is kept when its actor is gone.
+  void remove(receiver_id id, std::shared_ptr<std::promise<void>> done);
   /// False if there is a trainer.
   bool claim_trainer() { return !has_trainer_.exchange(true); }
   void unclaim_trainer() { has_trainer_ = false; }
@@ -35,14 +42,20 @@ class runtime::parts {
   caf::actor_system_config config;
   std::unique_ptr<caf::actor_system> system;
   supervisor_actor supervisor;
+  std::unique_ptr<gateway> ways;       ///< to other processes; none where there are none
+  std::vector<node_address> trainers;  ///< of other processes
   /// How long `receiver::detach` waits before it says that it does; for tests.
   std::chrono::milliseconds detach_patience = answer_timeout;
 
  private:
+  void listen(const node_address& at);
+  void end();
+
   std::atomic<bool> has_trainer_ = false;
   std::mutex mutex_;
   std::uint64_t last_run_ = 0;
   std::set<receiver_id> ids_;
+  std::map<receiver_id, agent_actor> agents_;  ///< where trainers are in other processes
 };
 
 }  // namespace lockstep

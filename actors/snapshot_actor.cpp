@@ -107,6 +107,14 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         self->state.machine->on_drop(m.txn);
         if (!self->state.machine->staged()) self->state.pending.reset();
       },
+      [self](const digests_request& m) {
+        const auto& state = self->state;
+        const auto asker = caf::actor_cast<auditor_actor>(self->current_sender());
+        self->send(asker, digests_result{m.challenge, state.machine->held().version,
+                                         state.store->read([&](const tensor_views& tensors) {
+                                           return digests_of(m.challenge, tensors);
+                                         })});
+      },
   };
 }
 

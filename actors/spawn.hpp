@@ -2,6 +2,7 @@
 // starts the supervisor.
 #pragma once
 
+#include <atomic>
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
 #include <memory>
@@ -22,7 +23,8 @@ snapshot_actor::behavior_type snapshot_behavior(
 struct flusher_state;
 flusher_actor::behavior_type flusher_behavior(flusher_actor::stateful_pointer<flusher_state> self,
                                               receiver_id id, receiver_actor receiver,
-                                              std::uint32_t credit);
+                                              std::uint32_t credit,
+                                              std::shared_ptr<std::atomic<std::uint64_t>> sent);
 
 struct receiver_state;
 receiver_actor::behavior_type receiver_behavior(
@@ -43,6 +45,27 @@ struct sender_setup {
 struct sender_state;
 sender_actor::behavior_type sender_behavior(sender_actor::stateful_pointer<sender_state> self,
                                             sender_setup setup);
+
+/// Whom an auditor asks.
+struct audit_target {
+  participant who;
+  std::string name;
+  receiver_actor receiver;  ///< nobody: not to be reached
+  std::string why_not;      ///< then
+};
+/// Asks `snapshot` and `targets` until each was compared at one version, or the deadline has
+/// passed, and calls `answer` once.
+struct audit_setup {
+  std::shared_ptr<const actor_env> env;
+  snapshot_actor snapshot;
+  layout shape;
+  std::vector<audit_target> targets;
+  std::function<void(observation)> answer;
+};
+
+struct auditor_state;
+auditor_actor::behavior_type auditor_behavior(auditor_actor::stateful_pointer<auditor_state> self,
+                                              audit_setup setup);
 
 struct supervisor_state;
 supervisor_actor::behavior_type supervisor_behavior(

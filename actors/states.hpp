@@ -2,7 +2,9 @@
 // Private to actors/.
 #pragma once
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include "actors/spawn.hpp"
@@ -26,6 +28,7 @@ struct flusher_state {
   receiver_actor receiver;
   sender_actor owner;
   flusher_fsm machine{1};
+  std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes;
   envelope env;
   std::shared_ptr<bucket_source> source;
 
@@ -62,6 +65,29 @@ struct receiver_state {
     txn_ref txn;
     std::uint64_t label = 0;
   } delta;
+};
+
+/// Digests as they travel in `audit_reply_msg`.
+inline constexpr std::size_t packed_digest_bytes = 16;
+payload packed_digests(const std::vector<digest>& digests);
+/// Nothing if the bytes are not whole digests.
+std::optional<std::vector<digest>> unpacked_digests(const payload& bytes);
+
+struct auditor_state {
+  static inline const char* name = "auditor";
+  /// A receiver that has not been compared yet.
+  struct open_target {
+    audit_target target;
+    std::optional<audit_reply_msg> reply;  ///< to this round's challenge
+  };
+
+  audit_setup setup;
+  std::map<receiver_id, open_target> open;
+  std::vector<receiver_audit> done;
+  std::uint64_t challenge = 0;
+  std::optional<digests_result> held;  ///< the snapshot, under this round's challenge
+  time_point next_round;
+  time_point deadline;
 };
 
 /// When the steps of the sync under way ended, and what it has moved.
@@ -106,6 +132,15 @@ struct supervisor_state {
     receiver_actor receiver;
     flusher_actor flusher;
     std::shared_ptr<std::promise<void>> leaving;
+    /// Bulk bytes handed to it; the flushers of all its lives count here.
+    std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes =
+        std::make_shared<std::atomic<std::uint64_t>>(0);
+  };
+  /// Since when a receiver has been what it is.
+  struct phase_note {
+    standing where = standing::quarantined;
+    receiver_phase phase = receiver_phase::empty;
+    time_point since;
   };
   /// The trainer's side: one failure domain.
   struct trainer_group {
@@ -119,6 +154,7 @@ struct supervisor_state {
   std::shared_ptr<const actor_env> env;
   std::optional<supervision_fsm> policy;
   std::map<receiver_id, child> children;
+  std::map<receiver_id, phase_note> phases;
   std::optional<trainer_group> trainer;
   std::uint32_t trainer_restarts = 0;
   bool fenced = false;  ///< the last run ended because a newer one leads the fleet

@@ -22,7 +22,7 @@ void greet(pointer self, const supervisor_state::child& c) {
 
 void start_flusher(pointer self, supervisor_state::child& c) {
   c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
-                                          self->state.env->options.bucket.credit);
+                                          self->state.env->options.bucket.credit, c.sent_bytes);
   greet(self, c);
 }
 
@@ -114,6 +114,17 @@ class performer {
   pointer self_;
   supervisor_state& state_;
 };
+
+/// Notes what a receiver has become, if it has become something else.
+void note_phase(pointer self, receiver_id id) {
+  auto& state = self->state;
+  const auto it = state.policy->records().find(id);
+  if (it == state.policy->records().end()) return;
+  const auto& r = it->second;
+  auto& note = state.phases[id];
+  if (note.since != time_point{} && note.where == r.where && note.phase == r.state.phase) return;
+  note = {r.where, r.state.phase, self->clock().now()};
+}
 
 void perform(pointer self, const supervision_fsm::actions& actions) {
   performer(self).run(actions);
@@ -221,6 +232,7 @@ void on_down(pointer self, const caf::down_msg& m) {
       // Nobody renews or ends its lease now, and perhaps nobody ever will again.
       if (c.bytes) c.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
       perform(self, state.policy->on_down(self->clock().now(), c.life, c.bytes != nullptr));
+      note_phase(self, id);
       return;
     }
     if (is(c.flusher)) {
@@ -241,15 +253,27 @@ void on_down(pointer self, const caf::down_msg& m) {
 
 // --- questions from the embedding process -------------------------------------------------------
 
-std::vector<receiver_status> statuses(const supervisor_state& state) {
+std::uint64_t milliseconds_since(time_point then, time_point now) {
+  if (then == time_point{} || then >= now) return 0;
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now - then).count());
+}
+
+std::vector<receiver_status> statuses(const supervisor_state& state, time_point now) {
   std::vector<receiver_status> out;
   for (const auto& [id, r] : state.policy->records()) {
     receiver_status s;
     s.id = id;
     s.name = r.name;
     s.state = r.state;
-    if (const auto it = state.children.find(id); it != state.children.end() && it->second.bytes)
-      s.state = it->second.bytes->state();  // of this process: not as old as the last pong
+    s.heard_ms = milliseconds_since(r.last_heard, now);
+    if (const auto it = state.children.find(id); it != state.children.end()) {
+      // Of this process: not as old as the last pong.
+      if (it->second.bytes) s.state = it->second.bytes->state();
+      s.sent_bytes = *it->second.sent_bytes;
+    }
+    if (const auto it = state.phases.find(id); it != state.phases.end())
+      s.phase_ms = milliseconds_since(it->second.since, now);
     s.member = r.where == standing::member;
     s.standing = to_string(r.where);
     s.reason = r.reason;
@@ -259,6 +283,44 @@ std::vector<receiver_status> statuses(const supervisor_state& state) {
     out.push_back(std::move(s));
   }
   return out;
+}
+
+void start_audit(pointer self, std::function<void(observation)> answer) {
+  auto& state = self->state;
+  if (!state.trainer) {
+    observation none;
+    none.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+    return answer(std::move(none));
+  }
+  audit_setup setup{state.env,
+                    state.trainer->snapshot,
+                    state.trainer->boot.store->shape(),
+                    {},
+                    std::move(answer)};
+  for (const auto& [id, r] : state.policy->records()) {
+    if (r.where == standing::detached) continue;  // it is nobody's engine any more
+    audit_target t{{id, r.inc}, r.name, {}, {}};
+    const auto it = state.children.find(id);
+    if (it != state.children.end() && it->second.receiver && it->second.life.inc == r.inc)
+      t.receiver = it->second.receiver;
+    else
+      t.why_not = "it is not to be reached: " + std::string(to_string(r.reason));
+    setup.targets.push_back(std::move(t));
+  }
+  self->spawn(auditor_behavior, std::move(setup));
+}
+
+void on_observe(pointer self, const observe_request& m) {
+  if (m.what == question::audit) return start_audit(self, m.answer);
+  auto& state = self->state;
+  observation out;
+  out.states = statuses(state, self->clock().now());
+  out.end.lines = static_cast<std::uint32_t>(out.states.size());
+  if (state.trainer)
+    out.end.fleet = state.fleet;
+  else
+    out.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+  m.answer(std::move(out));
 }
 
 void on_sync(pointer self, sync_request& m) {
@@ -312,12 +374,14 @@ void on_hello(pointer self, const hello_msg& m) {
   const auto actions = state.policy->on_hello(self->clock().now(), m);
   if (!ours) reach(self, m);
   perform(self, actions);
+  note_phase(self, m.id);
 }
 
 void on_goodbye(pointer self, const goodbye_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster) return;
   perform(self, state.policy->on_goodbye(self->clock().now(), m));
+  note_phase(self, m.id);
   const auto it = state.children.find(m.id);
   if (it == state.children.end() || it->second.bytes || it->second.life.inc != m.inc) return;
   unreach(self, it->second);
@@ -328,6 +392,7 @@ void on_pong(pointer self, const pong_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster) return;
   perform(self, state.policy->on_pong(self->clock().now(), m));
+  note_phase(self, m.id);
   const auto run = m.state.version.run;
   if (!state.trainer || run <= state.trainer->boot.run) return;
   if (!std::exchange(state.trainer->fenced, true))
@@ -418,6 +483,7 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
                         "receiver {} is out of the view: {} {}", m.who.id, to_string(m.reason),
                         m.detail);
         perform(self, s.policy->on_evicted(now(), m.who, m.reason, m.detail));
+        note_phase(self, m.who.id);
         repeat_farewell(self, m.who.id);
       },
       [self, now](const sync_action::admitted& m) {
@@ -425,17 +491,19 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
         self->state.env->log->info("receiver {} is in the view{}", m.who.id,
                                    m.reseeded ? ", seeded with all weights" : "");
         perform(self, self->state.policy->on_admitted(now(), m.who, m.reseeded));
+        note_phase(self, m.who.id);
       },
       [self, now](const sync_action::not_admitted& m) {
         if (!from_sender(self)) return;
         self->state.env->log->warn("receiver {} could not be admitted: {} {}", m.who.id,
                                    to_string(m.reason), m.detail);
         perform(self, self->state.policy->on_not_admitted(now(), m.who, m.reason, m.detail));
+        note_phase(self, m.who.id);
       },
       [self](const fleet_notice& m) {
         if (from_sender(self)) on_fleet(self, m);
       },
-      [self](const status_request& m) { m.answer->set_value(statuses(self->state)); },
+      [self](const observe_request& m) { on_observe(self, m); },
       [self](const tick&) { on_tick(self); },
   };
 }

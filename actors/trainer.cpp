@@ -32,6 +32,15 @@ Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* 
   return answer.get();
 }
 
+observation observe(runtime& on, question what, milliseconds patience) {
+  auto promise = std::make_shared<std::promise<observation>>();
+  auto answer = promise->get_future();
+  caf::anon_send(on.inside().supervisor, observe_request{what, [promise](observation seen) {
+                                                           promise->set_value(std::move(seen));
+                                                         }});
+  return wait_for(answer, patience, "receivers");
+}
+
 }  // namespace
 
 bool ticket::done() const {
@@ -82,10 +91,14 @@ ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
 }
 
 std::vector<receiver_status> trainer::receivers() const {
-  auto promise = std::make_shared<std::promise<std::vector<receiver_status>>>();
-  auto answer = promise->get_future();
-  caf::anon_send(on_.inside().supervisor, status_request{std::move(promise)});
-  return wait_for(answer, answer_timeout, "receivers");
+  return observe(on_, question::status, answer_timeout).states;
+}
+
+std::vector<receiver_audit> trainer::audit() const {
+  const auto& s = on_.options();
+  const auto work =
+      milliseconds(s.sync.commit_timeout_ms) + 4 * transfer_time(s, shape_.total_bytes());
+  return observe(on_, question::audit, answer_timeout + work).audits;
 }
 
 bool trainer::wait_for_members(std::size_t count, milliseconds timeout) const {

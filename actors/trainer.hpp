@@ -55,6 +55,11 @@ class trainer {
   /// Every receiver that ever announced itself, ascending by id.
   std::vector<receiver_status> receivers() const;
 
+  /// Compares what every receiver holds now with what the fleet is said to hold, tensor by tensor:
+  /// reads all weights at each and at the snapshot. Receivers that left on purpose are left out.
+  /// Ascending by id; empty while there is nothing to compare with. May be called during a sync.
+  std::vector<receiver_audit> audit() const;
+
   /// Waits until `count` receivers are members; false if `timeout` passes first.
   bool wait_for_members(std::size_t count, std::chrono::milliseconds timeout) const;
 

@@ -27,6 +27,10 @@ class settings_options {
 /// Sets `run` to what must be called if the command was chosen; it returns the exit status.
 void add_config_command(CLI::App& program, std::function<int()>& run);
 void add_replay_command(CLI::App& program, std::function<int()>& run);
+void add_trainer_command(CLI::App& program, std::function<int()>& run);
+void add_receiver_command(CLI::App& program, std::function<int()>& run);
+void add_status_command(CLI::App& program, std::function<int()>& run);
+void add_audit_command(CLI::App& program, std::function<int()>& run);
 void add_sim_command(CLI::App& program, std::function<int()>& run);
 
 }  // namespace lockstep

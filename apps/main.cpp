@@ -80,6 +80,10 @@ std::function<int()> parse(int argc, char** argv) {
   program.require_subcommand(0, 1);  // none: below, with a better word for it
   std::function<int()> run;
   add_replay_command(program, run);
+  add_trainer_command(program, run);
+  add_receiver_command(program, run);
+  add_status_command(program, run);
+  add_audit_command(program, run);
   add_sim_command(program, run);
   add_config_command(program, run);
   try {

@@ -4,8 +4,12 @@
 
 # The explicit "1" matters: a nested call without a version would inherit the caller's.
 find_package(CAF 1 CONFIG QUIET)
-if(TARGET CAF::core)
-  set(CAF_core_FOUND TRUE)
+if(CAF_CONFIG)
+  foreach(_component IN LISTS CAF_FIND_COMPONENTS)
+    if(TARGET CAF::${_component})
+      set(CAF_${_component}_FOUND TRUE)
+    endif()
+  endforeach()
   return()
 endif()
 

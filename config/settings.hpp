@@ -69,6 +69,24 @@ struct supervision_settings {
   std::uint32_t restart_max = 10;
 };
 
+/// Where other processes are, how they prove who they are, and how bytes get there.
+struct transport_settings {
+  std::string listen;  ///< HOST:PORT where receivers find this trainer; empty: in this process only
+  std::string
+      connect;  ///< HOST:PORT, several parted by commas, of the trainer; empty: this process
+  std::string certificate_file;  ///< PEM; who has one demands one
+  std::string key_file;
+  std::string authority_file;
+  std::string shared_key_file;  ///< 64 hexadecimal digits
+  bool insecure = false;        ///< neither, and off loopback all the same
+  std::uint32_t streams = 1;    ///< bulk connections to one receiver
+  std::uint32_t threads = 2;
+  std::uint32_t connect_timeout_ms = 5'000;
+  std::uint32_t handshake_timeout_ms = 5'000;
+  std::uint32_t retry_ms = 200;
+  std::uint32_t retry_ms_max = 2'000;
+};
+
 /// Resources of this process.
 struct runtime_settings {
   std::uint32_t threads = 0;  ///< 0: as many as there are cores
@@ -89,6 +107,7 @@ struct settings {
   bucket_settings bucket;
   receiver_settings receiver;
   supervision_settings supervision;
+  transport_settings transport;
   runtime_settings runtime;
   log_settings log;
 };

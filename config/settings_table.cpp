@@ -102,6 +102,7 @@ using root = settings;
 using sync = sync_settings;
 using receiver = receiver_settings;
 using supervision = supervision_settings;
+using transport = transport_settings;
 
 // clang-format off
 constexpr setting_row table[] = {
@@ -175,6 +176,43 @@ constexpr setting_row table[] = {
   integer<&root::supervision, &supervision::restart_max>("supervision.restart_max",
     node, 10, "", 0, 1'000,
     "How often actors that died are started again before the runtime gives up."),
+
+  text<&root::transport, &transport::listen>("transport.listen", node, "", 0, 256,
+    "HOST:PORT at which a trainer's process is found by receivers of other processes; port 0 takes "
+    "any that is free; empty: by none."),
+  text<&root::transport, &transport::connect>("transport.connect", node, "", 0, 1'024,
+    "HOST:PORT of the trainer's process, or several parted by commas; empty: receivers belong to a "
+    "trainer of their own process."),
+  text<&root::transport, &transport::certificate_file>("transport.certificate_file",
+    node, "", 0, 4'096,
+    "This process' certificate, PEM; connections are then TLS 1.3 and both sides need one."),
+  text<&root::transport, &transport::key_file>("transport.key_file", node, "", 0, 4'096,
+    "Private key of the certificate, PEM, readable by nobody else."),
+  text<&root::transport, &transport::authority_file>("transport.authority_file",
+    node, "", 0, 4'096,
+    "Certificates of the authorities that peers' certificates must come from, PEM."),
+  text<&root::transport, &transport::shared_key_file>("transport.shared_key_file",
+    node, "", 0, 4'096,
+    "File with a secret of 64 hexadecimal digits that all processes share, instead of "
+    "certificates; connections are then TLS 1.3 as well."),
+  boolean<&root::transport, &transport::insecure>("transport.insecure", node, false,
+    "Whether to listen off loopback, and to connect there, with neither certificates nor a shared "
+    "key."),
+  integer<&root::transport, &transport::streams>("transport.streams", node, 1, "", 1, 16,
+    "Bulk connections between a trainer and a receiver; more than one for long links."),
+  integer<&root::transport, &transport::threads>("transport.threads", node, 2, "", 1, 64,
+    "Threads that move bytes to and from other processes."),
+  integer<&root::transport, &transport::connect_timeout_ms>("transport.connect_timeout_ms",
+    node, 5'000, "ms", 1, day_ms,
+    "How long reaching the trainer's process may take, handshake included."),
+  integer<&root::transport, &transport::handshake_timeout_ms>("transport.handshake_timeout_ms",
+    node, 5'000, "ms", 1, day_ms,
+    "How long a stranger has for saying who it is."),
+  integer<&root::transport, &transport::retry_ms>("transport.retry_ms", node, 200, "ms", 1, day_ms,
+    "Wait before the trainer's process is tried again; doubles with every further try."),
+  integer<&root::transport, &transport::retry_ms_max>("transport.retry_ms_max",
+    node, 2'000, "ms", 1, day_ms,
+    "Longest wait between two tries; not below the first wait."),
 
   integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
     "Worker threads; 0 takes as many as there are cores."),
@@ -312,6 +350,8 @@ void validate(const settings& s) {
   demand(s.supervision.backoff_ms <= s.supervision.backoff_ms_max, "supervision.backoff_ms",
          s.supervision.backoff_ms, "at most", "supervision.backoff_ms_max",
          s.supervision.backoff_ms_max);
+  demand(s.transport.retry_ms <= s.transport.retry_ms_max, "transport.retry_ms",
+         s.transport.retry_ms, "at most", "transport.retry_ms_max", s.transport.retry_ms_max);
   demand(s.bucket.bytes_max <= s.receiver.staged_bytes_max, "bucket.bytes_max", s.bucket.bytes_max,
          "at most", "receiver.staged_bytes_max", s.receiver.staged_bytes_max);
 }

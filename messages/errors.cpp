@@ -37,7 +37,10 @@ constexpr std::array<std::string_view, static_cast<std::size_t>(errc::last_) + 1
     "bad_input",
     "unwritable",
     "bad_setting",
-    "unreachable"};
+    "unreachable",
+    "untrusted",
+    "wrong_version",
+    "wrong_cluster"};
 
 }  // namespace
 

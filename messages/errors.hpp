@@ -48,7 +48,11 @@ enum class errc : std::uint8_t {
   unwritable,   ///< an output cannot be written
   bad_setting,  ///< a setting is unknown, of the wrong type or out of range
   unreachable,  ///< an address does not answer
-  last_ = unreachable
+  // Who speaks on a connection (peer, operator).
+  untrusted,      ///< not proven to be who it must be: certificate, role or shared key
+  wrong_version,  ///< speaks another version of the protocol
+  wrong_cluster,  ///< belongs to another cluster
+  last_ = wrong_cluster
 };
 
 /// The name of a reason as it stands in reports and logs, e.g. "bad_checksum"; "unknown" for a

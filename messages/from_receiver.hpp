@@ -123,4 +123,20 @@ struct goodbye_msg {
   static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.id, x.inc); }
 };
 
+/// Answer to an audit.
+struct audit_reply_msg {
+  std::uint64_t cluster = 0;
+  receiver_id id = 0;
+  incarnation inc;
+  std::uint64_t challenge = 0;
+  version_ref version;  ///< what the bytes are said to be; none: nothing was digested
+  /// A digest a tensor in canonical order, lane 0 before lane 1, little-endian.
+  payload digests;
+
+  friend bool operator==(const audit_reply_msg&, const audit_reply_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.id, x.inc, x.challenge, x.version, x.digests);
+  }
+};
+
 }  // namespace lockstep

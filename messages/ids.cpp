@@ -1,6 +1,12 @@
 #include "messages/ids.hpp"
 
+#include <xxhash.h>
+
 namespace lockstep {
+
+std::uint64_t cluster_id(std::string_view name) noexcept {
+  return XXH3_64bits(name.data(), name.size());
+}
 
 namespace {
 

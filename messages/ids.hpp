@@ -8,6 +8,7 @@
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <tuple>
 
 namespace lockstep {
@@ -68,6 +69,9 @@ struct txn_ref {
   explicit operator bool() const noexcept { return run != 0; }
   static constexpr auto fields(auto& x) { return std::tie(x.run, x.seq); }
 };
+
+/// What every message of a cluster carries, so that strangers are told apart: a hash of its name.
+std::uint64_t cluster_id(std::string_view name) noexcept;
 
 /// `run.number`, as shown in logs and reports.
 std::string to_string(version_ref v);

@@ -21,6 +21,9 @@ class payload {
   payload() = default;
   explicit payload(std::vector<std::byte> bytes)
       : bytes_(std::make_shared<const std::vector<std::byte>>(std::move(bytes))) {}
+  /// Shares bytes that are owned already; nobody may write them any more.
+  explicit payload(std::shared_ptr<const std::vector<std::byte>> bytes) noexcept
+      : bytes_(std::move(bytes)) {}
 
   const std::byte* data() const noexcept { return bytes_ ? bytes_->data() : nullptr; }
   std::size_t size() const noexcept { return bytes_ ? bytes_->size() : 0; }

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "messages/errors.hpp"
@@ -80,6 +82,9 @@ struct sync_report {
   }
 };
 
+/// Longest text of a status or an audit that travels, in bytes; longer ones are cut.
+inline constexpr std::size_t observer_text_max = 512;
+
 /// One receiver as the supervisor knows it.
 struct receiver_status {
   receiver_id id = 0;
@@ -89,8 +94,31 @@ struct receiver_status {
   std::string standing;  ///< "member", "attaching", "quarantined", "gave_up", "dead", "detached"
   errc reason = errc::none;  ///< why it is not a member
   std::string detail;
-  std::uint32_t reseeds = 0;   ///< full transfers it has taken, seeding included
-  std::uint32_t restarts = 0;  ///< incarnations after the first
+  std::uint32_t reseeds = 0;     ///< full transfers it has taken, seeding included
+  std::uint32_t restarts = 0;    ///< incarnations after the first
+  std::uint64_t phase_ms = 0;    ///< for how long phase and standing have been what they are
+  std::uint64_t heard_ms = 0;    ///< since it was last heard of
+  std::uint64_t sent_bytes = 0;  ///< bulk bytes handed to it by this process
+
+  friend bool operator==(const receiver_status&, const receiver_status&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.id, x.name, x.state, x.member, x.standing, x.reason, x.detail, x.reseeds,
+                    x.restarts, x.phase_ms, x.heard_ms, x.sent_bytes);
+  }
+};
+
+/// What an audit found of one receiver.
+struct receiver_audit {
+  receiver_id id = 0;
+  std::string name;
+  version_ref version;  ///< that its bytes were compared at
+  bool pass = false;
+  std::string why_not;  ///< names the first tensor that differs, or says why nothing was compared
+
+  friend bool operator==(const receiver_audit&, const receiver_audit&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.id, x.name, x.version, x.pass, x.why_not);
+  }
 };
 
 }  // namespace lockstep

@@ -148,4 +148,23 @@ struct ping_msg {
   static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.inc, x.current); }
 };
 
+/// A trainer's side has started and is reached over this link: answers to `run` go there.
+struct welcome_msg {
+  std::uint64_t cluster = 0;
+  std::uint64_t run = 0;
+
+  friend bool operator==(const welcome_msg&, const welcome_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.run); }
+};
+
+/// Digest every tensor as it stands in memory now, under this challenge.
+struct audit_msg {
+  std::uint64_t cluster = 0;
+  incarnation inc;
+  std::uint64_t challenge = 0;
+
+  friend bool operator==(const audit_msg&, const audit_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.inc, x.challenge); }
+};
+
 }  // namespace lockstep

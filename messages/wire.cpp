@@ -18,8 +18,9 @@ constexpr std::array magic{std::byte{0x4c}, std::byte{0x4b}, std::byte{0x4d}, st
 constexpr std::size_t kinds = std::variant_size_v<wire_message>;
 
 constexpr std::array<std::string_view, kinds> kind_names{
-    "hello",  "ping",   "pong",  "goodbye", "attach", "full_begin", "prepare",
-    "bucket", "commit", "abort", "redo",    "reply",  "credit"};
+    "hello",  "ping",        "pong",    "goodbye",     "attach",     "full_begin", "prepare",
+    "bucket", "commit",      "abort",   "redo",        "reply",      "credit",     "welcome",
+    "audit",  "audit_reply", "observe", "status_line", "audit_line", "observed"};
 
 /// A bucket's size and hash in a manifest, as long as in memory: see the bound on allocations.
 constexpr std::size_t bucket_info_bytes = 24;
@@ -46,6 +47,10 @@ template <>
 constexpr std::size_t text_max<hello_msg> = receiver_name_max;
 template <>
 constexpr std::size_t text_max<reply_msg> = reply_detail_max;
+template <>
+constexpr std::size_t text_max<status_line_msg> = observer_text_max;
+template <>
+constexpr std::size_t text_max<audit_line_msg> = observer_text_max;
 
 hash128 checksum_of(std::span<const std::byte> bytes) noexcept {
   const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
@@ -316,6 +321,22 @@ std::variant<wire_message, wire_failure> decode_message(std::span<const std::byt
     return refuse(errc::bad_checksum, "the checksum is not that of the bytes");
   if (kind >= kinds) return refuse(errc::bad_frame, "no such kind of message");
   return decoders[kind](body, limits);
+}
+
+std::optional<std::uint64_t> announced_bytes(std::span<const std::byte> bytes) noexcept {
+  const auto seen = std::min(bytes.size(), magic.size());
+  if (!std::equal(magic.begin(), magic.begin() + static_cast<std::ptrdiff_t>(seen), bytes.begin()))
+    return 0;
+  if (bytes.size() < wire_header_bytes) return std::nullopt;
+  const wire_limits limits;
+  reader header(bytes.subspan(magic.size()), limits);
+  std::uint32_t kind = 0;
+  std::uint64_t length = 0;
+  header.number(kind);
+  header.number(length);
+  if (kind >= kinds) return 0;
+  constexpr std::uint64_t around = wire_header_bytes + wire_checksum_bytes;
+  return length > UINT64_MAX - around ? UINT64_MAX : length + around;
 }
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,15 +14,19 @@
 
 #include "messages/errors.hpp"
 #include "messages/from_receiver.hpp"
+#include "messages/observer.hpp"
 #include "messages/payload.hpp"
 #include "messages/to_receiver.hpp"
 
 namespace lockstep {
 
-/// One message between the trainer's side and a receiver. The order is the wire's numbering.
+/// One message between the trainer's side and a receiver or an observer. The order is the wire's
+/// numbering.
 using wire_message =
     std::variant<hello_msg, ping_msg, pong_msg, goodbye_msg, attach_msg, full_begin_msg,
-                 prepare_msg, bucket_msg, commit_msg, abort_msg, redo_msg, reply_msg, credit_msg>;
+                 prepare_msg, bucket_msg, commit_msg, abort_msg, redo_msg, reply_msg, credit_msg,
+                 welcome_msg, audit_msg, audit_reply_msg, observe_msg, status_line_msg,
+                 audit_line_msg, observed_msg>;
 
 /// "hello", "ping", …: as in docs/protocol.md.
 std::string_view name_of(const wire_message& m) noexcept;
@@ -55,5 +60,9 @@ std::vector<std::byte> encode_message(const wire_message& m);
 /// `encode_message` of the result gives `bytes` again.
 std::variant<wire_message, wire_failure> decode_message(std::span<const std::byte> bytes,
                                                         const wire_limits& limits = {});
+
+/// How long the message is that starts with `bytes`, by what its header says, header and checksum
+/// included; 0 if no message starts like that; nothing if that cannot be told from so few bytes.
+std::optional<std::uint64_t> announced_bytes(std::span<const std::byte> bytes) noexcept;
 
 }  // namespace lockstep

@@ -48,6 +48,8 @@ struct describer {
   std::string operator()(const credit_msg& m) const {
     return fmt::format("credit {} of {}", m.index, to_string(m.env.txn));
   }
+  /// What simulated processes do not say.
+  std::string operator()(const auto& m) const { return std::string(name_of(wire_message(m))); }
 
  private:
   /// The end of an incarnation: enough to tell lives of one run apart.

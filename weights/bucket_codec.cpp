@@ -94,6 +94,16 @@ digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
   });
 }
 
+std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) {
+  return with_key(seed, [&](const kernels::digest_key& key) {
+    std::vector<digest> out;
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      out.push_back(
+          to_digest(kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes)));
+    return out;
+  });
+}
+
 hash128 hash_of(const payload& bucket) {
   const auto hash = kernels::hash_bytes({bucket.data(), bucket.size()});
   return {hash.hi, hash.lo};

@@ -31,6 +31,8 @@ inline constexpr std::uint64_t public_digest_seed = 0x6c6f636b73746570;  // "loc
 
 /// Digest of all tensors under the key of `seed`. Reads every byte.
 digest digest_of(std::uint64_t seed, const tensor_views& tensors);
+/// The same of each tensor by itself.
+std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors);
 
 /// XXH3-128 of one bucket.
 hash128 hash_of(const payload& bucket);

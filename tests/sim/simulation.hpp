@@ -101,7 +101,11 @@ class simulation {
   }
 
   std::vector<receiver_status> statuses() {
-    return ask<std::vector<receiver_status>>([](auto answer) { return status_request{answer}; });
+    return ask<std::vector<receiver_status>>([](auto answer) {
+      return observe_request{question::status, [answer](observation seen) {
+                               answer->set_value(std::move(seen.states));
+                             }};
+    });
   }
 
   /// Timers under way, of all actors together.

@@ -1,0 +1,186 @@
+#include "actors/agent.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <caf/io/middleman.hpp>
+#include <caf/send.hpp>
+
+#include "actors/states.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using pointer = agent_actor::stateful_pointer<agent_state>;
+using std::chrono::milliseconds;
+
+/// A life as long as this was no failed start: what came before it is forgotten.
+constexpr std::chrono::minutes long_life{1};
+
+/// Doubles with every failure, up to a bound.
+milliseconds wait_after(std::uint32_t failures, std::uint32_t first_ms, std::uint32_t longest_ms) {
+  const auto doublings = std::min(failures, 20u);
+  return milliseconds(std::min<std::uint64_t>(std::uint64_t{first_ms} << doublings, longest_ms));
+}
+
+void arm(pointer self) {
+  auto& state = self->state;
+  auto due = state.restart_at;
+  for (const auto& d : state.doors)
+    if (!d.link && !d.dialing && (!due || d.next_try < *due)) due = d.next_try;
+  state.timer.arm(self, due);
+}
+
+// --- the receiver -------------------------------------------------------------------------------
+
+void start_receiver(pointer self) {
+  auto& state = self->state;
+  state.restart_at.reset();
+  state.hello.reset();
+  state.born = self->clock().now();
+  const incarnation inc{state.env->entropy(), state.env->entropy()};
+  state.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, state.bytes, inc,
+                                               caf::actor_cast<supervisor_actor>(self));
+  for (const auto& d : state.doors)
+    if (d.link) self->send(d.link, retarget{state.receiver});
+}
+
+void receiver_ended(pointer self, const caf::error& reason) {
+  auto& state = self->state;
+  const auto now = self->clock().now();
+  state.receiver = nullptr;
+  if (state.leaving) {
+    state.leaving->set_value();
+    return self->quit();
+  }
+  state.env->log->warn("{} ended: {}", state.bytes->name(), caf::to_string(reason));
+  // Nobody renews or ends its lease now.
+  state.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
+  const auto& s = state.env->options.supervision;
+  if (now - state.born >= long_life) state.restarts = 0;
+  if (++state.restarts > s.restart_max) {
+    state.env->log->critical("{} is not started again: it ended {} times in a row",
+                             state.bytes->name(), state.restarts);
+    state.bytes->publish({false, receiver_phase::empty, {}, 0, errc::gave_up});
+    return;
+  }
+  state.restart_at = now + wait_after(state.restarts - 1, s.backoff_ms, s.backoff_ms_max);
+  arm(self);
+}
+
+// --- the trainers -------------------------------------------------------------------------------
+
+void dial(pointer self, std::size_t index) {
+  auto& state = self->state;
+  auto& d = state.doors[index];
+  d.dialing = true;
+  auto g = state.ways->own_greeting(node_role::receiver);
+  g.id = state.bytes->id();
+  g.name = state.bytes->name();
+  // A weak hold: an agent that has ended is not kept for an answer that nobody needs.
+  const auto me = caf::actor_cast<caf::actor_addr>(self);
+  state.ways->dial(d.where, std::move(g), [me, index](link_channels channels, failure why) {
+    if (const auto agent = caf::actor_cast<agent_actor>(me))
+      caf::anon_send(agent, dialed{index, std::move(channels), std::move(why)});
+  });
+}
+
+void on_dialed(pointer self, dialed& m) {
+  auto& state = self->state;
+  auto& d = state.doors[m.door];
+  d.dialing = false;
+  if (state.leaving) return;
+  if (!m.channels.control) {
+    const auto& t = state.env->options.transport;
+    d.next_try = self->clock().now() + wait_after(d.failures++, t.retry_ms, t.retry_ms_max);
+    // Once for each reason: a trainer may be away for long.
+    if (std::exchange(d.last_failure, m.why.reason) != m.why.reason)
+      state.env->log->warn("{}: no link to {}:{}: {} {}", state.bytes->name(), d.where.host,
+                           d.where.port, to_string(m.why.reason), m.why.detail);
+    return arm(self);
+  }
+  d.failures = 0;
+  d.last_failure = errc::none;
+  d.link = caf::actor_cast<trainer_link_actor>(self->system().middleman().spawn_broker(
+      trainer_link_behavior, state.env, std::move(m.channels), state.receiver,
+      caf::actor_cast<caf::actor>(self)));
+  self->monitor(d.link);
+  state.env->log->info("{}: linked to {}:{}", state.bytes->name(), d.where.host, d.where.port);
+  if (state.hello) self->send(d.link, *state.hello);
+}
+
+void on_down(pointer self, const caf::down_msg& m) {
+  auto& state = self->state;
+  if (state.receiver && state.receiver.address() == m.source) return receiver_ended(self, m.reason);
+  for (auto& d : state.doors) {
+    if (!d.link || d.link.address() != m.source) continue;
+    d.link = nullptr;
+    d.next_try = self->clock().now() + milliseconds(state.env->options.transport.retry_ms);
+  }
+  arm(self);
+}
+
+void on_remove(pointer self, const remove_engine& m) {
+  auto& state = self->state;
+  state.leaving = m.answer;
+  if (state.hello) {
+    const goodbye_msg farewell{state.env->cluster, state.hello->id, state.hello->inc};
+    for (const auto& d : state.doors)
+      if (d.link) self->send(d.link, farewell);
+  }
+  if (state.receiver) {
+    self->send_exit(state.receiver, caf::exit_reason::user_shutdown);
+    return;
+  }
+  state.leaving->set_value();
+  self->quit();
+}
+
+void on_tick(pointer self) {
+  auto& state = self->state;
+  state.timer.fired();
+  const auto now = self->clock().now();
+  if (state.leaving) return;
+  if (state.restart_at && *state.restart_at <= now) start_receiver(self);
+  for (std::size_t i = 0; i < state.doors.size(); ++i) {
+    const auto& d = state.doors[i];
+    if (!d.link && !d.dialing && d.next_try <= now) dial(self, i);
+  }
+  arm(self);
+}
+
+}  // namespace
+
+agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const actor_env> env,
+                                          std::shared_ptr<engine> bytes, gateway* ways,
+                                          std::vector<node_address> trainers) {
+  auto& state = self->state;
+  state.env = std::move(env);
+  state.bytes = std::move(bytes);
+  state.ways = ways;
+  for (auto& t : trainers) {
+    agent_state::door d;
+    d.where = std::move(t);
+    state.doors.push_back(std::move(d));
+  }
+  self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
+  self->set_exit_handler([self](const caf::exit_msg& m) {
+    if (self->state.receiver) self->send_exit(self->state.receiver, m.reason);
+    self->quit(m.reason);
+  });
+  start_receiver(self);
+  for (std::size_t i = 0; i < state.doors.size(); ++i) dial(self, i);
+  return {
+      [self](hello_msg& m) {
+        auto& s = self->state;
+        for (const auto& d : s.doors)
+          if (d.link) self->send(d.link, m);
+        s.hello = std::move(m);
+      },
+      [self](dialed& m) { on_dialed(self, m); },
+      [self](const remove_engine& m) { on_remove(self, m); },
+      [self](const tick&) { on_tick(self); },
+  };
+}
+
+}  // namespace lockstep

@@ -1,0 +1,153 @@
+// The auditor: compares every receiver's bytes with the snapshot's, tensor by tensor, at a version
+// that both hold.
+#include <algorithm>
+#include <map>
+
+#include "actors/states.hpp"
+#include "protocol/deadlines.hpp"
+
+namespace lockstep {
+
+/// Between two rounds: who was in the midst of a sync is asked again.
+constexpr std::chrono::milliseconds round_pause{100};
+
+namespace {
+
+using pointer = auditor_actor::stateful_pointer<auditor_state>;
+
+void begin_round(pointer self) {
+  auto& state = self->state;
+  const auto& env = *state.setup.env;
+  state.challenge = env.entropy();
+  state.held.reset();
+  self->send(state.setup.snapshot, digests_request{state.challenge});
+  for (auto& [id, o] : state.open) {
+    o.reply.reset();
+    self->send(o.target.receiver, audit_msg{env.cluster, o.target.who.inc, state.challenge});
+  }
+}
+
+void finish(pointer self) {
+  auto& state = self->state;
+  for (auto& [id, o] : state.open) {
+    auto why = std::string("it does not answer");
+    if (o.reply && !o.reply->version)
+      why = "it holds no version";
+    else if (o.reply && state.held)
+      why = "it held " + to_string(o.reply->version) + " while the snapshot held " +
+            to_string(state.held->version);
+    else if (o.reply)
+      why = "the snapshot does not answer";
+    state.done.push_back(
+        {id, o.target.name, o.reply ? o.reply->version : version_ref{}, false, std::move(why)});
+  }
+  std::ranges::sort(state.done, {}, &receiver_audit::id);
+  observation out;
+  out.audits = std::move(state.done);
+  out.end.lines = static_cast<std::uint32_t>(out.audits.size());
+  if (state.held) out.end.fleet = state.held->version;
+  state.setup.answer(std::move(out));
+  self->quit();
+}
+
+/// Empty if all tensors are the same.
+std::string difference(const layout& shape, const digests_result& held,
+                       const audit_reply_msg& reply) {
+  const auto digests = unpacked_digests(reply.digests);
+  if (!digests || digests->size() != held.tensors.size())
+    return "it answers for another number of tensors";
+  const auto at = std::ranges::mismatch(held.tensors, *digests).in1 - held.tensors.begin();
+  if (at == std::ssize(held.tensors)) return {};
+  return "tensor '" + shape[static_cast<std::size_t>(at)].name + "' differs";
+}
+
+/// Compares who can be compared; ends when nobody is left, or begins anew.
+void compare(pointer self) {
+  auto& state = self->state;
+  if (!state.held) return;
+  for (auto it = state.open.begin(); it != state.open.end();) {
+    const auto& o = it->second;
+    if (!o.reply || !o.reply->version || o.reply->version != state.held->version) {
+      ++it;
+      continue;
+    }
+    auto why = difference(state.setup.shape, *state.held, *o.reply);
+    const bool pass = why.empty();
+    state.done.push_back({it->first, o.target.name, o.reply->version, pass, std::move(why)});
+    it = state.open.erase(it);
+  }
+  if (state.open.empty()) finish(self);
+}
+
+void on_tick(pointer self) {
+  auto& state = self->state;
+  const auto now = self->clock().now();
+  if (now >= state.deadline) return finish(self);
+  // Not while somebody is still digesting: it would start over and never end.
+  const bool answered = state.held && std::ranges::all_of(state.open, [](const auto& o) {
+                          return o.second.reply.has_value();
+                        });
+  if (answered) begin_round(self);
+  self->delayed_send(self, round_pause, tick{});
+}
+
+}  // namespace
+
+payload packed_digests(const std::vector<digest>& digests) {
+  std::vector<std::byte> out;
+  out.reserve(digests.size() * packed_digest_bytes);
+  for (const auto& d : digests)
+    for (const auto lane : {d.lane0, d.lane1})
+      for (int shift = 0; shift < 64; shift += 8)
+        out.push_back(static_cast<std::byte>(lane >> shift & 0xff));
+  return payload(std::move(out));
+}
+
+std::optional<std::vector<digest>> unpacked_digests(const payload& bytes) {
+  if (bytes.size() % packed_digest_bytes != 0) return std::nullopt;
+  const auto word = [&](std::size_t at) {
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < 8; ++i)
+      sum |= std::to_integer<std::uint64_t>(bytes.data()[at + i]) << (8 * i);
+    return sum;
+  };
+  std::vector<digest> out(bytes.size() / packed_digest_bytes);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = {word(i * packed_digest_bytes), word(i * packed_digest_bytes + 8)};
+  return out;
+}
+
+auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
+  auto& state = self->state;
+  const auto& options = setup.env->options;
+  state.deadline = self->clock().now() + std::chrono::milliseconds(options.sync.commit_timeout_ms) +
+                   2 * transfer_time(options, setup.shape.total_bytes());
+  for (auto& t : setup.targets) {
+    const auto id = t.who.id;
+    if (t.receiver)
+      state.open.emplace(id, auditor_state::open_target{std::move(t), {}});
+    else
+      state.done.push_back({id, std::move(t.name), {}, false, std::move(t.why_not)});
+  }
+  state.setup = std::move(setup);
+  begin_round(self);
+  self->delayed_send(self, round_pause, tick{});
+  return {
+      [self](digests_result& m) {
+        if (m.challenge != self->state.challenge) return;
+        self->state.held = std::move(m);
+        compare(self);
+      },
+      [self](audit_reply_msg& m) {
+        auto& s = self->state;
+        const auto it = s.open.find(m.id);
+        if (m.challenge != s.challenge || it == s.open.end() || it->second.target.who.inc != m.inc)
+          return;
+        it->second.reply = std::move(m);
+        compare(self);
+      },
+      [self](const tick&) { on_tick(self); },
+  };
+}
+
+}  // namespace lockstep

@@ -1,0 +1,173 @@
+#include "actors/gateway.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+namespace lockstep {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+/// Links of which not every channel is there yet.
+constexpr std::size_t pending_max = 256;
+/// No link has more bulk channels.
+constexpr std::uint32_t streams_max = 16;
+
+log_function logging_to(std::shared_ptr<const actor_env> env) {
+  return [env = std::move(env)](log_level level, const std::string& line) {
+    constexpr spdlog::level::level_enum levels[] = {spdlog::level::trace, spdlog::level::debug,
+                                                    spdlog::level::info,  spdlog::level::warn,
+                                                    spdlog::level::err,   spdlog::level::off};
+    env->log->log(levels[static_cast<std::size_t>(level)], "{}", line);
+  };
+}
+
+security_options security_of(const transport_settings& t) {
+  return {t.certificate_file, t.key_file, t.authority_file, t.shared_key_file, t.insecure};
+}
+
+}  // namespace
+
+gateway::gateway(std::shared_ptr<const actor_env> env)
+    : env_(std::move(env)), log_(logging_to(env_)), io_(env_->options.transport.threads) {
+  security_ = std::make_shared<security>(security_of(env_->options.transport), log_);
+}
+
+gateway::~gateway() {
+  close();
+}
+
+void gateway::close() {
+  if (acceptor_) acceptor_->close();
+  io_.stop();
+  const std::lock_guard lock(mutex_);
+  pending_.clear();
+}
+
+greeting gateway::own_greeting(node_role role) const {
+  greeting g;
+  g.cluster = env_->cluster;
+  g.role = role;
+  g.name = std::string(to_string(role));
+  g.payload_bytes_max = payload_bytes_max;
+  g.control_bytes_max = control_bytes_max;
+  g.program = "lockstep " LOCKSTEP_VERSION_TEXT;
+  return g;
+}
+
+void gateway::listen(const node_address& at, link_handler take) {
+  take_ = std::move(take);
+  acceptor_options o;
+  o.host = at.host;
+  o.port = at.port;
+  o.self = own_greeting(node_role::trainer);
+  o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
+  const auto admit = [](const greeting& g, const std::string&) -> failure {
+    if (g.role == node_role::trainer) return {errc::bad_input, "this is a trainer itself"};
+    if (g.purpose == channel_purpose::control &&
+        (g.stream > streams_max || (g.role == node_role::receiver && g.stream == 0)))
+      return {errc::bad_input, "a link of " + std::to_string(g.stream) + " bulk channels"};
+    return {};
+  };
+  acceptor_ = std::make_unique<acceptor>(
+      io_, security_, std::move(o), admit,
+      [this](std::shared_ptr<channel> c) { on_channel(std::move(c)); }, log_);
+}
+
+/// A link is handed on when its control channel, which says how many bulk channels there are, and
+/// these are all there. What is left of links that are not completed goes after a while.
+void gateway::on_channel(std::shared_ptr<channel> c) {
+  link_channels complete;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
+    const milliseconds patience(env_->options.transport.connect_timeout_ms);
+    std::erase_if(pending_, [&](const auto& p) { return now - p.second.since > patience; });
+    const auto link = c->peer().link;
+    auto found = pending_.find(link);
+    if (found == pending_.end()) {
+      if (pending_.size() == pending_max) return;  // closes it
+      found = pending_.emplace(link, pending{}).first;
+      found->second.since = now;
+    }
+    auto& p = found->second;
+    const auto same_peer = [&](const auto& other) {
+      return !other || (other->peer().id == c->peer().id && other->peer().role == c->peer().role &&
+                        other->peer().name == c->peer().name);
+    };
+    if (!same_peer(p.channels.control) || !std::ranges::all_of(p.channels.bulk, same_peer)) {
+      return;
+    }
+    if (c->peer().purpose == channel_purpose::control) {
+      p.streams = c->peer().stream;
+      p.channels.control = std::move(c);
+    } else {
+      p.channels.bulk.push_back(std::move(c));
+      if (p.channels.bulk.size() > streams_max) pending_.erase(found), void();
+    }
+    found = pending_.find(link);
+    if (found == pending_.end()) return;
+    auto& now_there = found->second;
+    if (!now_there.channels.control || now_there.channels.bulk.size() < now_there.streams) return;
+    complete = std::move(now_there.channels);
+    pending_.erase(found);
+  }
+  take_(std::move(complete));
+}
+
+struct gateway::dialing {
+  gateway* owner;
+  node_address to;
+  greeting self;
+  std::uint32_t streams;
+  link_channels channels;
+  time_point deadline;
+  std::function<void(link_channels, failure)> done;
+};
+
+void gateway::dial(const node_address& to, greeting self,
+                   std::function<void(link_channels, failure)> done) {
+  const auto& t = env_->options.transport;
+  const auto streams = self.role == node_role::receiver ? t.streams : 0;
+  self.link = {env_->entropy(), env_->entropy()};
+  self.purpose = channel_purpose::control;
+  self.stream = streams;
+  dial_next(std::make_shared<dialing>(
+      dialing{this,
+              to,
+              std::move(self),
+              streams,
+              {},
+              std::chrono::steady_clock::now() + milliseconds(t.connect_timeout_ms),
+              std::move(done)}));
+}
+
+/// Channels one after the other: the control channel first, under one deadline for all.
+void gateway::dial_next(std::shared_ptr<dialing> d) {
+  connect_options o;
+  o.host = d->to.host;
+  o.port = d->to.port;
+  o.self = d->self;
+  if (d->channels.control) {
+    o.self.purpose = channel_purpose::bulk;
+    o.self.stream = static_cast<std::uint32_t>(d->channels.bulk.size());
+  }
+  o.deadline =
+      std::max(milliseconds(1),
+               std::chrono::ceil<milliseconds>(d->deadline - std::chrono::steady_clock::now()));
+  auto& owner = *d->owner;
+  connect(owner.io_, owner.security_, std::move(o), [d](connect_result result) {
+    if (auto* why = std::get_if<failure>(&result)) return d->done({}, std::move(*why));
+    auto& made = std::get<std::shared_ptr<channel>>(result);
+    if (d->channels.control)
+      d->channels.bulk.push_back(std::move(made));
+    else
+      d->channels.control = std::move(made);
+    if (d->channels.bulk.size() < d->streams) return dial_next(d);
+    d->done(std::move(d->channels), {});
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,74 @@
+#include "actors/link.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <caf/send.hpp>
+
+namespace lockstep {
+
+namespace {
+
+/// Control bytes that may wait for a peer: far more than a fleet says between two pings.
+constexpr std::size_t unwritten_bytes_max = 4 * control_bytes_max;
+constexpr std::size_t read_bytes = 64 << 10;
+
+}  // namespace
+
+void link_io::open(caf::io::broker* self, link_channels channels,
+                   std::shared_ptr<const actor_env> env) {
+  env_ = std::move(env);
+  peer_ = channels.control->peer();
+  where_ = channels.control->peer_address();
+  bulk_ = std::move(channels.bulk);
+  heard_ = self->clock().now();
+  control_ = self->add_scribe(channels.control->release());
+  self->configure_read(control_, caf::io::receive_policy::at_most(read_bytes));
+  const auto me = caf::actor_cast<caf::actor>(self);
+  for (const auto& c : bulk_)
+    c->start(
+        [me](bucket_msg m, std::uint64_t shipment) {
+          caf::anon_send(me, bulk_bucket{std::move(m), shipment});
+        },
+        [me](const failure& why) { caf::anon_send(me, bulk_closed{why}); });
+  watch(self);
+}
+
+link_io::~link_io() {
+  for (const auto& c : bulk_) c->close();
+}
+
+bool link_io::write(caf::io::broker* self, const wire_message& m) {
+  const auto bytes = encode_message(m);
+  if (bytes.size() > peer_.control_bytes_max) {
+    env_->log->error("{}: a {} of {} bytes is more than it takes", where_, name_of(m),
+                     bytes.size());
+    return true;  // lost, and its deadline says so
+  }
+  auto& out = self->wr_buf(control_);
+  if (out.size() + bytes.size() > unwritten_bytes_max) {
+    end(self, errc::timeout, "it does not take what is sent");
+    return false;
+  }
+  self->write(control_, bytes.size(), bytes.data());
+  self->flush(control_);
+  return true;
+}
+
+void link_io::send(caf::io::broker* self, bucket_msg m) {
+  const auto n = next_bulk_++ % bulk_.size();
+  if (!bulk_[n]->send(std::move(m), shipment_)) end(self, errc::dead, "its bulk channel is closed");
+}
+
+void link_io::end(caf::io::broker* self, errc reason, const std::string& detail) {
+  env_->log->warn("the link to {} ({}) ends: {} {}", peer_.name, where_, to_string(reason), detail);
+  self->quit(caf::exit_reason::remote_link_unreachable);
+}
+
+void link_io::watch(caf::io::broker* self) {
+  const std::chrono::milliseconds lease(env_->options.receiver.lease_ms);
+  if (self->clock().now() - heard_ > 2 * lease)
+    return end(self, errc::lease_expired, "it is silent");
+  self->delayed_send(self, lease / 4 + std::chrono::milliseconds(1), tick{});
+}
+
+}  // namespace lockstep

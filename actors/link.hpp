@@ -1,0 +1,150 @@
+// Decides what the actors that stand for a peer in another process are made of. Private to actors/.
+//
+// A peer is a broker of CAF's middleman: whoever has its handle speaks to it as to the actor that
+// it stands for, and what arrives from it comes from that handle. Its connections are already
+// authenticated when it starts (transport/); it reads nothing but messages of messages/wire.hpp.
+#pragma once
+
+#include <caf/actor.hpp>
+#include <caf/allowed_unsafe_message_type.hpp>
+#include <caf/io/broker.hpp>
+#include <caf/stateful_actor.hpp>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/interfaces.hpp"
+#include "messages/wire_stream.hpp"
+#include "transport/channel.hpp"
+
+namespace lockstep {
+
+/// The connections to one peer, not yet in use.
+struct link_channels {
+  std::shared_ptr<channel> control;
+  std::vector<std::shared_ptr<channel>> bulk;
+};
+
+/// A bucket has come over a bulk channel.
+struct bulk_bucket {
+  bucket_msg bucket;
+  std::uint64_t shipment = 0;
+};
+/// A bulk channel has ended, and the link with it.
+struct bulk_closed {
+  failure why;
+};
+/// Another life of the receiver is to be spoken to.
+struct retarget {
+  receiver_actor receiver;
+};
+/// The last words have had their time.
+struct farewell {};
+/// What came of dialing a trainer's address.
+struct dialed {
+  std::size_t door = 0;
+  link_channels channels;  ///< no control channel: failed
+  failure why;
+};
+
+/// The connections of a link in use. Its owner is the broker, and nobody else calls it.
+class link_io {
+ public:
+  link_io() = default;
+  link_io(const link_io&) = delete;
+  link_io& operator=(const link_io&) = delete;
+  /// Closes the bulk channels; the broker closes the control connection.
+  ~link_io();
+
+  /// Takes over the control connection and starts the bulk channels, which report to `self`.
+  void open(caf::io::broker* self, link_channels channels, std::shared_ptr<const actor_env> env);
+
+  /// Sends a control message. False, and the broker quits, if the peer does not take what is sent.
+  bool write(caf::io::broker* self, const wire_message& m);
+  /// Sends a bucket of the shipment that the last head began.
+  void send(caf::io::broker* self, bucket_msg m);
+  /// A head has been written: buckets that follow belong to it.
+  void begin_shipment() noexcept { ++shipment_; }
+
+  /// Takes what has arrived and calls `take(message)` for every message in it; the broker quits at
+  /// the first that is none.
+  template <class Take>
+  void read(caf::io::broker* self, const std::vector<char>& bytes, Take take) {
+    heard_ = self->clock().now();
+    in_.feed(std::as_bytes(std::span(bytes)));
+    while (auto next = in_.next()) {
+      if (auto* m = std::get_if<wire_message>(&*next)) {
+        if (!take(*m)) return;
+        continue;
+      }
+      return end(self, std::get<wire_failure>(*next).reason, std::get<wire_failure>(*next).detail);
+    }
+  }
+
+  /// Ends the link: says why in the log, and quits.
+  void end(caf::io::broker* self, errc reason, const std::string& detail);
+
+  /// Keeps ticks coming; quits if the peer has been silent for so long that its lease is long over.
+  void watch(caf::io::broker* self);
+
+  const greeting& peer() const noexcept { return peer_; }
+
+ private:
+  std::shared_ptr<const actor_env> env_;
+  greeting peer_;
+  std::string where_;
+  caf::io::connection_handle control_;
+  std::vector<std::shared_ptr<channel>> bulk_;
+  std::size_t next_bulk_ = 0;
+  std::uint64_t shipment_ = 0;
+  wire_stream in_;
+  time_point heard_;
+};
+
+/// Stands for a receiver of another process at the trainer's.
+struct receiver_link_state {
+  static inline const char* name = "receiver_link";
+  supervisor_actor supervisor;
+  link_io io;
+  flusher_actor flusher;                      ///< whose shipment is under way
+  std::map<std::uint64_t, join_actor> joins;  ///< by run
+  caf::actor auditor;                         ///< who asked last
+};
+using receiver_link = caf::stateful_actor<receiver_link_state, caf::io::broker>;
+caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const actor_env> env,
+                                     link_channels channels, supervisor_actor supervisor);
+
+/// Stands for a trainer of another process at the receiver's: its supervisor, join and flushers.
+struct trainer_link_state {
+  static inline const char* name = "trainer_link";
+  receiver_actor receiver;
+  link_io io;
+  std::uint64_t heads = 0;        ///< announcements that have come
+  std::vector<bulk_bucket> held;  ///< came before the announcement that they belong to
+  bool leaving = false;           ///< the receiver has said goodbye
+};
+using trainer_link = caf::stateful_actor<trainer_link_state, caf::io::broker>;
+caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const actor_env> env,
+                                    link_channels channels, receiver_actor receiver,
+                                    caf::actor agent);
+
+/// Stands for somebody who only looks on.
+struct observer_link_state {
+  static inline const char* name = "observer_link";
+  supervisor_actor supervisor;
+  link_io io;
+  bool asked = false;  ///< one question at a time
+};
+using observer_link = caf::stateful_actor<observer_link_state, caf::io::broker>;
+caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const actor_env> env,
+                                     link_channels channels, supervisor_actor supervisor);
+
+}  // namespace lockstep
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::bulk_bucket)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::bulk_closed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::retarget)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::farewell)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::dialed)

@@ -1,0 +1,204 @@
+// `lockstep status` and `lockstep audit`: what a fleet is doing, and whether it holds what it
+// should.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/observer.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/replay_output.hpp"
+#include "apps/standard_output.hpp"
+#include "apps/stop_signal.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using json = nlohmann::ordered_json;
+using std::chrono::milliseconds;
+
+struct observe_options {
+  settings_options settings;
+  std::string address;
+  std::uint32_t timeout_ms = 10'000;
+  std::uint32_t period_ms = 1'000;
+  bool watch = false;
+  bool json = false;
+  bool insecure = false;
+};
+
+settings settings_of(const observe_options& o) {
+  auto s = o.settings.load().build();
+  if (o.insecure) s.transport.insecure = true;
+  return s;
+}
+
+void print(const json& line) {
+  print_out(line.dump(-1, ' ', false, json::error_handler_t::replace) + '\n');
+}
+
+/// Versions between what a receiver holds and what the fleet holds; nothing if that cannot be said.
+std::optional<std::uint64_t> lag_of(const receiver_status& s, version_ref fleet) {
+  if (!fleet || s.state.version.run != fleet.run || s.state.version.number > fleet.number)
+    return std::nullopt;
+  return fleet.number - s.state.version.number;
+}
+
+/// What was sent since the status before, in bytes a second.
+double rate_of(const receiver_status& s, const std::vector<receiver_status>& before,
+               double seconds) {
+  for (const auto& b : before)
+    if (b.id == s.id && b.sent_bytes <= s.sent_bytes && seconds > 0)
+      return static_cast<double>(s.sent_bytes - b.sent_bytes) / seconds;
+  return 0;
+}
+
+json to_json(const receiver_status& s, version_ref fleet) {
+  const auto lag = lag_of(s, fleet);
+  return {{"id", s.id},
+          {"name", s.name},
+          {"member", s.member},
+          {"standing", s.standing},
+          {"ready", s.state.ready},
+          {"phase", to_string(s.state.phase)},
+          {"version", to_string(s.state.version)},
+          {"label", s.state.label},
+          {"lag", lag ? json(*lag) : json()},
+          {"phase_ms", s.phase_ms},
+          {"heard_ms", s.heard_ms},
+          {"reason", to_string(s.reason == errc::none ? s.state.reason : s.reason)},
+          {"detail", s.detail},
+          {"reseeds", s.reseeds},
+          {"restarts", s.restarts},
+          {"sent_bytes", s.sent_bytes}};
+}
+
+void print_status(const observe_options& o, const answer_of_fleet& a,
+                  const std::vector<receiver_status>& before, double seconds) {
+  if (o.json) {
+    json receivers = json::array();
+    for (const auto& s : a.states) {
+      receivers.push_back(to_json(s, a.end.fleet));
+      receivers.back()["bytes_per_s"] = rate_of(s, before, seconds);
+    }
+    print({{"kind", "status"},
+           {"version", to_string(a.end.fleet)},
+           {"reason", to_string(a.end.reason)},
+           {"receivers", std::move(receivers)}});
+    return;
+  }
+  auto text = fmt::format("the fleet holds {}\n",
+                          a.end.fleet ? to_string(a.end.fleet) : "no version: no trainer is up");
+  text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8}  {}\n", "id",
+                      "name", "standing", "phase", "label", "lag", "for", "sent", "reseeds",
+                      "restarts", "reason");
+  for (const auto& s : a.states) {
+    const auto lag = lag_of(s, a.end.fleet);
+    const auto reason = s.reason == errc::none ? s.state.reason : s.reason;
+    text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8}  {}{}{}\n",
+                        s.id, s.name, s.standing, to_string(s.state.phase), s.state.label,
+                        lag ? std::to_string(*lag) : std::string("-"),
+                        human_seconds(static_cast<double>(s.phase_ms) / 1000),
+                        human_bytes(s.sent_bytes), s.reseeds, s.restarts,
+                        s.state.ready ? "ready" : to_string(reason), s.detail.empty() ? "" : ": ",
+                        s.detail);
+  }
+  print_out(text);
+}
+
+int run_status(const observe_options& o) {
+  const auto options = settings_of(o);
+  const auto ask = [&] {
+    return ask_fleet(options, o.address, question::status, milliseconds(o.timeout_ms));
+  };
+  auto seen = ask();
+  print_status(o, seen, {}, 0);
+  if (!o.watch) return exit_ok;
+  stop_signal stop;
+  while (!stop.wait_for(milliseconds(o.period_ms))) {
+    auto now = ask();
+    print_status(o, now, seen.states, static_cast<double>(o.period_ms) / 1000);
+    seen = std::move(now);
+  }
+  return exit_ok;
+}
+
+int run_audit(const observe_options& o) {
+  const auto options = settings_of(o);
+  const auto a = ask_fleet(options, o.address, question::audit, milliseconds(o.timeout_ms));
+  if (a.end.reason != errc::none)
+    throw error(errc::unreachable, "there is nothing to compare with: no trainer's side is up (" +
+                                       std::string(to_string(a.end.reason)) + ")");
+  const bool pass = !a.audits.empty() && std::ranges::all_of(a.audits, &receiver_audit::pass);
+  if (o.json) {
+    json receivers = json::array();
+    for (const auto& r : a.audits)
+      receivers.push_back({{"id", r.id},
+                           {"name", r.name},
+                           {"version", to_string(r.version)},
+                           {"pass", r.pass},
+                           {"why_not", r.why_not}});
+    print({{"kind", "audit"},
+           {"version", to_string(a.end.fleet)},
+           {"pass", pass},
+           {"receivers", std::move(receivers)}});
+  } else {
+    std::string text;
+    for (const auto& r : a.audits)
+      text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL",
+                          r.pass ? " at " : ": ", r.pass ? to_string(r.version) : r.why_not);
+    if (a.audits.empty()) text = "there is no receiver\n";
+    print_out(text + fmt::format("audit: {}\n", pass ? "pass" : "fail"));
+  }
+  return pass ? exit_ok : exit_check_failed;
+}
+
+CLI::App* add_observer(CLI::App& program, const std::string& name, const std::string& help,
+                       const std::shared_ptr<observe_options>& o, std::uint32_t timeout_ms) {
+  auto* command = program.add_subcommand(name, help);
+  o->timeout_ms = timeout_ms;
+  command->add_option("address", o->address, "Where the trainer's process listens")
+      ->type_name("HOST:PORT")
+      ->required();
+  command->add_option("--timeout-ms", o->timeout_ms, "How long to wait for the answer")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("MS")
+      ->capture_default_str();
+  command->add_flag("--json", o->json, "One JSON object a line");
+  command->add_flag("--insecure", o->insecure,
+                    "Leave this machine with neither certificates nor a shared key");
+  o->settings.add_to(*command);
+  return command;
+}
+
+}  // namespace
+
+void add_status_command(CLI::App& program, std::function<int()>& run) {
+  const auto o = std::make_shared<observe_options>();
+  auto* command = add_observer(
+      program, "status", "Say where every receiver of a fleet stands, and for how long", o, 10'000);
+  command->add_flag("--watch", o->watch, "Go on until interrupted");
+  command->add_option("--period-ms", o->period_ms, "Between two looks")
+      ->check(plain_number(10, 86'400'000))
+      ->type_name("MS")
+      ->capture_default_str();
+  command->callback([o, &run] { run = [o] { return run_status(*o); }; });
+}
+
+void add_audit_command(CLI::App& program, std::function<int()>& run) {
+  const auto o = std::make_shared<observe_options>();
+  auto* command = add_observer(
+      program, "audit",
+      "Compare every receiver's bytes with the trainer's snapshot now, tensor by tensor", o,
+      60'000);
+  command->callback([o, &run] { run = [o] { return run_audit(*o); }; });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,24 @@
+// Decides how the program asks a trainer's process about its fleet.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config/settings.hpp"
+#include "messages/observer.hpp"
+
+namespace lockstep {
+
+/// What the trainer's side answered.
+struct answer_of_fleet {
+  std::vector<receiver_status> states;
+  std::vector<receiver_audit> audits;
+  observed_msg end;
+};
+
+/// Asks the trainer at `address` (HOST:PORT). Throws `error{unreachable}` or `error{timeout}` if it
+/// does not answer within `patience`, `error{bad_input}` for an address or answer that is none.
+answer_of_fleet ask_fleet(const settings& options, const std::string& address, question what,
+                          std::chrono::milliseconds patience);
+
+}  // namespace lockstep

@@ -1,0 +1,214 @@
+// `lockstep trainer`: a process that plays a trainer for receivers of other processes.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "actors/trainer.hpp"
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/replay_output.hpp"
+#include "apps/standard_output.hpp"
+#include "apps/stop_signal.hpp"
+#include "weights/checkpoint.hpp"
+#include "weights/weight_stream.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using std::chrono::milliseconds;
+using clock = std::chrono::steady_clock;
+
+struct trainer_command_options {
+  settings_options settings;
+  std::string base;
+  std::optional<std::string> stream;
+  std::optional<std::string> listen;
+  std::uint32_t receivers = 1;
+  std::uint32_t rounds = 1;
+  std::uint32_t period_ms = 0;
+  std::uint32_t patience_ms = 600'000;
+  bool serve = false;
+  bool json = false;
+  bool insecure = false;
+};
+
+settings settings_of(const trainer_command_options& o) {
+  auto s = o.settings.load().build();
+  if (o.insecure) s.transport.insecure = true;
+  if (o.listen) s.transport.listen = *o.listen;
+  if (s.transport.listen.empty()) s.transport.listen = "127.0.0.1:0";
+  s.transport.connect.clear();
+  return s;
+}
+
+/// Between two tries at something that the fleet is not ready for.
+constexpr milliseconds pause{100};
+
+class player {
+ public:
+  explicit player(const trainer_command_options& o)
+      : options_(o), base_(checkpoint::open(o.base)), output_(o.json) {
+    if (o.stream) stream_.emplace(weight_stream::open(*o.stream, base_.shape()));
+  }
+
+  int run() {
+    const auto settings = settings_of(options_);
+    runtime on(settings);
+    say_where(settings.transport.listen, on.port());
+    weights_ = weight_buffer(base_.shape());
+    weights_.copy_from(base_);
+    trainer trainer(on, base_.shape());
+    trainer.seed(weights_);
+    const auto started = clock::now();
+    if (wait_for_fleet(trainer) && play_all(trainer))
+      summary_.seconds = std::chrono::duration<double>(clock::now() - started).count();
+    conclude(trainer);
+    while (options_.serve && !stop_.wait_for(std::chrono::seconds(1))) {
+    }
+    return summary_.pass() ? exit_ok : exit_check_failed;
+  }
+
+ private:
+  void say_where(const std::string& listen, std::uint16_t port) const {
+    const auto host = listen.substr(0, listen.rfind(':'));
+    if (options_.json) {
+      const nlohmann::ordered_json line{{"kind", "listening"}, {"host", host}, {"port", port}};
+      print_out(line.dump() + '\n');
+    } else {
+      print_out(fmt::format("listening on {}:{}\n", host, port));
+    }
+  }
+
+  /// False if told to stop before.
+  bool wait_for_fleet(const trainer& t) {
+    const auto until = clock::now() + milliseconds(options_.patience_ms);
+    while (!t.wait_for_members(options_.receivers, pause)) {
+      if (stop_.wait_for(milliseconds(0))) return false;
+      if (clock::now() >= until)
+        throw error(errc::unreachable,
+                    fmt::format("fewer than {} receivers have come", options_.receivers));
+    }
+    return true;
+  }
+
+  /// Every version of the stream, as often as asked; every round but the first begins with the base
+  /// again. Labels go on counting. False if told to stop before.
+  bool play_all(trainer& t) {
+    if (!stream_) return true;
+    const auto& versions = stream_->versions();
+    output_.start(fmt::format("syncing {} versions of {} tensors ({})", versions.size(),
+                              base_.shape().count(), human_bytes(base_.shape().total_bytes())));
+    const auto span = versions.back().version + 1;
+    for (std::uint64_t round = 0; round < options_.rounds; ++round) {
+      if (round > 0) {
+        weights_.copy_from(base_);
+        if (!play(t, round * span)) return false;
+      }
+      for (std::size_t i = 0; i < versions.size(); ++i) {
+        stream_->load(i, weights_);
+        if (!play(t, round * span + versions[i].version)) return false;
+      }
+    }
+    return true;
+  }
+
+  /// One version, until somebody has it; false if told to stop before.
+  bool play(trainer& t, std::uint64_t label) {
+    const auto until = clock::now() + milliseconds(options_.patience_ms);
+    for (;;) {
+      const auto report = t.sync(label, weights_).wait();
+      output_.sync(report, held_, t.receivers());
+      ++summary_.attempts;
+      summary_.sent_bytes += report.sent_bytes;
+      summary_.reseed_bytes += report.reseed_bytes;
+      if (report.reason == errc::fenced || report.reason == errc::shut_down)
+        throw error(report.reason, report.detail);
+      if (report.result != sync_result::aborted) {
+        ++summary_.syncs;
+        summary_.wire_bytes += report.wire_bytes;
+        summary_.full_bytes += report.full_bytes;
+        held_ = label;
+        return !stop_.wait_for(milliseconds(options_.period_ms));
+      }
+      if (stop_.wait_for(pause)) return false;
+      if (clock::now() >= until)
+        throw error(errc::timeout,
+                    fmt::format("version {} reached nobody: {}", label, report.detail));
+    }
+  }
+
+  /// What every receiver holds now.
+  void conclude(const trainer& t) {
+    const auto states = t.receivers();
+    for (const auto& a : t.audit()) {
+      audit_line line{a.id, a.name, a.pass, a.why_not, 0, 0};
+      for (const auto& s : states) {
+        if (s.id != a.id) continue;
+        line.reseeds = s.reseeds;
+        line.restarts = s.restarts;
+        summary_.reseeds += s.reseeds;
+      }
+      summary_.receivers.push_back(std::move(line));
+    }
+    output_.summary(summary_);
+  }
+
+  const trainer_command_options& options_;
+  stop_signal stop_;
+  checkpoint base_;
+  std::optional<weight_stream> stream_;
+  replay_output output_;
+  weight_buffer weights_;
+  std::uint64_t held_ = 0;
+  replay_summary summary_;
+};
+
+}  // namespace
+
+void add_trainer_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "trainer", "Play a trainer for receivers in other processes: sync every version of a stream");
+  const auto o = std::make_shared<trainer_command_options>();
+  command->add_option("--base", o->base, "Checkpoint to begin with")->type_name("DIR")->required();
+  command
+      ->add_option("--stream", o->stream,
+                   "Full checkpoints, or a published stream, one directory a version; none: only "
+                   "the base is kept")
+      ->type_name("DIR");
+  command
+      ->add_option("--listen", o->listen,
+                   "Where receivers find this process; port 0 takes one that is free")
+      ->type_name("HOST:PORT=127.0.0.1:0");
+  command->add_option("--receivers", o->receivers, "How many must be there before the first sync")
+      ->check(plain_number(0, 65'536))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--rounds", o->rounds, "How often the whole stream is played")
+      ->check(plain_number(1, 1'000'000'000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--period-ms", o->period_ms, "Pause after each sync, as training would make")
+      ->check(plain_number(0, 86'400'000))
+      ->type_name("MS")
+      ->capture_default_str();
+  command
+      ->add_option("--patience-ms", o->patience_ms,
+                   "How long to wait for receivers, at first and for each version")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("MS")
+      ->capture_default_str();
+  command->add_flag("--serve", o->serve, "Stay at the last version until SIGTERM or SIGINT");
+  command->add_flag("--json", o->json, "One JSON object a line");
+  command->add_flag("--insecure", o->insecure,
+                    "Leave this machine with neither certificates nor a shared key");
+  o->settings.add_to(*command);
+  command->callback([o, &run] { run = [o] { return player(*o).run(); }; });
+}
+
+}  // namespace lockstep

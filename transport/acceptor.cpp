@@ -1,0 +1,330 @@
+#include "transport/acceptor.hpp"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "transport/failure_limit.hpp"
+#include "transport/log_throttle.hpp"
+#include "transport/opening.hpp"
+#include "transport/sockets.hpp"
+
+namespace lockstep {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+namespace {
+
+/// What is waited after the system gave no connection.
+constexpr std::chrono::milliseconds accept_pause{100};
+
+class arrival;
+
+}  // namespace
+
+struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
+  impl(io_threads& threads, std::shared_ptr<const security> with, acceptor_options from,
+       admit_handler may_enter, channel_handler taker, log_function to)
+      : io(threads.context()),
+        guard(std::move(with)),
+        options(std::move(from)),
+        admit(std::move(may_enter)),
+        on_channel(std::move(taker)),
+        log(std::move(to)),
+        listener(asio::make_strand(io)),
+        pause(listener.get_executor()),
+        limit(options.failures_per_minute_max) {}
+
+  void listen();
+  void accept();
+  void arrived(tcp::socket socket);
+  void ended(const arrival* who, const failure& why, bool not_admitted, const std::string& address);
+  std::uint64_t& count_of(errc reason);
+  void close();
+
+  asio::io_context& io;
+  const std::shared_ptr<const security> guard;
+  const acceptor_options options;
+  const admit_handler admit;
+  const channel_handler on_channel;
+  log_throttle log;
+  tcp::acceptor listener;
+  asio::steady_timer pause;
+  std::uint16_t port = 0;
+
+  std::mutex mutex;  // of what follows
+  bool closed = false;
+  acceptor_counters counters;
+  failure_limit limit;
+  std::unordered_map<const arrival*, std::weak_ptr<arrival>> arrivals;
+};
+
+namespace {
+
+std::string host_of(const std::string& address) {
+  return address.substr(0, address.rfind(':'));
+}
+
+/// One connection on its way to be a channel. Its pending operations hold it.
+class arrival : public std::enable_shared_from_this<arrival> {
+ public:
+  arrival(std::shared_ptr<acceptor::impl> home, tcp::socket socket, std::string address)
+      : home_(std::move(home)), address_(std::move(address)), opening_(std::move(socket)) {}
+  arrival(const arrival&) = delete;
+  arrival& operator=(const arrival&) = delete;
+
+  void run() {
+    asio::post(opening_.socket.get_executor(), [self = shared_from_this()] { self->begin(); });
+  }
+
+  /// From any thread.
+  void drop() {
+    asio::post(opening_.socket.get_executor(), [self = shared_from_this()] {
+      self->end({errc::shut_down, "no longer listening"});
+    });
+  }
+
+ private:
+  void begin() {
+    if (over_) return;
+    auto self = shared_from_this();
+    opening_.limit(home_->options.handshake_deadline, [self] {
+      self->end({errc::timeout, "no greeting in time"});
+    });
+    opening_.secure(*home_->guard, true, [self](failure why) {
+      if (why) return self->end(why);
+      self->listen();
+    });
+  }
+
+  void listen() {
+    opening_.receive(greeting_frame_bytes,
+                     [self = shared_from_this()](std::variant<opening::frame, failure> got) {
+                       if (auto* why = std::get_if<failure>(&got))
+                         return self->refuse(std::move(*why));
+                       auto decoded = decode_greeting(std::get<opening::frame>(got));
+                       if (auto* why = std::get_if<failure>(&decoded))
+                         return self->refuse(std::move(*why));
+                       self->judge(std::get<greeting>(std::move(decoded)));
+                     });
+  }
+
+  void judge(greeting said) {
+    peer_ = std::move(said);
+    if (peer_.cluster != home_->options.self.cluster)
+      return refuse({errc::wrong_cluster, "belongs to another cluster"});
+    if (auto wrong = check_identity(*home_->guard, opening_.proven(), peer_))
+      return refuse(std::move(wrong));
+    if (auto unwanted = home_->admit(peer_, address_)) {
+      not_admitted_ = true;
+      return refuse(std::move(unwanted));
+    }
+    answer({}, [self = shared_from_this()](failure why) {
+      if (why) return self->end(why);
+      self->enter();
+    });
+  }
+
+  void answer(failure verdict, std::function<void(failure)> then) {
+    greeting own = home_->options.self;
+    own.purpose = peer_.purpose;
+    own.link = peer_.link;
+    own.stream = peer_.stream;
+    opening_.send(encode_answer({std::move(verdict), std::move(own)}), std::move(then));
+  }
+
+  /// Says why, where that can help: not to a stranger who speaks something else.
+  void refuse(failure why) {
+    const bool speaks = why.reason != errc::bad_frame && why.reason != errc::dead &&
+                        why.reason != errc::timeout && why.reason != errc::bad_checksum;
+    if (!speaks) return end(why);
+    answer(why, [self = shared_from_this(), why](const failure&) {
+      self->opening_.drain();
+      self->end(why);
+    });
+  }
+
+  void enter() {
+    if (std::exchange(over_, true)) return;
+    const auto& options = home_->options;
+    home_->ended(this, {}, false, address_);
+    home_->on_channel(
+        opening_.to_channel(options.self, std::move(peer_), address_, options.channels));
+  }
+
+  void end(const failure& why) {
+    if (std::exchange(over_, true)) return;
+    opening_.close();
+    home_->ended(this, why, not_admitted_, address_);
+  }
+
+  const std::shared_ptr<acceptor::impl> home_;
+  const std::string address_;
+  opening opening_;
+  greeting peer_;
+  bool not_admitted_ = false;
+  bool over_ = false;
+};
+
+}  // namespace
+
+void acceptor::impl::listen() {
+  const auto where = options.host + ":" + std::to_string(options.port);
+  boost::system::error_code failed;
+  auto address = asio::ip::make_address(options.host, failed);
+  if (failed) {
+    const auto found = tcp::resolver(io).resolve(options.host, std::to_string(options.port),
+                                                 tcp::resolver::passive, failed);
+    if (failed || found.empty())
+      throw error(errc::unreachable, "cannot listen on " + where + ": " + failed.message());
+    address = found.begin()->endpoint().address();
+    guard->check_host(address.to_string());
+  }
+  const tcp::endpoint end(address, options.port);
+  listener.open(end.protocol(), failed);
+  if (!failed) listener.set_option(tcp::acceptor::reuse_address(true), failed);
+  if (!failed) listener.bind(end, failed);
+  if (!failed) listener.listen(tcp::acceptor::max_listen_connections, failed);
+  if (failed) throw error(errc::unreachable, "cannot listen on " + where + ": " + failed.message());
+  close_on_exec(listener.native_handle());
+  port = listener.local_endpoint().port();
+}
+
+void acceptor::impl::accept() {
+  listener.async_accept(
+      asio::make_strand(io),
+      [self = shared_from_this()](boost::system::error_code failed, tcp::socket socket) {
+        if (failed == asio::error::operation_aborted || !self->listener.is_open()) return;
+        if (!failed) {
+          self->arrived(std::move(socket));
+          return self->accept();
+        }
+        {
+          const std::lock_guard lock(self->mutex);
+          ++self->counters.accept_errors;
+        }
+        self->log(log_level::error, "a connection could not be accepted: " + failed.message());
+        // Most often there are no descriptors left, and none will be at once.
+        self->pause.expires_after(accept_pause);
+        self->pause.async_wait([self](boost::system::error_code stopped) {
+          if (!stopped && self->listener.is_open()) self->accept();
+        });
+      });
+}
+
+void acceptor::impl::arrived(tcp::socket socket) {
+  boost::system::error_code gone;
+  const auto end = socket.remote_endpoint(gone);
+  if (gone) return;
+  prepare_socket(socket, options.channels.socket_buffer_bytes);
+  const auto address = text_of(end);
+  std::shared_ptr<arrival> newcomer;
+  const char* unwanted = nullptr;
+  {
+    const std::lock_guard lock(mutex);
+    if (closed) return;
+    if (!end.address().is_loopback() &&
+        limit.is_over(host_of(address), failure_limit::clock::now())) {
+      ++counters.rate_limited;
+      unwanted = "has failed too often";
+    } else if (arrivals.size() >= options.unauthenticated_max) {
+      ++counters.crowded_out;
+      unwanted = "came while too many others had not been greeted";
+    } else {
+      newcomer = std::make_shared<arrival>(shared_from_this(), std::move(socket), address);
+      arrivals.emplace(newcomer.get(), newcomer);
+    }
+  }
+  if (unwanted != nullptr) return log(log_level::warn, address + " was closed: it " + unwanted);
+  newcomer->run();
+}
+
+std::uint64_t& acceptor::impl::count_of(errc reason) {
+  switch (reason) {
+    case errc::timeout:
+      return counters.timed_out;
+    case errc::dead:
+      return counters.went_away;
+    case errc::untrusted:
+      return counters.untrusted;
+    case errc::wrong_version:
+      return counters.wrong_version;
+    case errc::wrong_cluster:
+      return counters.wrong_cluster;
+    default:
+      return counters.malformed;
+  }
+}
+
+void acceptor::impl::ended(const arrival* who, const failure& why, bool not_admitted,
+                           const std::string& address) {
+  {
+    const std::lock_guard lock(mutex);
+    arrivals.erase(who);
+    if (why.reason == errc::shut_down) return;
+    if (not_admitted) {
+      ++counters.not_admitted;
+    } else if (why) {
+      ++count_of(why.reason);
+      limit.failed(host_of(address), failure_limit::clock::now());
+    } else {
+      ++counters.accepted;
+      return;
+    }
+  }
+  log(log_level::warn, address + " was refused: " + why.detail);
+}
+
+void acceptor::impl::close() {
+  std::vector<std::shared_ptr<arrival>> left;
+  {
+    const std::lock_guard lock(mutex);
+    if (std::exchange(closed, true)) return;
+    for (const auto& [_, who] : arrivals)
+      if (auto alive = who.lock()) left.push_back(std::move(alive));
+  }
+  for (const auto& who : left) who->drop();
+  asio::post(listener.get_executor(), [self = shared_from_this()] {
+    boost::system::error_code ignored;
+    self->pause.cancel(ignored);
+    self->listener.close(ignored);
+  });
+}
+
+acceptor::acceptor(io_threads& io, std::shared_ptr<const security> guard, acceptor_options options,
+                   admit_handler admit, channel_handler on_channel, log_function log)
+    : impl_(std::make_shared<impl>(io, std::move(guard), std::move(options), std::move(admit),
+                                   std::move(on_channel), std::move(log))) {
+  impl_->guard->check_host(impl_->options.host);
+  impl_->listen();
+  asio::post(impl_->listener.get_executor(), [self = impl_] { self->accept(); });
+}
+
+acceptor::~acceptor() {
+  impl_->close();
+}
+
+std::uint16_t acceptor::port() const noexcept {
+  return impl_->port;
+}
+
+acceptor_counters acceptor::counters() const {
+  const std::lock_guard lock(impl_->mutex);
+  auto now = impl_->counters;
+  now.unauthenticated = static_cast<std::uint32_t>(impl_->arrivals.size());
+  return now;
+}
+
+void acceptor::close() {
+  impl_->close();
+}
+
+}  // namespace lockstep

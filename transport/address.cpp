@@ -1,0 +1,41 @@
+#include "transport/address.hpp"
+
+#include <algorithm>
+#include <charconv>
+
+#include "config/settings.hpp"
+
+namespace lockstep {
+
+node_address parse_address(std::string_view key, std::string_view text) {
+  const auto fail = [&] {
+    return setting_error(std::string(key) + " is \"" + std::string(text) +
+                         "\", must be HOST:PORT, or [HOST]:PORT for an IPv6 address");
+  };
+  const auto colon = text.rfind(':');
+  if (colon == std::string_view::npos || colon == 0) throw fail();
+  auto host = text.substr(0, colon);
+  const auto port = text.substr(colon + 1);
+  if (host.front() == '[') {
+    if (host.size() < 3 || host.back() != ']') throw fail();
+    host = host.substr(1, host.size() - 2);
+  } else if (host.find(':') != std::string_view::npos) {
+    throw fail();
+  }
+  node_address out{std::string(host), 0};
+  const auto [end, problem] = std::from_chars(port.data(), port.data() + port.size(), out.port);
+  if (port.empty() || problem != std::errc() || end != port.data() + port.size()) throw fail();
+  return out;
+}
+
+std::vector<node_address> parse_addresses(std::string_view key, std::string_view text) {
+  std::vector<node_address> out;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const auto comma = std::min(text.find(',', begin), text.size());
+    out.push_back(parse_address(key, text.substr(begin, comma - begin)));
+    begin = comma + 1;
+  }
+  return out;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,43 @@
+// Decides which credentials a new connection begins with.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "transport/byte_stream.hpp"
+#include "transport/security.hpp"
+#include "transport/tls_stream.hpp"
+
+namespace lockstep {
+
+/// What a file was when it was looked at.
+struct file_stamp {
+  std::int64_t seconds = 0;
+  std::int64_t nanoseconds = 0;
+  std::uint64_t inode = 0;
+  std::int64_t size = -1;  ///< -1: not there
+
+  friend bool operator==(const file_stamp&, const file_stamp&) = default;
+};
+
+struct security::impl {
+  impl(security_options from, log_function to);
+
+  /// The way to speak over a new connection. May throw `std::bad_alloc`.
+  std::unique_ptr<byte_stream> wrap(int socket, bool accepts);
+
+  const security_options options;
+  const security_mode mode;
+
+ private:
+  std::vector<file_stamp> look() const;
+  std::shared_ptr<const tls_context> current();
+
+  const log_function log_;
+  std::mutex mutex_;  // of what follows
+  std::vector<file_stamp> seen_;
+  std::shared_ptr<const tls_context> context_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,76 @@
+#include "weights/mapped_weights.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "weights/checkpoint.hpp"
+#include "weights/file.hpp"
+#include "weights/safetensors.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+mapped_weights::mapped_weights(const fs::path& file, layout shape, const tensor_reader& initial)
+    : shape_(std::move(shape)) {
+  reused_ = stands(file) && map(file);
+  if (reused_) return;
+  write_safetensors(file, shape_, initial);
+  if (!map(file)) refuse(errc::unwritable, file, "is not what was written to it");
+}
+
+mapped_weights::mapped_weights(mapped_weights&& other) noexcept
+    : shape_(std::move(other.shape_)),
+      bytes_(std::exchange(other.bytes_, {})),
+      tensors_(std::move(other.tensors_)),
+      reused_(other.reused_) {}
+
+mapped_weights::~mapped_weights() {
+  if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+}
+
+/// False if the file is no safetensors file of this layout.
+bool mapped_weights::map(const fs::path& file) {
+  // O_NONBLOCK: a FIFO is not waited for, and is no regular file.
+  const int descriptor = ::open(file.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+  if (descriptor < 0) {
+    if (errno == ENOENT) return false;
+    refuse(errc::unwritable, file, std::strerror(errno));
+  }
+  struct stat status {};
+  const bool regular = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
+  const auto size = regular ? static_cast<std::size_t>(status.st_size) : 0;
+  void* memory = size == 0
+                     ? MAP_FAILED
+                     : ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  const int problem = errno;
+  ::close(descriptor);
+  if (!regular) refuse(errc::unwritable, file, "is not a regular file");
+  if (size == 0) return false;
+  if (memory == MAP_FAILED) refuse(errc::unwritable, file, std::strerror(problem));
+  const std::span bytes(static_cast<std::byte*>(memory), size);
+  try {
+    const auto header = parse_safetensors(bytes, file);
+    std::vector<tensor_spec> specs;
+    for (const auto& t : header.tensors) specs.push_back(t.spec);
+    if (layout(std::move(specs)) == shape_) {
+      for (const auto& t : header.tensors)
+        tensors_.push_back(bytes.subspan(static_cast<std::size_t>(header.data_offset + t.begin),
+                                         static_cast<std::size_t>(t.end - t.begin)));
+      bytes_ = bytes;
+      return true;
+    }
+  } catch (const error&) {
+    // Torn, or something else: it is replaced.
+  }
+  ::munmap(memory, size);
+  return false;
+}
+
+}  // namespace lockstep

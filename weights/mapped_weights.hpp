@@ -1,0 +1,40 @@
+// Decides how weights lie in a file that is kept up to date where it lies.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "messages/layout.hpp"
+#include "weights/weight_buffer.hpp"
+
+namespace lockstep {
+
+/// All tensors of one layout in a safetensors file, mapped so that what is written to memory is
+/// written to the file. Movable. Not synchronised: any number of readers, or one writer.
+class mapped_weights {
+ public:
+  /// Maps `file` if it is a safetensors file of exactly `shape`; else writes it first, whole or not
+  /// at all, with the bytes of `initial`. Throws `error{unwritable}` that names the file.
+  mapped_weights(const std::filesystem::path& file, layout shape, const tensor_reader& initial);
+  mapped_weights(mapped_weights&& other) noexcept;
+  mapped_weights& operator=(mapped_weights&&) = delete;
+  ~mapped_weights();
+
+  const layout& shape() const noexcept { return shape_; }
+  /// Whether the file was there, with whatever bytes an earlier process left.
+  bool reused() const noexcept { return reused_; }
+
+  std::span<std::byte> tensor(std::size_t index) { return tensors_[index]; }
+  std::span<const std::byte> tensor(std::size_t index) const { return tensors_[index]; }
+
+ private:
+  bool map(const std::filesystem::path& file);
+
+  layout shape_;
+  std::span<std::byte> bytes_;
+  std::vector<std::span<std::byte>> tensors_;
+  bool reused_ = false;
+};
+
+}  // namespace lockstep
