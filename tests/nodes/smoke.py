@@ -22,6 +22,7 @@ import time
 import fleet
 import model
 from fleet import address_of, is_ready, require, wait_until
+from watch import Member, Watch
 
 SETTINGS = {"receiver.lease_ms": 2000, "receiver.ping_ms": 200, "receiver.hello_ms": 200,
             "runtime.threads": 2, "log.level": "off"}
@@ -144,6 +145,33 @@ def status_and_audit(world):
         require(audit.code == 0 and audit.find("audit")["pass"], audit)
         require({r["id"]: r["pass"] for r in audit.find("audit")["receivers"]} == {0: True, 7: True},
                 audit)
+
+
+@case
+def audit_names_what_differs(world):
+    """Somebody writes into a ready receiver's file: the audit ends with 1 and names the tensor, and
+    so does the harness' own observer."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        watch = Watch(world.versions)
+        member = Member(watch, 0, out)
+        member.process = f.receiver(0, at, out=out, on_object=member.on_object)
+        ready_at(member.process, world.last)
+        require(f.ask("audit", at).code == 0, "the audit before")
+        file = out / "model.safetensors"
+        data = file.read_bytes()
+        name = "layer.2.weight"
+        at_byte = data.index(model.read_safetensors(file)[name][2])
+        with open(file, "r+b") as mapped:
+            mapped.seek(at_byte + 7)
+            mapped.write(bytes([data[at_byte + 7] ^ 1]))
+        audit = f.ask("audit", at)
+        line = audit.find("audit")
+        require(audit.code == 1 and line["pass"] is False and
+                [name in r["why_not"] for r in line["receivers"]] == [True], audit)
+        member.sample()
+        require(len(watch.violations) == 1, watch.violations)
 
 
 @basic
