@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Slurm: a trainer on the job's first node, receivers on all the others.
+#
+#   sbatch --nodes=9 --export=ALL,BASE=…,STREAM=… examples/launch/slurm.sh
+#
+# Edit, or set in the environment:
+#   LOCKSTEP            the program; on every node at the same path
+#   BASE, STREAM        checkpoint to begin with, and the versions, on a file system that all see
+#   RECEIVERS_PER_NODE  receivers on each node but the first (1)
+#   PORT                where the trainer listens (from the job's number, 20000 to 29999)
+#   SHARED              a directory that all nodes see and others cannot read: the key lies there
+#   OUT                 where each receiver keeps its weights, local to its node
+#
+# The cluster's own network is open to whoever has a job on it, so the fleet has a key of its own,
+# made for this job and removed with it. A process that dies is started again; the fleet heals.
+#SBATCH --job-name=lockstep
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --no-kill
+#SBATCH --time=01:00:00
+set -euo pipefail
+
+: "${LOCKSTEP:=lockstep}" "${RECEIVERS_PER_NODE:=1}" "${SHARED:=$HOME/.lockstep}"
+: "${BASE:?is the checkpoint to begin with}" "${STREAM:?is the directory of versions}"
+: "${PORT:=$((20000 + SLURM_JOB_ID % 10000))}" "${OUT:=/tmp/lockstep-$SLURM_JOB_ID}"
+((SLURM_JOB_NUM_NODES > 1)) || { echo "needs two nodes or more" >&2; exit 2; }
+
+umask 077
+mkdir -p "$SHARED"
+key=$SHARED/key-$SLURM_JOB_ID
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$key"
+trap 'rm -f "$key"' EXIT
+export LOCKSTEP_TRANSPORT_SHARED_KEY_FILE=$key
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+trainer=${nodes[0]}
+others=$(IFS=,; echo "${nodes[*]:1}")
+receivers=$(((SLURM_JOB_NUM_NODES - 1) * RECEIVERS_PER_NODE))
+
+# Runs a command again until it ends by itself: what ended well, failed its audit (1), was given bad
+# input (2) or is not there stays ended; what was killed, or reached nobody (3), comes back.
+# shellcheck disable=SC2317  # called by the tasks
+again() {
+  local child="" status told=0
+  trap 'told=1; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null' TERM
+  while ((!told)); do
+    "$@" &
+    child=$!
+    ((!told)) || kill -TERM "$child" 2>/dev/null
+    # `wait` returns at a signal too, before the child has ended.
+    while true; do
+      status=0
+      wait "$child" || status=$?
+      kill -0 "$child" 2>/dev/null || break
+    done
+    child=""
+    case $status in 0 | 1 | 2 | 126 | 127) return "$status" ;; esac
+    sleep 1
+  done
+}
+export -f again
+export LOCKSTEP BASE STREAM OUT PORT trainer
+
+# SLURM_PROCID counts the receivers from 0.
+srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$receivers" \
+  --ntasks-per-node="$RECEIVERS_PER_NODE" --nodelist="$others" --kill-on-bad-exit=0 \
+  bash -c 'again "$LOCKSTEP" receiver --connect "$trainer:$PORT" --id "$SLURM_PROCID" \
+    --checkpoint "$BASE" --out "$OUT/receiver-$SLURM_PROCID"' &
+receivers_step=$!
+
+# Plays all versions, audits every receiver, and ends; its status is the job's.
+status=0
+srun --nodes=1 --ntasks=1 --nodelist="$trainer" --kill-on-bad-exit=0 \
+  bash -c 'again "$LOCKSTEP" trainer --base "$BASE" --stream "$STREAM" --listen "0.0.0.0:$PORT" \
+    --receivers '"$receivers" || status=$?
+
+# srun passes the signal on: the receivers leave the fleet and end.
+kill -TERM "$receivers_step" 2>/dev/null || true
+wait "$receivers_step" || true
+exit "$status"

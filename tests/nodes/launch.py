@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Decides whether the files of examples/launch can be believed: the Slurm script runs a fleet with
+stand-ins for `srun` and `scontrol`; systemd and a YAML parser look at theirs where they are there.
+
+    launch.py PROGRAM
+"""
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import fleet
+import model
+from smoke import SETTINGS
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "examples" / "launch"
+
+# Runs the tasks here, and passes SIGTERM on to them as srun does. The first receiver is killed as
+# soon as it runs: without its coming back the trainer would wait for ever.
+SRUN = r'''#!/usr/bin/env bash
+tasks=1
+while [[ $1 == --* ]]; do
+  [[ $1 == --ntasks=* ]] && tasks=${1#*=}
+  shift
+done
+tasks_running=()
+trap 'kill -TERM "${tasks_running[@]}"' TERM
+for ((i = 0; i < tasks; i++)); do
+  SLURM_PROCID=$i "$@" &
+  tasks_running+=($!)
+done
+if ((tasks > 1)); then
+  first=${tasks_running[0]}
+  one=""
+  until [[ -n $one ]]; do
+    sleep 0.01
+    read -r one _ <"/proc/$first/task/$first/children" || true
+  done
+  kill -9 "$one" && touch "$KILLED"
+fi
+status=0
+for task in "${tasks_running[@]}"; do
+  while true; do
+    code=0
+    wait "$task" || code=$?
+    kill -0 "$task" 2>/dev/null || break
+  done
+  ((code > status)) && status=$code
+done
+exit "$status"
+'''
+SCONTROL = "#!/bin/sh\nprintf 'localhost\\nlocalhost\\n'\n"
+
+
+def slurm(program, scratch):
+    """The job ends with 0, its audit passes, the key is gone, one receiver was killed meanwhile."""
+    stand_ins = scratch / "bin"
+    stand_ins.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (stand_ins / name).write_text(text, encoding="utf-8")
+        (stand_ins / name).chmod(0o755)
+    versions = model.synthetic(scratch / "model", 1, versions=30, mebibytes=0.1)
+    port = fleet.free_port()
+    env = {"PATH": f"{stand_ins}:{os.environ['PATH']}", "LOCKSTEP": program,
+           "BASE": versions.base, "STREAM": versions.stream, "PORT": port,
+           "SHARED": scratch / "shared", "OUT": scratch / "out", "RECEIVERS_PER_NODE": 2,
+           "SLURM_JOB_ID": 1, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "both",
+           "KILLED": scratch / "killed"}
+    job = fleet.Process("slurm.sh", ["env", *(f"{k}={v}" for k, v in env.items()), "bash",
+                                     LAUNCH / "slurm.sh"], SETTINGS)
+    try:
+        code = job.wait(60)
+        said = [*list(job.garbage)[-10:], *list(job.errors)[-10:]]
+        fleet.require(code == 0, f"the job ended with {code}: {said}")
+        fleet.require(not fleet.group_is_there(job.pid), "it left processes behind")
+    finally:
+        job.close()
+    fleet.require((scratch / "killed").exists(), "no receiver was killed")
+    fleet.require(not list((scratch / "shared").iterdir()), "the key is still there")
+    for i in range(2):
+        held = model.digest(scratch / "out" / f"receiver-{i}" / "model.safetensors")
+        fleet.require(held == versions.digests[-1], f"receiver {i} holds {held}: {said}")
+
+
+def systemd(program, scratch):
+    """`systemd-analyze verify` has nothing to say of the units, with the program's path in them."""
+    if not shutil.which("systemd-analyze"):
+        return "skipped: no systemd-analyze"
+    for unit in (LAUNCH / "systemd").iterdir():
+        text = unit.read_text(encoding="utf-8")
+        fleet.require("NoNewPrivileges=yes" in text and "Restart=always" in text, unit.name)
+        text = text.replace("/usr/local/bin/lockstep", os.path.abspath(program))
+        copy = scratch / unit.name.replace("@", "@3")
+        copy.write_text(text, encoding="utf-8")
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], timeout=60,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        lines = [line for line in done.stdout.decode().splitlines() if unit.stem.strip("@") in line]
+        fleet.require(done.returncode == 0 and not lines, f"{unit.name}: {lines}")
+    return None
+
+
+def kubernetes(program, scratch):
+    """It is YAML, volumes that are mounted are declared, and labels select what they should."""
+    try:
+        import yaml
+    except ImportError:
+        return "skipped: no YAML parser"
+    with open(LAUNCH / "kubernetes.yaml", encoding="utf-8") as f:
+        documents = [d for d in yaml.safe_load_all(f) if d]
+    sets = [d for d in documents if d["kind"] == "StatefulSet"]
+    fleet.require(len(sets) == 2, "a trainer and receivers")
+    for d in sets:
+        spec = d["spec"]["template"]["spec"]
+        there = {v["name"] for v in spec["volumes"]}
+        there |= {v["metadata"]["name"] for v in d["spec"].get("volumeClaimTemplates", [])}
+        for container in spec["containers"]:
+            mounted = {m["name"] for m in container["volumeMounts"]}
+            fleet.require(mounted == there, f"{d['metadata']['name']}: {mounted ^ there}")
+            script = container["command"][2]
+            subprocess.run(["sh", "-n", "-c", script], check=True, timeout=10)
+            subprocess.run(["sh", "-n", "-c", container["readinessProbe"]["exec"]["command"][2]],
+                           check=True, timeout=10)
+        labels = d["spec"]["template"]["metadata"]["labels"]
+        fleet.require(d["spec"]["selector"]["matchLabels"] == labels, "the selector")
+        fleet.require(any(s["kind"] == "Service" and s["spec"]["selector"] == labels and
+                          s["metadata"]["name"] == d["spec"]["serviceName"] for s in documents),
+                      "its Service")
+    receivers = next(d for d in sets if d["spec"]["replicas"] != 1)
+    said = re.search(r"--receivers (\d+)", str(sets)).group(1)
+    fleet.require(int(said) == receivers["spec"]["replicas"], "receivers and replicas are one number")
+    return None
+
+
+def main():
+    program = os.path.abspath(sys.argv[1])
+    failed = 0
+    for check in (slurm, systemd, kubernetes):
+        with tempfile.TemporaryDirectory(prefix="lockstep-launch-") as scratch:
+            try:
+                print(f"{check.__name__}: {check(program, pathlib.Path(scratch)) or 'ok'}")
+            except (fleet.Failed, subprocess.SubprocessError) as problem:
+                failed = 1
+                print(f"{check.__name__}: FAILED: {problem}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Decides whether a fleet across several networks survives their being cut, in one direction or both.
+
+    partitions.py PROGRAM [--base DIR --stream DIR] [--episodes N] [--receivers N] [--seed S]
+
+Trainer and receivers run in network namespaces of their own, under a shared key. Each episode breaks
+something for a few seconds: a pulled cable at a receiver or the trainer, one direction of one link,
+a link that flaps, loss and delay, or a kill -9 behind a pulled cable. The others have to go on where
+they can, and all have to be ready again soon after; every `ready` is held against the bytes.
+
+The last line is one JSON object. Exit 1 where a promise did not hold, 77 where namespaces are not
+permitted.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import random
+import secrets
+import signal
+import statistics
+import sys
+import tempfile
+import time
+
+import fleet
+import model
+from chaos import SETTINGS
+from network import Network
+from watch import Member, Observer, Watch
+
+PORT = 7117
+KINDS = ["cut receiver", "cut trainer", "mute receiver", "deafen receiver", "flap", "worsen",
+         "kill behind the cut"]
+LEASE_S = SETTINGS["receiver.lease_ms"] / 1000
+# From the end of a break: until it is noticed, plus a reconnect, plus a reseed.
+HEAL_S = 20
+
+
+class Partitions:
+    def __init__(self, options, versions, scratch, network, secured):
+        self.options, self.versions, self.network = options, versions, network
+        self.watch = Watch(versions)
+        self.fleet = fleet.Fleet(
+            options.program, versions.base, versions.stream, SETTINGS,
+            prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else "t"),
+            secured=lambda role, id: secured)
+        self.members = [Member(self.watch, i, scratch / f"out-{i}" if i % 2 == 0 else None)
+                        for i in range(options.receivers)]
+        self.observer = Observer(self.members)
+        self.address = f"{network.addresses['t']}:{PORT}"
+        self.trainer = None
+        self.syncs = 0
+        self.heal, self.kinds, self.worsened = [], {}, None
+
+    def on_trainer(self, _, line):
+        if line.get("kind") == "sync":
+            self.watch.sync(line)
+            if line.get("result") != "aborted":
+                self.syncs += 1
+
+    def start_trainer(self, **more):
+        self.trainer = self.fleet.trainer(
+            listen=self.address, on_object=self.on_trainer,
+            **{"receivers": len(self.members) - 1, "rounds": 1_000_000,
+               "period_ms": self.options.period_ms, **more})
+
+    def start_receiver(self, member):
+        with member.lock:
+            member.line, member.process = None, None
+        process = self.fleet.receiver(member.id, self.address, out=member.out,
+                                      on_object=member.on_object)
+        with member.lock:
+            member.process, member.busy = process, False
+            member.seen += 1
+
+    def state(self):
+        return f"{[m.line for m in self.members]}; the trainer: {self.trainer.said()[-500:]}"
+
+    def alive(self):
+        for p in [self.trainer, *(m.process for m in self.members)]:
+            fleet.require(p.running(), lambda: f"{p.name} ended with {p.returncode}: {p.said()}")
+
+    def all_current(self):
+        """All are ready at what the trainer committed lately."""
+        self.alive()
+        newest = self.watch.newest_run
+        return all(m.ready() and fleet.run_of(m.line["version"]) == newest for m in self.members)
+
+    def whole(self, what):
+        began = time.monotonic()
+        fleet.wait_until(lambda: f"all ready after {what}: {self.state()}", self.all_current, HEAL_S)
+        # And it stays so while versions go on.
+        before = self.syncs
+        fleet.wait_until(lambda: f"syncs go on after {what}: {self.state()}",
+                         lambda: self.syncs > before + 3 and self.all_current(), HEAL_S)
+        return time.monotonic() - began
+
+    def silent(self, members, seconds, what):
+        """Whoever hears nothing of its trainer stops serving."""
+        fleet.wait_until(lambda: f"{what} ends the lease: {self.state()}",
+                         lambda: not any(m.ready() for m in members), seconds)
+
+    def others_go_on(self, what):
+        before = self.syncs
+        fleet.wait_until(lambda: f"the others go on during {what}: {self.state()}",
+                         lambda: self.syncs > before + 2, 10)
+
+    def episode(self, kind, rng):
+        member = rng.choice(self.members)
+        name, long = f"r{member.id}", rng.random() < 0.6
+        broken_for = LEASE_S + rng.uniform(0.5, 2) if long else rng.uniform(0.1, 1.0)
+        getattr(self, kind.replace(" ", "_"))(member, name, long, broken_for)
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.heal.append(self.whole(f"{kind} of {name} for {broken_for:.1f} s"))
+
+    def cut_receiver(self, member, name, long, seconds):
+        self.network.unplug(name)
+        try:
+            if long:
+                self.silent([member], LEASE_S + 3, "a pulled cable")
+                self.others_go_on("a pulled cable")
+            else:
+                time.sleep(seconds)
+        finally:
+            self.network.plug(name)
+
+    def cut_trainer(self, member, name, long, seconds):
+        self.network.unplug("t")
+        try:
+            if long:
+                self.silent(self.members, LEASE_S + 3, "the trainer's pulled cable")
+            else:
+                time.sleep(seconds)
+        finally:
+            self.network.plug("t")
+
+    def mute_receiver(self, member, name, long, seconds):
+        """It hears and is not heard: its silence must not hold up the others for long."""
+        self.network.mute(name, "t")
+        try:
+            time.sleep(seconds)
+            if long:
+                self.others_go_on("a receiver that is not heard")
+        finally:
+            self.network.unmute(name, "t")
+
+    def deafen_receiver(self, member, name, long, seconds):
+        self.network.mute("t", name)
+        try:
+            if long:
+                self.silent([member], LEASE_S + 3, "a link that brings nothing")
+                self.others_go_on("a receiver that does not hear")
+            else:
+                time.sleep(seconds)
+        finally:
+            self.network.unmute("t", name)
+
+    def flap(self, member, name, long, seconds):
+        rng = random.Random(seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.network.unplug(name)
+            time.sleep(rng.uniform(0.02, 0.4))
+            self.network.plug(name)
+            time.sleep(rng.uniform(0.02, 0.4))
+
+    def worsen(self, member, name, long, seconds):
+        self.worsened = self.network.worsen(name, 5, 40)
+        self.network.worsen("t", 2, 20)
+        try:
+            time.sleep(seconds)
+            if self.worsened:
+                self.others_go_on("loss and delay")
+        finally:
+            self.network.better(name)
+            self.network.better("t")
+
+    def kill_behind_the_cut(self, member, name, long, seconds):
+        """No end of the connection is ever seen: half-open, until a deadline finds it."""
+        self.network.unplug(name)
+        try:
+            with member.lock:
+                member.busy, member.seen = True, member.seen + 1
+            member.process.kill()
+            self.fleet.forget(member.process)
+            time.sleep(seconds)
+        finally:
+            self.network.plug(name)
+            self.start_receiver(member)
+
+    def run(self):
+        self.start_trainer()
+        fleet.address_of(self.trainer)
+        for member in self.members:
+            self.start_receiver(member)
+        self.whole("the start")
+        self.observer.start()
+        rng = random.Random(self.options.seed)
+        kinds = []
+        while len(kinds) < self.options.episodes:
+            more = list(KINDS)
+            rng.shuffle(more)
+            kinds += more
+        for kind in kinds[:self.options.episodes]:
+            self.episode(kind, rng)
+        self.last_pass()
+
+    def last_pass(self):
+        self.trainer.signal(signal.SIGTERM)
+        fleet.require(self.trainer.wait(20) == 0, f"the trainer ended with {self.trainer.returncode}")
+        self.fleet.forget(self.trainer)
+        last = self.versions.count
+        self.start_trainer(receivers=len(self.members), rounds=1)
+        summary = self.trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 60)
+        fleet.require(fleet.audited(summary, [m.id for m in self.members]),
+                      f"the trainer's audit: {summary}")
+        fleet.wait_until(lambda: f"all at label {last}: {self.state()}",
+                         lambda: all(m.ready() and m.line["label"] == last for m in self.members),
+                         HEAL_S)
+        audit = self.fleet.ask("audit", self.address)
+        fleet.require(audit.code == 0 and audit.find("audit")["pass"], f"audit: {audit}")
+        self.observer.finish()
+        for member in self.members:
+            if member.file:
+                held = model.digest(member.file)
+                fleet.require(held == self.versions.digests[last],
+                              f"receiver-{member.id}'s file holds {held} in the end")
+            code = member.process.terminate()
+            fleet.require(code == 0, f"receiver-{member.id} ended with {code}")
+        code = self.trainer.terminate()
+        fleet.require(code == 0, f"the trainer ended with {code}")
+
+    def report(self, seconds):
+        t = sorted(self.heal) or [0.0]
+        return {"kind": "partitions", "seed": self.options.seed, "receivers": len(self.members),
+                "episodes": sum(self.kinds.values()), "episodes_by_kind": self.kinds,
+                "loss_and_delay_by": self.worsened, "counts": self.watch.counts,
+                "heal_seconds": {"p50": round(statistics.median(t), 3), "max": round(t[-1], 3)},
+                "seconds": round(seconds, 1), "violations": self.watch.violations,
+                "pass": not self.watch.violations}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("program")
+    parser.add_argument("--base")
+    parser.add_argument("--stream")
+    parser.add_argument("--episodes", type=int, default=7)
+    parser.add_argument("--receivers", type=int, default=4)
+    parser.add_argument("--period-ms", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--insecure", action="store_true", help="no key; in clear")
+    options = parser.parse_args(arguments)
+    if bool(options.base) != bool(options.stream):
+        parser.error("--base and --stream go together")
+    why_not = Network.why_not()
+    if why_not:
+        print(f"skipped: {why_not}")
+        return fleet.SKIPPED
+    print(f"seed {options.seed}", flush=True)
+    # SIGTERM, which CTest sends at its time limit, has to clean up as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(prefix="lockstep-partitions-") as scratch:
+        scratch = pathlib.Path(scratch)
+        versions = (model.recorded(options.program, options.base, options.stream) if options.base
+                    else model.synthetic(scratch / "model", options.seed, mebibytes=0.5))
+        if options.insecure:
+            secured = {"transport.insecure": True}
+        else:
+            key = scratch / "key"
+            key.touch(0o600)
+            key.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+            secured = {"transport.shared_key_file": key}
+        names = ["t"] + [f"r{i}" for i in range(options.receivers)]
+        with Network(names) as network:
+            run = Partitions(options, versions, scratch, network, secured)
+            began = time.monotonic()
+            try:
+                run.run()
+            except (fleet.Late, fleet.Failed) as problem:
+                run.watch.violation(str(problem))
+            finally:
+                if run.observer.is_alive():
+                    run.observer.finish()
+                for name in run.fleet.close():
+                    run.watch.violation(f"{name} left children behind")
+            report = run.report(time.monotonic() - began)
+    for violation in report["violations"]:
+        print(f"VIOLATION {violation}")
+    print(json.dumps(report), flush=True)
+    return 0 if report["pass"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,642 @@
+#!/usr/bin/env python3
+"""Decides whether a fleet of real processes does what users expect of it, in one minute.
+
+    smoke.py PROGRAM [CASE…] [--certificates SCRIPT]
+
+Each case is a function of the same name. Exit 1 where one fails, 77 where nothing could be run.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import secrets
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import fleet
+import model
+from fleet import address_of, is_ready, require, wait_until
+from watch import Member, Watch
+
+SETTINGS = {"receiver.lease_ms": 2000, "receiver.ping_ms": 200, "receiver.hello_ms": 200,
+            "runtime.threads": 2, "log.level": "off"}
+READY_S = 15
+CASES = {}
+BASIC = []  # those that the stand-in for the program can play too
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def basic(function):
+    BASIC.append(function.__name__)
+    return case(function)
+
+
+class World:
+    """One model for all cases, a new scratch directory and fleet for each."""
+
+    def __init__(self, program, scratch, certificates):
+        self.program, self.scratch, self.certificates = program, scratch, certificates
+        self.versions = model.synthetic(scratch / "model", 1, versions=4, mebibytes=0.5)
+        self.other = model.synthetic(scratch / "other", 2, versions=1, mebibytes=0.25)
+        self.last = self.versions.count
+
+    def fleet(self, **more):
+        settings = {**SETTINGS, **more.pop("settings", {})}
+        return fleet.Fleet(self.program, self.versions.base, self.versions.stream, settings, **more)
+
+    def place(self, name):
+        place = self.scratch / f"{name}-{secrets.token_hex(4)}"
+        place.mkdir()
+        return place
+
+    def holds(self, out, version, seconds=5):
+        """The mapped file of a receiver that is ready holds that version."""
+        file = out / "model.safetensors"
+        wait_until(lambda: f"{file} holds version {version}, not {model.digest(file)}",
+                   lambda: model.digest(file) == self.versions.digests[version], seconds)
+
+
+def ready_at(receiver, label, seconds=READY_S):
+    return receiver.wait_for(f"ready at {label}", lambda o: is_ready(o, label), seconds)
+
+
+def last_state(receiver):
+    return receiver.find(kind="state") or {}
+
+
+def stays_unready(receiver, seconds):
+    time.sleep(seconds)
+    require(receiver.running(), lambda: f"{receiver.name} ended: {receiver.said()}")
+    require(not any(is_ready(o) for o in receiver.objects),
+            lambda: f"{receiver.name} became ready: {receiver.said()}")
+
+
+def one_line(ended, *codes):
+    require(ended.code in codes, f"wanted exit {codes}: {ended}")
+    require(len(ended.errors) == 1 and ended.errors[0].startswith("lockstep: "),
+            f"wanted one line on standard error: {ended.errors}")
+
+
+# A fleet's life
+
+
+@basic
+def two_receivers_follow(world):
+    """Two follow, the trainer's audit passes and the trainer ends by itself with 0."""
+    out = world.place("out")
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=2, rounds=2, period_ms=20, serve=False)
+        at = address_of(trainer)
+        a, b = f.receiver(0, at, out=out), f.receiver(1, at)
+        summary = trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 30)
+        require(fleet.audited(summary, [0, 1]), summary)
+        require(f.ended(trainer).code == 0, lambda: f"exit {trainer.returncode}: {trainer.said()}")
+        syncs = [o for o in trainer.objects if o.get("kind") == "sync"]
+        require([s["version"] for s in syncs] == world.versions.labels(2),
+                [s["version"] for s in syncs])
+        world.holds(out, world.last)
+        require(a.terminate() == 0 and b.terminate() == 0, "SIGTERM ends a receiver with 0")
+
+
+@basic
+def one_joins_late(world):
+    out = world.place("out")
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        at = address_of(trainer)
+        ready_at(f.receiver(0, at), world.last)
+        ready_at(f.receiver(1, at, out=out), world.last)
+        world.holds(out, world.last)
+
+
+@basic
+def status_and_audit(world):
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=2, rounds=1))
+        for id in (0, 7):
+            f.receiver(id, at, name=f"engine-{id}")
+        for process in f.processes[1:]:
+            ready_at(process, world.last)
+
+        def whole():
+            ended = f.ask("status", at)
+            require(ended.code == 0, ended)
+            return len(ended.find("status")["receivers"]) == 2 and all(
+                r["member"] and r["ready"] for r in ended.find("status")["receivers"]) and ended
+        status = wait_until("status shows both ready", whole, 10).find("status")
+        require(fleet.run_of(status["version"]) > 0, status)
+        for r, id in zip(sorted(status["receivers"], key=lambda r: r["id"]), (0, 7)):
+            wanted = {"id": id, "name": f"engine-{id}", "standing": "member", "phase": "serving",
+                      "version": status["version"], "label": world.last, "lag": 0}
+            require({k: r.get(k) for k in wanted} == wanted, r)
+            for key in ("phase_ms", "reason", "detail", "reseeds", "restarts"):
+                require(key in r, f"no {key} in {r}")
+        audit = f.ask("audit", at)
+        require(audit.code == 0 and audit.find("audit")["pass"], audit)
+        require({r["id"]: r["pass"] for r in audit.find("audit")["receivers"]} == {0: True, 7: True},
+                audit)
+
+
+@case
+def audit_names_what_differs(world):
+    """Somebody writes into a ready receiver's file: the audit ends with 1 and names the tensor, and
+    so does the harness' own observer."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        watch = Watch(world.versions)
+        member = Member(watch, 0, out)
+        member.process = f.receiver(0, at, out=out, on_object=member.on_object)
+        ready_at(member.process, world.last)
+        require(f.ask("audit", at).code == 0, "the audit before")
+        file = out / "model.safetensors"
+        data = file.read_bytes()
+        name = "layer.2.weight"
+        at_byte = data.index(model.read_safetensors(file)[name][2])
+        with open(file, "r+b") as mapped:
+            mapped.seek(at_byte + 7)
+            mapped.write(bytes([data[at_byte + 7] ^ 1]))
+        audit = f.ask("audit", at)
+        line = audit.find("audit")
+        require(audit.code == 1 and line["pass"] is False and
+                [name in r["why_not"] for r in line["receivers"]] == [True], audit)
+        member.sample()
+        require(len(watch.violations) == 1, watch.violations)
+
+
+@basic
+def killed_and_restarted_over_its_file(world):
+    """kill -9, then again over the old file: adopted or reseeded, never wrong."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        first = f.receiver(0, at, out=out)
+        ready_at(first, world.last)
+        first.kill()
+        again = f.receiver(0, at, out=out)
+        ready_at(again, world.last)
+        world.holds(out, world.last)
+        again.kill()
+        for damage in (tear_data, tear_header, cut, remove):
+            damage(out / "model.safetensors")
+            again = f.receiver(0, at, out=out)
+            ready_at(again, world.last)
+            world.holds(out, world.last)
+            again.kill()
+
+
+def tear_data(file):
+    with open(file, "r+b") as f:
+        f.seek(-1000, os.SEEK_END)
+        f.write(b"torn" * 100)
+
+
+def tear_header(file):
+    with open(file, "r+b") as f:
+        f.write(b"\xff" * 200)
+
+
+def cut(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def remove(file):
+    file.unlink()
+
+
+@basic
+def trainer_restarted(world):
+    """kill -9 of the trainer; a new one on the same port, from the base: the fleet follows it."""
+    out = world.place("out")
+    with world.fleet() as f:
+        first = f.trainer(receivers=2, rounds=1)
+        at = address_of(first)
+        receivers = [f.receiver(0, at, out=out), f.receiver(1, at)]
+        before = [ready_at(r, world.last)["version"] for r in receivers]
+        first.kill()
+        f.trainer(receivers=2, rounds=1, listen=at)
+        for r, version in zip(receivers, before):
+            r.wait_for("ready in a later run", lambda o: is_ready(o, world.last) and
+                       fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)
+        world.holds(out, world.last)
+
+
+@case
+def lease_ends_without_a_trainer(world):
+    """Nobody goes on serving for ever when the trainer is gone, or only stopped."""
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        receiver = f.receiver(0, address_of(trainer))
+        ready_at(receiver, world.last)
+        trainer.stop()
+        wait_until("the lease ends", lambda: not last_state(receiver).get("ready"), 8)
+        trainer.go_on()
+        wait_until("ready again", lambda: last_state(receiver).get("ready"), READY_S)
+        trainer.kill()
+        wait_until("the lease ends", lambda: not last_state(receiver).get("ready"), 8)
+        require(receiver.terminate() == 0, "SIGTERM ends it with 0 without a trainer too")
+
+
+@case
+def unchanged_weights_are_not_sent_again(world):
+    """A trainer that restarts with what all hold adopts them by digest: no reseed."""
+    with world.fleet() as f:
+        first = f.trainer(receivers=2, stream=False)
+        at = address_of(first)
+        receivers = [f.receiver(i, at) for i in range(2)]
+        for r in receivers:
+            r.wait_for("ready", is_ready, READY_S)
+        before = fleet.run_of(last_state(receivers[0])["version"])
+        first.kill()
+        f.trainer(receivers=2, stream=False, listen=at)
+        for r in receivers:
+            r.wait_for("ready in a later run", lambda o: is_ready(o) and
+                       fleet.run_of(o["version"]) > before, READY_S)
+        status = f.ask("status", at).find("status")
+        require([r["reseeds"] for r in status["receivers"]] == [0, 0], status)
+
+
+@case
+def two_trainers_at_once(world):
+    """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
+    with world.fleet() as f:
+        older = f.trainer(receivers=1, rounds=1, name="older")
+        port = fleet.free_port()
+        a = address_of(older)
+        receiver = f.receiver(0, f"{a},127.0.0.1:{port}")
+        old_run = fleet.run_of(ready_at(receiver, world.last)["version"])
+        f.trainer(receivers=1, rounds=1, name="newer", listen=f"127.0.0.1:{port}")
+        receiver.wait_for("ready under the newer", lambda o: is_ready(o, world.last) and
+                          fleet.run_of(o["version"]) > old_run, READY_S + 5)
+        time.sleep(2.5)
+        state = last_state(receiver)
+        require(state["ready"] and fleet.run_of(state["version"]) > old_run, state)
+        require(f.ask("audit", f"127.0.0.1:{port}").code == 0, "the newer trainer's audit")
+
+
+@case
+def a_stopped_receiver_costs_others_its_deadlines_and_no_more(world):
+    """SIGSTOP: the socket stays open and nothing comes. One sync waits for the vote and for the
+    recovery, once each; those after it go on at once."""
+    stage, recovery = 1000, 500
+    with world.fleet(settings={"sync.stage_timeout_ms": stage, "sync.recovery_timeout_ms": recovery,
+                               "sync.commit_timeout_ms": 1000}) as f:
+        trainer = f.trainer(receivers=2, rounds=1000, period_ms=20)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at) for i in range(2)]
+        for r in receivers:
+            r.wait_for("ready", is_ready, READY_S)
+        times = []
+        wait_until("some syncs", lambda: trainer.count > 5, 10)
+        receivers[1].stop()
+        began, seen = time.monotonic(), trainer.count
+        while time.monotonic() - began < 6:
+            if trainer.count > seen:
+                seen = trainer.count
+                times.append(time.monotonic())
+            time.sleep(0.005)
+        gaps = [b - a for a, b in zip([began] + times, times)]
+        require(len(times) > 50, f"{len(times)} syncs while one receiver is stopped; gaps "
+                                 f"{[round(g, 2) for g in sorted(gaps)[-5:]]}")
+        # What the deadlines add up to, and that again for a busy machine.
+        require(max(gaps) < 2 * (stage + recovery + 1000) / 1000, f"a sync took {max(gaps):.2f} s")
+        receivers[1].go_on()
+        wait_until("it is ready again", lambda: last_state(receivers[1]).get("ready"), READY_S)
+
+
+def held_by(process):
+    return (process.rss(), len(os.listdir(f"/proc/{process.pid}/fd")),
+            len(os.listdir(f"/proc/{process.pid}/task")))
+
+
+@case
+def memory_stays_flat_over_1000_syncs(world):
+    with world.fleet() as f:
+        rounds = 1000 // (world.last + 1) + 1
+        trainer = f.trainer(receivers=2, rounds=rounds)
+        at = address_of(trainer)
+        processes = [trainer, f.receiver(0, at), f.receiver(1, at)]
+
+        def syncs():
+            return (trainer.find(kind="sync") or {"version": 0})["version"]
+        wait_until("200 syncs", lambda: syncs() >= 200, 60)
+        before = [held_by(p) for p in processes]
+        trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 120)
+        require(syncs() >= 1000, syncs())
+        for p, (rss, files, threads), now in zip(processes, before, map(held_by, processes)):
+            require(now[0] < rss + (16 << 20), f"{p.name} grew from {rss} to {now[0]} bytes")
+            require(now[1:] == (files, threads),
+                    f"{p.name} had {files} descriptors and {threads} threads, and now {now[1:]}")
+
+
+# Bad input
+
+
+@case
+def output_that_cannot_be_written(world):
+    place = world.place("out")
+    (place / "file").write_text("")
+    with world.fleet() as f:
+        one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=place / "file" / "below")), 2)
+        small = place / "small"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small],
+                          stderr=subprocess.DEVNULL).returncode == 0:
+            try:  # a full disk, where this may be tried
+                one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=small)), 2)
+            finally:
+                subprocess.run(["umount", small], check=True)
+
+
+@case
+def other_checkpoint_is_refused(world):
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        wrong = f.receiver(1, at, checkpoint=world.other.base, name="wrong")
+        ready_at(f.receiver(0, at), world.last)
+        stays_unready(wrong, 1.0)
+
+        def shown():
+            for r in f.ask("status", at).find("status")["receivers"]:
+                if r["id"] == 1 and not r["ready"] and "layout" in r["reason"] + r["detail"]:
+                    return True
+            return "layout" in str(last_state(wrong).get("reason"))
+        wait_until("a reason that speaks of the layout", shown, 10)
+
+
+@basic
+def port_taken(world):
+    with socket.create_server(("127.0.0.1", 0)) as taken, world.fleet() as f:
+        port = taken.getsockname()[1]
+        one_line(f.ended(f.trainer(listen=f"127.0.0.1:{port}")), 2, 3)
+
+
+@case
+def nobody_listens(world):
+    with world.fleet() as f:
+        port = fleet.free_port()
+        for command in ("status", "audit"):
+            one_line(f.ask(command, f"127.0.0.1:{port}"), 3)
+        # A receiver waits for its trainer instead.
+        receiver = f.receiver(0, f"127.0.0.1:{port}")
+        stays_unready(receiver, 0.5)
+        f.trainer(receivers=1, rounds=1, listen=f"127.0.0.1:{port}")
+        ready_at(receiver, world.last)
+
+
+@case
+def bad_words(world):
+    with world.fleet() as f:
+        for arguments in (["trainer"], ["receiver", "--id", "0"], ["status"],
+                          ["status", "nonsense"], ["status", "127.0.0.1:99999"],
+                          ["trainer", "--base", world.scratch / "none"],
+                          ["trainer", "--base", world.versions.base, "--listen", "127.0.0.1"],
+                          ["receiver", "--connect", "127.0.0.1:1", "--id", "0", "--checkpoint",
+                           world.scratch / "none"]):
+            process = f.start("bad", "observer", 0, [str(a) for a in arguments])
+            ended = f.ended(process)
+            require(ended.code == 2 and ended.errors, f"{arguments}: {ended}")
+
+
+@basic
+def open_address_needs_security(world):
+    with world.fleet() as f:
+        one_line(f.ended(f.trainer(listen="0.0.0.0:0")), 2)
+
+
+@case
+def other_cluster_is_a_stranger(world):
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        stranger = f.receiver(1, at, settings={"cluster.name": "other"})
+        ready_at(f.receiver(0, at), world.last)
+        stays_unready(stranger, 1.0)
+        ids = [r["id"] for r in f.ask("status", at).find("status")["receivers"] if r["member"]]
+        require(ids == [0], ids)
+
+
+# The open port
+
+
+def listening_on(pid):
+    """(address, port) of every socket that a process listens on; IPv6 in hexadecimal."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            link = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        if link.startswith("socket:["):
+            inodes.add(link[8:-1])
+    found = []
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{table}", encoding="ascii") as f:
+            for line in f.readlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and fields[9] in inodes:
+                    address, port = fields[1].split(":")
+                    if table == "tcp":
+                        address = socket.inet_ntoa(struct.pack("=I", int(address, 16)))
+                    found.append((address, int(port, 16)))
+    return found
+
+
+@basic
+def defaults_listen_on_loopback_alone(world):
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        at = address_of(trainer)
+        receiver = f.receiver(0, at)
+        ready_at(receiver, world.last)
+        sockets = listening_on(trainer.pid)
+        require(int(at.rpartition(":")[2]) in [port for _, port in sockets], sockets)
+        sockets += listening_on(receiver.pid)
+        require(all(address.startswith("127.") for address, _ in sockets), sockets)
+
+
+def pester(port, end):
+    """What strangers send: noise, promises of 4 GiB and more, half a greeting, nothing at all."""
+    noise = [os.urandom(4096), struct.pack("<I", 0xffffffff) * 8, struct.pack(">I", 0xffffffff) * 8,
+             b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc\x03\x03", b"GET / HTTP/1.1\r\n\r\n",
+             struct.pack("<Q", 1 << 63) * 4, b"\0" * 64, b"L", b""]
+    held = []
+    turn = 0
+    while not end.is_set():
+        try:
+            s = socket.create_connection(("127.0.0.1", port), 1)
+            s.settimeout(0.2)
+            s.sendall(noise[turn % len(noise)])
+            held.append(s)
+        except OSError:
+            pass
+        turn += 1
+        if len(held) > 100:
+            held.pop(0).close()
+        time.sleep(0.005)
+    for s in held:
+        s.close()
+    return turn
+
+
+@basic
+def strangers_do_not_disturb(world):
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=2, rounds=20, period_ms=20)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at) for i in range(2)]
+        for r in receivers:
+            r.wait_for("ready", is_ready, READY_S)
+        before = trainer.rss()
+        end = threading.Event()
+        stranger = threading.Thread(target=pester, args=(int(at.rpartition(":")[2]), end))
+        stranger.start()
+        try:
+            most = 0
+            began = time.monotonic()
+            while time.monotonic() - began < 3:
+                most = max(most, trainer.rss())
+                time.sleep(0.05)
+            summary = trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 30)
+        finally:
+            end.set()
+            stranger.join(10)
+        require(fleet.audited(summary, [0, 1]), summary)
+        require(most - before < 64 << 20, f"grew from {before} to {most} bytes")
+        bad = [o for o in trainer.objects if o.get("kind") == "sync" and o["result"] != "ok"]
+        require(not bad, lambda: f"{len(bad)} syncs were not ok: {bad[0]}")
+        wait_until("the port answers again", lambda: f.ask("status", at).code == 0, 15)
+
+
+# Security
+
+
+def shared_key(place):
+    file = place / "key"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    return {"transport.shared_key_file": file}
+
+
+@case
+def shared_key_fleet(world):
+    key = shared_key(world.place("key"))
+    with world.fleet(settings=key) as f:
+        trainer = f.trainer(receivers=1, rounds=1, listen="0.0.0.0:0")
+        at = "127.0.0.1:" + address_of(trainer).rpartition(":")[2]
+        strangers = [
+            f.receiver(1, at, settings=shared_key(world.place("key")), name="other-key"),
+            f.receiver(2, at, settings={"transport.shared_key_file": None}, name="no-key")]
+        ready_at(f.receiver(0, at), world.last)
+        for s in strangers:
+            stays_unready(s, 0.5)
+        require(f.ask("status", at).code == 0, "status with the key")
+        require(f.ask("audit", at).code == 0, "audit with the key")
+        for wrong in (shared_key(world.place("key")), {"transport.shared_key_file": None}):
+            ended = f.ask("status", at, settings=wrong)
+            require(ended.code in (2, 3) and not ended.objects, f"status without the key: {ended}")
+
+
+def certificates(world, *names):
+    place = world.place("certificates")
+    subprocess.run([world.certificates, place, *names], check=True, timeout=60,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return place
+
+
+def certified(place, name):
+    return {"transport.certificate_file": place / f"{name}.pem",
+            "transport.key_file": place / f"{name}.key", "transport.authority_file": place / "ca.pem"}
+
+
+def roles(place):
+    def secured(role, id):
+        return certified(place, f"receiver-engine-{id}" if role == "receiver" else role)
+    return secured
+
+
+@case
+def certified_fleet(world):
+    """TLS in both directions; who has another authority's certificate, or none, stays outside."""
+    place = certificates(world, "engine-0", "engine-1")
+    others = certificates(world, "engine-2")
+    with world.fleet(secured=roles(place)) as f:
+        trainer = f.trainer(receivers=1, rounds=1, listen="0.0.0.0:0")
+        at = "127.0.0.1:" + address_of(trainer).rpartition(":")[2]
+        none = {key: None for key in certified(place, "x")}
+        strangers = [
+            f.receiver(2, at, settings=certified(others, "receiver-engine-2"), name="engine-2"),
+            f.receiver(3, at, settings=none, name="engine-3")]
+        ready_at(f.receiver(0, at, name="engine-0"), world.last)
+        for s in strangers:
+            stays_unready(s, 0.5)
+        require(f.ask("status", at).code == 0, "status with the observer's certificate")
+        require(f.ask("audit", at).code == 0, "audit with the observer's certificate")
+        ended = f.ask("status", at, settings=certified(others, "observer"))
+        require(ended.code in (2, 3) and not ended.objects, f"another authority's observer: {ended}")
+
+
+@case
+def a_receiver_cannot_pose_as_the_trainer(world):
+    """A trainer started with a receiver's certificate gets nobody, or does not start."""
+    place = certificates(world, "engine-0", "engine-1")
+    with world.fleet(secured=roles(place)) as f:
+        false = f.trainer(receivers=1, rounds=1, listen="127.0.0.1:0", name="false-trainer",
+                          settings=certified(place, "receiver-engine-1"))
+        wait_until("it ends or listens", lambda: false.find(kind="listening") or
+                   not false.running(), 20)
+        if false.find(kind="listening"):
+            stays_unready(f.receiver(0, address_of(false), name="engine-0"), 2.0)
+        else:
+            one_line(f.ended(false), 2)
+
+
+@case
+def a_receiver_cannot_pose_as_another(world):
+    """The name that a receiver gives itself must be its certificate's."""
+    place = certificates(world, "engine-0", "engine-1")
+    with world.fleet(secured=roles(place)) as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        ready_at(f.receiver(0, at, name="engine-0"), world.last)
+        thief = f.receiver(1, at, name="engine-0", settings=certified(place, "receiver-engine-1"))
+        time.sleep(1.5)
+        require(not any(is_ready(o) for o in thief.objects), thief.said())
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    root = pathlib.Path(__file__).resolve().parents[2]
+    parser.add_argument("program")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--certificates", type=pathlib.Path,
+                        default=root / "scripts" / "make-certificates")
+    options = parser.parse_args(arguments)
+    unknown = [c for c in options.cases if c not in CASES]
+    if unknown:
+        parser.error(f"no such case: {', '.join(unknown)}")
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="lockstep-smoke-") as scratch:
+        world = World(options.program, pathlib.Path(scratch), options.certificates)
+        for name in options.cases or CASES:
+            began = time.monotonic()
+            try:
+                CASES[name](world)
+                verdict = "ok"
+            except (fleet.Late, fleet.Failed, subprocess.SubprocessError) as problem:
+                failed.append(name)
+                verdict = f"FAILED: {problem}"
+            print(f"{time.monotonic() - began:6.2f} s  {name}: {verdict}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
