@@ -1,11 +1,8 @@
 #include "transport/channel.hpp"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <boost/asio/post.hpp>
-#include <cerrno>
-#include <system_error>
+#include <new>
 #include <utility>
 
 #include "transport/channel_impl.hpp"
@@ -63,7 +60,11 @@ void channel_impl::start(bucket_handler on_bucket, closed_handler on_closed) {
 
 void channel_impl::begin() {
   if (finished_) return;
-  stream_->expect_bulk();
+  try {
+    stream_->expect_bulk();
+  } catch (const std::bad_alloc&) {
+    return finish({errc::no_memory, "no memory for a channel"});
+  }
   watch();
   read();
 }

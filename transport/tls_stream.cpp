@@ -26,53 +26,109 @@ constexpr std::size_t unread_bytes_max = 1 << 20;
 /// Bytes under one key, far below what AES-GCM bears (RFC 8446, 5.5).
 constexpr std::uint64_t key_bytes_max = 64ull << 30;
 
-/// What OpenSSL writes is gathered in memory.
-class out_buffer {
+/// Between OpenSSL and the socket: what it writes is gathered in memory, and what it reads, five
+/// bytes and then a record, is taken from the system in larger pieces. (OpenSSL's own reading ahead
+/// moves all that it has ahead for every record.)
+class socket_buffer {
  public:
+  explicit socket_buffer(int socket) : socket_(socket) {}
+
+  /// From now on reads are larger.
+  void read_ahead() { in_.resize(read_ahead_bytes); }
+
+  /// As `recv`.
+  std::ptrdiff_t read(char* into, std::size_t size) noexcept {
+    if (from_ == to_) {
+      if (size >= in_.size()) return receive(into, size);
+      const auto got = receive(in_.data(), in_.size());
+      if (got <= 0) return got;
+      from_ = 0;
+      to_ = static_cast<std::size_t>(got);
+    }
+    const auto count = std::min(size, to_ - from_);
+    std::memcpy(into, in_.data() + from_, count);
+    from_ += count;
+    return static_cast<std::ptrdiff_t>(count);
+  }
+
   bool append(const char* data, std::size_t size) noexcept {
     try {
       const auto bytes = std::as_bytes(std::span(data, size));
-      bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+      out_.insert(out_.end(), bytes.begin(), bytes.end());
       return true;
     } catch (const std::bad_alloc&) {
       return false;
     }
   }
-  std::span<const std::byte> left() const noexcept { return std::span(bytes_).subspan(sent_); }
-  void sent(std::size_t count) noexcept {
-    sent_ += count;
-    if (sent_ < bytes_.size()) return;
-    bytes_.clear();
+
+  std::span<const std::byte> unsent() const noexcept { return std::span(out_).subspan(sent_); }
+
+  /// Whether all was sent; otherwise `errno` says why not.
+  bool send_all() noexcept {
+    while (sent_ < out_.size()) {
+      const auto sent = send_gathered(socket_, unsent(), {});
+      if (sent < 0) return false;
+      sent_ += static_cast<std::size_t>(sent);
+    }
+    out_.clear();
     sent_ = 0;
+    return true;
   }
 
+  bool at_end() const noexcept { return at_end_; }
+
  private:
-  std::vector<std::byte> bytes_;
+  std::ptrdiff_t receive(char* into, std::size_t size) noexcept {
+    std::ptrdiff_t got = 0;
+    do {
+      got = recv(socket_, into, size, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    at_end_ = got == 0;
+    return got;
+  }
+
+  const int socket_;
+  std::vector<char> in_;
+  std::size_t from_ = 0;
+  std::size_t to_ = 0;
+  bool at_end_ = false;
+  std::vector<std::byte> out_;
   std::size_t sent_ = 0;
 };
 
 int bio_write(BIO* bio, const char* data, std::size_t size, std::size_t* written) {
   *written = 0;
-  if (!static_cast<out_buffer*>(BIO_get_data(bio))->append(data, size)) return 0;
+  if (!static_cast<socket_buffer*>(BIO_get_data(bio))->append(data, size)) return 0;
   *written = size;
   return 1;
 }
 
-long bio_control(BIO*, int command, long, void*) {
+int bio_read(BIO* bio, char* into, std::size_t size, std::size_t* read) {
+  BIO_clear_retry_flags(bio);
+  const auto got = static_cast<socket_buffer*>(BIO_get_data(bio))->read(into, size);
+  *read = got > 0 ? static_cast<std::size_t>(got) : 0;
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) BIO_set_retry_read(bio);
+  return got > 0 ? 1 : 0;
+}
+
+long bio_control(BIO* bio, int command, long, void*) {
+  if (command == BIO_CTRL_EOF)
+    return static_cast<socket_buffer*>(BIO_get_data(bio))->at_end() ? 1 : 0;
   return command == BIO_CTRL_FLUSH ? 1 : 0;
 }
 
-BIO* make_out_bio(out_buffer& out) {
+BIO* make_bio(socket_buffer& buffer) {
   static BIO_METHOD* const method = [] {
     auto* m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "gathered");
     if (m == nullptr) throw std::bad_alloc();
     BIO_meth_set_write_ex(m, bio_write);
+    BIO_meth_set_read_ex(m, bio_read);
     BIO_meth_set_ctrl(m, bio_control);
     return m;
   }();
   BIO* const bio = BIO_new(method);
   if (bio == nullptr) throw std::bad_alloc();
-  BIO_set_data(bio, &out);
+  BIO_set_data(bio, &buffer);
   BIO_set_init(bio, 1);
   return bio;
 }
@@ -80,12 +136,13 @@ BIO* make_out_bio(out_buffer& out) {
 class tls_stream final : public byte_stream {
  public:
   tls_stream(int socket, std::shared_ptr<const tls_context> context, bool accepts)
-      : socket_(socket), context_(std::move(context)), ssl_(SSL_new(context_->get())) {
+      : socket_(socket),
+        context_(std::move(context)),
+        buffer_(socket),
+        ssl_(SSL_new(context_->get())) {
     if (ssl_ == nullptr) throw std::bad_alloc();
-    BIO* const in = BIO_new_socket(socket, BIO_NOCLOSE);
-    if (in == nullptr) throw std::bad_alloc();
-    SSL_set0_rbio(ssl_.get(), in);
-    SSL_set0_wbio(ssl_.get(), make_out_bio(out_));
+    BIO* const bio = make_bio(buffer_);
+    SSL_set_bio(ssl_.get(), bio, bio);
     if (accepts) {
       SSL_set_accept_state(ssl_.get());
     } else {
@@ -123,8 +180,8 @@ class tls_stream final : public byte_stream {
       total += got;
     }
     // Answers of TLS itself, e.g. a new key.
-    if (!out_.left().empty()) {
-      if (out_.left().size() > unread_bytes_max)
+    if (!buffer_.unsent().empty()) {
+      if (buffer_.unsent().size() > unread_bytes_max)
         return fail(errc::bad_frame, "the peer asks without reading the answers");
       if (const auto flushed = flush(); flushed.status == io_status::failed) return flushed;
     }
@@ -158,15 +215,10 @@ class tls_stream final : public byte_stream {
   }
 
   io_step flush() override {
-    while (!out_.left().empty()) {
-      const auto sent = send_gathered(socket_, out_.left(), {});
-      if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return {io_status::want_write, 0};
-      if (sent < 0)
-        return fail(errno == ETIMEDOUT ? errc::timeout : errc::dead,
-                    std::generic_category().message(errno));
-      out_.sent(static_cast<std::size_t>(sent));
-    }
-    return {};
+    if (buffer_.send_all()) return {};
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return {io_status::want_write, 0};
+    return fail(errno == ETIMEDOUT ? errc::timeout : errc::dead,
+                std::generic_category().message(errno));
   }
 
   void finish_writes() override {
@@ -175,11 +227,7 @@ class tls_stream final : public byte_stream {
     shutdown(socket_, SHUT_WR);
   }
 
-  void expect_bulk() override {
-    SSL_set_read_ahead(ssl_.get(), 1);
-    SSL_set_default_read_buffer_len(ssl_.get(), read_ahead_bytes);
-    SSL_free_buffers(ssl_.get());  // refuses where there is something in them, which is fine
-  }
+  void expect_bulk() override { buffer_.read_ahead(); }
 
   std::optional<identity> proven() const override {
     if (context_->has_shared_key()) return {};
@@ -244,7 +292,7 @@ class tls_stream final : public byte_stream {
 
   int socket_;
   std::shared_ptr<const tls_context> context_;
-  out_buffer out_;
+  socket_buffer buffer_;
   std::unique_ptr<SSL, deleter> ssl_;
   std::uint64_t key_bytes_ = 0;
 };
