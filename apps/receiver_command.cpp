@@ -73,9 +73,9 @@ settings settings_of(const receiver_command_options& o) {
 }
 
 int run_receiver(const receiver_command_options& o) {
+  stop_signal stop;
   const auto options = settings_of(o);
   const auto base = checkpoint::open(o.checkpoint);
-  stop_signal stop;
   std::optional<weight_buffer> memory;
   std::optional<mapped_weights> file;
   receiver_options ro;

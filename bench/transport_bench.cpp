@@ -158,11 +158,11 @@ class channels {
     trainer_ = accepted.get_future().get();
     // A credit is an empty frame back.
     receiver_->start(
-        [this](const bucket_msg& m) {
+        [this](const bucket_msg& m, std::uint64_t) {
           if (m.bytes.size() == bucket_bytes) receiver_->send({m.env, m.index, {}});
         },
         [](const failure&) {});
-    trainer_->start([this](const bucket_msg&) { credit(); }, [](const failure&) {});
+    trainer_->start([this](const bucket_msg&, std::uint64_t) { credit(); }, [](const failure&) {});
   }
 
   ~channels() {

@@ -36,8 +36,7 @@ settings connecting(std::uint16_t port) {
 
 /// A receiver in a runtime of its own, as in another process.
 struct remote {
-  remote(std::uint16_t port, receiver_id id, receiver_options options = {},
-         settings s = settings())
+  remote(std::uint16_t port, receiver_id id, receiver_options options = {}, settings s = settings())
       : rt(s.transport.connect.empty() ? connecting(port) : s), options_(std::move(options)) {
     options_.id = id;
     rx.emplace(rt, small_layout(), std::move(options_));
@@ -190,7 +189,8 @@ TEST_CASE("several bulk streams carry one delta, whatever overtakes what") {
   }
 }
 
-TEST_CASE("a trainer that comes back on its port finds its receivers, and sends them nothing anew") {
+TEST_CASE(
+    "a trainer that comes back on its port finds its receivers, and sends them nothing anew") {
   auto s = listening();
   std::optional<fleet> f(std::in_place, s);
   f->t.seed(f->w);
@@ -348,7 +348,8 @@ TEST_CASE("a silent link is ended when its lease is long over") {
 
 TEST_CASE("a runtime says what is wrong with where it listens") {
   auto s = listening();
-  for (const auto* bad : {"127.0.0.1", ":1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:1x", "::1:5"}) {
+  for (const auto* bad :
+       {"127.0.0.1", ":1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:1x", "::1:5"}) {
     INFO(bad);
     s.transport.listen = bad;
     CHECK_THROWS_AS(runtime(s), setting_error);

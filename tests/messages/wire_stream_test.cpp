@@ -54,7 +54,8 @@ TEST_CASE("messages come out as they went in, whatever the pieces") {
 
 TEST_CASE("a header that promises too much is refused before its body is there") {
   const auto whole = encode_message(ping_msg{1, {2, 3}, {4, 5}});
-  for (const auto length : {control_bytes_max, std::uint64_t{1} << 32, UINT64_MAX, UINT64_MAX - 31}) {
+  for (const auto length :
+       {control_bytes_max, std::uint64_t{1} << 32, UINT64_MAX, UINT64_MAX - 31}) {
     auto header = whole;
     put_number(header, 8, length);
     header.resize(wire_header_bytes);

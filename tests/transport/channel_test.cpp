@@ -211,7 +211,7 @@ TEST_CASE("A reader that is slow but reads is not given up") {
   std::atomic<int> got = 0;
   std::atomic<bool> ended = false;
   dialed->start(
-      [&](const bucket_msg&) {
+      [&](const bucket_msg&, std::uint64_t) {
         ++got;
         usleep(100'000);
       },

@@ -95,7 +95,7 @@ TEST_CASE("The largest length that is allowed allocates no more than what arrive
   const raw_link raw(s);
   const bulk b(raw.accepted);
   const auto before = resident_bytes();
-  REQUIRE(write_all(raw.fd, encode_bulk_header({{}, 0, 64 << 20})));
+  REQUIRE(write_all(raw.fd, encode_bulk_header({{}, 0, 64 << 20, 0})));
   REQUIRE(write_all(raw.fd, std::vector<std::byte>(100'000)));
   usleep(100'000);
   CHECK(resident_bytes() < before + (2 << 20));

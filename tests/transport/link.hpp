@@ -73,7 +73,7 @@ inline bool eventually(const std::function<bool()>& holds,
 /// Bulk channel with what it received.
 struct bulk {
   explicit bulk(std::shared_ptr<channel> of) : to(std::move(of)) {
-    to->start([b = buckets](bucket_msg m) { b->put(std::move(m)); },
+    to->start([b = buckets](bucket_msg m, std::uint64_t) { b->put(std::move(m)); },
               [e = ends](const failure& why) { e->put(why); });
   }
   bulk(bulk&&) = default;
