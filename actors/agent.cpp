@@ -115,6 +115,7 @@ void on_dialed(pointer self, dialed& m) {
       caf::actor_cast<caf::actor>(self)));
   self->monitor(d.link);
   state.env->log->info("{}: linked to {}:{}", state.bytes->name(), d.where.host, d.where.port);
+  self->send(d.link, announced{state.seen});
   if (state.hello) self->send(d.link, *state.hello);
 }
 
@@ -182,6 +183,13 @@ agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const ac
         for (const auto& d : s.doors)
           if (d.link) self->send(d.link, m);
         s.hello = std::move(m);
+      },
+      [self](const announced& m) {
+        auto& s = self->state;
+        if (m.what <= s.seen) return;
+        s.seen = m.what;
+        for (const auto& d : s.doors)
+          if (d.link) self->send(d.link, m);
       },
       [self](dialed& m) { on_dialed(self, m); },
       [self](const remove_engine& m) { on_remove(self, m); },

@@ -16,13 +16,17 @@ using trainer_link_actor = caf::typed_actor<
     // To be said to the trainer.
     caf::reacts_to<hello_msg>, caf::reacts_to<goodbye_msg>,
     // The receiver has a new life.
-    caf::reacts_to<retarget>>;
+    caf::reacts_to<retarget>,
+    // Another link has heard an announcement.
+    caf::reacts_to<announced>>;
 
 /// The receiver's supervisor, as far as this process goes: starts it anew when it ends, and says
 /// for it to every trainer it reaches what it says to its supervisor.
 using agent_actor = caf::typed_actor<
     // The receiver announces itself.
     caf::reacts_to<hello_msg>,
+    // A link has heard an announcement.
+    caf::reacts_to<announced>,
     // An address was dialed.
     caf::reacts_to<dialed>,
     // Leave on purpose; answered when the receiver's actor is gone.
@@ -47,6 +51,7 @@ struct agent_state {
   gateway* ways = nullptr;  ///< outlives all actors
   receiver_actor receiver;
   std::optional<hello_msg> hello;  ///< of the receiver's life
+  shipment seen;                   ///< announced last
   std::vector<door> doors;
   std::uint32_t restarts = 0;
   time_point born;

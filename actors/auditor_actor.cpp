@@ -1,8 +1,10 @@
 // The auditor: compares every receiver's bytes with the snapshot's, tensor by tensor, at a version
 // that both hold.
 #include <algorithm>
+#include <functional>
 #include <map>
 
+#include "actors/encoding.hpp"
 #include "actors/states.hpp"
 #include "protocol/deadlines.hpp"
 
@@ -20,7 +22,11 @@ void begin_round(pointer self) {
   const auto& env = *state.setup.env;
   state.challenge = env.entropy();
   state.held.reset();
+  state.parts = state.setup.ranks.size();
+  state.others.assign(state.setup.shape.count(), {});
   self->send(state.setup.snapshot, digests_request{state.challenge});
+  for (const auto& rank : state.setup.ranks)
+    self->send(rank, shard_task_msg{env.cluster, shard_task::digests, {}, 0, state.challenge});
   for (auto& [id, o] : state.open) {
     o.reply.reset();
     self->send(o.target.receiver, audit_msg{env.cluster, o.target.who.inc, state.challenge});
@@ -51,27 +57,29 @@ void finish(pointer self) {
 }
 
 /// Empty if all tensors are the same.
-std::string difference(const layout& shape, const digests_result& held,
+std::string difference(const layout& shape, const std::vector<digest>& held,
                        const audit_reply_msg& reply) {
   const auto digests = unpacked_digests(reply.digests);
-  if (!digests || digests->size() != held.tensors.size())
-    return "it answers for another number of tensors";
-  const auto at = std::ranges::mismatch(held.tensors, *digests).in1 - held.tensors.begin();
-  if (at == std::ssize(held.tensors)) return {};
+  if (!digests || digests->size() != held.size()) return "it answers for another number of tensors";
+  const auto at = std::ranges::mismatch(held, *digests).in1 - held.begin();
+  if (at == std::ssize(held)) return {};
   return "tensor '" + shape[static_cast<std::size_t>(at)].name + "' differs";
 }
 
 /// Compares who can be compared; ends when nobody is left, or begins anew.
 void compare(pointer self) {
   auto& state = self->state;
-  if (!state.held) return;
+  if (!state.held || state.parts > 0) return;
+  // A tensor that a rank does not own digests to nothing there.
+  auto whole = state.held->tensors;
+  std::ranges::transform(whole, state.others, whole.begin(), std::plus());
   for (auto it = state.open.begin(); it != state.open.end();) {
     const auto& o = it->second;
     if (!o.reply || !o.reply->version || o.reply->version != state.held->version) {
       ++it;
       continue;
     }
-    auto why = difference(state.setup.shape, *state.held, *o.reply);
+    auto why = difference(state.setup.shape, whole, *o.reply);
     const bool pass = why.empty();
     state.done.push_back({it->first, o.target.name, o.reply->version, pass, std::move(why)});
     it = state.open.erase(it);
@@ -84,9 +92,9 @@ void on_tick(pointer self) {
   const auto now = self->clock().now();
   if (now >= state.deadline) return finish(self);
   // Not while somebody is still digesting: it would start over and never end.
-  const bool answered = state.held && std::ranges::all_of(state.open, [](const auto& o) {
-                          return o.second.reply.has_value();
-                        });
+  const bool answered =
+      state.held && state.parts == 0 &&
+      std::ranges::all_of(state.open, [](const auto& o) { return o.second.reply.has_value(); });
   if (answered) begin_round(self);
   self->delayed_send(self, round_pause, tick{});
 }
@@ -136,6 +144,16 @@ auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
       [self](digests_result& m) {
         if (m.challenge != self->state.challenge) return;
         self->state.held = std::move(m);
+        compare(self);
+      },
+      [self](const shard_result_msg& m) {
+        auto& s = self->state;
+        const auto digests = unpacked_digests(m.digests);
+        if (m.challenge != s.challenge || s.parts == 0 || !digests ||
+            digests->size() != s.others.size())
+          return;
+        std::ranges::transform(s.others, *digests, s.others.begin(), std::plus());
+        --s.parts;
         compare(self);
       },
       [self](audit_reply_msg& m) {

@@ -17,7 +17,7 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
       return;
     }
     *state.sent_bytes += bucket.size();
-    self->send(state.receiver, bucket_msg{state.env, index, std::move(bucket)});
+    self->send(state.receiver, bucket_msg{state.env, state.first + index, std::move(bucket)});
   }
   if (!state.machine.drained()) return;
   self->send(state.owner, drained_notice{state.env.txn, state.id});
@@ -38,6 +38,8 @@ flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, rece
         auto& state = self->state;
         state.owner = caf::actor_cast<sender_actor>(self->current_sender());
         state.source = std::move(m.source);
+        state.first = 0;
+        if (const auto* part = std::get_if<part_head>(&m.head)) state.first = part->first;
         std::visit(
             [&](auto& head) {
               state.env = head.env;
@@ -48,7 +50,9 @@ flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, rece
         send_buckets(self, state.machine.on_start(state.env, count));
       },
       [self](const credit_msg& m) {
-        if (self->state.source) send_buckets(self, self->state.machine.on_credit(m));
+        auto& state = self->state;
+        if (!state.source || m.index < state.first) return;
+        send_buckets(self, state.machine.on_credit({m.env, m.id, m.index - state.first}));
       },
       [self](const stop_request& m) {
         if (self->state.env.txn == m.txn) self->state.stop();

@@ -64,8 +64,10 @@ void gateway::listen(const node_address& at, link_handler take) {
   o.port = at.port;
   o.self = own_greeting(node_role::trainer);
   o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
-  const auto admit = [](const greeting& g, const std::string&) -> failure {
-    if (g.role == node_role::trainer) return {errc::bad_input, "this is a trainer itself"};
+  const auto& t = env_->options.transport;
+  const auto admit = [&t](const greeting& g, const std::string&) -> failure {
+    if (g.role == node_role::trainer && (t.rank != 0 || g.id == 0 || g.id >= t.ranks))
+      return {errc::bad_input, "this is a trainer itself, and no rank of it is missing"};
     if (g.purpose == channel_purpose::control &&
         (g.stream > streams_max || (g.role == node_role::receiver && g.stream == 0)))
       return {errc::bad_input, "a link of " + std::to_string(g.stream) + " bulk channels"};

@@ -19,6 +19,7 @@
 #include "protocol/join_fsm.hpp"
 #include "protocol/supervision_fsm.hpp"
 #include "protocol/sync_fsm.hpp"
+#include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace spdlog {
@@ -128,6 +129,12 @@ struct observe_request {
   question what = question::status;
   std::function<void(observation)> answer;
 };
+/// What follows is the part of a shipment that another rank of the trainer has announced.
+struct part_head {
+  envelope env;
+  std::uint32_t round = 0;  ///< of a redo; 0: the first time
+  std::uint32_t first = 0;  ///< index of the part's first bucket among all
+};
 /// Digest every tensor of the snapshot under the challenge.
 struct digests_request {
   std::uint64_t challenge = 0;
@@ -139,9 +146,13 @@ struct digests_result {
 };
 /// Start, or start anew as a new run, the trainer's side.
 struct boot_request {
-  std::uint64_t run = 0;  ///< raised where the process has had it already
-  std::shared_ptr<snapshot_store> store;
+  std::uint64_t run = 0;                  ///< raised where the process has had it already
+  std::shared_ptr<snapshot_store> store;  ///< of what this rank owns
   std::shared_ptr<std::promise<version_ref>> answer;
+  /// Of the whole model; only where the trainer has several ranks. Else it is the store's.
+  layout shape;
+  shard_mask owned;
+  time_point deadline;  ///< for the other ranks to come, likewise
 };
 /// The trainer leaves: its side ends, and receivers hear of no trainer any more.
 struct end_request {};
@@ -177,6 +188,7 @@ LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
 LOCKSTEP_LOCAL_MESSAGE(observation)
 LOCKSTEP_LOCAL_MESSAGE(observe_request)
 LOCKSTEP_LOCAL_MESSAGE(digests_request)
+LOCKSTEP_LOCAL_MESSAGE(part_head)
 LOCKSTEP_LOCAL_MESSAGE(digests_result)
 LOCKSTEP_LOCAL_MESSAGE(boot_request)
 LOCKSTEP_LOCAL_MESSAGE(end_request)
@@ -234,6 +246,8 @@ using receiver_actor = caf::typed_actor<
     caf::reacts_to<redo_msg>,
     // All weights follow.
     caf::reacts_to<full_begin_msg>,
+    // Another rank of the trainer ships its part from here on; for links only.
+    caf::reacts_to<part_head>,
     // One bucket of what was announced.
     caf::reacts_to<bucket_msg>,
     // Apply what is staged and prove the result.
@@ -251,7 +265,7 @@ using receiver_actor = caf::typed_actor<
 
 /// Stream `source` to the receiver, after `head` has announced it.
 struct ship_request {
-  std::variant<prepare_msg, redo_msg, full_begin_msg> head;
+  std::variant<prepare_msg, redo_msg, full_begin_msg, part_head> head;
   std::shared_ptr<bucket_source> source;
 };
 /// Stop streaming this transaction.
@@ -306,6 +320,8 @@ using sender_actor = caf::typed_actor<
     caf::reacts_to<gave_up_notice>,
     // The supervisor has heard of a newer run: this one is over.
     caf::reacts_to<newer_run_notice>,
+    // Another rank has done its part.
+    caf::reacts_to<shard_result_msg>,
     // A deadline of the machine.
     caf::reacts_to<tick>>;
 
@@ -335,13 +351,28 @@ using supervisor_actor = caf::typed_actor<
     caf::reacts_to<sync_action::not_admitted>,
     // The snapshot has moved.
     caf::reacts_to<fleet_notice>,
+    // Another rank of the trainer announces itself, or has seeded its part.
+    caf::reacts_to<shard_hello_msg>, caf::reacts_to<shard_result_msg>,
     // Somebody asks where everybody stands, or what everybody holds.
     caf::reacts_to<observe_request>,
     // Time to ping, and to try who waits.
     caf::reacts_to<tick>>;
 
+/// Another rank of this trainer, at the coordinator's: owns some tensors and does what is asked
+/// with them.
+using rank_link_actor = caf::typed_actor<
+    // Something to do, or to ship.
+    caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>>;
+
+/// The coordinator, at another rank's.
+using coordinator_link_actor = caf::typed_actor<
+    // Said to the coordinator.
+    caf::reacts_to<shard_hello_msg>, caf::reacts_to<shard_result_msg>>;
+
 /// Compares what receivers hold with the snapshot, once, and ends.
 using auditor_actor = caf::typed_actor<
+    // Another rank's side.
+    caf::reacts_to<shard_result_msg>,
     // The snapshot's side.
     caf::reacts_to<digests_result>,
     // A receiver's.

@@ -29,8 +29,8 @@ void link_io::open(caf::io::broker* self, link_channels channels,
   const auto me = caf::actor_cast<caf::actor>(self);
   for (const auto& c : bulk_)
     c->start(
-        [me](bucket_msg m, std::uint64_t shipment) {
-          caf::anon_send(me, bulk_bucket{std::move(m), shipment});
+        [me](bucket_msg m, std::uint64_t round) {
+          caf::anon_send(me, bulk_bucket{std::move(m), round});
         },
         [me](const failure& why) { caf::anon_send(me, bulk_closed{why}); });
   watch(self);
@@ -59,7 +59,7 @@ bool link_io::write(caf::io::broker* self, const wire_message& m) {
 
 void link_io::send(caf::io::broker* self, bucket_msg m) {
   const auto n = next_bulk_++ % bulk_.size();
-  if (!bulk_[n]->send(std::move(m), shipment_)) end(self, errc::dead, "its bulk channel is closed");
+  if (!bulk_[n]->send(std::move(m), round_)) end(self, errc::dead, "its bulk channel is closed");
 }
 
 bool link_io::floods() {
@@ -79,6 +79,7 @@ void link_io::watch(caf::io::broker* self) {
   const std::chrono::milliseconds lease(env_->options.receiver.lease_ms);
   if (self->clock().now() - heard_ > 2 * lease)
     return end(self, errc::lease_expired, "it is silent");
+  if (!write(self, beat_msg{env_->cluster})) return;
   self->delayed_send(self, lease / 4 + std::chrono::milliseconds(1), tick{});
 }
 

@@ -27,10 +27,31 @@ struct link_channels {
   std::vector<std::shared_ptr<channel>> bulk;
 };
 
+/// Which announcement a bucket belongs to: of a transaction, and of a redo in it or, 0, the first.
+struct shipment {
+  txn_ref txn;
+  std::uint64_t round = 0;
+
+  friend auto operator<=>(const shipment&, const shipment&) = default;
+};
+inline shipment shipment_of(const redo_msg& m) {
+  return {m.env.txn, m.round};
+}
+inline shipment shipment_of(const part_head& m) {
+  return {m.env.txn, m.round};
+}
+inline shipment shipment_of(const auto& m) {
+  return {m.env.txn, 0};
+}
+
 /// A bucket has come over a bulk channel.
 struct bulk_bucket {
   bucket_msg bucket;
-  std::uint64_t shipment = 0;
+  std::uint64_t round = 0;
+};
+/// An announcement has come over some link of this receiver.
+struct announced {
+  shipment what;
 };
 /// A bulk channel has ended, and the link with it.
 struct bulk_closed {
@@ -63,10 +84,9 @@ class link_io {
 
   /// Sends a control message. False, and the broker quits, if the peer does not take what is sent.
   bool write(caf::io::broker* self, const wire_message& m);
-  /// Sends a bucket of the shipment that the last head began.
+  /// Sends a bucket of what was announced last.
   void send(caf::io::broker* self, bucket_msg m);
-  /// A head has been written: buckets that follow belong to it.
-  void begin_shipment() noexcept { ++shipment_; }
+  void begin(const shipment& s) noexcept { round_ = s.round; }
 
   /// Takes what has arrived and calls `take(message)` for every message in it; the broker quits at
   /// the first that is none.
@@ -102,7 +122,7 @@ class link_io {
   caf::io::connection_handle control_;
   std::vector<std::shared_ptr<channel>> bulk_;
   std::size_t next_bulk_ = 0;
-  std::uint64_t shipment_ = 0;
+  std::uint64_t round_ = 0;
   wire_stream in_;
   time_point heard_;
   time_point second_began_;
@@ -127,7 +147,8 @@ struct trainer_link_state {
   static inline const char* name = "trainer_link";
   receiver_actor receiver;
   link_io io;
-  std::uint64_t heads = 0;        ///< announcements that have come
+  caf::actor agent;
+  shipment seen;                  ///< announced last, over this link or another
   std::vector<bulk_bucket> held;  ///< came before the announcement that they belong to
   bool leaving = false;           ///< the receiver has said goodbye
 };
@@ -135,6 +156,29 @@ using trainer_link = caf::stateful_actor<trainer_link_state, caf::io::broker>;
 caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const actor_env> env,
                                     link_channels channels, receiver_actor receiver,
                                     caf::actor agent);
+
+/// Stands for another rank at the coordinator's.
+struct rank_link_state {
+  static inline const char* name = "rank_link";
+  supervisor_actor supervisor;
+  caf::actor asker;  ///< who gave the last task but audits
+  caf::actor auditor;
+  link_io io;
+};
+using rank_link = caf::stateful_actor<rank_link_state, caf::io::broker>;
+caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_env> env,
+                                 link_channels channels, supervisor_actor supervisor);
+
+/// Stands for the coordinator at another rank's.
+struct coordinator_link_state {
+  static inline const char* name = "coordinator_link";
+  caf::actor rank;
+  link_io io;
+};
+using coordinator_link = caf::stateful_actor<coordinator_link_state, caf::io::broker>;
+caf::behavior coordinator_link_behavior(coordinator_link* self,
+                                        std::shared_ptr<const actor_env> env,
+                                        link_channels channels, caf::actor rank);
 
 /// Stands for somebody who only looks on.
 struct observer_link_state {
@@ -151,6 +195,7 @@ caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const 
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::bulk_bucket)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::bulk_closed)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::announced)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::retarget)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::farewell)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::dialed)

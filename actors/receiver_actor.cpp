@@ -219,6 +219,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         s.join_run = m.run;
         s.join = m.join;
       },
+      [](const part_head&) {},
       [self](const audit_msg& m) { answer_audit(self, m); },
       [self, now](const tick&) {
         self->state.timer.fired();

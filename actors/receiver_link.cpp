@@ -61,6 +61,7 @@ class hearer {
     if (state_.auditor) self_->send(state_.auditor, std::move(m));
     return true;
   }
+  bool hear(beat_msg&) { return true; }
   /// Only a trainer says these.
   bool hear(auto& m) {
     state_.io.end(self_, errc::bad_frame, "it says " + std::string(name_of(wire_message(m))));
@@ -82,7 +83,7 @@ auto announce(receiver_link* self) {
   return [self](const M& m) {
     auto& state = self->state;
     state.flusher = caf::actor_cast<flusher_actor>(self->current_sender());
-    if (state.io.write(self, m)) state.io.begin_shipment();
+    if (state.io.write(self, m)) state.io.begin(shipment_of(m));
   };
 }
 
@@ -104,6 +105,10 @@ caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const 
       announce<prepare_msg>(self),
       announce<redo_msg>(self),
       announce<full_begin_msg>(self),
+      [self](const part_head& m) {
+        self->state.flusher = caf::actor_cast<flusher_actor>(self->current_sender());
+        self->state.io.begin(shipment_of(m));
+      },
       [self](bucket_msg& m) { self->state.io.send(self, std::move(m)); },
       [self, cluster](const welcome& m) {
         auto& s = self->state;

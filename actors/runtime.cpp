@@ -65,13 +65,23 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   config.add_message_types<caf::id_block::lockstep>();
   const auto& t = options.transport;
   if (!t.connect.empty()) trainers = parse_addresses("transport.connect", t.connect);
+  if (t.ranks > 1 && t.listen.empty() && t.rank > 0)
+    throw setting_error("transport.listen is empty: receivers would not find rank " +
+                        std::to_string(t.rank));
+  if (t.rank > 0 && trainers.size() != 1)
+    throw setting_error("transport.connect must be the address of rank 0 at every other rank");
   const bool linked = !t.listen.empty() || !t.connect.empty();
   if (linked) {
     config.load<caf::io::middleman>();
     ways = std::make_unique<gateway>(env);
   }
   system = std::make_unique<caf::actor_system>(config);
-  supervisor = system->spawn(supervisor_behavior, env);
+  // A rank that does not lead stands in its supervisor's place for whoever is linked to it.
+  if (t.rank > 0)
+    supervisor = caf::actor_cast<supervisor_actor>(
+        system->spawn(rank_behavior, env, ways.get(), trainers.front()));
+  else
+    supervisor = system->spawn(supervisor_behavior, env);
   if (t.listen.empty()) return;
   try {
     listen(parse_address("transport.listen", t.listen));
@@ -88,8 +98,11 @@ runtime::parts::~parts() {
 void runtime::parts::listen(const node_address& at) {
   ways->listen(at, [this](link_channels link) {
     auto& middleman = system->middleman();
-    if (link.control->peer().role == node_role::receiver)
+    const auto role = link.control->peer().role;
+    if (role == node_role::receiver)
       middleman.spawn_broker(receiver_link_behavior, env, std::move(link), supervisor);
+    else if (role == node_role::trainer)
+      middleman.spawn_broker(rank_link_behavior, env, std::move(link), supervisor);
     else
       middleman.spawn_broker(observer_link_behavior, env, std::move(link), supervisor);
   });
@@ -107,6 +120,9 @@ void runtime::parts::end() {
 }
 
 void runtime::parts::add(const std::shared_ptr<engine>& bytes) {
+  if (env->options.transport.ranks > 1 && !env->options.transport.listen.empty())
+    throw error(errc::bad_input,
+                "receivers of a trainer with several ranks run in other processes");
   if (trainers.empty()) {
     caf::anon_send(supervisor, add_engine{bytes});
     return;

@@ -13,6 +13,7 @@
 #include "actors/agent.hpp"
 #include "actors/gateway.hpp"
 #include "actors/interfaces.hpp"
+#include "actors/rank.hpp"
 #include "actors/runtime.hpp"
 
 namespace lockstep {

@@ -1,10 +1,11 @@
 // The sender: performs what the sync machine asks for, and measures it.
 #include <spdlog/spdlog.h>
 
-#include <exception>
+#include <algorithm>
 
+#include "actors/encoding.hpp"
 #include "actors/states.hpp"
-#include "weights/file.hpp"
+#include "protocol/deadlines.hpp"
 
 namespace lockstep {
 
@@ -13,19 +14,10 @@ namespace {
 namespace act = sync_action;
 using pointer = sender_actor::stateful_pointer<sender_state>;
 
-/// The trainer's tensors as the kernels see them. Throws `error{wrong_layout}` naming the tensor
-/// whose size is not the layout's.
-tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
-  tensor_views out;
-  for (std::size_t i = 0; i < shape.count(); ++i) {
-    const auto bytes = tensors(i);
-    if (bytes.size() != shape.bytes(i))
-      throw error(errc::wrong_layout, "tensor '" + shape[i].name + "' has " +
-                                          std::to_string(bytes.size()) + " bytes, not " +
-                                          std::to_string(shape.bytes(i)));
-    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(shape[i].type)});
-  }
-  return out;
+/// How long another rank may take: its trainer may come to the sync later than this one's.
+std::chrono::milliseconds patience_with_ranks(const settings& s, const layout& shape) {
+  return std::chrono::milliseconds(s.sync.recovery_timeout_ms) +
+         2 * transfer_time(s, shape.total_bytes());
 }
 
 class performer {
@@ -35,6 +27,22 @@ class performer {
 
   void run(const sync_fsm::actions& list) {
     for (const auto& action : list) std::visit([this](const auto& a) { perform(a); }, action);
+  }
+
+  /// Begins to gather what every rank of the trainer has to say, this one included.
+  void ask_ranks(shard_task what, txn_ref txn, std::uint64_t label, std::uint64_t challenge) {
+    auto& g = state_.gathering;
+    g = {what, txn, challenge, {}, now_ + patience_with_ranks(env_.options, state_.setup.shape)};
+    g.parts.resize(1 + state_.setup.ranks.size());
+    for (const auto& rank : state_.setup.ranks)
+      self_->send(rank, shard_task_msg{env_.cluster, what, txn, label, challenge});
+  }
+
+  /// What the other ranks have made for this transaction is of no use any more.
+  void drop_at_ranks(txn_ref txn) {
+    state_.gathering = {};
+    for (const auto& rank : state_.setup.ranks)
+      self_->send(rank, shard_task_msg{env_.cluster, shard_task::drop, txn, 0, 0});
   }
 
  private:
@@ -49,84 +57,94 @@ class performer {
     for (const auto& p : who)
       if (const auto* r = route(p)) self_->send(r->receiver, make(to(txn, p)));
   }
+  /// Announces all buckets and ships this rank's; the other ranks ship theirs.
   template <class Make>
-  void ship_each(txn_ref txn, const std::vector<participant>& who,
-                 const std::shared_ptr<bucket_source>& source, Make make) {
-    for (const auto& p : who)
-      if (const auto* r = route(p)) self_->send(r->flusher, ship_request{make(to(txn, p)), source});
+  void ship_each(txn_ref txn, const std::vector<participant>& who, std::uint32_t round,
+                 const std::shared_ptr<bucket_source>& source,
+                 const std::vector<std::uint32_t>& firsts, Make make) {
+    for (const auto& p : who) {
+      const auto* r = route(p);
+      if (r == nullptr) continue;
+      self_->send(r->flusher, ship_request{make(to(txn, p)), source});
+      for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
+        self_->send(state_.setup.ranks[i], shard_ship_msg{env_.cluster, txn, p.id, p.inc, firsts[i],
+                                                          round, source == state_.full});
+    }
   }
 
   void perform(const act::encode& a) {
     auto& m = state_.measures;
     m = {};
     m.started = now_;
-    auto failed = std::optional<std::pair<errc, std::string>>{};
-    try {
+    const auto failed = failure_of([&] {
       if (!state_.current.ticket->begin_reading())
         throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
       encode(a);
-    } catch (const error& e) {
-      failed.emplace(e.code(), printable(e.what()));
-    } catch (const std::bad_alloc&) {
-      failed.emplace(errc::no_memory, "out of memory while encoding");
-    } catch (const std::exception& e) {
-      failed.emplace(errc::encode_failed, printable(e.what()));
-    } catch (...) {  // the tensor reader is the embedding program's
-      failed.emplace(errc::encode_failed, "an exception of an unknown type");
-    }
+    });
     state_.current.ticket->tensors_read();
     state_.current.tensors = nullptr;
-    if (failed) run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
+    if (!failed) return;
+    drop_at_ranks(a.txn);
+    run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
   }
 
   void encode(const act::encode& a) {
-    const auto& store = *state_.setup.store;
-    const auto target = views_of(store.shape(), state_.current.tensors);
-    state_.delta = std::make_shared<delta_source>(store.read([&](const tensor_views& base) {
-      return encode_delta(store.shape(), base, target, env_.options.bucket.bytes_max);
-    }));
-    state_.measures.wire_bytes = state_.delta->content().bytes;
-    state_.measures.changed = state_.delta->content().changed;
-    state_.target_state = digest_of(public_digest_seed, target);
-    state_.challenge = env_.entropy();
-    const target_info to{{a.txn.run, a.txn.seq}, state_.target_state, a.label};
-    self_->send(state_.setup.snapshot,
-                stage_request{a.txn, a.base.version, to, state_.delta, state_.challenge});
+    const auto challenge = env_.entropy();
+    // The other ranks meanwhile do the same.
+    ask_ranks(shard_task::encode, a.txn, a.label, challenge);
+    auto made =
+        encode_against(*state_.setup.store, state_.current.tensors, env_.options.bucket.bytes_max);
+    state_.delta = std::move(made.delta);
+    state_.challenge = challenge;
+    auto& mine = state_.gathering.parts.front();
+    mine.content = state_.delta->content();
+    mine.state = made.state;
+    self_->send(state_.setup.snapshot, stage_request{a.txn,
+                                                     a.base.version,
+                                                     {{a.txn.run, a.txn.seq}, made.state, a.label},
+                                                     state_.delta,
+                                                     challenge});
   }
 
   void perform(const act::prove& a) {
-    self_->send(state_.setup.snapshot, prove_request{a.txn, env_.entropy()});
+    const auto challenge = env_.entropy();
+    ask_ranks(shard_task::prove, a.txn, 0, challenge);
+    self_->send(state_.setup.snapshot, prove_request{a.txn, challenge});
   }
   void perform(const act::encode_full& a) {
-    self_->send(state_.setup.snapshot, full_request{a.txn, env_.entropy()});
+    const auto challenge = env_.entropy();
+    ask_ranks(shard_task::plan, a.txn, 0, challenge);
+    self_->send(state_.setup.snapshot, full_request{a.txn, challenge});
   }
   void perform(const act::open_round& a) {
     if (a.spec.kind == round_kind::commit) state_.measures.voted = now_;
     self_->send(state_.setup.join, a.spec);
   }
   void perform(const act::send_attach& a) {
-    const auto layout_print = state_.setup.store->shape().fingerprint();
+    const auto layout_print = state_.setup.shape.fingerprint();
     send_each(a.txn, a.who, [&](const envelope& env) {
       return attach_msg{env, a.target, layout_print, a.challenge};
     });
   }
   void perform(const act::ship_delta& a) {
     state_.measures.sent_bytes += state_.measures.wire_bytes * a.who.size();
-    ship_each(a.txn, a.who, state_.delta, [&](const envelope& env) {
-      return prepare_msg{env, a.base.version, a.base.state, a.target, state_.delta->content()};
+    const auto& d = state_.delta_plan;
+    ship_each(a.txn, a.who, 0, state_.delta, d.firsts, [&](const envelope& env) {
+      return prepare_msg{env, a.base.version, a.base.state, a.target, d.content};
     });
   }
   void perform(const act::ship_redo& a) {
     state_.measures.sent_bytes += state_.measures.wire_bytes * a.who.size();
-    ship_each(a.txn, a.who, state_.delta, [&](const envelope& env) {
-      return redo_msg{env, a.target, state_.delta->content(), a.challenge, a.round};
+    const auto& d = state_.delta_plan;
+    ship_each(a.txn, a.who, a.round, state_.delta, d.firsts, [&](const envelope& env) {
+      return redo_msg{env, a.target, d.content, a.challenge, a.round};
     });
   }
   void perform(const act::ship_full& a) {
-    const auto& content = state_.full->content();
-    state_.measures.reseed_bytes += content.bytes * a.who.size();
-    ship_each(a.txn, a.who, state_.full, [&](const envelope& env) {
-      return full_begin_msg{env, a.target, content, a.challenge};
+    const auto& f = state_.full_plan;
+    state_.measures.reseed_bytes += f.content.bytes * a.who.size();
+    ship_each(a.txn, a.who, 0, state_.full, f.firsts, [&](const envelope& env) {
+      return full_begin_msg{env, a.target, f.content, a.challenge};
     });
   }
   void perform(const act::send_commit& a) {
@@ -145,6 +163,7 @@ class performer {
   void perform(const act::release& a) {
     for (const auto& [who, r] : state_.routes) self_->send(r.flusher, stop_request{a.txn});
     self_->send(state_.setup.snapshot, drop_request{a.txn});
+    drop_at_ranks(a.txn);
     state_.delta.reset();
     state_.full.reset();
   }
@@ -170,7 +189,7 @@ class performer {
   void complete(sync_report& r) const {
     using seconds = sync_report::seconds;
     const auto& m = state_.measures;
-    const auto& shape = state_.setup.store->shape();
+    const auto& shape = state_.setup.shape;
     r.full_bytes = shape.total_bytes();
     for (std::size_t i = 0; i < shape.count(); ++i)
       r.elements += shape.bytes(i) / unit_bytes(shape[i].type);
@@ -198,6 +217,8 @@ class performer {
   time_point now_;
 };
 
+void advanced(pointer self, const advance_result& m);
+
 void perform(pointer self, const sync_fsm::actions& actions) {
   performer(self).run(actions);
   if (self->state.machine->phase() == sync_phase::failed) {
@@ -205,7 +226,93 @@ void perform(pointer self, const sync_fsm::actions& actions) {
     self->quit(caf::make_error(caf::sec::runtime_error, "the run cannot go on"));
     return;
   }
-  self->state.timer.arm(self, self->state.machine->deadline());
+  auto due = self->state.machine->deadline();
+  const auto& g = self->state.gathering;
+  if (!g.parts.empty() && (!due || g.deadline < *due)) due = g.deadline;
+  self->state.timer.arm(self, due);
+}
+
+// --- the ranks of the trainer -------------------------------------------------------------------
+
+/// Where each rank's buckets begin among all, but this one's, which come first.
+shard_plan plan_of(const sender_state& state, const std::vector<shard_result_msg>& parts) {
+  std::vector<manifest> contents;
+  for (const auto& p : parts) contents.push_back(p.content);
+  shard_plan out{merged(contents, state.setup.shape.fingerprint()), {}};
+  std::size_t first = 0;
+  for (std::size_t i = 0; i + 1 < contents.size(); ++i) {
+    first += contents[i].buckets.size();
+    out.firsts.push_back(static_cast<std::uint32_t>(first));
+  }
+  return out;
+}
+
+/// All have answered: goes on with the sum of what they said.
+void gathered(pointer self) {
+  auto& s = self->state;
+  const auto now = self->clock().now();
+  const auto g = std::exchange(s.gathering, {});
+  const auto bad =
+      std::ranges::find_if(g.parts, [](const auto& p) { return p.reason != errc::none; });
+  digest state, proof;
+  for (const auto& p : g.parts) {
+    state = state + p.state;
+    proof = proof + p.proof;
+  }
+  const bool failed = bad != g.parts.end();
+  const auto rank = bad - g.parts.begin();
+  const auto detail = !failed || rank == 0 ? (failed ? bad->detail : std::string())
+                                           : "rank " + std::to_string(rank) + ": " + bad->detail;
+  if (g.what == shard_task::encode && failed) {
+    performer(self).drop_at_ranks(g.txn);
+    return perform(self, s.machine->on_encode_failed(now, g.txn, bad->reason, detail));
+  }
+  if (g.what == shard_task::encode) {
+    s.measures.encoded = now;
+    s.delta_plan = plan_of(s, g.parts);
+    s.target_state = state;
+    s.measures.wire_bytes = s.delta_plan.content.bytes;
+    s.measures.changed = s.delta_plan.content.changed;
+    return perform(
+        self, s.machine->on_encoded(now, g.txn, s.measures.wire_bytes, state, s.challenge, proof));
+  }
+  if (g.what == shard_task::advance) {
+    advanced(self, {g.txn, failed ? bad->reason : errc::none, detail});
+    return;
+  }
+  if (failed) {
+    // What a rank holds is not known: nobody can be admitted from it.
+    s.setup.env->log->critical("a rank cannot {}: {}", to_string(g.what), detail);
+    return self->quit(caf::make_error(caf::sec::runtime_error, "a rank cannot go on"));
+  }
+  if (g.what == shard_task::prove)
+    return perform(self, s.machine->on_proof(now, g.txn, g.challenge, proof));
+  s.full_plan = plan_of(s, g.parts);
+  perform(self,
+          s.machine->on_full_encoded(now, g.txn, s.full_plan.content.bytes, g.challenge, proof));
+}
+
+/// One rank has answered.
+void add_part(pointer self, std::size_t rank, shard_result_msg m) {
+  auto& g = self->state.gathering;
+  if (m.what != g.what || m.txn != g.txn || rank >= g.parts.size() || g.parts[rank].rank != 0)
+    return;
+  m.rank = static_cast<std::uint32_t>(rank) + 1;  // marks that it is there
+  g.parts[rank] = std::move(m);
+  if (std::ranges::all_of(g.parts, [](const auto& p) { return p.rank != 0; })) gathered(self);
+}
+
+/// Somebody has not answered in time.
+void give_up_ranks(pointer self) {
+  auto& g = self->state.gathering;
+  if (g.parts.empty() || self->clock().now() < g.deadline) return;
+  for (auto& p : g.parts) {
+    if (p.rank != 0) continue;
+    p.rank = 1;
+    p.reason = errc::timeout;
+    p.detail = "it does not answer";
+  }
+  gathered(self);
 }
 
 void on_sync(pointer self, sync_request& m) {
@@ -225,7 +332,7 @@ void on_sync(pointer self, sync_request& m) {
   perform(self, state.machine->on_sync(self->clock().now(), label));
 }
 
-void on_advanced(pointer self, const advance_result& m) {
+void advanced(pointer self, const advance_result& m) {
   auto& state = self->state;
   const auto now = self->clock().now();
   if (m.reason != errc::none) {
@@ -242,36 +349,64 @@ void on_advanced(pointer self, const advance_result& m) {
   perform(self, actions);
 }
 
+/// This rank's snapshot has advanced, or cannot; the others follow before anybody is told.
+void on_advanced(pointer self, advance_result& m) {
+  auto& state = self->state;
+  if (state.setup.ranks.empty() || m.reason != errc::none) return advanced(self, m);
+  performer(self).ask_ranks(shard_task::advance, m.txn, 0, 0);
+  shard_result_msg mine;
+  mine.what = shard_task::advance;
+  mine.txn = m.txn;
+  add_part(self, 0, std::move(mine));
+  state.timer.arm(self, state.gathering.deadline);
+}
+
 }  // namespace
 
 sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
   auto& state = self->state;
-  const auto& shape = setup.store->shape();
   state.machine.emplace(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
-                        shape.total_bytes(), setup.env->options);
+                        setup.shape.total_bytes(), setup.env->options);
   state.setup = std::move(setup);
   const auto now = [self] { return self->clock().now(); };
   return {
       [self](sync_request& m) { on_sync(self, m); },
-      [self, now](stage_result& m) {
-        auto& s = self->state;
-        s.measures.encoded = now();
-        if (m.reason != errc::none) {
-          perform(self, s.machine->on_encode_failed(now(), m.txn, m.reason, std::move(m.detail)));
-          return;
-        }
-        perform(self, s.machine->on_encoded(now(), m.txn, s.measures.wire_bytes, s.target_state,
-                                            s.challenge, m.proof));
+      [self](stage_result& m) {
+        auto& g = self->state.gathering;
+        if (g.what != shard_task::encode || g.txn != m.txn || g.parts.empty()) return;
+        auto mine = g.parts.front();
+        mine.what = g.what;
+        mine.txn = m.txn;
+        mine.reason = m.reason;
+        mine.detail = std::move(m.detail);
+        mine.proof = m.proof;
+        add_part(self, 0, std::move(mine));
       },
-      [self, now](const prove_result& m) {
-        perform(self, self->state.machine->on_proof(now(), m.txn, m.challenge, m.proof));
+      [self](const prove_result& m) {
+        if (m.challenge != self->state.gathering.challenge) return;
+        shard_result_msg mine;
+        mine.what = shard_task::prove;
+        mine.txn = m.txn;
+        mine.proof = m.proof;
+        add_part(self, 0, std::move(mine));
       },
-      [self, now](const full_result& m) {
+      [self](const full_result& m) {
+        if (m.challenge != self->state.gathering.challenge) return;
         self->state.full = m.source;
-        perform(self, self->state.machine->on_full_encoded(now(), m.txn, m.source->content().bytes,
-                                                           m.challenge, m.proof));
+        shard_result_msg mine;
+        mine.what = shard_task::plan;
+        mine.txn = m.txn;
+        mine.content = m.source->content();
+        mine.proof = m.proof;
+        add_part(self, 0, std::move(mine));
       },
-      [self](const advance_result& m) { on_advanced(self, m); },
+      [self](shard_result_msg& m) {
+        const auto from = m.rank;
+        if (m.challenge != self->state.gathering.challenge || from == 0) return;
+        m.rank = 0;
+        add_part(self, from, std::move(m));
+      },
+      [self](advance_result& m) { on_advanced(self, m); },
       [self, now](round_result& m) {
         perform(self, self->state.machine->on_round(now(), std::move(m)));
       },
@@ -299,6 +434,7 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       },
       [self, now](const tick&) {
         self->state.timer.fired();
+        give_up_ranks(self);
         perform(self, self->state.machine->on_tick(now()));
       },
   };

@@ -36,7 +36,9 @@ struct sender_setup {
   std::shared_ptr<const actor_env> env;
   std::shared_ptr<const snapshot_store> store;
   std::uint64_t run = 0;
-  target_info held;
+  target_info held;  ///< of the whole model
+  layout shape;      ///< of the whole model; the store's is this rank's part of it
+  std::vector<rank_link_actor> ranks;  ///< the others, in order
   join_actor join;
   snapshot_actor snapshot;
   supervisor_actor supervisor;
@@ -58,6 +60,7 @@ struct audit_target {
 struct audit_setup {
   std::shared_ptr<const actor_env> env;
   snapshot_actor snapshot;
+  std::vector<rank_link_actor> ranks;  ///< the others of the trainer
   layout shape;
   std::vector<audit_target> targets;
   std::function<void(observation)> answer;

@@ -30,6 +30,7 @@ struct flusher_state {
   flusher_fsm machine{1};
   std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes;
   envelope env;
+  std::uint32_t first = 0;  ///< index of the source's first bucket among those announced
   std::shared_ptr<bucket_source> source;
 
   void stop() {
@@ -86,6 +87,8 @@ struct auditor_state {
   std::vector<receiver_audit> done;
   std::uint64_t challenge = 0;
   std::optional<digests_result> held;  ///< the snapshot, under this round's challenge
+  std::size_t parts = 0;               ///< of `held` that are still to come from other ranks
+  std::vector<digest> others;          ///< the sum of theirs that came
   time_point next_round;
   time_point deadline;
 };
@@ -103,6 +106,12 @@ struct sync_measures {
   std::uint64_t changed = 0;
 };
 
+/// What a transaction ships, over all ranks of the trainer.
+struct shard_plan {
+  manifest content;
+  std::vector<std::uint32_t> firsts;  ///< index of the first bucket of each other rank
+};
+
 struct sender_state {
   static inline const char* name = "sender";
   struct route {
@@ -116,7 +125,17 @@ struct sender_state {
   sync_request current;  ///< the trainer's sync under way; no ticket if there is none
   std::shared_ptr<delta_source> delta;
   std::shared_ptr<full_source> full;
-  /// Of the delta being proven by the snapshot.
+  shard_plan delta_plan;
+  shard_plan full_plan;
+  /// What the ranks of the trainer, this one first, have answered to the question under way.
+  struct {
+    shard_task what = shard_task::drop;
+    txn_ref txn;
+    std::uint64_t challenge = 0;
+    std::vector<shard_result_msg> parts;  ///< `rank` is 0 where nothing has come yet
+    time_point deadline;
+  } gathering;
+  /// Of the delta being proven.
   digest target_state;
   std::uint64_t challenge = 0;
   sync_measures measures;
@@ -150,12 +169,25 @@ struct supervisor_state {
     sender_actor sender;
     bool fenced = false;  ///< a newer run was heard of
   };
+  /// Another rank of the trainer.
+  struct other_rank {
+    rank_link_actor link;
+    shard_hello_msg hello;
+  };
+  /// A boot that waits for other ranks to be there and to seed their parts.
+  struct waiting_boot {
+    boot_request request;
+    bool asked = false;
+    std::map<std::uint32_t, digest> seeded;
+  };
 
   std::shared_ptr<const actor_env> env;
   std::optional<supervision_fsm> policy;
   std::map<receiver_id, child> children;
   std::map<receiver_id, phase_note> phases;
   std::optional<trainer_group> trainer;
+  std::map<std::uint32_t, other_rank> ranks;  ///< by number, from 1
+  std::optional<waiting_boot> waiting;
   std::uint32_t trainer_restarts = 0;
   bool fenced = false;  ///< the last run ended because a newer one leads the fleet
   /// A sync that was handed on to this sender.

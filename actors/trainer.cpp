@@ -21,8 +21,14 @@ milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
   const auto stage = stage_timeout(s, 2 * model_bytes, model_bytes);
   const auto commit = milliseconds(s.sync.commit_timeout_ms) + scan;
   const auto recovery = milliseconds(s.sync.recovery_timeout_ms) + scan;
-  return 3 * (attach + full) + stage + (s.sync.redo_max + 1) * (commit + stage) + recovery +
+  const auto ranks = s.transport.ranks > 1 ? 3 * (recovery + scan) : milliseconds(0);
+  return ranks + 3 * (attach + full) + stage + (s.sync.redo_max + 1) * (commit + stage) + recovery +
          answer_timeout;
+}
+
+/// How long a rank waits for others to seed as well.
+milliseconds rank_patience(const settings& s) {
+  return milliseconds(s.transport.ranks > 1 ? s.sync.recovery_timeout_ms : 0);
 }
 
 template <class Answer>
@@ -56,7 +62,15 @@ std::optional<sync_report> ticket::wait_for(milliseconds timeout) const {
   return state_->wait_report(timeout);
 }
 
-trainer::trainer(runtime& on, layout shape) : on_(on), shape_(std::move(shape)) {
+trainer::trainer(runtime& on, layout shape)
+    : trainer(on, shape,
+              even_shard(shape, on.options().transport.rank, on.options().transport.ranks)) {}
+
+trainer::trainer(runtime& on, layout shape, shard_mask owned)
+    : on_(on), shape_(std::move(shape)), owned_(std::move(owned)) {
+  if (owned_.size() != shape_.count())
+    throw error(errc::wrong_layout, "a mask of another number of tensors");
+  part_ = shard_layout(shape_, owned_);
   if (!on_.inside().claim_trainer())
     throw error(errc::bad_input, "this runtime has a trainer already");
 }
@@ -71,19 +85,23 @@ version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
   auto& inside = on_.inside();
   boot_request m;
   m.run = inside.next_run();
-  m.store = std::make_shared<snapshot_store>(shape_, tensors, label);
+  m.store = std::make_shared<snapshot_store>(part_, shard_reader(tensors, owned_), label);
+  m.shape = shape_;
+  m.owned = owned_;
+  m.deadline = std::chrono::steady_clock::now() + rank_patience(on_.options());
   m.answer = std::make_shared<std::promise<version_ref>>();
   auto answer = m.answer->get_future();
   caf::anon_send(inside.supervisor, std::move(m));
-  return wait_for(answer, answer_timeout + transfer_time(on_.options(), shape_.total_bytes()),
-                  "seed");
+  auto patience = answer_timeout + transfer_time(on_.options(), shape_.total_bytes());
+  return wait_for(answer, patience + rank_patience(on_.options()), "seed");
 }
 
 ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
   if (last_) last_->wait();
   const auto patience = sync_patience(on_.options(), shape_.total_bytes());
   auto state = std::make_shared<ticket_state>(patience);
-  caf::anon_send(on_.inside().supervisor, sync_request{label, tensors, state});
+  caf::anon_send(on_.inside().supervisor,
+                 sync_request{label, shard_reader(tensors, owned_), state});
   if (!state->wait_read(patience))
     throw error(errc::timeout, "sync: the runtime does not read the tensors");
   last_.emplace(std::move(state));

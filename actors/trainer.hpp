@@ -11,6 +11,7 @@
 #include "actors/ticket.hpp"
 #include "messages/layout.hpp"
 #include "messages/report.hpp"
+#include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -22,6 +23,13 @@ class trainer {
   /// `shape`: the tensors of the model, the same at every receiver. `on` must outlive this.
   /// Throws `error{bad_input}` if `on` has a trainer already.
   trainer(runtime& on, layout shape);
+  /// One rank of a trainer with several (`transport.rank` of `transport.ranks`): `owned` are its
+  /// tensors, by default an even part. Every rank makes one and calls `seed` and `sync` with the
+  /// same labels; each call returns when all ranks have made it. One version commits for all or for
+  /// none. Reports in full are rank 0's. If a rank is lost the run is over: `sync` says `shut_down`
+  /// or `unreachable`, and every rank seeds again. Throws as above, and `error{wrong_layout}` for a
+  /// mask of another length.
+  trainer(runtime& on, layout shape, shard_mask owned);
   /// Ends the run: receivers stop being ready when their lease has run out.
   ~trainer();
   trainer(const trainer&) = delete;
@@ -66,6 +74,8 @@ class trainer {
  private:
   runtime& on_;
   layout shape_;
+  shard_mask owned_;
+  layout part_;  ///< of the model: what this rank owns
   std::optional<ticket> last_;
 };
 

@@ -2,6 +2,8 @@
 // receiver's answers go back.
 #include <spdlog/spdlog.h>
 
+#include <caf/send.hpp>
+
 #include "actors/link.hpp"
 
 namespace lockstep {
@@ -14,6 +16,21 @@ constexpr std::size_t held_max = 2 * 1'024;
 
 /// What was written last gets this long to leave; the trainer closes the link when it has it.
 constexpr std::chrono::milliseconds farewell_time{300};
+
+/// Buckets travel on other connections than their announcement and may have overtaken it: those of
+/// `what` are passed on now, and what is older is forgotten.
+void release(trainer_link* self, const shipment& what) {
+  auto& state = self->state;
+  if (what <= state.seen) return;
+  state.seen = what;
+  for (auto& early : std::exchange(state.held, {})) {
+    const shipment of{early.bucket.env.txn, early.round};
+    if (of == what)
+      self->send(state.receiver, std::move(early.bucket));
+    else if (of > what)
+      state.held.push_back(std::move(early));
+  }
+}
 
 /// Takes what a trainer says; false once the link has ended.
 class hearer {
@@ -38,6 +55,7 @@ class hearer {
   bool hear(prepare_msg& m) { return begin(m); }
   bool hear(redo_msg& m) { return begin(m); }
   bool hear(full_begin_msg& m) { return begin(m); }
+  bool hear(beat_msg&) { return true; }
   bool hear(welcome_msg& m) {
     self_->send(state_.receiver, welcome{m.run, caf::actor_cast<join_actor>(self_)});
     return true;
@@ -48,17 +66,13 @@ class hearer {
     return false;
   }
 
-  /// Buckets travel on other connections and may have overtaken their announcement.
   template <class M>
   bool begin(M& m) {
+    const auto what = shipment_of(m);
     pass(m);
-    ++state_.heads;
-    for (auto& early : std::exchange(state_.held, {})) {
-      if (early.shipment == state_.heads)
-        self_->send(state_.receiver, std::move(early.bucket));
-      else if (early.shipment > state_.heads)
-        state_.held.push_back(std::move(early));
-    }
+    release(self_, what);
+    // Other ranks of this trainer may have begun to ship their parts.
+    caf::anon_send(state_.agent, announced{what});
     return true;
   }
 
@@ -68,8 +82,9 @@ class hearer {
 
 void on_bucket(trainer_link* self, bulk_bucket& m) {
   auto& state = self->state;
-  if (m.shipment < state.heads) return;  // of a shipment that is over
-  if (m.shipment == state.heads) return self->send(state.receiver, std::move(m.bucket));
+  const shipment of{m.bucket.env.txn, m.round};
+  if (of < state.seen) return;  // it is over
+  if (of == state.seen) return self->send(state.receiver, std::move(m.bucket));
   if (state.held.size() == held_max)
     return state.io.end(self, errc::bad_frame, "it sends buckets that nobody was told of");
   state.held.push_back(std::move(m));
@@ -88,6 +103,7 @@ caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const ac
   auto& state = self->state;
   state.receiver = std::move(receiver);
   self->monitor(agent);
+  state.agent = std::move(agent);
   self->set_down_handler([self](const caf::down_msg&) {
     if (!self->state.leaving) self->quit();
   });
@@ -104,6 +120,7 @@ caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const ac
       say<credit_msg>(self),
       say<audit_reply_msg>(self),
       [self](const retarget& m) { self->state.receiver = m.receiver; },
+      [self](const announced& m) { release(self, m.what); },
       [self](const caf::io::new_data_msg& m) { self->state.io.read(self, m.buf, hearer(self)); },
       [self](const caf::io::connection_closed_msg&) {
         if (self->state.leaving) return self->quit();

@@ -33,6 +33,9 @@ struct trainer_command_options {
   std::uint32_t rounds = 1;
   std::uint32_t period_ms = 0;
   std::uint32_t patience_ms = 600'000;
+  std::uint32_t rank = 0;
+  std::uint32_t ranks = 1;
+  std::optional<std::string> coordinator;
   bool serve = false;
   bool json = false;
   bool insecure = false;
@@ -43,7 +46,12 @@ settings settings_of(const trainer_command_options& o) {
   if (o.insecure) s.transport.insecure = true;
   if (o.listen) s.transport.listen = *o.listen;
   if (s.transport.listen.empty()) s.transport.listen = "127.0.0.1:0";
-  s.transport.connect.clear();
+  s.transport.connect = o.coordinator.value_or("");
+  if (o.ranks > 1) s.transport.ranks = o.ranks;
+  if (o.rank > 0) s.transport.rank = o.rank;
+  validate(s);
+  if (s.transport.rank > 0 && s.transport.connect.empty())
+    throw error(errc::bad_input, "--coordinator HOST:PORT is missing: where is rank 0?");
   return s;
 }
 
@@ -189,6 +197,20 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(0, 65'536))
       ->type_name("N")
       ->capture_default_str();
+  command->add_option("--rank", o->rank, "Which of the trainer's processes this is; 0 leads")
+      ->check(plain_number(0, 4'095))
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      ->add_option("--ranks", o->ranks,
+                   "How many processes the trainer has; each owns a part of the tensors")
+      ->check(plain_number(1, 4'096))
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      ->add_option("--coordinator", o->coordinator,
+                   "Where rank 0 listens; for the other ranks")
+      ->type_name("HOST:PORT");
   command->add_option("--rounds", o->rounds, "How often the whole stream is played")
       ->check(plain_number(1, 1'000'000'000))
       ->type_name("N")

@@ -79,6 +79,8 @@ struct transport_settings {
   std::string authority_file;
   std::string shared_key_file;  ///< 64 hexadecimal digits
   bool insecure = false;        ///< neither, and off loopback all the same
+  std::uint32_t rank = 0;       ///< of this process among those of one trainer
+  std::uint32_t ranks = 1;      ///< how many those are
   std::uint32_t streams = 1;    ///< bulk connections to one receiver
   std::uint32_t threads = 2;
   std::uint32_t connect_timeout_ms = 5'000;

@@ -198,6 +198,11 @@ constexpr setting_row table[] = {
   boolean<&root::transport, &transport::insecure>("transport.insecure", node, false,
     "Whether to listen off loopback, and to connect there, with neither certificates nor a shared "
     "key."),
+  integer<&root::transport, &transport::rank>("transport.rank", node, 0, "", 0, 4'095,
+    "Rank of this process among those of one trainer. Rank 0 leads; the others connect to it, and "
+    "receivers connect to all."),
+  integer<&root::transport, &transport::ranks>("transport.ranks", node, 1, "", 1, 4'096,
+    "Processes that one trainer has; each owns some of the tensors."),
   integer<&root::transport, &transport::streams>("transport.streams", node, 1, "", 1, 16,
     "Bulk connections between a trainer and a receiver; more than one for long links."),
   integer<&root::transport, &transport::threads>("transport.threads", node, 2, "", 1, 64,
@@ -350,6 +355,8 @@ void validate(const settings& s) {
   demand(s.supervision.backoff_ms <= s.supervision.backoff_ms_max, "supervision.backoff_ms",
          s.supervision.backoff_ms, "at most", "supervision.backoff_ms_max",
          s.supervision.backoff_ms_max);
+  demand(s.transport.rank < s.transport.ranks, "transport.rank", s.transport.rank, "below",
+         "transport.ranks", s.transport.ranks);
   demand(s.transport.retry_ms <= s.transport.retry_ms_max, "transport.retry_ms",
          s.transport.retry_ms, "at most", "transport.retry_ms_max", s.transport.retry_ms_max);
   demand(s.bucket.bytes_max <= s.receiver.staged_bytes_max, "bucket.bytes_max", s.bucket.bytes_max,

@@ -16,6 +16,7 @@
 #include "messages/from_receiver.hpp"
 #include "messages/observer.hpp"
 #include "messages/payload.hpp"
+#include "messages/shards.hpp"
 #include "messages/to_receiver.hpp"
 
 namespace lockstep {
@@ -26,7 +27,8 @@ using wire_message =
     std::variant<hello_msg, ping_msg, pong_msg, goodbye_msg, attach_msg, full_begin_msg,
                  prepare_msg, bucket_msg, commit_msg, abort_msg, redo_msg, reply_msg, credit_msg,
                  welcome_msg, audit_msg, audit_reply_msg, observe_msg, status_line_msg,
-                 audit_line_msg, observed_msg>;
+                 audit_line_msg, observed_msg, shard_hello_msg, shard_task_msg, shard_result_msg,
+                 shard_ship_msg, beat_msg>;
 
 /// "hello", "ping", …: as in docs/protocol.md.
 std::string_view name_of(const wire_message& m) noexcept;

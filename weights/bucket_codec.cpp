@@ -170,14 +170,20 @@ payload full_plan::make(std::size_t index, const tensor_views& tensors) const {
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors) {
-  // Ascending ranges cannot overlap, so that what is predicted is what will be written.
-  std::optional<std::pair<std::uint32_t, std::uint64_t>> last;
+  using range = std::pair<std::uint32_t, std::uint64_t>;
+  // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what will
+  // be written. Within a bucket they ascend; over all of them only where the trainer has one rank.
+  std::vector<range> seen;
+  bool all_ascend = true;
   for (std::size_t i = 0; i < buckets.size(); ++i) {
     bool ascending = true;
+    const auto first_here = seen.size();
     auto failure = for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
-      const std::pair<std::uint32_t, std::uint64_t> range{f.tensor, f.offset};
-      ascending = !last || *last < range;
-      last = range;
+      const range at{f.tensor, f.offset};
+      const bool follows = seen.empty() || seen.back() < at;
+      ascending = follows || seen.size() == first_here;
+      all_ascend = all_ascend && follows;
+      seen.push_back(at);
       return ascending;
     });
     if (!ascending) failure = bucket_failure{errc::bad_frame, "ranges are not in order"};
@@ -186,7 +192,10 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
       return failure;
     }
   }
-  return std::nullopt;
+  if (all_ascend) return std::nullopt;
+  std::ranges::sort(seen);
+  if (std::ranges::adjacent_find(seen) == seen.end()) return std::nullopt;
+  return bucket_failure{errc::bad_frame, "a range is there twice"};
 }
 
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,

@@ -307,7 +307,7 @@ TEST_CASE("a damaged bucket is refused before anything is predicted from it") {
   CHECK(touched.size() == 1);
 }
 
-TEST_CASE("ranges must ascend over all buckets") {
+TEST_CASE("ranges must ascend within a bucket, and none may be there twice") {
   std::mt19937_64 rng(8);
   auto base = random_weights(two_ranges(), rng);
   auto target = changed(base, rng, 2);
@@ -320,9 +320,17 @@ TEST_CASE("ranges must ascend over all buckets") {
            failure->detail.find("ranges are not in order") != std::string::npos;
   };
   const auto& b = delta.buckets;
-  CHECK(refused({b[0], b[0]}));
-  CHECK(refused({b[1], b[0]}));
-  CHECK(refused({b[0], b[2], b[1]}));
+  const auto twice = [&](const std::vector<payload>& buckets) {
+    const auto failure = check_buckets(buckets, views(base));
+    return failure && failure->reason == errc::bad_frame &&
+           failure->detail == "a range is there twice";
+  };
+  CHECK(twice({b[0], b[0]}));
+  CHECK(twice({b[1], b[0], b[1]}));
+  CHECK(twice({b[0], joined(b[0], b[1])}));
+  // As the ranks of a trainer have it.
+  CHECK_FALSE(check_buckets(std::vector{b[1], b[0]}, views(base)));
+  CHECK_FALSE(check_buckets(std::vector{b[0], b[2], b[1]}, views(base)));
   CHECK(refused({joined(b[1], b[1])}));
   CHECK(refused({joined(b[1], b[0])}));
   CHECK_FALSE(refused({joined(b[0], b[1])}));

@@ -1,0 +1,70 @@
+#include "actors/encoding.hpp"
+
+#include <exception>
+#include <new>
+
+#include "messages/errors.hpp"
+#include "weights/file.hpp"
+
+namespace lockstep {
+
+namespace {
+
+/// The trainer's tensors as the kernels see them.
+tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
+  tensor_views out;
+  for (std::size_t i = 0; i < shape.count(); ++i) {
+    const auto bytes = tensors(i);
+    if (bytes.size() != shape.bytes(i))
+      throw error(errc::wrong_layout, "tensor '" + shape[i].name + "' has " +
+                                          std::to_string(bytes.size()) + " bytes, not " +
+                                          std::to_string(shape.bytes(i)));
+    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(shape[i].type)});
+  }
+  return out;
+}
+
+}  // namespace
+
+encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
+                        std::uint64_t bucket_bytes_max) {
+  const auto target = views_of(store.shape(), tensors);
+  encoding out;
+  out.delta = std::make_shared<delta_source>(store.read([&](const tensor_views& base) {
+    return encode_delta(store.shape(), base, target, bucket_bytes_max);
+  }));
+  out.state = digest_of(public_digest_seed, target);
+  return out;
+}
+
+std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const error& e) {
+    return std::pair(e.code(), printable(e.what()));
+  } catch (const std::bad_alloc&) {
+    return std::pair(errc::no_memory, std::string("out of memory while encoding"));
+  } catch (const std::exception& e) {
+    return std::pair(errc::encode_failed, printable(e.what()));
+  } catch (...) {  // the tensor reader is the embedding program's
+    return std::pair(errc::encode_failed, std::string("an exception of an unknown type"));
+  }
+}
+
+manifest merged(const std::vector<manifest>& parts, const hash128& layout) {
+  manifest out;
+  out.layout = layout;
+  for (const auto& part : parts) {
+    out.bytes += part.bytes;
+    out.changed += part.changed;
+    out.buckets.insert(out.buckets.end(), part.buckets.begin(), part.buckets.end());
+  }
+  return out;
+}
+
+digest operator+(const digest& a, const digest& b) {
+  return {a.lane0 + b.lane0, a.lane1 + b.lane1};
+}
+
+}  // namespace lockstep

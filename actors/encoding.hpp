@@ -1,0 +1,29 @@
+// Decides how a rank's part of a delta is made. Private to actors/.
+#pragma once
+
+#include <memory>
+
+#include "actors/snapshot_store.hpp"
+
+namespace lockstep {
+
+/// What leads from the snapshot to the trainer's tensors.
+struct encoding {
+  std::shared_ptr<delta_source> delta;
+  digest state;  ///< that it leads to, under the public key
+};
+
+/// Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the tensor whose size is
+/// not the store's, `std::bad_alloc`, and whatever `tensors` throws.
+encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
+                        std::uint64_t bucket_bytes_max);
+
+/// Calls `work`, and says what it threw; nothing if it returned.
+std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work);
+
+/// The parts of a manifest, one a rank, as one: `layout` is the whole model's.
+manifest merged(const std::vector<manifest>& parts, const hash128& layout);
+/// Digests add up.
+digest operator+(const digest& a, const digest& b);
+
+}  // namespace lockstep

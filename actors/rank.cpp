@@ -1,0 +1,404 @@
+#include "actors/rank.hpp"
+
+#include <caf/io/middleman.hpp>
+#include <caf/send.hpp>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "actors/encoding.hpp"
+#include "actors/states.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using pointer = rank_actor::stateful_pointer<rank_state>;
+using std::chrono::milliseconds;
+
+shard_result_msg result_of(pointer self, shard_task what, txn_ref txn, std::uint64_t challenge) {
+  shard_result_msg m;
+  m.cluster = self->state.env->cluster;
+  m.rank = self->state.env->options.transport.rank;
+  m.inc = self->state.inc;
+  m.what = what;
+  m.txn = txn;
+  m.challenge = challenge;
+  return m;
+}
+
+void say(pointer self, shard_result_msg m) {
+  if (self->state.coordinator) self->send(self->state.coordinator, std::move(m));
+}
+
+void refuse_task(pointer self, const shard_task_msg& t, errc reason, std::string detail) {
+  self->state.env->log->error("{} refused: {}", to_string(t.what), detail);
+  auto m = result_of(self, t.what, t.txn, t.challenge);
+  m.reason = reason;
+  m.detail = std::move(detail);
+  say(self, std::move(m));
+}
+
+// --- the trainer's sync -------------------------------------------------------------------------
+
+void finish_sync(pointer self, sync_result result, errc reason, std::string detail) {
+  auto& state = self->state;
+  const auto current = std::exchange(state.current, {});
+  if (!current.ticket) return;
+  sync_report report;
+  report.label = current.label;
+  report.base = report.target = state.held;
+  report.result = result;
+  report.reason = reason;
+  report.detail = std::move(detail);
+  if (state.delta) {
+    report.wire_bytes = state.delta->content().bytes;
+    report.changed = state.delta->content().changed;
+  }
+  current.ticket->finish(std::move(report));
+}
+
+void forget(pointer self, txn_ref txn) {
+  auto& state = self->state;
+  for (const auto& [id, r] : state.receivers)
+    if (r.flusher) self->send(r.flusher, stop_request{txn});
+  if (state.snapshot) self->send(state.snapshot, drop_request{txn});
+  state.delta.reset();
+  state.full.reset();
+}
+
+/// The run is over: what this rank holds is a part of nothing.
+void end_run(pointer self, errc reason, const std::string& detail) {
+  auto& state = self->state;
+  forget(self, state.encoded);
+  if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
+  state.snapshot = nullptr;
+  if (state.store) state.store->take_over();
+  state.store.reset();
+  state.waiting.reset();
+  state.held = {};
+  finish_sync(self, sync_result::aborted, reason, detail);
+}
+
+// --- what the coordinator asks for --------------------------------------------------------------
+
+/// As soon as the trainer of this rank has come to the same point.
+void seed(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  if (state.current.ticket)
+    end_run(self, errc::fenced, "the coordinator seeds anew");
+  if (!state.boot) {
+    state.waiting = t;
+    return;
+  }
+  auto boot = *std::exchange(state.boot, std::nullopt);
+  state.waiting.reset();
+  if (boot.store->label() != t.label) {
+    const auto detail = "it seeds " + std::to_string(boot.store->label()) +
+                        ", the coordinator " + std::to_string(t.label);
+    boot.answer->set_exception(std::make_exception_ptr(error(errc::bad_input, detail)));
+    return refuse_task(self, t, errc::bad_input, detail);
+  }
+  if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
+  state.store = std::move(boot.store);
+  state.held = {t.txn.run, 0};
+  const target_info part{state.held,
+                         state.store->read([](const tensor_views& tensors) {
+                           return digest_of(public_digest_seed, tensors);
+                         }),
+                         t.label};
+  state.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, state.store, part,
+                                               state.store->take_over());
+  auto m = result_of(self, t.what, t.txn, t.challenge);
+  m.state = part.state;
+  say(self, std::move(m));
+  boot.answer->set_value(state.held);
+}
+
+void encode(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  if (!state.snapshot || t.txn.run != state.held.run)
+    return refuse_task(self, t, errc::not_serving, "it has not been seeded in this run");
+  if (!state.current.ticket) {
+    state.waiting = t;
+    return;
+  }
+  state.waiting.reset();
+  if (state.current.label != t.label) {
+    const auto detail = "it syncs " + std::to_string(state.current.label) +
+                        ", the coordinator " + std::to_string(t.label);
+    refuse_task(self, t, errc::bad_input, detail);
+    return finish_sync(self, sync_result::aborted, errc::bad_input, detail);
+  }
+  const auto failed = failure_of([&] {
+    if (!state.current.ticket->begin_reading())
+      throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
+    auto made = encode_against(*state.store, state.current.tensors,
+                               state.env->options.bucket.bytes_max);
+    state.delta = std::move(made.delta);
+    state.delta_state = made.state;
+  });
+  state.current.ticket->tensors_read();
+  state.current.tensors = nullptr;
+  if (failed) return refuse_task(self, t, failed->first, failed->second);
+  state.encoded = t.txn;
+  state.challenge = t.challenge;
+  self->send(state.snapshot, stage_request{t.txn, state.held,
+                                           {{t.txn.run, t.txn.seq}, state.delta_state, t.label},
+                                           state.delta, t.challenge});
+}
+
+void on_task(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  if (t.cluster != state.env->cluster) return;
+  if (t.what == shard_task::seed) return seed(self, t);
+  if (t.what == shard_task::encode) return encode(self, t);
+  if (t.what == shard_task::drop) {
+    if (state.waiting && state.waiting->txn == t.txn) state.waiting.reset();
+    if (state.encoded == t.txn || !state.current.ticket) forget(self, t.txn);
+    // After a commit the ticket has been finished already.
+    if (state.encoded == t.txn)
+      finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
+    return;
+  }
+  if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
+  switch (t.what) {
+    case shard_task::prove:
+      return self->send(state.snapshot, prove_request{t.txn, t.challenge});
+    case shard_task::plan:
+      return self->send(state.snapshot, full_request{t.txn, t.challenge});
+    case shard_task::advance:
+      return self->send(state.snapshot, join_verdict{t.txn, true});
+    case shard_task::digests:
+      return self->send(state.snapshot, digests_request{t.challenge});
+    default:
+      return;
+  }
+}
+
+void on_ship(pointer self, const shard_ship_msg& m) {
+  auto& state = self->state;
+  const auto r = state.receivers.find(m.id);
+  std::shared_ptr<bucket_source> source;
+  if (m.full)
+    source = state.full;
+  else if (state.encoded == m.txn)
+    source = state.delta;
+  if (m.cluster != state.env->cluster || !source) return;
+  if (r == state.receivers.end() || r->second.inc != m.inc || !r->second.flusher) {
+    // Its vote will be missed in time, and it will be reseeded when it is linked here too.
+    state.env->log->warn("receiver {} is not linked to this rank", m.id);
+    return;
+  }
+  self->send(r->second.flusher,
+             ship_request{part_head{{m.cluster, m.txn, m.inc}, m.round, m.first}, source});
+}
+
+void on_advanced(pointer self, const advance_result& m) {
+  auto& state = self->state;
+  auto out = result_of(self, shard_task::advance, m.txn, 0);
+  out.reason = m.reason;
+  out.detail = m.detail;
+  say(self, std::move(out));
+  if (m.reason != errc::none) return end_run(self, m.reason, m.detail);
+  state.held = {m.txn.run, m.txn.seq};
+  finish_sync(self, sync_result::ok, errc::none, {});
+}
+
+// --- receivers ----------------------------------------------------------------------------------
+
+void unreach(pointer self, rank_state::reached& r) {
+  if (r.receiver) self->demonitor(r.receiver.address());
+  if (r.flusher) self->send_exit(r.flusher, caf::exit_reason::user_shutdown);
+  r.receiver = nullptr;
+  r.flusher = nullptr;
+}
+
+void on_hello(pointer self, const hello_msg& m) {
+  auto& state = self->state;
+  const auto from = caf::actor_cast<receiver_actor>(self->current_sender());
+  if (m.cluster != state.env->cluster || !from) return;
+  auto& r = state.receivers[m.id];
+  if (r.receiver == from && r.inc == m.inc) return;
+  unreach(self, r);
+  r.inc = m.inc;
+  r.receiver = from;
+  self->monitor(from);
+  r.flusher = self->spawn(flusher_behavior, m.id, from, state.env->options.bucket.credit,
+                          r.sent_bytes);
+}
+
+// --- the coordinator's link ---------------------------------------------------------------------
+
+void arm(pointer self) {
+  auto& state = self->state;
+  if (!state.coordinator && !state.dialing) state.timer.arm(self, state.next_try);
+  if (state.boot) state.timer.arm(self, state.boot->deadline);
+}
+
+void dial(pointer self) {
+  auto& state = self->state;
+  state.dialing = true;
+  auto g = state.ways->own_greeting(node_role::trainer);
+  g.id = state.env->options.transport.rank;
+  const auto me = caf::actor_cast<caf::actor_addr>(self);
+  state.ways->dial(state.where, std::move(g), [me](link_channels channels, failure why) {
+    if (const auto rank = caf::actor_cast<rank_actor>(me))
+      caf::anon_send(rank, dialed{0, std::move(channels), std::move(why)});
+  });
+}
+
+void on_dialed(pointer self, dialed& m) {
+  auto& state = self->state;
+  const auto& t = state.env->options.transport;
+  state.dialing = false;
+  if (!m.channels.control) {
+    const auto wait = std::min<std::uint64_t>(
+        std::uint64_t{t.retry_ms} << std::min(state.failures++, 20u), t.retry_ms_max);
+    state.next_try = self->clock().now() + milliseconds(wait);
+    if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
+      state.env->log->warn("no link to the coordinator: {} {}", to_string(m.why.reason),
+                           m.why.detail);
+    return arm(self);
+  }
+  state.failures = 0;
+  state.last_failure = errc::none;
+  state.coordinator = caf::actor_cast<coordinator_link_actor>(
+      self->system().middleman().spawn_broker(coordinator_link_behavior, state.env,
+                                              std::move(m.channels),
+                                              caf::actor_cast<caf::actor>(self)));
+  self->monitor(state.coordinator);
+  if (state.hello) self->send(state.coordinator, *state.hello);
+}
+
+void on_down(pointer self, const caf::down_msg& m) {
+  auto& state = self->state;
+  if (state.coordinator && state.coordinator.address() == m.source) {
+    state.coordinator = nullptr;
+    state.next_try = self->clock().now() + milliseconds(state.env->options.transport.retry_ms);
+    end_run(self, errc::unreachable, "the coordinator is gone");
+    return arm(self);
+  }
+  if (state.snapshot && state.snapshot.address() == m.source) {
+    state.snapshot = nullptr;
+    // The coordinator must not count on this rank any more.
+    if (state.coordinator) self->send_exit(state.coordinator, caf::exit_reason::kill);
+    return;
+  }
+  for (auto& [id, r] : state.receivers)
+    if (r.receiver && r.receiver.address() == m.source) return unreach(self, r);
+}
+
+// --- the trainer of this rank -------------------------------------------------------------------
+
+void on_boot(pointer self, boot_request& m) {
+  auto& state = self->state;
+  if (!state.hello) {
+    state.hello = {state.env->cluster, state.env->options.transport.rank,
+                   state.env->options.transport.ranks, state.inc, m.shape.fingerprint(),
+                   packed_mask(m.owned)};
+    if (state.coordinator) self->send(state.coordinator, *state.hello);
+  }
+  if (state.boot)
+    state.boot->answer->set_exception(
+        std::make_exception_ptr(error(errc::busy, "another start has taken its place")));
+  state.boot = std::move(m);
+  arm(self);
+  if (state.waiting && state.waiting->what == shard_task::seed) seed(self, *state.waiting);
+}
+
+void on_sync(pointer self, sync_request& m) {
+  auto& state = self->state;
+  if (!state.snapshot) {
+    sync_report refused;
+    refused.label = m.label;
+    refused.reason = errc::shut_down;
+    refused.detail = "the coordinator has no run: seed again";
+    return m.ticket->finish(std::move(refused));
+  }
+  state.current = std::move(m);
+  if (state.waiting && state.waiting->what == shard_task::encode) encode(self, *state.waiting);
+}
+
+}  // namespace
+
+rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const actor_env> env,
+                                        gateway* ways, node_address coordinator) {
+  auto& state = self->state;
+  state.inc = {env->entropy(), env->entropy()};
+  state.env = std::move(env);
+  state.ways = ways;
+  state.where = std::move(coordinator);
+  self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
+  self->set_exit_handler([self](const caf::exit_msg& m) {
+    end_run(self, errc::shut_down, "the runtime is ending");
+    for (auto& [id, r] : self->state.receivers) unreach(self, r);
+    self->quit(m.reason);
+  });
+  dial(self);
+  return {
+      [self](boot_request& m) { on_boot(self, m); },
+      [self](sync_request& m) { on_sync(self, m); },
+      [self](const end_request&) { end_run(self, errc::shut_down, "the trainer has left"); },
+      [self](const shard_task_msg& m) { on_task(self, m); },
+      [self](const shard_ship_msg& m) { on_ship(self, m); },
+      [self](const stage_result& m) {
+        auto& s = self->state;
+        if (m.txn != s.encoded || !s.delta) return;
+        auto out = result_of(self, shard_task::encode, m.txn, 0);
+        out.reason = m.reason;
+        out.detail = m.detail;
+        out.content = s.delta->content();
+        out.state = s.delta_state;
+        out.proof = m.proof;
+        out.challenge = s.challenge;
+        say(self, std::move(out));
+      },
+      [self](const prove_result& m) {
+        auto out = result_of(self, shard_task::prove, m.txn, m.challenge);
+        out.proof = m.proof;
+        say(self, std::move(out));
+      },
+      [self](const full_result& m) {
+        self->state.full = m.source;
+        auto out = result_of(self, shard_task::plan, m.txn, m.challenge);
+        out.content = m.source->content();
+        out.proof = m.proof;
+        say(self, std::move(out));
+      },
+      [self](const advance_result& m) { on_advanced(self, m); },
+      [self](const digests_result& m) {
+        auto out = result_of(self, shard_task::digests, {}, m.challenge);
+        out.digests = packed_digests(m.tensors);
+        say(self, std::move(out));
+      },
+      [](const drained_notice&) {},
+      [self](const hello_msg& m) { on_hello(self, m); },
+      [](const pong_msg&) {},
+      [self](const goodbye_msg& m) {
+        const auto r = self->state.receivers.find(m.id);
+        if (r == self->state.receivers.end() || r->second.inc != m.inc) return;
+        unreach(self, r->second);
+        self->state.receivers.erase(r);
+      },
+      [](const observe_request& m) {
+        observation none;
+        none.end.reason = errc::bad_input;  // the coordinator knows
+        m.answer(std::move(none));
+      },
+      [self](dialed& m) { on_dialed(self, m); },
+      [self](const tick&) {
+        auto& s = self->state;
+        s.timer.fired();
+        const auto now = self->clock().now();
+        if (s.boot && s.boot->deadline <= now)
+          std::exchange(s.boot, std::nullopt)
+              ->answer->set_exception(std::make_exception_ptr(
+                  error(errc::timeout, "the coordinator has not seeded")));
+        if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
+        arm(self);
+      },
+  };
+}
+
+}  // namespace lockstep

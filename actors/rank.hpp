@@ -1,0 +1,73 @@
+// Decides what a rank of the trainer that does not lead does: keeps the snapshot of its tensors, and
+// encodes, ships and advances them when the coordinator says so. Private to actors/.
+#pragma once
+
+#include <caf/stateful_actor.hpp>
+#include <caf/typed_event_based_actor.hpp>
+
+#include "actors/gateway.hpp"
+#include "actors/spawn.hpp"
+#include "actors/timer.hpp"
+
+namespace lockstep {
+
+using rank_actor = caf::typed_actor<
+    // The trainer has weights to begin with, or new ones, or leaves.
+    caf::reacts_to<boot_request>, caf::reacts_to<sync_request>, caf::reacts_to<end_request>,
+    // The coordinator has something to do.
+    caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
+    // What the snapshot says.
+    caf::reacts_to<stage_result>, caf::reacts_to<prove_result>, caf::reacts_to<full_result>,
+    caf::reacts_to<advance_result>, caf::reacts_to<digests_result>,
+    // A flusher has nothing left to send.
+    caf::reacts_to<drained_notice>,
+    // A receiver announces itself to every rank; who looks on is told to ask the coordinator.
+    caf::reacts_to<hello_msg>, caf::reacts_to<pong_msg>, caf::reacts_to<goodbye_msg>,
+    caf::reacts_to<observe_request>,
+    // The coordinator was dialed.
+    caf::reacts_to<dialed>,
+    // Time to dial again.
+    caf::reacts_to<tick>>;
+
+struct rank_state {
+  static inline const char* name = "rank";
+  /// A receiver that is linked to this rank.
+  struct reached {
+    incarnation inc;
+    receiver_actor receiver;
+    flusher_actor flusher;
+    std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes =
+        std::make_shared<std::atomic<std::uint64_t>>(0);
+  };
+
+  std::shared_ptr<const actor_env> env;
+  gateway* ways = nullptr;  ///< outlives all actors
+  node_address where;       ///< of the coordinator
+  incarnation inc;
+  coordinator_link_actor coordinator;  ///< while there is a link
+  std::optional<shard_hello_msg> hello;  ///< once it is known what is owned
+  bool dialing = false;
+  std::uint32_t failures = 0;
+  errc last_failure = errc::none;
+  time_point next_try;
+
+  std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
+  sync_request current;              ///< the trainer's sync under way; no ticket if there is none
+  std::optional<shard_task_msg> waiting;  ///< a task that came before the trainer did
+  std::shared_ptr<snapshot_store> store;
+  snapshot_actor snapshot;
+  version_ref held;
+  txn_ref encoded;  ///< what `delta` is for
+  std::shared_ptr<delta_source> delta;
+  digest delta_state;
+  std::uint64_t challenge = 0;  ///< of the delta
+  std::shared_ptr<full_source> full;
+  std::map<receiver_id, reached> receivers;
+  tick_timer timer;
+};
+
+rank_actor::behavior_type rank_behavior(rank_actor::stateful_pointer<rank_state> self,
+                                        std::shared_ptr<const actor_env> env, gateway* ways,
+                                        node_address coordinator);
+
+}  // namespace lockstep

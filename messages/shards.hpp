@@ -1,0 +1,109 @@
+// Decides what the ranks of one trainer say to each other. The coordinator (rank 0) leads; every
+// rank owns some tensors, and encodes, proves, ships and advances those.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tuple>
+
+#include "messages/errors.hpp"
+#include "messages/from_receiver.hpp"
+#include "messages/ids.hpp"
+#include "messages/payload.hpp"
+#include "messages/to_receiver.hpp"
+
+namespace lockstep {
+
+/// First word of a rank to the coordinator.
+struct shard_hello_msg {
+  std::uint64_t cluster = 0;
+  std::uint32_t rank = 0;   ///< from 1
+  std::uint32_t ranks = 0;  ///< how many there are, the coordinator included
+  incarnation inc;          ///< of this life of the rank
+  hash128 layout;           ///< of the whole model
+  payload owned;            ///< indices of its tensors, ascending, u32 each, little-endian
+
+  friend bool operator==(const shard_hello_msg&, const shard_hello_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.rank, x.ranks, x.inc, x.layout, x.owned);
+  }
+};
+
+/// What a rank is to do with its tensors. Each is answered by one `shard_result_msg`, but `drop`.
+enum class shard_task : std::uint8_t {
+  seed,     ///< hold what the trainer calls `label` as version {run, 0}
+  encode,   ///< what leads from what is held to what the trainer calls `label`, and prove it
+  prove,    ///< digest what is held under `challenge`
+  plan,     ///< a full transfer of what is held
+  advance,  ///< hold what was encoded
+  drop,     ///< forget what was encoded or planned
+  digests,  ///< of each tensor under `challenge`
+  last_ = digests
+};
+
+std::string_view to_string(shard_task what) noexcept;
+
+/// The coordinator to a rank.
+struct shard_task_msg {
+  std::uint64_t cluster = 0;
+  shard_task what = shard_task::drop;
+  txn_ref txn;
+  std::uint64_t label = 0;
+  std::uint64_t challenge = 0;
+
+  friend bool operator==(const shard_task_msg&, const shard_task_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.what, x.txn, x.label, x.challenge);
+  }
+};
+
+/// A rank to the coordinator. Digests are of its own tensors: the sum over all ranks is that of the
+/// model.
+struct shard_result_msg {
+  std::uint64_t cluster = 0;
+  std::uint32_t rank = 0;
+  incarnation inc;
+  shard_task what = shard_task::drop;
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  errc reason = errc::none;
+  std::string detail;  ///< one line for people; at most `reply_detail_max` bytes
+  manifest content;    ///< of `encode` and `plan`
+  digest state;        ///< of `seed` and `encode`, under the public key
+  digest proof;        ///< under the challenge
+  payload digests;     ///< as in `audit_reply_msg`
+
+  friend bool operator==(const shard_result_msg&, const shard_result_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.rank, x.inc, x.what, x.txn, x.challenge, x.reason, x.detail,
+                    x.content, x.state, x.proof, x.digests);
+  }
+};
+
+/// The coordinator to a rank: ship your buckets of this transaction to a receiver that has been told
+/// of all of them.
+struct shard_ship_msg {
+  std::uint64_t cluster = 0;
+  txn_ref txn;
+  receiver_id id = 0;
+  incarnation inc;
+  std::uint32_t first = 0;  ///< index of the rank's first bucket among all
+  std::uint32_t round = 0;  ///< of a redo; 0: the first time
+  bool full = false;        ///< of the plan, not of the delta
+
+  friend bool operator==(const shard_ship_msg&, const shard_ship_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.txn, x.id, x.inc, x.first, x.round, x.full);
+  }
+};
+
+/// Nothing but that the speaker is there. Said over every link when there is nothing else to say.
+struct beat_msg {
+  std::uint64_t cluster = 0;
+
+  friend bool operator==(const beat_msg&, const beat_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster); }
+};
+
+}  // namespace lockstep
