@@ -1,11 +1,13 @@
 // Decides how fast bulk channels are over loopback: in clear as a ratio to raw blocking sockets,
-// and under TLS as a ratio to the library's own AES-128-GCM, each timed in turn with it.
+// and under TLS as a ratio to the library over blocking sockets and to its cipher alone, each timed
+// in turn with it.
 //
-// transport_bench [ROUNDS [MIB [CREDIT]]]: medians over ROUNDS (9) of MIB (2048) in buckets of 4
-// MiB, CREDIT (6) of them in flight.
+// transport_bench [ROUNDS [MIB [CREDIT [WHICH]]]]: medians over ROUNDS (9) of MIB (2048) in buckets
+// of 4 MiB, CREDIT (6) of them in flight; WHICH is clear, tls or both.
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -28,6 +30,7 @@
 
 #include "transport/acceptor.hpp"
 #include "transport/connector.hpp"
+#include "transport/tls_stream.hpp"
 
 namespace {
 
@@ -122,6 +125,44 @@ double raw_round(const std::vector<payload>& payloads, std::size_t count) {
   receive_frames(far, into, count);
   const auto rate = gigabytes_per_s(count * bucket_bytes, begin);
   sender.join();
+  close(near);
+  close(far);
+  return rate;
+}
+
+// --- the library over blocking sockets
+
+double library_round(const tls_context& context, const std::vector<payload>& payloads,
+                     std::size_t count) {
+  static std::vector<std::vector<std::byte>> into(payloads.size(),
+                                                  std::vector<std::byte>(bucket_bytes));
+  const auto [near, far] = socket_pair();
+  SSL* const from = SSL_new(context.get());
+  SSL* const to = SSL_new(context.get());
+  SSL_set_fd(from, near);
+  SSL_set_fd(to, far);
+  std::thread accepting([&] { demand(SSL_accept(from) == 1, "SSL_accept"); });
+  demand(SSL_connect(to) == 1, "SSL_connect");
+  accepting.join();
+  const auto begin = clock_type::now();
+  std::thread sender([&] {
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto& p = payloads[i % payloads.size()];
+      std::size_t written = 0;
+      demand(SSL_write_ex(from, p.data(), p.size(), &written) == 1, "SSL_write");
+    }
+  });
+  for (std::size_t i = 0; i < count; ++i)
+    for (std::size_t done = 0; done < bucket_bytes;) {
+      std::size_t got = 0;
+      demand(SSL_read_ex(to, into[i % into.size()].data() + done, bucket_bytes - done, &got) == 1,
+             "SSL_read");
+      done += got;
+    }
+  const auto rate = gigabytes_per_s(count * bucket_bytes, begin);
+  sender.join();
+  SSL_free(from);
+  SSL_free(to);
   close(near);
   close(far);
   return rate;
@@ -236,7 +277,13 @@ double cipher_round(std::size_t bytes) {
   return rate;
 }
 
-std::shared_ptr<const security> shared_key() {
+/// What both ends of a TLS connection need.
+struct shared_key {
+  std::shared_ptr<const security> guard;
+  std::unique_ptr<tls_context> context;
+};
+
+shared_key make_shared_key() {
   std::string file = std::filesystem::temp_directory_path() / "transport-bench-XXXXXX";
   const int fd = mkstemp(file.data());
   demand(fd >= 0, "no file for a key");
@@ -244,9 +291,9 @@ std::shared_ptr<const security> shared_key() {
   close(fd);
   security_options options;
   options.shared_key_file = file;
-  auto guard = std::make_shared<const security>(options);
+  shared_key key{std::make_shared<const security>(options), std::make_unique<tls_context>(options)};
   std::filesystem::remove(file);
-  return guard;
+  return key;
 }
 
 template <class Base, class Ours>
@@ -283,8 +330,11 @@ int main(int argc, char** argv) try {
         [&] { return link.round(payloads, count, credit); });
   }
   if (which == "clear") return 0;
-  const auto key = shared_key();
-  channels link(key, key);
+  const auto key = make_shared_key();
+  channels link(key.guard, key.guard);
+  compare(
+      "TLS", "library", rounds, [&] { return library_round(*key.context, payloads, count); },
+      [&] { return link.round(payloads, count, credit); });
   compare(
       "TLS", "AES-128-GCM", rounds, [&] { return cipher_round(count * bucket_bytes); },
       [&] { return link.round(payloads, count, credit); });

@@ -100,6 +100,8 @@ class arrival : public std::enable_shared_from_this<arrival> {
       self->end({errc::timeout, "no greeting in time"});
     });
     opening_.secure(*home_->guard, true, [self](failure why) {
+      // TLS has told the peer why, if it speaks TLS.
+      if (why.reason == errc::untrusted) return self->part(std::move(why));
       if (why) return self->end(why);
       self->listen();
     });
@@ -146,10 +148,11 @@ class arrival : public std::enable_shared_from_this<arrival> {
     const bool speaks = why.reason != errc::bad_frame && why.reason != errc::dead &&
                         why.reason != errc::timeout && why.reason != errc::bad_checksum;
     if (!speaks) return end(why);
-    answer(why, [self = shared_from_this(), why](const failure&) {
-      self->opening_.drain();
-      self->end(why);
-    });
+    answer(why, [self = shared_from_this(), why](const failure&) { self->part(why); });
+  }
+
+  void part(failure why) {
+    opening_.linger([self = shared_from_this(), why = std::move(why)] { self->end(why); });
   }
 
   void enter() {

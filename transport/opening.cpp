@@ -1,5 +1,9 @@
 #include "transport/opening.hpp"
 
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
 #include <new>
 #include <utility>
 
@@ -9,6 +13,12 @@
 namespace lockstep {
 
 namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::chrono::milliseconds linger_time{500};
+
+}  // namespace
 
 void opening::limit(std::chrono::milliseconds deadline, std::function<void()> then) {
   timer_.expires_after(deadline);
@@ -90,9 +100,18 @@ void opening::step_receive(std::function<void(std::variant<frame, failure>)> the
   }
 }
 
-void opening::drain() {
-  std::array<std::byte, greeting_bytes_max> bytes;
-  if (stream_) (void)stream_->read_some(bytes);
+void opening::linger(std::function<void()> then) {
+  boost::system::error_code ignored;
+  socket.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  limit(linger_time, then);
+  step_linger(std::move(then));
+}
+
+void opening::step_linger(std::function<void()> then) {
+  std::array<std::byte, greeting_bytes_max> scrap;
+  const auto got = recv(socket.native_handle(), scrap.data(), scrap.size(), MSG_DONTWAIT);
+  if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK)) return then();
+  again(io_status::want_read, &opening::step_linger, std::move(then));
 }
 
 void opening::close() {

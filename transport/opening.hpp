@@ -40,8 +40,9 @@ class opening {
   /// Whom the peer is proven to be, if that matters; see `byte_stream::proven`.
   std::optional<identity> proven() const { return stream_->proven(); }
 
-  /// Takes what lies in the socket, so that closing it does not undo what was sent.
-  void drain();
+  /// Sends no more, and waits a little until the peer closes: what it said and nobody read would
+  /// otherwise undo what was sent to it last. Nothing of it is kept.
+  void linger(std::function<void()> then);
   void close();
   /// Ends the opening, with everything that the other side has been promised.
   std::shared_ptr<channel> to_channel(greeting own, greeting peer, std::string peer_address,
@@ -55,6 +56,7 @@ class opening {
   void step_receive(std::function<void(std::variant<frame, failure>)> then);
   template <class Then>
   void again(io_status wanted, void (opening::*step)(Then), Then then);
+  void step_linger(std::function<void()> then);
   failure trouble(const io_step& step) const;
 
   boost::asio::steady_timer timer_;

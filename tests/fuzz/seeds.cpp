@@ -15,6 +15,8 @@
 #include "fuzz/frame_tensors.hpp"
 #include "fuzz/stream_files.hpp"
 #include "support/sample_messages.hpp"
+#include "transport/bulk_frame.hpp"
+#include "transport/greeting.hpp"
 #include "weights/bucket_codec.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/compressed.hpp"
@@ -267,6 +269,31 @@ void message_seeds(const fs::path& dir) {
     }
 }
 
+void greeting_seeds(const fs::path& dir) {
+  greeting g;
+  g.cluster = 7;
+  g.id = 3;
+  g.link = {1, 2};
+  g.payload_bytes_max = 4 << 20;
+  put(dir / "nameless", text_of(encode_greeting(g)));
+  g.name = "receiver-3";
+  g.program = "lockstep 0.1.0";
+  g.purpose = channel_purpose::bulk;
+  g.stream = 2;
+  put(dir / "bulk", text_of(encode_greeting(g)));
+  greeting_answer a;
+  a.self = g;
+  a.self.role = node_role::trainer;
+  put(dir / "welcome", text_of(encode_answer(a)));
+  a.verdict = failure{errc::wrong_cluster, "belongs to another cluster"};
+  put(dir / "refusal", text_of(encode_answer(a)));
+  const auto header = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, 13});
+  put(dir / "frame", text_of({header.begin(), header.end()}));
+  auto other = encode_greeting(g);
+  other[3] = std::byte{2};
+  put(dir / "version-2", text_of(other));
+}
+
 /// Messages of one trainer to the receiver of fuzz/conversation.hpp.
 class talk {
  public:
@@ -399,6 +426,7 @@ int main(int argc, char** argv) {
   frame_seeds(dir / "frame", dir / "bucket");
   settings_seeds(dir / "settings");
   message_seeds(dir / "message");
+  greeting_seeds(dir / "greeting");
   receiver_seeds(dir / "receiver");
   trainer_seeds(dir / "trainer");
   return 0;
