@@ -150,9 +150,9 @@ struct boot_request {
   std::shared_ptr<snapshot_store> store;  ///< of what this rank owns
   std::shared_ptr<std::promise<version_ref>> answer;
   /// Of the whole model; only where the trainer has several ranks. Else it is the store's.
-  layout shape;
-  shard_mask owned;
-  time_point deadline;  ///< for the other ranks to come, likewise
+  layout shape = {};
+  shard_mask owned = {};
+  time_point deadline = {};  ///< for the other ranks to come, likewise
 };
 /// The trainer leaves: its side ends, and receivers hear of no trainer any more.
 struct end_request {};

@@ -1,10 +1,10 @@
 #include "actors/rank.hpp"
 
-#include <caf/io/middleman.hpp>
-#include <caf/send.hpp>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <caf/io/middleman.hpp>
+#include <caf/send.hpp>
 
 #include "actors/encoding.hpp"
 #include "actors/states.hpp"
@@ -63,14 +63,16 @@ void forget(pointer self, txn_ref txn) {
   for (const auto& [id, r] : state.receivers)
     if (r.flusher) self->send(r.flusher, stop_request{txn});
   if (state.snapshot) self->send(state.snapshot, drop_request{txn});
-  state.delta.reset();
-  state.full.reset();
+  if (state.encoded == txn) state.delta.reset();
+  if (state.planned == txn) state.full.reset();
 }
 
 /// The run is over: what this rank holds is a part of nothing.
 void end_run(pointer self, errc reason, const std::string& detail) {
   auto& state = self->state;
   forget(self, state.encoded);
+  forget(self, state.planned);
+  state.encoded = state.planned = {};
   if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
   state.snapshot = nullptr;
   if (state.store) state.store->take_over();
@@ -85,8 +87,7 @@ void end_run(pointer self, errc reason, const std::string& detail) {
 /// As soon as the trainer of this rank has come to the same point.
 void seed(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
-  if (state.current.ticket)
-    end_run(self, errc::fenced, "the coordinator seeds anew");
+  if (state.current.ticket) end_run(self, errc::fenced, "the coordinator seeds anew");
   if (!state.boot) {
     state.waiting = t;
     return;
@@ -94,16 +95,15 @@ void seed(pointer self, const shard_task_msg& t) {
   auto boot = *std::exchange(state.boot, std::nullopt);
   state.waiting.reset();
   if (boot.store->label() != t.label) {
-    const auto detail = "it seeds " + std::to_string(boot.store->label()) +
-                        ", the coordinator " + std::to_string(t.label);
+    const auto detail = "it seeds " + std::to_string(boot.store->label()) + ", the coordinator " +
+                        std::to_string(t.label);
     boot.answer->set_exception(std::make_exception_ptr(error(errc::bad_input, detail)));
     return refuse_task(self, t, errc::bad_input, detail);
   }
   if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
   state.store = std::move(boot.store);
   state.held = {t.txn.run, 0};
-  const target_info part{state.held,
-                         state.store->read([](const tensor_views& tensors) {
+  const target_info part{state.held, state.store->read([](const tensor_views& tensors) {
                            return digest_of(public_digest_seed, tensors);
                          }),
                          t.label};
@@ -125,27 +125,29 @@ void encode(pointer self, const shard_task_msg& t) {
   }
   state.waiting.reset();
   if (state.current.label != t.label) {
-    const auto detail = "it syncs " + std::to_string(state.current.label) +
-                        ", the coordinator " + std::to_string(t.label);
+    const auto detail = "it syncs " + std::to_string(state.current.label) + ", the coordinator " +
+                        std::to_string(t.label);
     refuse_task(self, t, errc::bad_input, detail);
     return finish_sync(self, sync_result::aborted, errc::bad_input, detail);
   }
+  state.encoded = t.txn;
+  state.challenge = t.challenge;
   const auto failed = failure_of([&] {
     if (!state.current.ticket->begin_reading())
       throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
-    auto made = encode_against(*state.store, state.current.tensors,
-                               state.env->options.bucket.bytes_max);
+    auto made =
+        encode_against(*state.store, state.current.tensors, state.env->options.bucket.bytes_max);
     state.delta = std::move(made.delta);
     state.delta_state = made.state;
   });
   state.current.ticket->tensors_read();
   state.current.tensors = nullptr;
   if (failed) return refuse_task(self, t, failed->first, failed->second);
-  state.encoded = t.txn;
-  state.challenge = t.challenge;
-  self->send(state.snapshot, stage_request{t.txn, state.held,
+  self->send(state.snapshot, stage_request{t.txn,
+                                           state.held,
                                            {{t.txn.run, t.txn.seq}, state.delta_state, t.label},
-                                           state.delta, t.challenge});
+                                           state.delta,
+                                           t.challenge});
 }
 
 void on_task(pointer self, const shard_task_msg& t) {
@@ -155,11 +157,11 @@ void on_task(pointer self, const shard_task_msg& t) {
   if (t.what == shard_task::encode) return encode(self, t);
   if (t.what == shard_task::drop) {
     if (state.waiting && state.waiting->txn == t.txn) state.waiting.reset();
-    if (state.encoded == t.txn || !state.current.ticket) forget(self, t.txn);
-    // After a commit the ticket has been finished already.
-    if (state.encoded == t.txn)
-      finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
-    return;
+    forget(self, t.txn);
+    // Not what follows a commit: by then the trainer may have begun the next sync.
+    if (state.encoded != t.txn) return;
+    state.encoded = {};
+    return finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
   }
   if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
   switch (t.what) {
@@ -180,14 +182,15 @@ void on_ship(pointer self, const shard_ship_msg& m) {
   auto& state = self->state;
   const auto r = state.receivers.find(m.id);
   std::shared_ptr<bucket_source> source;
-  if (m.full)
+  if (m.full && state.planned == m.txn)
     source = state.full;
-  else if (state.encoded == m.txn)
+  else if (!m.full && state.encoded == m.txn)
     source = state.delta;
   if (m.cluster != state.env->cluster || !source) return;
   if (r == state.receivers.end() || r->second.inc != m.inc || !r->second.flusher) {
-    // Its vote will be missed in time, and it will be reseeded when it is linked here too.
+    // Perhaps it soon will be; else its vote will be missed in time.
     state.env->log->warn("receiver {} is not linked to this rank", m.id);
+    state.receivers[m.id].early = m;
     return;
   }
   self->send(r->second.flusher,
@@ -203,6 +206,8 @@ void on_advanced(pointer self, const advance_result& m) {
   if (m.reason != errc::none) return end_run(self, m.reason, m.detail);
   state.held = {m.txn.run, m.txn.seq};
   finish_sync(self, sync_result::ok, errc::none, {});
+  state.encoded = {};
+  state.delta.reset();
 }
 
 // --- receivers ----------------------------------------------------------------------------------
@@ -224,8 +229,9 @@ void on_hello(pointer self, const hello_msg& m) {
   r.inc = m.inc;
   r.receiver = from;
   self->monitor(from);
-  r.flusher = self->spawn(flusher_behavior, m.id, from, state.env->options.bucket.credit,
-                          r.sent_bytes);
+  r.flusher =
+      self->spawn(flusher_behavior, m.id, from, state.env->options.bucket.credit, r.sent_bytes);
+  if (const auto early = std::exchange(r.early, std::nullopt)) on_ship(self, *early);
 }
 
 // --- the coordinator's link ---------------------------------------------------------------------
@@ -263,10 +269,10 @@ void on_dialed(pointer self, dialed& m) {
   }
   state.failures = 0;
   state.last_failure = errc::none;
-  state.coordinator = caf::actor_cast<coordinator_link_actor>(
-      self->system().middleman().spawn_broker(coordinator_link_behavior, state.env,
-                                              std::move(m.channels),
-                                              caf::actor_cast<caf::actor>(self)));
+  state.coordinator =
+      caf::actor_cast<coordinator_link_actor>(self->system().middleman().spawn_broker(
+          coordinator_link_behavior, state.env, std::move(m.channels),
+          caf::actor_cast<caf::actor>(self)));
   self->monitor(state.coordinator);
   if (state.hello) self->send(state.coordinator, *state.hello);
 }
@@ -294,8 +300,11 @@ void on_down(pointer self, const caf::down_msg& m) {
 void on_boot(pointer self, boot_request& m) {
   auto& state = self->state;
   if (!state.hello) {
-    state.hello = {state.env->cluster, state.env->options.transport.rank,
-                   state.env->options.transport.ranks, state.inc, m.shape.fingerprint(),
+    state.hello = {state.env->cluster,
+                   state.env->options.transport.rank,
+                   state.env->options.transport.ranks,
+                   state.inc,
+                   m.shape.fingerprint(),
                    packed_mask(m.owned)};
     if (state.coordinator) self->send(state.coordinator, *state.hello);
   }
@@ -316,6 +325,7 @@ void on_sync(pointer self, sync_request& m) {
     refused.detail = "the coordinator has no run: seed again";
     return m.ticket->finish(std::move(refused));
   }
+  finish_sync(self, sync_result::aborted, errc::busy, "another sync has taken its place");
   state.current = std::move(m);
   if (state.waiting && state.waiting->what == shard_task::encode) encode(self, *state.waiting);
 }
@@ -361,6 +371,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       },
       [self](const full_result& m) {
         self->state.full = m.source;
+        self->state.planned = m.txn;
         auto out = result_of(self, shard_task::plan, m.txn, m.challenge);
         out.content = m.source->content();
         out.proof = m.proof;
@@ -381,10 +392,11 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         unreach(self, r->second);
         self->state.receivers.erase(r);
       },
-      [](const observe_request& m) {
-        observation none;
-        none.end.reason = errc::bad_input;  // the coordinator knows
-        m.answer(std::move(none));
+      [self](const observe_request& m) {
+        observation mine;  // of receivers the coordinator knows
+        mine.end.fleet = self->state.held;
+        mine.end.reason = self->state.snapshot ? errc::none : errc::shut_down;
+        m.answer(std::move(mine));
       },
       [self](dialed& m) { on_dialed(self, m); },
       [self](const tick&) {
@@ -393,8 +405,8 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         const auto now = self->clock().now();
         if (s.boot && s.boot->deadline <= now)
           std::exchange(s.boot, std::nullopt)
-              ->answer->set_exception(std::make_exception_ptr(
-                  error(errc::timeout, "the coordinator has not seeded")));
+              ->answer->set_exception(
+                  std::make_exception_ptr(error(errc::timeout, "the coordinator has not seeded")));
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
         arm(self);
       },

@@ -1,5 +1,5 @@
-// Decides what a rank of the trainer that does not lead does: keeps the snapshot of its tensors, and
-// encodes, ships and advances them when the coordinator says so. Private to actors/.
+// Decides what a rank of the trainer that does not lead does: keeps the snapshot of its tensors,
+// and encodes, ships and advances them when the coordinator says so. Private to actors/.
 #pragma once
 
 #include <caf/stateful_actor.hpp>
@@ -36,6 +36,7 @@ struct rank_state {
     incarnation inc;
     receiver_actor receiver;
     flusher_actor flusher;
+    std::optional<shard_ship_msg> early;  ///< asked for before this life was linked
     std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes =
         std::make_shared<std::atomic<std::uint64_t>>(0);
   };
@@ -44,7 +45,7 @@ struct rank_state {
   gateway* ways = nullptr;  ///< outlives all actors
   node_address where;       ///< of the coordinator
   incarnation inc;
-  coordinator_link_actor coordinator;  ///< while there is a link
+  coordinator_link_actor coordinator;    ///< while there is a link
   std::optional<shard_hello_msg> hello;  ///< once it is known what is owned
   bool dialing = false;
   std::uint32_t failures = 0;
@@ -61,6 +62,7 @@ struct rank_state {
   std::shared_ptr<delta_source> delta;
   digest delta_state;
   std::uint64_t challenge = 0;  ///< of the delta
+  txn_ref planned;              ///< what `full` is for
   std::shared_ptr<full_source> full;
   std::map<receiver_id, reached> receivers;
   tick_timer timer;

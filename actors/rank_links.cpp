@@ -59,9 +59,8 @@ caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_en
       },
       [self](const shard_ship_msg& m) { self->state.io.write(self, m); },
       [self](const caf::io::new_data_msg& m) {
-        self->state.io.read(self, m.buf, [self](wire_message& said) {
-          return hear_rank(self, said);
-        });
+        self->state.io.read(self, m.buf,
+                            [self](wire_message& said) { return hear_rank(self, said); });
       },
       [self](const caf::io::connection_closed_msg&) {
         self->state.io.end(self, errc::dead, "closed from there");
@@ -82,9 +81,8 @@ caf::behavior coordinator_link_behavior(coordinator_link* self,
       [self](const shard_hello_msg& m) { self->state.io.write(self, m); },
       [self](const shard_result_msg& m) { self->state.io.write(self, m); },
       [self](const caf::io::new_data_msg& m) {
-        self->state.io.read(self, m.buf, [self](wire_message& said) {
-          return hear_coordinator(self, said);
-        });
+        self->state.io.read(self, m.buf,
+                            [self](wire_message& said) { return hear_coordinator(self, said); });
       },
       [self](const caf::io::connection_closed_msg&) {
         self->state.io.end(self, errc::dead, "closed from there");

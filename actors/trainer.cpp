@@ -108,6 +108,10 @@ ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
   return *last_;
 }
 
+bool trainer::is_running() const {
+  return observe(on_, question::status, answer_timeout).end.reason == errc::none;
+}
+
 std::vector<receiver_status> trainer::receivers() const {
   return observe(on_, question::status, answer_timeout).states;
 }

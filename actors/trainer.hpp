@@ -60,6 +60,10 @@ class trainer {
     return sync(label, reader_of(source));
   }
 
+  /// Whether there is a run that `sync` would belong to: seeded, and not over because a rank or an
+  /// actor was lost or a newer run took its place.
+  bool is_running() const;
+
   /// Every receiver that ever announced itself, ascending by id.
   std::vector<receiver_status> receivers() const;
 

@@ -69,20 +69,57 @@ class player {
     const auto settings = settings_of(options_);
     runtime on(settings);
     say_where(settings.transport.listen, on.port());
+    ranks_ = settings.transport.ranks;
+    leads_ = settings.transport.rank == 0;
     weights_ = weight_buffer(base_.shape());
-    weights_.copy_from(base_);
     trainer trainer(on, base_.shape());
-    trainer.seed(weights_);
-    const auto started = clock::now();
-    if (wait_for_fleet(trainer) && play_all(trainer))
-      summary_.seconds = std::chrono::duration<double>(clock::now() - started).count();
+    // Again from the base whenever a rank was lost, as training would from its checkpoint.
+    while (!stop_.wait_for(milliseconds(0)) && !play_through(trainer)) {
+    }
+    if (!leads_) return exit_ok;
     conclude(trainer);
-    while (options_.serve && !stop_.wait_for(std::chrono::seconds(1))) {
+    while (options_.serve && trainer.is_running() && !stop_.wait_for(pause)) {
     }
     return summary_.pass() ? exit_ok : exit_check_failed;
   }
 
  private:
+  /// Thrown where the run is over though nobody wanted it to be.
+  struct run_lost {};
+
+  /// From the base to the end of the stream; false if the run was lost on the way.
+  bool play_through(trainer& t) {
+    try {
+      weights_.copy_from(base_);
+      seed(t);
+      const auto started = clock::now();
+      if ((!leads_ || wait_for_fleet(t)) && play_all(t))
+        summary_.seconds = std::chrono::duration<double>(clock::now() - started).count();
+      // Another rank's part is needed until the one that leads has left.
+      while (!leads_ && t.is_running() && !stop_.wait_for(pause)) {
+      }
+      return leads_ || !options_.serve;
+    } catch (const run_lost&) {
+      std::fprintf(stderr, "lockstep: a rank was lost; starting again from the base\n");
+      return false;
+    }
+  }
+
+  /// Waits for the other ranks.
+  void seed(trainer& t) {
+    const auto until = clock::now() + milliseconds(options_.patience_ms);
+    for (;;) {
+      try {
+        t.seed(weights_);
+        return;
+      } catch (const error& e) {
+        const bool others = e.code() == errc::timeout || e.code() == errc::dead;
+        if (ranks_ == 1 || !others || clock::now() >= until) throw;
+      }
+      if (stop_.wait_for(pause)) throw run_lost();
+    }
+  }
+
   void say_where(const std::string& listen, std::uint16_t port) const {
     const auto host = listen.substr(0, listen.rfind(':'));
     if (options_.json) {
@@ -130,13 +167,16 @@ class player {
   bool play(trainer& t, std::uint64_t label) {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     for (;;) {
-      const auto report = t.sync(label, weights_).wait();
-      output_.sync(report, held_, t.receivers());
+      const auto report = sync(t, label, until);
+      if (leads_) output_.sync(report, held_, t.receivers());
       ++summary_.attempts;
       summary_.sent_bytes += report.sent_bytes;
       summary_.reseed_bytes += report.reseed_bytes;
-      if (report.reason == errc::fenced || report.reason == errc::shut_down)
-        throw error(report.reason, report.detail);
+      if (report.reason == errc::fenced) throw error(report.reason, report.detail);
+      if (is_lost(report)) {
+        if (ranks_ == 1) throw error(report.reason, report.detail);
+        throw run_lost();
+      }
       if (report.result != sync_result::aborted) {
         ++summary_.syncs;
         summary_.wire_bytes += report.wire_bytes;
@@ -149,6 +189,23 @@ class player {
         throw error(errc::timeout,
                     fmt::format("version {} reached nobody: {}", label, report.detail));
     }
+  }
+
+  sync_report sync(trainer& t, std::uint64_t label, clock::time_point until) {
+    for (;;) {
+      try {
+        return t.sync(label, weights_).wait();
+      } catch (const error& e) {
+        // The rank that leads may still be waiting for receivers.
+        if (leads_ || e.code() != errc::timeout || clock::now() >= until) throw;
+      }
+    }
+  }
+
+  /// Whether there is no run any more that a further sync could belong to.
+  static bool is_lost(const sync_report& r) {
+    return r.reason == errc::shut_down || r.reason == errc::unreachable ||
+           (r.reason == errc::dead && r.participants.empty());
   }
 
   /// What every receiver holds now.
@@ -168,6 +225,8 @@ class player {
   }
 
   const trainer_command_options& options_;
+  std::uint32_t ranks_ = 1;
+  bool leads_ = true;  ///< rank 0
   stop_signal stop_;
   checkpoint base_;
   std::optional<weight_stream> stream_;
@@ -207,9 +266,7 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 4'096))
       ->type_name("N")
       ->capture_default_str();
-  command
-      ->add_option("--coordinator", o->coordinator,
-                   "Where rank 0 listens; for the other ranks")
+  command->add_option("--coordinator", o->coordinator, "Where rank 0 listens; for the other ranks")
       ->type_name("HOST:PORT");
   command->add_option("--rounds", o->rounds, "How often the whole stream is played")
       ->check(plain_number(1, 1'000'000'000))

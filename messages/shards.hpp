@@ -81,8 +81,8 @@ struct shard_result_msg {
   }
 };
 
-/// The coordinator to a rank: ship your buckets of this transaction to a receiver that has been told
-/// of all of them.
+/// The coordinator to a rank: ship your buckets of this transaction to a receiver that has been
+/// told of all of them.
 struct shard_ship_msg {
   std::uint64_t cluster = 0;
   txn_ref txn;

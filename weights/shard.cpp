@@ -17,8 +17,8 @@ shard_mask even_shard(const layout& shape, std::uint32_t rank, std::uint32_t ran
   const auto total = static_cast<long double>(std::max<std::uint64_t>(shape.total_bytes(), 1));
   std::uint64_t before = 0;
   for (std::size_t i = 0; i < shape.count(); ++i) {
-    const auto middle = static_cast<long double>(before) +
-                        static_cast<long double>(shape.bytes(i)) / 2;
+    const auto middle =
+        static_cast<long double>(before) + static_cast<long double>(shape.bytes(i)) / 2;
     const auto owner = static_cast<std::uint32_t>(middle / total * ranks);
     out[i] = std::min(owner, ranks - 1) == rank;
     before += shape.bytes(i);
@@ -31,7 +31,8 @@ shard_mask shard_of(const layout& shape, const std::vector<std::string>& names) 
   for (const auto& name : names) {
     const auto index = shape.find(name);
     if (!index) throw error(errc::wrong_layout, "there is no tensor " + in_quotes(name));
-    if (out[*index]) throw error(errc::wrong_layout, "tensor " + in_quotes(name) + " is there twice");
+    if (out[*index])
+      throw error(errc::wrong_layout, "tensor " + in_quotes(name) + " is there twice");
     out[*index] = true;
   }
   return out;

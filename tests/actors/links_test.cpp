@@ -119,6 +119,10 @@ class raw_link {
     return false;
   }
 
+ private:
+  io_threads io_;  // before the channels, which must not outlive it
+
+ public:
   int descriptor = -1;
   failure why;
   std::shared_ptr<channel> bulk;
@@ -141,7 +145,6 @@ class raw_link {
     return std::get<std::shared_ptr<channel>>(r);
   }
 
-  io_threads io_;
   std::shared_ptr<channel> control_;
 };
 

@@ -1,0 +1,231 @@
+// A trainer of several processes, each with its part of the model: here, runtimes over loopback.
+#include <catch2/catch.hpp>
+#include <future>
+
+#include "actors/fleet.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+constexpr std::uint32_t ranks = 3;
+
+settings of_rank(std::uint32_t rank, std::uint16_t leader) {
+  auto s = quiet();
+  s.transport.listen = "127.0.0.1:0";
+  s.transport.rank = rank;
+  s.transport.ranks = ranks;
+  if (rank > 0) s.transport.connect = "127.0.0.1:" + std::to_string(leader);
+  s.transport.retry_ms = 20;
+  s.transport.retry_ms_max = 50;
+  s.receiver.lease_ms = 800;
+  s.receiver.ping_ms = 50;
+  s.receiver.hello_ms = 100;
+  s.sync.recovery_timeout_ms = 3'000;
+  s.sync.stage_timeout_ms = 1'000;
+  return s;
+}
+
+/// Several tensors for each rank, with interleaved owners.
+layout model() {
+  std::vector<tensor_spec> specs;
+  for (char name = 'a'; name < 'j'; ++name)
+    specs.push_back({std::string(1, name), dtype::bf16, {40, std::uint64_t{100} + name}});
+  return layout(std::move(specs));
+}
+
+shard_mask every_third(const layout& shape, std::uint32_t rank) {
+  shard_mask out(shape.count());
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = i % ranks == rank;
+  return out;
+}
+
+/// All ranks of a trainer, and receivers linked to all of them.
+struct ranked_fleet {
+  ranked_fleet() : w(random_weights(model(), 1)) {
+    for (std::uint32_t rank = 0; rank < ranks; ++rank) start(rank);
+  }
+
+  void start(std::uint32_t rank) {
+    if (rt.size() <= rank) {
+      rt.resize(rank + 1);
+      t.resize(rank + 1);
+    }
+    t[rank].reset();
+    rt[rank].reset();
+    rt[rank] = std::make_unique<runtime>(of_rank(rank, rank == 0 ? 0 : rt[0]->port()));
+    t[rank] = std::make_unique<trainer>(*rt[rank], w.shape(), every_third(w.shape(), rank));
+  }
+
+  settings of_receivers() const {
+    auto s = of_rank(0, 0);
+    s.transport = {};
+    for (const auto& r : rt) {
+      if (!s.transport.connect.empty()) s.transport.connect += ',';
+      s.transport.connect += "127.0.0.1:" + std::to_string(r->port());
+    }
+    s.transport.retry_ms = 20;
+    s.transport.retry_ms_max = 50;
+    return s;
+  }
+
+  void add(receiver_id id, receiver_options o = {}) {
+    o.id = id;
+    there.push_back(std::make_unique<runtime>(of_receivers()));
+    rx.push_back(std::make_unique<receiver>(*there.back(), w.shape(), std::move(o)));
+  }
+
+  /// Calls `work(trainer)` at every rank at once, and returns what rank 0's says.
+  template <class Work>
+  auto all(Work work) {
+    std::vector<std::future<decltype(work(*t[0]))>> done;
+    for (std::uint32_t rank = 1; rank < ranks; ++rank)
+      done.push_back(std::async(std::launch::async, [&, rank] { return work(*t[rank]); }));
+    auto out = work(*t[0]);
+    for (auto& d : done) d.get();
+    return out;
+  }
+
+  version_ref seed(std::uint64_t label = 0) {
+    return all([&](trainer& x) { return x.seed(w, label); });
+  }
+  sync_report sync(unsigned label) {
+    step(w, label);
+    return all([&](trainer& x) { return x.sync(label, w).wait(); });
+  }
+  bool all_hold() const {
+    for (const auto& r : rx)
+      if (!same(*r, w) || !r->state().ready) return false;
+    return true;
+  }
+
+  weight_buffer w;
+  std::vector<std::unique_ptr<runtime>> rt;
+  std::vector<std::unique_ptr<trainer>> t;
+  std::vector<std::unique_ptr<runtime>> there;
+  std::vector<std::unique_ptr<receiver>> rx;
+};
+
+}  // namespace
+
+TEST_CASE("every rank ships its part, and one version commits for all") {
+  ranked_fleet f;
+  f.add(1);
+  f.add(2);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  CHECK(f.all_hold());
+  for (unsigned label = 1; label <= 5; ++label) {
+    const auto report = f.sync(label);
+    CHECK(report.result == sync_result::ok);
+    CHECK(report.full_bytes == f.w.shape().total_bytes());
+    CHECK(report.participants.size() == 2);
+    CHECK(f.all_hold());
+    CHECK(f.rx[0]->state().label == label);
+  }
+  const auto audits = f.t[0]->audit();
+  REQUIRE(audits.size() == 2);
+  CHECK(audits[0].pass);
+  CHECK(audits[1].pass);
+}
+
+TEST_CASE("with several ranks too a failed apply is sent again, and a crash is reseeded") {
+  ranked_fleet f;
+  receiver_options o;
+  const auto at = [](fault_kind kind, std::uint64_t label) {
+    fault out;
+    out.kind = kind;
+    out.label = label;
+    out.receiver = 1;
+    return out;
+  };
+  o.faults = std::make_shared<fault_plan>(std::vector<fault>{
+      at(fault_kind::apply_fail, 1), at(fault_kind::crash, 2), at(fault_kind::corrupt_frame, 3),
+      at(fault_kind::stage_fail, 4)});
+  f.add(1, std::move(o));
+  f.add(2);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  for (unsigned label = 1; label <= 5; ++label) {
+    INFO(label);
+    const auto report = f.sync(label);
+    CHECK(report.complete());
+    CHECK(f.all_hold());
+  }
+  CHECK(f.t[0]->receivers()[0].reseeds >= 1);
+}
+
+TEST_CASE("a rank that is lost ends the run, and all seed again") {
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  REQUIRE(f.sync(1).result == sync_result::ok);
+
+  const auto port = f.rt[2]->port();
+  f.t[2].reset();
+  f.rt[2].reset();
+  const auto lost = f.t[0]->sync(2, f.w).wait();
+  CHECK(lost.result != sync_result::ok);
+  CHECK_FALSE(f.t[0]->is_running());
+  // On its old port, where its receivers look for it.
+  auto s = of_rank(2, f.rt[0]->port());
+  s.transport.listen = "127.0.0.1:" + std::to_string(port);
+  f.rt[2] = std::make_unique<runtime>(s);
+  f.t[2] = std::make_unique<trainer>(*f.rt[2], f.w.shape(), every_third(f.w.shape(), 2));
+  REQUIRE(f.seed(1));
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  CHECK(f.t[0]->receivers()[0].reseeds == 1);  // the first: now it proved what it holds
+  const auto after = f.sync(2);
+  INFO(to_string(after.reason) << ": " << after.detail);
+  for (const auto& p : after.participants)
+    UNSCOPED_INFO(p.id << " " << to_string(p.status) << " " << to_string(p.reason) << " " << p.detail);
+  CHECK(after.result == sync_result::ok);
+  CHECK(f.all_hold());
+}
+
+TEST_CASE("parts that are not the model, and labels that differ, are refused") {
+  ranked_fleet f;
+  f.t[1].reset();
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), every_third(f.w.shape(), 0));
+  const auto refused = [&](auto work) {
+    try {
+      work();
+      return errc::none;
+    } catch (const error& e) {
+      return e.code();
+    }
+  };
+  std::vector<std::future<errc>> done;
+  for (std::uint32_t rank = 0; rank < ranks; ++rank)
+    done.push_back(std::async(std::launch::async, [&, rank] {
+      return refused([&] { f.t[rank]->seed(f.w); });
+    }));
+  CHECK(done[0].get() == errc::wrong_layout);
+  for (std::uint32_t rank = 1; rank < ranks; ++rank) CHECK(done[rank].get() != errc::none);
+
+  f.t[1].reset();
+  f.start(1);
+  REQUIRE(f.seed());
+  auto late = std::async(std::launch::async, [&] { return f.t[1]->sync(7, f.w).wait(); });
+  auto other = std::async(std::launch::async, [&] { return f.t[2]->sync(1, f.w).wait(); });
+  const auto report = f.t[0]->sync(1, f.w).wait();
+  CHECK(report.result == sync_result::aborted);
+  CHECK(late.get().result == sync_result::aborted);
+  CHECK(other.get().result == sync_result::aborted);
+}
+
+TEST_CASE("a rank that does not come to the sync aborts it, and the next one succeeds") {
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  step(f.w, 1);
+  auto second = std::async(std::launch::async, [&] { return f.t[2]->sync(1, f.w).wait(); });
+  const auto report = f.t[0]->sync(1, f.w).wait();
+  CHECK(report.result == sync_result::aborted);
+  CHECK(report.reason == errc::timeout);
+  CHECK(second.get().result == sync_result::aborted);
+  CHECK(f.sync(2).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
