@@ -111,7 +111,7 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
     } else if (auto* e = std::get_if<observed_msg>(&m)) {
       out.end = *e;
       return out;
-    } else {
+    } else if (!std::holds_alternative<beat_msg>(m)) {
       throw error(errc::bad_input, "the trainer answers with " + std::string(name_of(m)));
     }
   }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Decides whether a fleet of real processes survives being killed, stopped and restarted at random.
 
-    chaos.py PROGRAM [--base DIR --stream DIR] [--events N] [--seconds S] [--receivers N] [--seed S]
+    chaos.py PROGRAM [--base DIR --stream DIR] [--events N] [--seconds S] [--receivers N] [--ranks N]
+             [--seed S]
 
-A trainer plays versions without end to receivers, half of which keep them in a mapped file. A plan
+A trainer of one or more ranks plays versions without end to receivers, half of which keep them in a mapped file. A plan
 from a seed kills (-9), stops and restarts all of them, the trainer as well; who comes back finds its
 old file, a torn, cut or missing one, and a restarted trainer begins again from the base. All the
 while every `ready` is held against the bytes. Then the faults end, the fleet has to heal without
@@ -77,7 +78,9 @@ class Chaos:
         self.trainer = None
         self.trainer_busy = False
         self.trainer_back = 0.0
-        self.port = 0
+        self.port = 0  # of rank 0
+        self.others = {}  # rank -> process, but rank 0
+        self.ports = []
         self.queue, self.order = [], itertools.count()
         self.events = {}
         self.interrupted = 0
@@ -91,18 +94,35 @@ class Chaos:
         def on_object(_, line):
             if line.get("kind") == "sync":
                 self.watch.sync(line)
+        more = ["--ranks", str(self.options.ranks)] if self.options.ranks > 1 else []
         self.trainer = self.fleet.trainer(
-            listen=f"127.0.0.1:{self.port}", on_object=on_object,
+            *more, listen=f"127.0.0.1:{self.port}", on_object=on_object,
             **{"receivers": max(1, len(self.members) // 2), "rounds": 1_000_000,
                "period_ms": self.options.period_ms, **options})
         self.trainer_busy, self.trainer_back = False, time.monotonic()
         return self.trainer
 
+    def start_rank(self, rank):
+        if rank == 0:
+            return self.start_trainer()
+        self.others[rank] = self.fleet.trainer(
+            "--ranks", str(self.options.ranks), "--rank", str(rank),
+            "--coordinator", f"127.0.0.1:{self.port}", name=f"rank-{rank}",
+            listen=f"127.0.0.1:{self.ports[rank]}", rounds=1_000_000)
+        self.trainer_busy, self.trainer_back = False, time.monotonic()
+        return self.others[rank]
+
+    def rank(self, rank):
+        return self.others[rank] if rank else self.trainer
+
+    def addresses(self):
+        return ",".join(f"127.0.0.1:{port}" for port in self.ports)
+
     def start_receiver(self, member):
         with member.lock:
             member.line = None
             member.process = None
-        process = self.fleet.receiver(member.id, f"127.0.0.1:{self.port}", out=member.out,
+        process = self.fleet.receiver(member.id, self.addresses(), out=member.out,
                                       on_object=member.on_object)
         with member.lock:
             # It may have spoken already.
@@ -215,23 +235,28 @@ class Chaos:
                 if member.hurt_until is not None:
                     self.interrupted += 1
                     member.hurt_until = None
+        rank = event["seed"] % self.options.ranks
+        process = self.rank(rank)
+        if rank:
+            self.watch.add(f"rank {rank} struck")
         if event["kind"] == "stop trainer":
-            self.trainer.stop()
-            return self.later(event["away"], self.resume_trainer)
+            process.stop()
+            return self.later(event["away"], lambda: self.resume_trainer(process))
         number = signal.SIGKILL if event["kind"] == "kill trainer" else signal.SIGTERM
-        self.trainer.signal(number)
+        process.signal(number)
         # One that is told to end audits first, and says 1 where a receiver is away.
-        return self.when_ended(self.trainer, [-number] if number == signal.SIGKILL else [0, 1],
-                               lambda: self.later(event["away"], self.bring_back_trainer))
+        return self.when_ended(process, [-number] if number == signal.SIGKILL else [0, 1],
+                               lambda: self.later(event["away"],
+                                                  lambda: self.bring_back_trainer(rank)))
 
-    def resume_trainer(self):
-        self.trainer.go_on()
+    def resume_trainer(self, process):
+        process.go_on()
         self.trainer_busy, self.trainer_back = False, time.monotonic()
         self.all_heal("trainer stop", -1)
 
-    def bring_back_trainer(self):
+    def bring_back_trainer(self, rank):
         before = self.watch.newest_run
-        self.start_trainer()
+        self.start_rank(rank)
         self.all_heal("trainer restart", before)
 
     def all_heal(self, what, before):
@@ -266,6 +291,12 @@ class Chaos:
                                  f"{self.trainer.said()}")
             self.fleet.forget(self.trainer)
             self.start_trainer()
+        for rank, process in list(self.others.items()):
+            if not self.trainer_busy and not process.running():
+                self.watch.violation(f"rank {rank} ended by itself with {process.returncode}: "
+                                     f"{process.said()}")
+                self.fleet.forget(process)
+                self.start_rank(rank)
         self.ask_status(now)
 
     def ask_status(self, now):
@@ -318,9 +349,10 @@ class Chaos:
                                           for r in receivers)))
 
     def run(self, plan):
-        self.port = fleet.free_port()
-        self.start_trainer()
-        fleet.address_of(self.trainer)
+        self.ports = [fleet.free_port() for _ in range(self.options.ranks)]
+        self.port = self.ports[0]
+        for rank in range(self.options.ranks):
+            fleet.address_of(self.start_rank(rank))
         for member in self.members:
             self.start_receiver(member)
         fleet.wait_until(lambda: f"all ready: {[m.line for m in self.members]}",
@@ -371,8 +403,10 @@ class Chaos:
             member.process.signal(signal.SIGTERM)
         for member in self.members:
             self.ends(member.process, 0)
-        trainer.signal(signal.SIGTERM)
-        self.ends(trainer, 0)
+        for process in [trainer, *self.others.values()]:
+            process.signal(signal.SIGTERM)
+        for process in [trainer, *self.others.values()]:
+            self.ends(process, 0)
 
     def report(self, seconds):
         times = {}
@@ -384,7 +418,7 @@ class Chaos:
                        "p99": round(sorted(t)[min(len(t) - 1, int(len(t) * 0.99))], 3),
                        "max": round(max(t), 3)} for what, t in sorted(times.items())}
         return {"kind": "chaos", "seed": self.options.seed, "receivers": len(self.members),
-                "events": sum(self.events.values()), "events_by_kind": self.events,
+                "ranks": self.options.ranks, "events": sum(self.events.values()), "events_by_kind": self.events,
                 "counts": self.watch.counts, "heal_seconds": heal, "interrupted": self.interrupted,
                 "whole_after_seconds": round(getattr(self, "whole_after", -1), 3),
                 "status_answers": self.answers, "rss_max": self.rss_max,
@@ -400,6 +434,7 @@ def parse(arguments):
     parser.add_argument("--events", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=180, help="of the whole run, about")
     parser.add_argument("--receivers", type=int, default=8)
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the trainer")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--period-ms", type=int, default=20)
     parser.add_argument("--heal-seconds", type=float, default=20)
