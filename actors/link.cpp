@@ -75,6 +75,10 @@ void link_io::end(caf::io::broker* self, errc reason, const std::string& detail)
   self->quit(caf::exit_reason::remote_link_unreachable);
 }
 
+bool link_io::lease_over(caf::io::broker* self) const {
+  return self->clock().now() - heard_ > std::chrono::milliseconds(env_->options.receiver.lease_ms);
+}
+
 void link_io::watch(caf::io::broker* self) {
   const std::chrono::milliseconds lease(env_->options.receiver.lease_ms);
   if (self->clock().now() - heard_ > 2 * lease)

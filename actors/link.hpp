@@ -104,6 +104,10 @@ class link_io {
     }
   }
 
+  /// Has nothing come for so long that what comes now may have waited somewhere, and be as old?
+  /// This process was stopped, or the bytes were.
+  bool lease_over(caf::io::broker* self) const;
+
   /// Ends the link: says why in the log, and quits.
   void end(caf::io::broker* self, errc reason, const std::string& detail);
 

@@ -121,7 +121,13 @@ caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const ac
       say<audit_reply_msg>(self),
       [self](const retarget& m) { self->state.receiver = m.receiver; },
       [self](const announced& m) { release(self, m.what); },
-      [self](const caf::io::new_data_msg& m) { self->state.io.read(self, m.buf, hearer(self)); },
+      [self](const caf::io::new_data_msg& m) {
+        auto& io = self->state.io;
+        // Old pings must renew no lease: the trainer may be gone or far ahead by now.
+        if (io.lease_over(self))
+          return io.end(self, errc::lease_expired, "what it says now may be as old as its silence");
+        io.read(self, m.buf, hearer(self));
+      },
       [self](const caf::io::connection_closed_msg&) {
         if (self->state.leaving) return self->quit();
         self->state.io.end(self, errc::dead, "closed from there");

@@ -139,9 +139,9 @@ TEST_CASE("with several ranks too a failed apply is sent again, and a crash is r
     out.receiver = 1;
     return out;
   };
-  o.faults = std::make_shared<fault_plan>(std::vector<fault>{
-      at(fault_kind::apply_fail, 1), at(fault_kind::crash, 2), at(fault_kind::corrupt_frame, 3),
-      at(fault_kind::stage_fail, 4)});
+  o.faults = std::make_shared<fault_plan>(
+      std::vector<fault>{at(fault_kind::apply_fail, 1), at(fault_kind::crash, 2),
+                         at(fault_kind::corrupt_frame, 3), at(fault_kind::stage_fail, 4)});
   f.add(1, std::move(o));
   f.add(2);
   REQUIRE(f.seed());
@@ -179,7 +179,8 @@ TEST_CASE("a rank that is lost ends the run, and all seed again") {
   const auto after = f.sync(2);
   INFO(to_string(after.reason) << ": " << after.detail);
   for (const auto& p : after.participants)
-    UNSCOPED_INFO(p.id << " " << to_string(p.status) << " " << to_string(p.reason) << " " << p.detail);
+    UNSCOPED_INFO(p.id << " " << to_string(p.status) << " " << to_string(p.reason) << " "
+                       << p.detail);
   CHECK(after.result == sync_result::ok);
   CHECK(f.all_hold());
 }
@@ -198,9 +199,8 @@ TEST_CASE("parts that are not the model, and labels that differ, are refused") {
   };
   std::vector<std::future<errc>> done;
   for (std::uint32_t rank = 0; rank < ranks; ++rank)
-    done.push_back(std::async(std::launch::async, [&, rank] {
-      return refused([&] { f.t[rank]->seed(f.w); });
-    }));
+    done.push_back(std::async(std::launch::async,
+                              [&, rank] { return refused([&] { f.t[rank]->seed(f.w); }); }));
   CHECK(done[0].get() == errc::wrong_layout);
   for (std::uint32_t rank = 1; rank < ranks; ++rank) CHECK(done[rank].get() != errc::none);
 

@@ -314,6 +314,30 @@ def a_stopped_receiver_costs_others_its_deadlines_and_no_more(world):
         wait_until("it is ready again", lambda: last_state(receivers[1]).get("ready"), READY_S)
 
 
+@case
+def old_words_renew_no_lease(world):
+    """What a receiver finds in its socket when it goes on does not make it ready."""
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=4, rounds=1)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at) for i in range(4)]
+        for r in receivers:
+            ready_at(r, world.last)
+        time.sleep(0.5)  # until nothing but pings is under way
+        for r in receivers:
+            r.stop()
+        # Pings of a whole lease and longer wait in their sockets, and nobody speaks any more.
+        time.sleep(SETTINGS["receiver.lease_ms"] / 1000 * 1.25)
+        trainer.kill()
+        counts = [r.count for r in receivers]
+        for r in receivers:
+            r.go_on()
+        for r, count in zip(receivers, counts):
+            wait_until(f"{r.name} is not ready", lambda: not last_state(r)["ready"], 1)
+            said = list(r.objects)[count - r.count:]
+            require(not any(is_ready(o) for o in said), lambda: f"{r.name}: {r.said()}")
+
+
 def held_by(process):
     return (process.rss(), len(os.listdir(f"/proc/{process.pid}/fd")),
             len(os.listdir(f"/proc/{process.pid}/task")))

@@ -81,7 +81,11 @@ std::vector<word> waiting_at(const participant& who, const sender_state::route& 
   each_waiting<abort_msg>(receiver, [&](const auto& m) { note(m.env, word::abort); });
   each_waiting<ship_request>(scheduled_of(route.flusher), [&](const auto& m) {
     const word::kind kinds[] = {word::prepare, word::redo, word::full};
-    std::visit([&](const auto& head) { note(head.env, kinds[m.head.index()]); }, m.head);
+    // Parts are shipped for another rank, whose announcement they belong to.
+    if (std::holds_alternative<part_head>(m.head)) return;
+    std::visit(
+        [&](const auto& head) { note(head.env, kinds[std::min<std::size_t>(m.head.index(), 2)]); },
+        m.head);
   });
   return out;
 }
