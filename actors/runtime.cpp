@@ -65,6 +65,9 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   config.add_message_types<caf::id_block::lockstep>();
   const auto& t = options.transport;
   if (!t.connect.empty()) trainers = parse_addresses("transport.connect", t.connect);
+  if (t.rank >= t.ranks)
+    throw setting_error("transport.rank is " + std::to_string(t.rank) +
+                        ", must be below transport.ranks, which is " + std::to_string(t.ranks));
   if (t.ranks > 1 && t.listen.empty() && t.rank > 0)
     throw setting_error("transport.listen is empty: receivers would not find rank " +
                         std::to_string(t.rank));

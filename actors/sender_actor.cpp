@@ -228,7 +228,8 @@ void perform(pointer self, const sync_fsm::actions& actions) {
   }
   auto due = self->state.machine->deadline();
   const auto& g = self->state.gathering;
-  if (!g.parts.empty() && (!due || g.deadline < *due)) due = g.deadline;
+  // This rank's own work has no deadline, others' has.
+  if (g.parts.size() > 1 && (!due || g.deadline < *due)) due = g.deadline;
   self->state.timer.arm(self, due);
 }
 
@@ -305,7 +306,7 @@ void add_part(pointer self, std::size_t rank, shard_result_msg m) {
 /// Somebody has not answered in time.
 void give_up_ranks(pointer self) {
   auto& g = self->state.gathering;
-  if (g.parts.empty() || self->clock().now() < g.deadline) return;
+  if (g.parts.size() <= 1 || self->clock().now() < g.deadline) return;
   for (auto& p : g.parts) {
     if (p.rank != 0) continue;
     p.rank = 1;

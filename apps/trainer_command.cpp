@@ -49,7 +49,6 @@ settings settings_of(const trainer_command_options& o) {
   s.transport.connect = o.coordinator.value_or("");
   if (o.ranks > 1) s.transport.ranks = o.ranks;
   if (o.rank > 0) s.transport.rank = o.rank;
-  validate(s);
   if (s.transport.rank > 0 && s.transport.connect.empty())
     throw error(errc::bad_input, "--coordinator HOST:PORT is missing: where is rank 0?");
   return s;

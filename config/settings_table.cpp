@@ -355,8 +355,6 @@ void validate(const settings& s) {
   demand(s.supervision.backoff_ms <= s.supervision.backoff_ms_max, "supervision.backoff_ms",
          s.supervision.backoff_ms, "at most", "supervision.backoff_ms_max",
          s.supervision.backoff_ms_max);
-  demand(s.transport.rank < s.transport.ranks, "transport.rank", s.transport.rank, "below",
-         "transport.ranks", s.transport.ranks);
   demand(s.transport.retry_ms <= s.transport.retry_ms_max, "transport.retry_ms",
          s.transport.retry_ms, "at most", "transport.retry_ms_max", s.transport.retry_ms_max);
   demand(s.bucket.bytes_max <= s.receiver.staged_bytes_max, "bucket.bytes_max", s.bucket.bytes_max,

@@ -340,11 +340,20 @@ TEST_CASE("swapped, repeated, missing and stale buckets are refused or ignored")
     CHECK(r.replies.size() == said);  // the slot is gone
     CHECK(refused());
   }
-  SECTION("swapped and announced so: frames are out of order") {
+  SECTION("swapped and announced so: the same delta, as several ranks might have it") {
     auto swapped = delta.buckets;
     std::swap(swapped[0], swapped[1]);
     r.deliver(run().prepare(content_of(swapped, delta.content)));
     for (std::uint32_t i = 0; i < count; ++i) put(i, swapped[i]);
+    CHECK(r.replies.back().kind == reply_kind::vote_yes);
+    r.deliver(run().commit());
+    CHECK(r.memory == target);
+  }
+  SECTION("one in another's place and announced so: a range is there twice") {
+    auto doubled = delta.buckets;
+    doubled[1] = doubled[0];
+    r.deliver(run().prepare(content_of(doubled, delta.content)));
+    for (std::uint32_t i = 0; i < count; ++i) put(i, doubled[i]);
     CHECK(r.replies.back().kind == reply_kind::vote_no);
     CHECK(r.replies.back().reason == errc::bad_frame);
     CHECK(refused());
