@@ -65,6 +65,9 @@ class Watch:
         if line.get("result") == "aborted":
             self.add("aborted")
             return
+        if line.get("target_ref") == "0.0":  # the run was over before anybody knew how it ended
+            self.add("lost")
+            return
         self.add("syncs")
         self.named("trainer", line.get("target_ref"), line.get("version"))
 
