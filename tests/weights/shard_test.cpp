@@ -13,7 +13,8 @@ namespace {
 layout model(std::size_t count) {
   std::vector<tensor_spec> specs;
   for (std::size_t i = 0; i < count; ++i)
-    specs.push_back({"t" + std::to_string(i), i % 3 == 0 ? dtype::f32 : dtype::bf16,
+    specs.push_back({"t" + std::to_string(i),
+                     i % 3 == 0 ? dtype::f32 : dtype::bf16,
                      {7 * i + 1, i % 4 == 3 ? std::uint64_t{0} : 5}});
   return layout(std::move(specs));
 }
@@ -30,7 +31,8 @@ tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
 }  // namespace
 
 TEST_CASE("even parts are each tensor once, and even where tensors allow") {
-  for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{40}}) {
+  for (const std::size_t count :
+       {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{40}}) {
     const auto shape = model(count);
     for (const std::uint32_t ranks : {1u, 2u, 3u, 7u, 64u}) {
       std::vector<int> owners(count);
