@@ -4,22 +4,26 @@
 
 #include <exception>
 
-#include "actors/encoding.hpp"
-#include "actors/states.hpp"
+#include "actors/supervisor_parts.hpp"
 
 namespace lockstep {
+
+using namespace supervising;
 
 namespace {
 
 namespace act = supervision_action;
-using pointer = supervisor_actor::stateful_pointer<supervisor_state>;
 
 // --- receivers ----------------------------------------------------------------------------------
 
-void greet(pointer self, const supervisor_state::child& c) {
+}  // namespace
+
+void supervising::greet(pointer self, const supervisor_state::child& c) {
   const auto& trainer = self->state.trainer;
   if (trainer && c.receiver) self->send(c.receiver, welcome{trainer->boot.run, trainer->join});
 }
+
+namespace {
 
 void start_flusher(pointer self, supervisor_state::child& c) {
   c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
@@ -127,12 +131,16 @@ void note_phase(pointer self, receiver_id id) {
   note = {r.where, r.state.phase, self->clock().now()};
 }
 
-void perform(pointer self, const supervision_fsm::actions& actions) {
+}  // namespace
+
+void supervising::perform(pointer self, const supervision_fsm::actions& actions) {
   performer(self).run(actions);
   auto& state = self->state;
   const auto due = state.policy->deadline(self->clock().now());
   state.timer.arm(self, due ? std::min(*due, state.next_ping) : state.next_ping);
 }
+
+namespace {
 
 // --- the trainer's side -------------------------------------------------------------------------
 
@@ -152,7 +160,9 @@ void finish_lost(supervisor_state& state, const caf::actor_addr& sender) {
   std::erase_if(state.lost, [&](const auto& sync) { return sync.sender == sender; });
 }
 
-void end_trainer(pointer self) {
+}  // namespace
+
+void supervising::end_trainer(pointer self) {
   auto& state = self->state;
   if (!state.trainer) return;
   const auto group = *std::exchange(state.trainer, std::nullopt);
@@ -164,144 +174,7 @@ void end_trainer(pointer self) {
   if (!state.sync.ticket.expired()) state.lost.push_back(std::exchange(state.sync, {}));
 }
 
-/// Starts the trainer's side over what all ranks hold; `others`: the digests of their parts.
-void start_group(pointer self, boot_request m, digest others) {
-  auto& state = self->state;
-  const auto mine = m.store->read(
-      [](const tensor_views& tensors) { return digest_of(public_digest_seed, tensors); });
-  const target_info part{{m.run, 0}, mine, m.store->label()};
-  const target_info held{part.version, mine + others, part.label};
-  supervisor_state::trainer_group group;
-  group.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, m.store, part,
-                                               m.store->take_over());
-  group.join = self->spawn<caf::monitored>(join_behavior, group.snapshot);
-  sender_setup setup{state.env,  m.store,        m.run,
-                     held,       m.shape,        {},
-                     group.join, group.snapshot, supervisor_actor(self)};
-  for (const auto& [rank, r] : state.ranks) setup.ranks.push_back(r.link);
-  group.sender = self->spawn<caf::monitored>(sender_behavior, std::move(setup));
-  state.fleet = held.version;
-  const auto answer = std::exchange(m.answer, nullptr);
-  group.boot = std::move(m);
-  state.trainer = std::move(group);
-  for (const auto& [id, c] : state.children) greet(self, c);
-  perform(self, state.policy->on_new_run(self->clock().now()));
-  if (answer) answer->set_value(held.version);
-}
-
-// --- the ranks of the trainer -------------------------------------------------------------------
-
-void refuse_boot(pointer self, errc reason, const std::string& detail) {
-  auto request = std::move(self->state.waiting->request);
-  self->state.waiting.reset();
-  self->state.env->log->error("the trainer's side cannot start: {}", detail);
-  if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
-}
-
-/// Empty if the parts of all ranks are the model.
-std::string misfit_of_ranks(const supervisor_state& state, const boot_request& m) {
-  auto owners = m.owned;
-  for (const auto& [rank, r] : state.ranks) {
-    if (r.hello.layout != m.shape.fingerprint())
-      return "rank " + std::to_string(rank) + " has another model";
-    const auto owned = unpacked_mask(r.hello.owned, m.shape.count());
-    if (!owned) return "rank " + std::to_string(rank) + " owns what there is not";
-    for (std::size_t i = 0; i < owners.size(); ++i) {
-      if ((*owned)[i] && owners[i]) return "two ranks own tensor '" + m.shape[i].name + "'";
-      owners[i] = owners[i] || (*owned)[i];
-    }
-  }
-  const auto orphan = std::ranges::find(owners, false) - owners.begin();
-  if (orphan == std::ssize(owners)) return {};
-  return "no rank owns tensor '" + m.shape[static_cast<std::size_t>(orphan)].name + "'";
-}
-
-/// Goes on with a boot that waits for other ranks, as far as that can be.
-void advance_boot(pointer self) {
-  auto& state = self->state;
-  if (!state.waiting) return;
-  auto& w = *state.waiting;
-  const auto others = state.env->options.transport.ranks - 1;
-  if (state.ranks.size() < others) return;
-  if (!w.asked) {
-    if (const auto misfit = misfit_of_ranks(state, w.request); !misfit.empty())
-      return refuse_boot(self, errc::wrong_layout, misfit);
-    w.asked = true;
-    for (const auto& [rank, r] : state.ranks)
-      self->send(r.link, shard_task_msg{state.env->cluster,
-                                        shard_task::seed,
-                                        {w.request.run, 0},
-                                        w.request.store->label(),
-                                        0});
-  }
-  if (w.seeded.size() < others) return;
-  digest sum;
-  for (const auto& [rank, d] : w.seeded) sum = sum + d;
-  auto request = std::move(w.request);
-  state.waiting.reset();
-  start_group(self, std::move(request), sum);
-}
-
-void boot(pointer self, boot_request m) {
-  auto& state = self->state;
-  end_trainer(self);
-  if (state.waiting) refuse_boot(self, errc::busy, "another start has taken its place");
-  // A version names one content for ever, so no two runs may share a number, whatever the clock
-  // that they were drawn from did and however often a run was restarted under the next one.
-  m.run = state.last_run = std::max(m.run, state.last_run + 1);
-  if (state.env->options.transport.ranks == 1) {
-    m.shape = m.store->shape();
-    return start_group(self, std::move(m), {});
-  }
-  state.waiting.emplace().request = std::move(m);
-  advance_boot(self);
-}
-
-/// One failure domain: without a part of the model the rest leads nowhere.
-void rank_died(pointer self, std::uint32_t rank) {
-  auto& state = self->state;
-  state.ranks.erase(rank);
-  state.env->log->error("rank {} of the trainer is gone", rank);
-  if (state.waiting && state.waiting->asked)
-    refuse_boot(self, errc::dead, "rank " + std::to_string(rank) + " is gone");
-  if (!state.trainer) return;
-  state.env->log->critical("the trainer's side is over: seed again");
-  end_trainer(self);
-  perform(self, state.policy->on_new_run(self->clock().now()));  // nobody is a member of anything
-}
-
-/// A rank announces itself.
-void on_rank(pointer self, shard_hello_msg& m) {
-  auto& state = self->state;
-  const auto ranks = state.env->options.transport.ranks;
-  if (m.cluster != state.env->cluster || m.rank == 0 || m.rank >= ranks || m.ranks != ranks) {
-    state.env->log->error("rank {} of {} is none of this trainer's {}", m.rank, m.ranks, ranks);
-    return;
-  }
-  const auto from = caf::actor_cast<rank_link_actor>(self->current_sender());
-  if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
-    if (known->second.link == from) return;
-    self->demonitor(known->second.link.address());
-    self->send_exit(known->second.link, caf::exit_reason::user_shutdown);
-    rank_died(self, m.rank);
-  }
-  self->monitor(from);
-  state.env->log->info("rank {} is there", m.rank);
-  state.ranks[m.rank] = {from, std::move(m)};
-  advance_boot(self);
-}
-
-void on_rank_result(pointer self, const shard_result_msg& m) {
-  auto& state = self->state;
-  const auto rank = state.ranks.find(m.rank);
-  if (!state.waiting || m.what != shard_task::seed || rank == state.ranks.end() ||
-      rank->second.hello.inc != m.inc || m.txn.run != state.waiting->request.run)
-    return;
-  if (m.reason != errc::none)
-    return refuse_boot(self, m.reason, "rank " + std::to_string(m.rank) + ": " + m.detail);
-  state.waiting->seeded[m.rank] = m.state;
-  advance_boot(self);
-}
+namespace {
 
 /// One failure domain: the death of any of the three ends them all. A new run takes over from the
 /// snapshot's bytes, unless they were being written; receivers that hold them attach by digest.
@@ -368,74 +241,6 @@ void on_down(pointer self, const caf::down_msg& m) {
 }
 
 // --- questions from the embedding process -------------------------------------------------------
-
-std::uint64_t milliseconds_since(time_point then, time_point now) {
-  if (then == time_point{} || then >= now) return 0;
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now - then).count());
-}
-
-std::vector<receiver_status> statuses(const supervisor_state& state, time_point now) {
-  std::vector<receiver_status> out;
-  for (const auto& [id, r] : state.policy->records()) {
-    receiver_status s;
-    s.id = id;
-    s.name = r.name;
-    s.state = r.state;
-    s.heard_ms = milliseconds_since(r.last_heard, now);
-    if (const auto it = state.children.find(id); it != state.children.end()) {
-      // Of this process: not as old as the last pong.
-      if (it->second.bytes) s.state = it->second.bytes->state();
-      s.sent_bytes = *it->second.sent_bytes;
-    }
-    if (const auto it = state.phases.find(id); it != state.phases.end())
-      s.phase_ms = milliseconds_since(it->second.since, now);
-    s.member = r.where == standing::member;
-    s.standing = to_string(r.where);
-    s.reason = r.reason;
-    s.detail = r.detail;
-    s.reseeds = r.reseeds;
-    s.restarts = r.restarts;
-    out.push_back(std::move(s));
-  }
-  return out;
-}
-
-void start_audit(pointer self, std::function<void(observation)> answer) {
-  auto& state = self->state;
-  if (!state.trainer) {
-    observation none;
-    none.end.reason = state.fenced ? errc::fenced : errc::shut_down;
-    return answer(std::move(none));
-  }
-  audit_setup setup{state.env, state.trainer->snapshot, {}, state.trainer->boot.shape,
-                    {},        std::move(answer)};
-  for (const auto& [rank, r] : state.ranks) setup.ranks.push_back(r.link);
-  for (const auto& [id, r] : state.policy->records()) {
-    if (r.where == standing::detached) continue;  // it is nobody's engine any more
-    audit_target t{{id, r.inc}, r.name, {}, {}};
-    const auto it = state.children.find(id);
-    if (it != state.children.end() && it->second.receiver && it->second.life.inc == r.inc)
-      t.receiver = it->second.receiver;
-    else
-      t.why_not = "it is not to be reached: " + std::string(to_string(r.reason));
-    setup.targets.push_back(std::move(t));
-  }
-  self->spawn(auditor_behavior, std::move(setup));
-}
-
-void on_observe(pointer self, const observe_request& m) {
-  if (m.what == question::audit) return start_audit(self, m.answer);
-  auto& state = self->state;
-  observation out;
-  out.states = statuses(state, self->clock().now());
-  out.end.lines = static_cast<std::uint32_t>(out.states.size());
-  if (state.trainer)
-    out.end.fleet = state.fleet;
-  else
-    out.end.reason = state.fenced ? errc::fenced : errc::shut_down;
-  m.answer(std::move(out));
-}
 
 void on_sync(pointer self, sync_request& m) {
   auto& state = self->state;

@@ -105,7 +105,6 @@ class dice {
 
   /// Nothing strikes any more.
   void stop() { stopped_ = true; }
-  bool stopped() const noexcept { return stopped_; }
   /// In the order in which they came.
   const std::vector<strike>& struck() const noexcept { return struck_; }
   std::uint64_t count(fault_id id) const { return kinds_[static_cast<std::size_t>(id)].happened; }

@@ -202,7 +202,6 @@ void network::arrive(packet p) {
     if (translator_ && !translator_->on_arrival(*m, p.from, to)) return;
     std::visit([&](auto& x) { enqueue(std::move(x)); }, *m);
   } else {
-    ++refused_;
     dropped("damaged, refused");
   }
 }

@@ -84,7 +84,6 @@ class network {
 
   /// Messages on their way.
   std::size_t under_way() const noexcept { return under_way_; }
-  std::uint64_t damaged_and_refused() const noexcept { return refused_; }
   /// A damaged message that was taken for another; empty if there was none.
   const std::string& unnoticed() const noexcept { return unnoticed_; }
 
@@ -125,7 +124,6 @@ class network {
   std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
   std::map<std::pair<endpoint, endpoint>, link> links_;
   std::uint64_t number_ = 0;
-  std::uint64_t refused_ = 0;
   std::size_t under_way_ = 0;
   std::string unnoticed_;
 };

@@ -168,7 +168,6 @@ class simulation final : public spectator {
     result_.recovered += report.result == sync_result::recovered;
     result_.degraded += report.result == sync_result::degraded;
     result_.aborted += report.result == sync_result::aborted;
-    result_.attached += report.participants.size();
     for (const auto& p : report.participants) result_.reseeds += p.reseeds;
   }
 

@@ -1,0 +1,33 @@
+// Decides what the files that make up the supervisor share. Private to actors/.
+#pragma once
+
+#include "actors/states.hpp"
+
+namespace lockstep::supervising {
+
+using pointer = supervisor_actor::stateful_pointer<supervisor_state>;
+
+// --- supervisor_actor.cpp
+/// Tells a receiver where answers to the run go.
+void greet(pointer self, const supervisor_state::child& c);
+/// Performs what the policy has decided.
+void perform(pointer self, const supervision_fsm::actions& actions);
+/// Ends sender, join and snapshot, if there are any.
+void end_trainer(pointer self);
+
+// --- supervisor_ranks.cpp
+/// Starts a run, as soon as every rank of the trainer has seeded its part.
+void boot(pointer self, boot_request m);
+/// Gives up a start that waits for other ranks.
+void refuse_boot(pointer self, errc reason, const std::string& detail);
+/// A rank announces itself.
+void on_rank(pointer self, shard_hello_msg& m);
+/// A rank's link has ended.
+void rank_died(pointer self, std::uint32_t rank);
+/// A rank has seeded its part, or cannot.
+void on_rank_result(pointer self, const shard_result_msg& m);
+
+// --- supervisor_status.cpp
+void on_observe(pointer self, const observe_request& m);
+
+}  // namespace lockstep::supervising

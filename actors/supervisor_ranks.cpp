@@ -1,0 +1,151 @@
+// The supervisor's start of a run, over all ranks of the trainer.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <exception>
+
+#include "actors/encoding.hpp"
+#include "actors/supervisor_parts.hpp"
+
+namespace lockstep::supervising {
+
+/// Starts the trainer's side over what all ranks hold; `others`: the digests of their parts.
+static void start_group(pointer self, boot_request m, digest others) {
+  auto& state = self->state;
+  const auto mine = m.store->read(
+      [](const tensor_views& tensors) { return digest_of(public_digest_seed, tensors); });
+  const target_info part{{m.run, 0}, mine, m.store->label()};
+  const target_info held{part.version, mine + others, part.label};
+  supervisor_state::trainer_group group;
+  group.snapshot = self->spawn<caf::monitored>(snapshot_behavior, state.env, m.store, part,
+                                               m.store->take_over());
+  group.join = self->spawn<caf::monitored>(join_behavior, group.snapshot);
+  sender_setup setup{state.env,  m.store,        m.run,
+                     held,       m.shape,        {},
+                     group.join, group.snapshot, supervisor_actor(self)};
+  for (const auto& [rank, r] : state.ranks) setup.ranks.push_back(r.link);
+  group.sender = self->spawn<caf::monitored>(sender_behavior, std::move(setup));
+  state.fleet = held.version;
+  const auto answer = std::exchange(m.answer, nullptr);
+  group.boot = std::move(m);
+  state.trainer = std::move(group);
+  for (const auto& [id, c] : state.children) greet(self, c);
+  perform(self, state.policy->on_new_run(self->clock().now()));
+  if (answer) answer->set_value(held.version);
+}
+
+// --- the ranks of the trainer -------------------------------------------------------------------
+
+void refuse_boot(pointer self, errc reason, const std::string& detail) {
+  auto request = std::move(self->state.waiting->request);
+  self->state.waiting.reset();
+  self->state.env->log->error("the trainer's side cannot start: {}", detail);
+  if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
+}
+
+/// Empty if the parts of all ranks are the model.
+static std::string misfit_of_ranks(const supervisor_state& state, const boot_request& m) {
+  auto owners = m.owned;
+  for (const auto& [rank, r] : state.ranks) {
+    if (r.hello.layout != m.shape.fingerprint())
+      return "rank " + std::to_string(rank) + " has another model";
+    const auto owned = unpacked_mask(r.hello.owned, m.shape.count());
+    if (!owned) return "rank " + std::to_string(rank) + " owns what there is not";
+    for (std::size_t i = 0; i < owners.size(); ++i) {
+      if ((*owned)[i] && owners[i]) return "two ranks own tensor '" + m.shape[i].name + "'";
+      owners[i] = owners[i] || (*owned)[i];
+    }
+  }
+  const auto orphan = std::ranges::find(owners, false) - owners.begin();
+  if (orphan == std::ssize(owners)) return {};
+  return "no rank owns tensor '" + m.shape[static_cast<std::size_t>(orphan)].name + "'";
+}
+
+/// Goes on with a boot that waits for other ranks, as far as that can be.
+static void advance_boot(pointer self) {
+  auto& state = self->state;
+  if (!state.waiting) return;
+  auto& w = *state.waiting;
+  const auto others = state.env->options.transport.ranks - 1;
+  if (state.ranks.size() < others) return;
+  if (!w.asked) {
+    if (const auto misfit = misfit_of_ranks(state, w.request); !misfit.empty())
+      return refuse_boot(self, errc::wrong_layout, misfit);
+    w.asked = true;
+    for (const auto& [rank, r] : state.ranks)
+      self->send(r.link, shard_task_msg{state.env->cluster,
+                                        shard_task::seed,
+                                        {w.request.run, 0},
+                                        w.request.store->label(),
+                                        0});
+  }
+  if (w.seeded.size() < others) return;
+  digest sum;
+  for (const auto& [rank, d] : w.seeded) sum = sum + d;
+  auto request = std::move(w.request);
+  state.waiting.reset();
+  start_group(self, std::move(request), sum);
+}
+
+void boot(pointer self, boot_request m) {
+  auto& state = self->state;
+  end_trainer(self);
+  if (state.waiting) refuse_boot(self, errc::busy, "another start has taken its place");
+  // A version names one content for ever, so no two runs may share a number, whatever the clock
+  // that they were drawn from did and however often a run was restarted under the next one.
+  m.run = state.last_run = std::max(m.run, state.last_run + 1);
+  if (state.env->options.transport.ranks == 1) {
+    m.shape = m.store->shape();
+    return start_group(self, std::move(m), {});
+  }
+  state.waiting.emplace().request = std::move(m);
+  advance_boot(self);
+}
+
+/// One failure domain: without a part of the model the rest leads nowhere.
+void rank_died(pointer self, std::uint32_t rank) {
+  auto& state = self->state;
+  state.ranks.erase(rank);
+  state.env->log->error("rank {} of the trainer is gone", rank);
+  if (state.waiting && state.waiting->asked)
+    refuse_boot(self, errc::dead, "rank " + std::to_string(rank) + " is gone");
+  if (!state.trainer) return;
+  state.env->log->critical("the trainer's side is over: seed again");
+  end_trainer(self);
+  perform(self, state.policy->on_new_run(self->clock().now()));  // nobody is a member of anything
+}
+
+/// A rank announces itself.
+void on_rank(pointer self, shard_hello_msg& m) {
+  auto& state = self->state;
+  const auto ranks = state.env->options.transport.ranks;
+  if (m.cluster != state.env->cluster || m.rank == 0 || m.rank >= ranks || m.ranks != ranks) {
+    state.env->log->error("rank {} of {} is none of this trainer's {}", m.rank, m.ranks, ranks);
+    return;
+  }
+  const auto from = caf::actor_cast<rank_link_actor>(self->current_sender());
+  if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
+    if (known->second.link == from) return;
+    self->demonitor(known->second.link.address());
+    self->send_exit(known->second.link, caf::exit_reason::user_shutdown);
+    rank_died(self, m.rank);
+  }
+  self->monitor(from);
+  state.env->log->info("rank {} is there", m.rank);
+  state.ranks[m.rank] = {from, std::move(m)};
+  advance_boot(self);
+}
+
+void on_rank_result(pointer self, const shard_result_msg& m) {
+  auto& state = self->state;
+  const auto rank = state.ranks.find(m.rank);
+  if (!state.waiting || m.what != shard_task::seed || rank == state.ranks.end() ||
+      rank->second.hello.inc != m.inc || m.txn.run != state.waiting->request.run)
+    return;
+  if (m.reason != errc::none)
+    return refuse_boot(self, m.reason, "rank " + std::to_string(m.rank) + ": " + m.detail);
+  state.waiting->seeded[m.rank] = m.state;
+  advance_boot(self);
+}
+
+}  // namespace lockstep::supervising

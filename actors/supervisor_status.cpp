@@ -1,0 +1,74 @@
+// What the supervisor answers to whoever looks on.
+#include "actors/supervisor_parts.hpp"
+
+namespace lockstep::supervising {
+
+static std::uint64_t milliseconds_since(time_point then, time_point now) {
+  if (then == time_point{} || then >= now) return 0;
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now - then).count());
+}
+
+static std::vector<receiver_status> statuses(const supervisor_state& state, time_point now) {
+  std::vector<receiver_status> out;
+  for (const auto& [id, r] : state.policy->records()) {
+    receiver_status s;
+    s.id = id;
+    s.name = r.name;
+    s.state = r.state;
+    s.heard_ms = milliseconds_since(r.last_heard, now);
+    if (const auto it = state.children.find(id); it != state.children.end()) {
+      // Of this process: not as old as the last pong.
+      if (it->second.bytes) s.state = it->second.bytes->state();
+      s.sent_bytes = *it->second.sent_bytes;
+    }
+    if (const auto it = state.phases.find(id); it != state.phases.end())
+      s.phase_ms = milliseconds_since(it->second.since, now);
+    s.member = r.where == standing::member;
+    s.standing = to_string(r.where);
+    s.reason = r.reason;
+    s.detail = r.detail;
+    s.reseeds = r.reseeds;
+    s.restarts = r.restarts;
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
+static void start_audit(pointer self, std::function<void(observation)> answer) {
+  auto& state = self->state;
+  if (!state.trainer) {
+    observation none;
+    none.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+    return answer(std::move(none));
+  }
+  audit_setup setup{state.env, state.trainer->snapshot, {}, state.trainer->boot.shape,
+                    {},        std::move(answer)};
+  for (const auto& [rank, r] : state.ranks) setup.ranks.push_back(r.link);
+  for (const auto& [id, r] : state.policy->records()) {
+    if (r.where == standing::detached) continue;  // it is nobody's engine any more
+    audit_target t{{id, r.inc}, r.name, {}, {}};
+    const auto it = state.children.find(id);
+    if (it != state.children.end() && it->second.receiver && it->second.life.inc == r.inc)
+      t.receiver = it->second.receiver;
+    else
+      t.why_not = "it is not to be reached: " + std::string(to_string(r.reason));
+    setup.targets.push_back(std::move(t));
+  }
+  self->spawn(auditor_behavior, std::move(setup));
+}
+
+void on_observe(pointer self, const observe_request& m) {
+  if (m.what == question::audit) return start_audit(self, m.answer);
+  auto& state = self->state;
+  observation out;
+  out.states = statuses(state, self->clock().now());
+  out.end.lines = static_cast<std::uint32_t>(out.states.size());
+  if (state.trainer)
+    out.end.fleet = state.fleet;
+  else
+    out.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+  m.answer(std::move(out));
+}
+
+}  // namespace lockstep::supervising
