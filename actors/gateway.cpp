@@ -12,6 +12,7 @@ using std::chrono::milliseconds;
 
 /// Links of which not every channel is there yet.
 constexpr std::size_t pending_max = 256;
+constexpr std::size_t pending_of_one_max = 4;
 /// No link has more bulk channels.
 constexpr std::uint32_t streams_max = 16;
 
@@ -78,6 +79,27 @@ void gateway::listen(const node_address& at, link_handler take) {
       [this](std::shared_ptr<channel> c) { on_channel(std::move(c)); }, log_);
 }
 
+/// Whoever begins links and does not complete them crowds out its own beginnings first, and then
+/// the oldest: an honest link is complete within milliseconds.
+void gateway::make_room(const greeting& newcomer) {
+  auto oldest = pending_.end();
+  auto own = pending_.end();
+  std::size_t owned = 0;
+  for (auto it = pending_.begin(); it != pending_.end(); ++it) {
+    if (oldest == pending_.end() || it->second.since < oldest->second.since) oldest = it;
+    const auto& begun = it->second.channels;
+    const auto& peer = begun.control ? begun.control->peer() : begun.bulk.front()->peer();
+    if (peer.role != newcomer.role || peer.id != newcomer.id || peer.name != newcomer.name)
+      continue;
+    ++owned;
+    if (own == pending_.end() || it->second.since < own->second.since) own = it;
+  }
+  const bool full = pending_.size() >= pending_max;
+  if (owned < pending_of_one_max && !full) return;
+  if (full) env_->log->warn("too many links are begun and not completed: the oldest are dropped");
+  pending_.erase(owned >= pending_of_one_max ? own : oldest);
+}
+
 /// A link is handed on when its control channel, which says how many bulk channels there are, and
 /// these are all there. What is left of links that are not completed goes after a while.
 void gateway::on_channel(std::shared_ptr<channel> c) {
@@ -90,7 +112,7 @@ void gateway::on_channel(std::shared_ptr<channel> c) {
     const auto link = c->peer().link;
     auto found = pending_.find(link);
     if (found == pending_.end()) {
-      if (pending_.size() == pending_max) return;  // closes it
+      make_room(c->peer());
       found = pending_.emplace(link, pending{}).first;
       found->second.since = now;
     }
@@ -107,13 +129,13 @@ void gateway::on_channel(std::shared_ptr<channel> c) {
       p.channels.control = std::move(c);
     } else {
       p.channels.bulk.push_back(std::move(c));
-      if (p.channels.bulk.size() > streams_max) pending_.erase(found), void();
+      if (p.channels.bulk.size() > streams_max) {
+        pending_.erase(found);
+        return;
+      }
     }
-    found = pending_.find(link);
-    if (found == pending_.end()) return;
-    auto& now_there = found->second;
-    if (!now_there.channels.control || now_there.channels.bulk.size() < now_there.streams) return;
-    complete = std::move(now_there.channels);
+    if (!p.channels.control || p.channels.bulk.size() < p.streams) return;
+    complete = std::move(p.channels);
     pending_.erase(found);
   }
   take_(std::move(complete));

@@ -32,6 +32,9 @@ class gateway {
   /// The port that is listened on.
   std::uint16_t port() const { return acceptor_->port(); }
 
+  /// Throws `error{bad_setting}` where links without security must not lead to `host`.
+  void check_host(const std::string& host) const { security_->check_host(host); }
+
   /// Makes a link as `self`; `done` is called once, from a thread of the transport.
   void dial(const node_address& to, greeting self,
             std::function<void(link_channels, failure)> done);
@@ -50,6 +53,7 @@ class gateway {
   };
   struct dialing;
   void on_channel(std::shared_ptr<channel> c);
+  void make_room(const greeting& newcomer);
   static void dial_next(std::shared_ptr<dialing> d);
 
   std::shared_ptr<const actor_env> env_;

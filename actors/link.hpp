@@ -9,6 +9,7 @@
 #include <caf/allowed_unsafe_message_type.hpp>
 #include <caf/io/broker.hpp>
 #include <caf/stateful_actor.hpp>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -133,6 +134,30 @@ class link_io {
   std::uint32_t said_ = 0;  ///< in this second
 };
 
+/// Who waits for the answer to which challenge. Bounded: the oldest are forgotten, and run into
+/// their deadlines.
+class asked_by {
+ public:
+  void note(std::uint64_t challenge, caf::actor asker) {
+    waiting_.push_back({challenge, std::move(asker)});
+    if (waiting_.size() > waiting_max) waiting_.pop_front();
+  }
+  /// Whose it is; nobody's if it was not asked, or answered before.
+  caf::actor take(std::uint64_t challenge) {
+    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+      if (it->first != challenge) continue;
+      auto asker = std::move(it->second);
+      waiting_.erase(it);
+      return asker;
+    }
+    return {};
+  }
+
+ private:
+  static constexpr std::size_t waiting_max = 64;
+  std::deque<std::pair<std::uint64_t, caf::actor>> waiting_;
+};
+
 /// Stands for a receiver of another process at the trainer's.
 struct receiver_link_state {
   static inline const char* name = "receiver_link";
@@ -140,7 +165,7 @@ struct receiver_link_state {
   link_io io;
   flusher_actor flusher;                      ///< whose shipment is under way
   std::map<std::uint64_t, join_actor> joins;  ///< by run
-  caf::actor auditor;                         ///< who asked last
+  asked_by auditors;
 };
 using receiver_link = caf::stateful_actor<receiver_link_state, caf::io::broker>;
 caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const actor_env> env,
@@ -166,7 +191,7 @@ struct rank_link_state {
   static inline const char* name = "rank_link";
   supervisor_actor supervisor;
   caf::actor asker;  ///< who gave the last task but audits
-  caf::actor auditor;
+  asked_by auditors;
   link_io io;
 };
 using rank_link = caf::stateful_actor<rank_link_state, caf::io::broker>;
@@ -187,6 +212,8 @@ caf::behavior coordinator_link_behavior(coordinator_link* self,
 /// Stands for somebody who only looks on.
 struct observer_link_state {
   static inline const char* name = "observer_link";
+  observer_link_state();
+  ~observer_link_state();
   supervisor_actor supervisor;
   link_io io;
   bool asked = false;  ///< one question at a time

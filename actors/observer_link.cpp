@@ -1,4 +1,5 @@
 // Somebody who only looks on: asks a question, is answered line by line.
+#include <atomic>
 #include <caf/send.hpp>
 
 #include "actors/link.hpp"
@@ -6,6 +7,9 @@
 namespace lockstep {
 
 namespace {
+
+std::atomic<int> observers = 0;  ///< in this process
+constexpr int observers_max = 64;
 
 bool ask(observer_link* self, const wire_message& said) {
   auto& state = self->state;
@@ -34,6 +38,14 @@ void answer(observer_link* self, const observation& seen) {
 
 }  // namespace
 
+observer_link_state::observer_link_state() {
+  ++observers;
+}
+
+observer_link_state::~observer_link_state() {
+  --observers;
+}
+
 caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const actor_env> env,
                                      link_channels channels, supervisor_actor supervisor) {
   auto& state = self->state;
@@ -41,6 +53,7 @@ caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const 
   self->monitor(state.supervisor);
   self->set_down_handler([self](const caf::down_msg&) { self->quit(); });
   state.io.open(self, std::move(channels), std::move(env));
+  if (observers > observers_max) state.io.end(self, errc::busy, "too many look on already");
   return {
       [self](const observation& m) { answer(self, m); },
       [self](const caf::io::new_data_msg& m) {

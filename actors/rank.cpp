@@ -82,12 +82,18 @@ void end_run(pointer self, errc reason, const std::string& detail) {
   finish_sync(self, sync_result::aborted, reason, detail);
 }
 
+/// The trainer waits for nothing any more.
+void refuse_seed(pointer self, errc reason, const std::string& detail) {
+  const auto boot = std::exchange(self->state.boot, std::nullopt);
+  if (boot) boot->answer->set_exception(std::make_exception_ptr(error(reason, detail)));
+}
+
 // --- what the coordinator asks for --------------------------------------------------------------
 
 /// As soon as the trainer of this rank has come to the same point.
 void seed(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
-  if (state.current.ticket) end_run(self, errc::fenced, "the coordinator seeds anew");
+  if (state.current.ticket) end_run(self, errc::shut_down, "the coordinator seeds anew");
   if (!state.boot) {
     state.waiting = t;
     return;
@@ -155,6 +161,8 @@ void on_task(pointer self, const shard_task_msg& t) {
   if (t.cluster != state.env->cluster) return;
   if (t.what == shard_task::seed) return seed(self, t);
   if (t.what == shard_task::encode) return encode(self, t);
+  if (t.what == shard_task::end)
+    return end_run(self, errc::shut_down, "the run is over: seed again");
   if (t.what == shard_task::drop) {
     if (state.waiting && state.waiting->txn == t.txn) state.waiting.reset();
     forget(self, t.txn);
@@ -223,10 +231,18 @@ void on_hello(pointer self, const hello_msg& m) {
   auto& state = self->state;
   const auto from = caf::actor_cast<receiver_actor>(self->current_sender());
   if (m.cluster != state.env->cluster || !from) return;
+  if (state.receivers.size() >= supervision_fsm::receivers_max && !state.receivers.contains(m.id))
+    return;
   auto& r = state.receivers[m.id];
+  if (r.receiver && r.name != m.name) {
+    state.env->log->error("receiver {} is '{}', and is not taken over by '{}'", m.id, r.name,
+                          m.name);
+    return;
+  }
   if (r.receiver == from && r.inc == m.inc) return;
   unreach(self, r);
   r.inc = m.inc;
+  r.name = m.name;
   r.receiver = from;
   self->monitor(from);
   r.flusher =
@@ -308,9 +324,7 @@ void on_boot(pointer self, boot_request& m) {
                    packed_mask(m.owned)};
     if (state.coordinator) self->send(state.coordinator, *state.hello);
   }
-  if (state.boot)
-    state.boot->answer->set_exception(
-        std::make_exception_ptr(error(errc::busy, "another start has taken its place")));
+  refuse_seed(self, errc::busy, "another start has taken its place");
   state.boot = std::move(m);
   arm(self);
   if (state.waiting && state.waiting->what == shard_task::seed) seed(self, *state.waiting);
@@ -349,7 +363,10 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
   return {
       [self](boot_request& m) { on_boot(self, m); },
       [self](sync_request& m) { on_sync(self, m); },
-      [self](const end_request&) { end_run(self, errc::shut_down, "the trainer has left"); },
+      [self](const end_request&) {
+        refuse_seed(self, errc::shut_down, "the trainer has left");
+        end_run(self, errc::shut_down, "the trainer has left");
+      },
       [self](const shard_task_msg& m) { on_task(self, m); },
       [self](const shard_ship_msg& m) { on_ship(self, m); },
       [self](const stage_result& m) {
@@ -404,9 +421,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         s.timer.fired();
         const auto now = self->clock().now();
         if (s.boot && s.boot->deadline <= now)
-          std::exchange(s.boot, std::nullopt)
-              ->answer->set_exception(
-                  std::make_exception_ptr(error(errc::timeout, "the coordinator has not seeded")));
+          refuse_seed(self, errc::timeout, "the coordinator has not seeded");
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
         arm(self);
       },

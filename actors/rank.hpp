@@ -34,6 +34,7 @@ struct rank_state {
   /// A receiver that is linked to this rank.
   struct reached {
     incarnation inc;
+    std::string name;
     receiver_actor receiver;
     flusher_actor flusher;
     std::optional<shard_ship_msg> early;  ///< asked for before this life was linked

@@ -24,7 +24,8 @@ bool hear_rank(rank_link* self, wire_message& m) {
   }
   auto* result = std::get_if<shard_result_msg>(&m);
   if (result == nullptr || result->rank != state.io.peer().id) return strange(self, m);
-  const auto& asker = result->what == shard_task::digests ? state.auditor : state.asker;
+  const auto asker =
+      result->what == shard_task::digests ? state.auditors.take(result->challenge) : state.asker;
   if (asker) self->send(asker, std::move(*result));
   return true;
 }
@@ -54,7 +55,10 @@ caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_en
       [self](const shard_task_msg& m) {
         auto& s = self->state;
         auto asker = caf::actor_cast<caf::actor>(self->current_sender());
-        (m.what == shard_task::digests ? s.auditor : s.asker) = std::move(asker);
+        if (m.what == shard_task::digests)
+          s.auditors.note(m.challenge, std::move(asker));
+        else
+          s.asker = std::move(asker);
         s.io.write(self, m);
       },
       [self](const shard_ship_msg& m) { self->state.io.write(self, m); },

@@ -58,7 +58,7 @@ class hearer {
   }
   bool hear(audit_reply_msg& m) {
     if (!is_own(m.id)) return false;
-    if (state_.auditor) self_->send(state_.auditor, std::move(m));
+    if (const auto asker = state_.auditors.take(m.challenge)) self_->send(asker, std::move(m));
     return true;
   }
   bool hear(beat_msg&) { return true; }
@@ -117,7 +117,7 @@ caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const 
         s.io.write(self, welcome_msg{cluster, m.run});
       },
       [self](const audit_msg& m) {
-        self->state.auditor = caf::actor_cast<caf::actor>(self->current_sender());
+        self->state.auditors.note(m.challenge, caf::actor_cast<caf::actor>(self->current_sender()));
         self->state.io.write(self, m);
       },
       [self](const caf::io::new_data_msg& m) { self->state.io.read(self, m.buf, hearer(self)); },

@@ -77,6 +77,7 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   if (linked) {
     config.load<caf::io::middleman>();
     ways = std::make_unique<gateway>(env);
+    for (const auto& trainer : trainers) ways->check_host(trainer.host);
   }
   system = std::make_unique<caf::actor_system>(config);
   // A rank that does not lead stands in its supervisor's place for whoever is linked to it.

@@ -169,6 +169,7 @@ void supervising::end_trainer(pointer self) {
   self->send_exit(group.sender, caf::exit_reason::user_shutdown);
   self->send_exit(group.join, caf::exit_reason::user_shutdown);
   self->send_exit(group.snapshot, caf::exit_reason::user_shutdown);
+  end_ranks(self);
   // It may be about to write: what is read from the store from here on stands.
   group.boot.store->take_over();
   if (!state.sync.ticket.expired()) state.lost.push_back(std::exchange(state.sync, {}));
@@ -401,6 +402,7 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
         boot(self, std::move(m));
       },
       [self](const end_request&) {
+        if (self->state.waiting) refuse_boot(self, errc::shut_down, "the trainer has left");
         end_trainer(self);
         perform(self, self->state.policy->on_new_run(self->clock().now()));  // of no view now
       },

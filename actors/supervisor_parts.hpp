@@ -18,6 +18,8 @@ void end_trainer(pointer self);
 // --- supervisor_ranks.cpp
 /// Starts a run, as soon as every rank of the trainer has seeded its part.
 void boot(pointer self, boot_request m);
+/// Tells all other ranks that what they hold is a part of nothing any more.
+void end_ranks(pointer self);
 /// Gives up a start that waits for other ranks.
 void refuse_boot(pointer self, errc reason, const std::string& detail);
 /// A rank announces itself.

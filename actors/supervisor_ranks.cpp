@@ -36,10 +36,17 @@ static void start_group(pointer self, boot_request m, digest others) {
 
 // --- the ranks of the trainer -------------------------------------------------------------------
 
+void end_ranks(pointer self) {
+  const auto& state = self->state;
+  for (const auto& [rank, r] : state.ranks)
+    self->send(r.link, shard_task_msg{state.env->cluster, shard_task::end, {}, 0, 0});
+}
+
 void refuse_boot(pointer self, errc reason, const std::string& detail) {
   auto request = std::move(self->state.waiting->request);
   self->state.waiting.reset();
   self->state.env->log->error("the trainer's side cannot start: {}", detail);
+  end_ranks(self);
   if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
 }
 
@@ -126,9 +133,10 @@ void on_rank(pointer self, shard_hello_msg& m) {
   const auto from = caf::actor_cast<rank_link_actor>(self->current_sender());
   if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
     if (known->second.link == from) return;
-    self->demonitor(known->second.link.address());
-    self->send_exit(known->second.link, caf::exit_reason::user_shutdown);
-    rank_died(self, m.rank);
+    // Displaced, it would come back and displace this one in turn. A link that only seems to live
+    // ends by itself soon.
+    state.env->log->error("there is a rank {} already; another one is sent away", m.rank);
+    return self->send_exit(from, caf::exit_reason::user_shutdown);
   }
   self->monitor(from);
   state.env->log->info("rank {} is there", m.rank);

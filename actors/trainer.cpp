@@ -75,8 +75,12 @@ trainer::trainer(runtime& on, layout shape, shard_mask owned)
     throw error(errc::bad_input, "this runtime has a trainer already");
 }
 
-trainer::~trainer() {
+void trainer::stop() {
   caf::anon_send(on_.inside().supervisor, end_request{});
+}
+
+trainer::~trainer() {
+  stop();
   on_.inside().unclaim_trainer();
 }
 

@@ -16,8 +16,8 @@
 
 namespace lockstep {
 
-/// The trainer's side of one fleet. One per runtime. Not thread-safe, but for `receivers` and
-/// `wait_for_members`.
+/// The trainer's side of one fleet. One per runtime. Not thread-safe, but for `stop`, `receivers`
+/// and `wait_for_members`.
 class trainer {
  public:
   /// `shape`: the tensors of the model, the same at every receiver. `on` must outlive this.
@@ -63,6 +63,10 @@ class trainer {
   /// Whether there is a run that `sync` would belong to: seeded, and not over because a rank or an
   /// actor was lost or a newer run took its place.
   bool is_running() const;
+
+  /// Ends the run, as the destructor does, and with it whatever waits in `seed` or `sync` on
+  /// another thread. Thread-safe.
+  void stop();
 
   /// Every receiver that ever announced itself, ascending by id.
   std::vector<receiver_status> receivers() const;

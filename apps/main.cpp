@@ -1,6 +1,7 @@
 // The program: parses the command line and turns every failure into one line and an exit status.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -97,10 +98,19 @@ std::function<int()> parse(int argc, char** argv) {
   return run;
 }
 
+/// A mapped file, a checkpoint or a receiver's, was cut short under us: its bytes are gone.
+void on_bus_error(int) {
+  constexpr char line[] =
+      "lockstep: a file was cut short while it was in use, or its disk failed\n";
+  (void)!::write(STDERR_FILENO, line, sizeof(line) - 1);
+  ::_exit(exit_bad_input);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   occupy_standard_streams();
+  ::signal(SIGBUS, on_bus_error);
   try {
     return parse(argc, argv)();
   } catch (const error& e) {

@@ -98,7 +98,10 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
           [dialed](connect_result made) { dialed->set_value(std::move(made)); });
   auto made = result.get();  // its own deadline ends this
   if (const auto* why = std::get_if<failure>(&made))
-    throw error(why->reason == errc::timeout ? errc::timeout : errc::unreachable, why->detail);
+    throw error(why->reason == errc::timeout || why->reason == errc::bad_setting
+                    ? why->reason
+                    : errc::unreachable,
+                why->detail);
   conversation with(std::get<std::shared_ptr<channel>>(made)->release(), until);
   with.say(observe_msg{cluster, what});
   answer_of_fleet out;

@@ -1,5 +1,6 @@
 // `lockstep receiver`: an engine-side process that keeps a checkpoint up to date.
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -45,7 +46,7 @@ class state_printer {
                                         {"version", to_string(s.version)},
                                         {"label", s.label},
                                         {"reason", to_string(s.reason)}};
-      print_out(line.dump() + '\n');
+      say(line.dump());
       return;
     }
     auto line =
@@ -53,13 +54,29 @@ class state_printer {
     if (s.version)
       line += ", version " + std::to_string(s.label) + " (" + to_string(s.version) + ")";
     if (!s.ready) line += ": " + std::string(to_string(s.reason));
-    print_out(line + '\n');
+    say(line);
+  }
+
+  /// Throws what kept a line from being printed.
+  void check() {
+    const std::lock_guard lock(mutex_);
+    if (broken_) std::rethrow_exception(broken_);
   }
 
  private:
+  /// A hook must not throw for it: the weights are right all the same.
+  void say(const std::string& line) {
+    try {
+      if (!broken_) print_out(line + '\n');
+    } catch (const error&) {
+      broken_ = std::current_exception();
+    }
+  }
+
   bool json_;
   std::mutex mutex_;
   std::optional<readiness> last_;
+  std::exception_ptr broken_;
 };
 
 settings settings_of(const receiver_command_options& o) {
@@ -69,6 +86,7 @@ settings settings_of(const receiver_command_options& o) {
   if (s.transport.connect.empty())
     throw error(errc::bad_input, "--connect HOST:PORT is missing: where is the trainer?");
   s.transport.listen.clear();
+  if (o.out && o.out->empty()) throw error(errc::bad_input, "--out is empty: which directory?");
   return s;
 }
 
@@ -95,10 +113,10 @@ int run_receiver(const receiver_command_options& o) {
   ro.hooks.readiness_changed = [&printer](const readiness& s) { printer.print(s); };
   runtime on(options);
   receiver engine(on, base.shape(), std::move(ro));
-  while (!stop.wait_for(std::chrono::seconds(1))) {
-  }
+  while (!stop.wait_for(std::chrono::milliseconds(200))) printer.check();
   engine.detach();
   printer.print(engine.state());
+  printer.check();
   return exit_ok;
 }
 

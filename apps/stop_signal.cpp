@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <ctime>
 
 namespace lockstep {
@@ -25,12 +26,18 @@ stop_signal::stop_signal() {
 }
 
 bool stop_signal::wait_for(std::chrono::milliseconds patience) {
-  if (came_) return true;
   const auto set = stop_signals();
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(patience);
-  const timespec limit{static_cast<std::time_t>(seconds.count()),
-                       static_cast<long>((patience - seconds).count()) * 1'000'000};
-  came_ = ::sigtimedwait(&set, nullptr, &limit) > 0;
+  const auto until = std::chrono::steady_clock::now() + patience;
+  // In slices: the signal may be taken by another thread that waits for it too.
+  constexpr std::chrono::milliseconds slice(50);
+  while (!came_) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    const auto wait = std::clamp(left, std::chrono::milliseconds(0), slice);
+    const timespec limit{0, static_cast<long>(wait.count()) * 1'000'000};
+    if (::sigtimedwait(&set, nullptr, &limit) > 0) came_ = true;
+    if (left <= slice) break;
+  }
   return came_;
 }
 

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <thread>
 
 #include "actors/trainer.hpp"
 #include "apps/commands.hpp"
@@ -72,6 +74,7 @@ class player {
     leads_ = settings.transport.rank == 0;
     weights_ = weight_buffer(base_.shape());
     trainer trainer(on, base_.shape());
+    const stop_watch watch(stop_, trainer);
     // Again from the base whenever a rank was lost, as training would from its checkpoint.
     while (!stop_.wait_for(milliseconds(0)) && !play_through(trainer)) {
     }
@@ -83,6 +86,31 @@ class player {
   }
 
  private:
+  /// Sees to it that a word to stop is obeyed though another rank or a receiver is waited for.
+  class stop_watch {
+   public:
+    stop_watch(stop_signal& stop, trainer& t)
+        : thread_([this, &stop, &t] {
+            while (!done_ && !stop.wait_for(pause)) {
+            }
+            const auto until = clock::now() + grace;
+            while (!done_ && clock::now() < until) std::this_thread::sleep_for(pause / 4);
+            if (!done_) t.stop();
+          }) {}
+    ~stop_watch() {
+      done_ = true;
+      thread_.join();
+    }
+    stop_watch(const stop_watch&) = delete;
+    stop_watch& operator=(const stop_watch&) = delete;
+
+   private:
+    /// For a sync that is about to end by itself.
+    static constexpr milliseconds grace{1'500};
+    std::atomic<bool> done_ = false;
+    std::thread thread_;
+  };
+
   /// Thrown where the run is over though nobody wanted it to be.
   struct run_lost {};
 
@@ -99,6 +127,7 @@ class player {
       }
       return leads_ || !options_.serve;
     } catch (const run_lost&) {
+      if (stop_.wait_for(milliseconds(0))) return true;
       std::fprintf(stderr, "lockstep: a rank was lost; starting again from the base\n");
       return false;
     }
@@ -112,7 +141,9 @@ class player {
         t.seed(weights_);
         return;
       } catch (const error& e) {
-        const bool others = e.code() == errc::timeout || e.code() == errc::dead;
+        if (stop_.wait_for(milliseconds(0))) throw run_lost();
+        const bool others =
+            e.code() == errc::timeout || e.code() == errc::dead || e.code() == errc::shut_down;
         if (ranks_ == 1 || !others || clock::now() >= until) throw;
       }
       if (stop_.wait_for(pause)) throw run_lost();
@@ -173,6 +204,7 @@ class player {
       summary_.reseed_bytes += report.reseed_bytes;
       if (report.reason == errc::fenced) throw error(report.reason, report.detail);
       if (is_lost(report)) {
+        if (stop_.wait_for(milliseconds(0))) return false;
         if (ranks_ == 1) throw error(report.reason, report.detail);
         throw run_lost();
       }
@@ -197,6 +229,7 @@ class player {
       } catch (const error& e) {
         // The rank that leads may still be waiting for receivers.
         if (leads_ || e.code() != errc::timeout || clock::now() >= until) throw;
+        if (stop_.wait_for(milliseconds(0))) throw run_lost();
       }
     }
   }

@@ -30,7 +30,8 @@ struct shard_hello_msg {
   }
 };
 
-/// What a rank is to do with its tensors. Each is answered by one `shard_result_msg`, but `drop`.
+/// What a rank is to do with its tensors. Each is answered by one `shard_result_msg`, but `drop`
+/// and `end`.
 enum class shard_task : std::uint8_t {
   seed,     ///< hold what the trainer calls `label` as version {run, 0}
   encode,   ///< what leads from what is held to what the trainer calls `label`, and prove it
@@ -39,7 +40,8 @@ enum class shard_task : std::uint8_t {
   advance,  ///< hold what was encoded
   drop,     ///< forget what was encoded or planned
   digests,  ///< of each tensor under `challenge`
-  last_ = digests
+  end,      ///< the run is over; not answered either
+  last_ = end
 };
 
 std::string_view to_string(shard_task what) noexcept;

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cerrno>
 #include <future>
@@ -148,6 +149,34 @@ class raw_link {
   std::shared_ptr<channel> control_;
 };
 
+/// The control channel of a link that says it has sixteen bulk channels, and none of them.
+class half_link {
+ public:
+  half_link(std::uint16_t port, receiver_id id) {
+    connect_options o;
+    o.host = "127.0.0.1";
+    o.port = port;
+    o.self.cluster = cluster_id("lockstep");
+    o.self.id = id;
+    o.self.name = "half";
+    o.self.link = {8, id};
+    o.self.stream = 16;
+    auto made = std::make_shared<std::promise<connect_result>>();
+    auto result = made->get_future();
+    connect(io(), std::make_shared<security>(security_options{}), o,
+            [made](connect_result r) { made->set_value(std::move(r)); });
+    auto r = result.get();
+    if (auto* c = std::get_if<std::shared_ptr<channel>>(&r)) control_ = std::move(*c);
+  }
+
+ private:
+  static io_threads& io() {
+    static io_threads shared;
+    return shared;
+  }
+  std::shared_ptr<channel> control_;
+};
+
 }  // namespace
 
 TEST_CASE("receivers of other runtimes are seeded, follow, and are audited") {
@@ -265,6 +294,41 @@ TEST_CASE("an audit names the first tensor that differs") {
   CHECK_FALSE(audits[0].pass);
   CHECK(audits[0].why_not == "tensor 'b' differs");
   CHECK(audits[1].pass);
+}
+
+TEST_CASE("audits at the same time are each answered") {
+  fleet f(listening());
+  f.t.seed(f.w);
+  remote a(f.rt.port(), 1);
+  remote b(f.rt.port(), 2);
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  std::vector<std::future<std::vector<receiver_audit>>> asked;
+  for (int i = 0; i < 8; ++i)
+    asked.push_back(std::async(std::launch::async, [&] { return f.t.audit(); }));
+  for (auto& one : asked) {
+    REQUIRE(one.wait_for(5s) == std::future_status::ready);
+    const auto lines = one.get();
+    REQUIRE(lines.size() == 2);
+    CHECK(lines[0].pass);
+    CHECK(lines[1].pass);
+  }
+}
+
+TEST_CASE("links that are begun and not completed keep nobody out") {
+  fleet f(listening());
+  f.t.seed(f.w);
+  std::atomic<bool> done = false;
+  auto flood = std::async(std::launch::async, [&] {
+    std::vector<std::unique_ptr<half_link>> held;
+    for (receiver_id id = 100; !done && id < 3000; ++id)
+      held.push_back(std::make_unique<half_link>(f.rt.port(), id));
+    return held.size();
+  });
+  std::this_thread::sleep_for(500ms);
+  remote a(f.rt.port(), 1);
+  CHECK(f.t.wait_for_members(1, 10s));
+  done = true;
+  CHECK(flood.get() > 256);
 }
 
 TEST_CASE("two trainers: a receiver keeps to the newer run, the older one is fenced") {

@@ -229,3 +229,73 @@ TEST_CASE("a rank that does not come to the sync aborts it, and the next one suc
   CHECK(f.sync(2).result == sync_result::ok);
   CHECK(f.all_hold());
 }
+
+TEST_CASE("when a rank is lost the others hear of it at once, also in the midst of a sync") {
+  ranked_fleet f;
+  REQUIRE(f.seed());
+  auto waits = std::async(std::launch::async, [&] { return f.t[1]->sync(1, f.w).wait(); });
+  std::this_thread::sleep_for(50ms);
+  f.t[2].reset();
+  f.rt[2].reset();
+  REQUIRE(waits.wait_for(2s) == std::future_status::ready);
+  CHECK(waits.get().reason == errc::shut_down);
+  CHECK_FALSE(f.t[1]->is_running());
+}
+
+TEST_CASE("a second process of the same rank is sent away, and the first goes on") {
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  runtime twin(of_rank(1, f.rt[0]->port()));
+  trainer other(twin, f.w.shape(), every_third(f.w.shape(), 1));
+  auto seeding = std::async(std::launch::async, [&] {
+    try {
+      other.seed(f.w);
+      return errc::none;
+    } catch (const error& e) {
+      return e.code();
+    }
+  });
+  for (unsigned label = 1; label <= 20; ++label) {
+    CHECK(f.sync(label).result == sync_result::ok);
+    std::this_thread::sleep_for(10ms);
+  }
+  other.stop();
+  CHECK(seeding.get() == errc::shut_down);
+}
+
+TEST_CASE("whoever waits for other ranks can be told to stop") {
+  runtime alone(of_rank(0, 0));
+  const auto w = random_weights(model(), 1);
+  trainer t(alone, w.shape());
+  auto seeding = std::async(std::launch::async, [&] {
+    try {
+      t.seed(w);
+      return errc::none;
+    } catch (const error& e) {
+      return e.code();
+    }
+  });
+  std::this_thread::sleep_for(50ms);
+  t.stop();
+  REQUIRE(seeding.wait_for(2s) == std::future_status::ready);
+  CHECK(seeding.get() == errc::shut_down);
+}
+
+TEST_CASE("under another name nobody takes a receiver's place at a rank that does not lead") {
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  auto s = f.of_receivers();
+  s.transport.connect = "127.0.0.1:" + std::to_string(f.rt[1]->port());
+  runtime elsewhere(s);
+  receiver_options o;
+  o.id = 1;
+  o.name = "evil";
+  receiver evil(elsewhere, f.w.shape(), std::move(o));
+  std::this_thread::sleep_for(200ms);
+  for (unsigned label = 1; label <= 5; ++label) CHECK(f.sync(label).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
