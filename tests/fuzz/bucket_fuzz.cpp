@@ -117,7 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                                      payload_of(frames.subspan(cut))};
   std::optional<bucket_failure> failure;
   {
-    const fuzz::held_bytes bound(16 << 10);
+    const fuzz::held_bytes bound(size + (16 << 10));
     failure = check_buckets(buckets, world.views);
   }
   if (failure) {
