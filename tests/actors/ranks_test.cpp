@@ -249,9 +249,10 @@ TEST_CASE("a second process of the same rank is sent away, and the first goes on
   REQUIRE(f.t[0]->wait_for_members(1, 20s));
   runtime twin(of_rank(1, f.rt[0]->port()));
   trainer other(twin, f.w.shape(), every_third(f.w.shape(), 1));
+  const auto its_own = f.w.clone();
   auto seeding = std::async(std::launch::async, [&] {
     try {
-      other.seed(f.w);
+      other.seed(its_own);
       return errc::none;
     } catch (const error& e) {
       return e.code();
