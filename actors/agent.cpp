@@ -5,6 +5,7 @@
 #include <caf/io/middleman.hpp>
 #include <caf/send.hpp>
 
+#include "actors/patience.hpp"
 #include "actors/states.hpp"
 
 namespace lockstep {
@@ -16,12 +17,6 @@ using std::chrono::milliseconds;
 
 /// A life as long as this was no failed start: what came before it is forgotten.
 constexpr std::chrono::minutes long_life{1};
-
-/// Doubles with every failure, up to a bound.
-milliseconds wait_after(std::uint32_t failures, std::uint32_t first_ms, std::uint32_t longest_ms) {
-  const auto doublings = std::min(failures, 20u);
-  return milliseconds(std::min<std::uint64_t>(std::uint64_t{first_ms} << doublings, longest_ms));
-}
 
 void arm(pointer self) {
   auto& state = self->state;

@@ -1,8 +1,10 @@
-// Decides how long a thread may be told to wait: "for ever" must not become a time that is past.
+// Decides how long is waited: "for ever" must not become a time that is past, and who fails again
+// and again is tried less and less often.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 
 namespace lockstep {
 
@@ -11,6 +13,14 @@ inline std::chrono::milliseconds patience_of(std::chrono::milliseconds timeout) 
   using std::chrono::milliseconds;
   constexpr milliseconds longest = std::chrono::hours(100 * 365 * 24);
   return std::clamp(timeout, milliseconds(0), longest);
+}
+
+/// The wait after the failure number `failures`, counted from 0: doubles with each, up to a bound.
+inline std::chrono::milliseconds wait_after(std::uint32_t failures, std::uint32_t first_ms,
+                                            std::uint32_t longest_ms) {
+  const auto doublings = std::min(failures, 20u);
+  return std::chrono::milliseconds(
+      std::min<std::uint64_t>(std::uint64_t{first_ms} << doublings, longest_ms));
 }
 
 }  // namespace lockstep

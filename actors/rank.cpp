@@ -7,6 +7,7 @@
 #include <caf/send.hpp>
 
 #include "actors/encoding.hpp"
+#include "actors/patience.hpp"
 #include "actors/states.hpp"
 
 namespace lockstep {
@@ -275,9 +276,7 @@ void on_dialed(pointer self, dialed& m) {
   const auto& t = state.env->options.transport;
   state.dialing = false;
   if (!m.channels.control) {
-    const auto wait = std::min<std::uint64_t>(
-        std::uint64_t{t.retry_ms} << std::min(state.failures++, 20u), t.retry_ms_max);
-    state.next_try = self->clock().now() + milliseconds(wait);
+    state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
       state.env->log->warn("no link to the coordinator: {} {}", to_string(m.why.reason),
                            m.why.detail);
