@@ -71,6 +71,20 @@ struct dialed {
   failure why;
 };
 
+/// What every link is. CAF's brokers end with their mailbox open: what is in it would stay, and the
+/// ticks in it are from the link itself, so that it would hold itself for ever.
+class link_broker : public caf::io::broker {
+ public:
+  using caf::io::broker::broker;
+
+  bool cleanup(caf::error&& reason, caf::execution_unit* host) override {
+    auto why = reason;
+    const bool ended = caf::io::broker::cleanup(std::move(reason), host);
+    caf::scheduled_actor::cleanup(std::move(why), host);  // empties the mailbox, closes it
+    return ended;
+  }
+};
+
 /// The connections of a link in use. Its owner is the broker, and nobody else calls it.
 class link_io {
  public:
@@ -167,7 +181,7 @@ struct receiver_link_state {
   std::map<std::uint64_t, join_actor> joins;  ///< by run
   asked_by auditors;
 };
-using receiver_link = caf::stateful_actor<receiver_link_state, caf::io::broker>;
+using receiver_link = caf::stateful_actor<receiver_link_state, link_broker>;
 caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const actor_env> env,
                                      link_channels channels, supervisor_actor supervisor);
 
@@ -181,7 +195,7 @@ struct trainer_link_state {
   std::vector<bulk_bucket> held;  ///< came before the announcement that they belong to
   bool leaving = false;           ///< the receiver has said goodbye
 };
-using trainer_link = caf::stateful_actor<trainer_link_state, caf::io::broker>;
+using trainer_link = caf::stateful_actor<trainer_link_state, link_broker>;
 caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const actor_env> env,
                                     link_channels channels, receiver_actor receiver,
                                     caf::actor agent);
@@ -194,7 +208,7 @@ struct rank_link_state {
   asked_by auditors;
   link_io io;
 };
-using rank_link = caf::stateful_actor<rank_link_state, caf::io::broker>;
+using rank_link = caf::stateful_actor<rank_link_state, link_broker>;
 caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_env> env,
                                  link_channels channels, supervisor_actor supervisor);
 
@@ -204,7 +218,7 @@ struct coordinator_link_state {
   caf::actor rank;
   link_io io;
 };
-using coordinator_link = caf::stateful_actor<coordinator_link_state, caf::io::broker>;
+using coordinator_link = caf::stateful_actor<coordinator_link_state, link_broker>;
 caf::behavior coordinator_link_behavior(coordinator_link* self,
                                         std::shared_ptr<const actor_env> env,
                                         link_channels channels, caf::actor rank);
@@ -218,7 +232,7 @@ struct observer_link_state {
   link_io io;
   bool asked = false;  ///< one question at a time
 };
-using observer_link = caf::stateful_actor<observer_link_state, caf::io::broker>;
+using observer_link = caf::stateful_actor<observer_link_state, link_broker>;
 caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const actor_env> env,
                                      link_channels channels, supervisor_actor supervisor);
 
