@@ -39,6 +39,8 @@ void finish(pointer self) {
     auto why = std::string("it does not answer");
     if (o.reply && !o.reply->version)
       why = "it holds no version";
+    else if (o.reply && state.parts > 0)
+      why = "a rank of the trainer does not answer";
     else if (o.reply && state.held)
       why = "it held " + to_string(o.reply->version) + " while the snapshot held " +
             to_string(state.held->version);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/engine.hpp"
+#include "actors/failpoint.hpp"
 #include "actors/snapshot_store.hpp"
 #include "actors/ticket_state.hpp"
 #include "messages/observer.hpp"
@@ -386,6 +387,7 @@ struct actor_env {
   std::uint64_t cluster = 0;
   std::function<std::uint64_t()> entropy;  ///< incarnations and challenges; thread-safe
   std::shared_ptr<spdlog::logger> log;
+  std::shared_ptr<failpoint> drill;  ///< where this process is to end; usually nowhere
 };
 
 }  // namespace lockstep

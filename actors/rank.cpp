@@ -157,9 +157,8 @@ void encode(pointer self, const shard_task_msg& t) {
                                            t.challenge});
 }
 
-void on_task(pointer self, const shard_task_msg& t) {
+void do_task(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
-  if (t.cluster != state.env->cluster) return;
   if (t.what == shard_task::seed) return seed(self, t);
   if (t.what == shard_task::encode) return encode(self, t);
   if (t.what == shard_task::end)
@@ -185,6 +184,15 @@ void on_task(pointer self, const shard_task_msg& t) {
     default:
       return;
   }
+}
+
+void on_task(pointer self, const shard_task_msg& t) {
+  const auto& env = *self->state.env;
+  if (t.cluster != env.cluster) return;
+  const auto step = "rank." + std::string(to_string(t.what));
+  if (env.drill) env.drill->pass(step, moment::before);
+  do_task(self, t);
+  if (env.drill) env.drill->pass(step, moment::after);
 }
 
 void on_ship(pointer self, const shard_ship_msg& m) {

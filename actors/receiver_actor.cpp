@@ -21,7 +21,10 @@ class performer {
       if (ended_) return;
       next_.clear();
       stop_ = false;
+      auto* const drill = state_.env->drill.get();
+      if (drill != nullptr) drill->pass(action, moment::before);
       std::visit([this](auto& a) { perform(a); }, action);
+      if (drill != nullptr) drill->pass(action, moment::after);
       auto more = std::exchange(next_, {});
       const bool stop = stop_;
       run(std::move(more));
@@ -75,6 +78,10 @@ class performer {
       self_->quit(caf::make_error(caf::sec::runtime_error, "crashed on purpose"));
       ended_ = true;
       return;
+    }
+    if (state_.env->drill && state_.env->drill->strikes(a, moment::during)) {
+      bytes().apply(a.target, 0.5);
+      failpoint::end_process();
     }
     const bool fails = strikes(fault_kind::apply_fail, a.txn);
     finish_write(a.txn, a.challenge,

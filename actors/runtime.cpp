@@ -57,6 +57,8 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   made->cluster = cluster_id(options.cluster.name);
   made->entropy = std::move(entropy);
   made->log = make_log(options.log);
+  if (!options.drill.kill_at.empty())
+    made->drill = std::make_shared<failpoint>(options.drill.kill_at);
   env = std::move(made);
 
   const auto threads =

@@ -26,7 +26,12 @@ class performer {
       : self_(self), state_(self->state), env_(*state_.setup.env), now_(self->clock().now()) {}
 
   void run(const sync_fsm::actions& list) {
-    for (const auto& action : list) std::visit([this](const auto& a) { perform(a); }, action);
+    auto* const drill = env_.drill.get();
+    for (const auto& action : list) {
+      if (drill != nullptr) drill->pass(action, moment::before);
+      std::visit([this](const auto& a) { perform(a); }, action);
+      if (drill != nullptr) drill->pass(action, moment::after);
+    }
   }
 
   /// Begins to gather what every rank of the trainer has to say, this one included.

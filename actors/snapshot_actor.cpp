@@ -79,10 +79,12 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
   self->state.owner_mark = owner_mark;
   self->state.machine.emplace(held);
   return {
-      [self](const stage_request& m) {
+      [self, env](const stage_request& m) {
         auto& state = self->state;
+        if (env->drill) env->drill->pass("snapshot.stage", moment::before);
         state.owner = caf::actor_cast<sender_actor>(self->current_sender());
         self->send(state.owner, guarded<stage_result>(m.txn, [&] { return stage(state, m); }));
+        if (env->drill) env->drill->pass("snapshot.stage", moment::after);
       },
       [self](const prove_request& m) {
         const auto proof = self->state.store->read(
@@ -99,9 +101,11 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         self->send(caf::actor_cast<sender_actor>(self->current_sender()),
                    full_result{m.txn, m.challenge, proof, std::move(source)});
       },
-      [self](const join_verdict& m) {
+      [self, env](const join_verdict& m) {
         auto& state = self->state;
+        if (env->drill) env->drill->pass("snapshot.advance", moment::before);
         self->send(state.owner, guarded<advance_result>(m.txn, [&] { return advance(state, m); }));
+        if (env->drill) env->drill->pass("snapshot.advance", moment::after);
       },
       [self](const drop_request& m) {
         self->state.machine->on_drop(m.txn);

@@ -83,7 +83,12 @@ class performer {
   explicit performer(pointer self) : self_(self), state_(self->state) {}
 
   void run(const supervision_fsm::actions& list) {
-    for (const auto& action : list) std::visit([this](const auto& a) { perform(a); }, action);
+    auto* const drill = state_.env->drill.get();
+    for (const auto& action : list) {
+      if (drill != nullptr) drill->pass(action, moment::before);
+      std::visit([this](const auto& a) { perform(a); }, action);
+      if (drill != nullptr) drill->pass(action, moment::after);
+    }
   }
 
  private:

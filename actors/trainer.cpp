@@ -1,5 +1,6 @@
 #include "actors/trainer.hpp"
 
+#include <algorithm>
 #include <thread>
 
 #include "actors/patience.hpp"
@@ -130,9 +131,10 @@ std::vector<receiver_audit> trainer::audit() const {
 bool trainer::wait_for_members(std::size_t count, milliseconds timeout) const {
   const auto until = std::chrono::steady_clock::now() + patience_of(timeout);
   for (;;) {
-    std::size_t members = 0;
-    for (const auto& r : receivers()) members += r.member ? 1u : 0u;
-    if (members >= count) return true;
+    const auto seen = observe(on_, question::status, answer_timeout);
+    if (seen.end.reason != errc::none) return false;
+    const auto members = std::ranges::count_if(seen.states, &receiver_status::member);
+    if (static_cast<std::size_t>(members) >= count) return true;
     if (std::chrono::steady_clock::now() >= until) return false;
     std::this_thread::sleep_for(milliseconds(2));
   }

@@ -76,7 +76,8 @@ class trainer {
   /// Ascending by id; empty while there is nothing to compare with. May be called during a sync.
   std::vector<receiver_audit> audit() const;
 
-  /// Waits until `count` receivers are members; false if `timeout` passes first.
+  /// Waits until `count` receivers are members; false if `timeout` passes first, or if there is no
+  /// run that they could be members of (`is_running`).
   bool wait_for_members(std::size_t count, std::chrono::milliseconds timeout) const;
 
  private:

@@ -165,6 +165,7 @@ class player {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     while (!t.wait_for_members(options_.receivers, pause)) {
       if (stop_.wait_for(milliseconds(0))) return false;
+      if (!t.is_running()) throw run_lost();
       if (clock::now() >= until)
         throw error(errc::unreachable,
                     fmt::format("fewer than {} receivers have come", options_.receivers));

@@ -100,6 +100,11 @@ struct log_settings {
   std::string file;  ///< empty: standard error
 };
 
+/// What goes wrong on purpose.
+struct drill_settings {
+  std::string kill_at;  ///< a step at which this process ends; empty: none
+};
+
 /// Every setting. A default-constructed value holds the defaults of the table. A program may fill
 /// it itself or let a `settings_loader` do so; a loader's result is valid, anything else has to
 /// pass `validate`. A plain value: copies are independent.
@@ -112,6 +117,7 @@ struct settings {
   transport_settings transport;
   runtime_settings runtime;
   log_settings log;
+  drill_settings drill;
 };
 
 /// Checks every member against its row of the table, and what members demand of each other.

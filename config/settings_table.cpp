@@ -226,6 +226,10 @@ constexpr setting_row table[] = {
     "Least severe kind of line that is logged."),
   text<&root::log, &log_settings::file>("log.file", node, "", 0, 4'096,
     "File that log lines are appended to; empty is standard error."),
+
+  text<&root::drill, &drill_settings::kill_at>("drill.kill_at", node, "", 0, 256,
+    "For drills: ACTOR.STEP:MOMENT or ACTOR.STEP:MOMENT:N, the step at which this process ends as "
+    "by kill -9, the N-th time that it comes there; empty: none. A wrong value lists the points."),
 };
 // clang-format on
 

@@ -102,13 +102,13 @@ class Chaos:
         self.trainer_busy, self.trainer_back = False, time.monotonic()
         return self.trainer
 
-    def start_rank(self, rank):
+    def start_rank(self, rank, settings=None):
         if rank == 0:
-            return self.start_trainer()
+            return self.start_trainer(settings=settings)
         self.others[rank] = self.fleet.trainer(
             "--ranks", str(self.options.ranks), "--rank", str(rank),
             "--coordinator", f"127.0.0.1:{self.port}", name=f"rank-{rank}",
-            listen=f"127.0.0.1:{self.ports[rank]}", rounds=1_000_000)
+            listen=f"127.0.0.1:{self.ports[rank]}", rounds=1_000_000, settings=settings)
         self.trainer_busy, self.trainer_back = False, time.monotonic()
         return self.others[rank]
 
@@ -118,12 +118,12 @@ class Chaos:
     def addresses(self):
         return ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
-    def start_receiver(self, member):
+    def start_receiver(self, member, settings=None):
         with member.lock:
             member.line = None
             member.process = None
         process = self.fleet.receiver(member.id, self.addresses(), out=member.out,
-                                      on_object=member.on_object)
+                                      settings=settings, on_object=member.on_object)
         with member.lock:
             # It may have spoken already.
             member.process, member.busy, member.trap = process, False, None
@@ -348,7 +348,8 @@ class Chaos:
                 and (label is None or all(r["label"] == label and r["lag"] == 0
                                           for r in receivers)))
 
-    def run(self, plan):
+    def begin(self):
+        """Starts everybody, and waits until all are ready."""
         self.ports = [fleet.free_port() for _ in range(self.options.ranks)]
         self.port = self.ports[0]
         for rank in range(self.options.ranks):
@@ -358,6 +359,9 @@ class Chaos:
         fleet.wait_until(lambda: f"all ready: {[m.line for m in self.members]}",
                          lambda: all(m.ready() for m in self.members), WHOLE_S)
         self.observer.start()
+
+    def run(self, plan):
+        self.begin()
         for event in plan:
             self.later(event["at"], lambda event=event: self.strike(event))
         self.drive(self.options.seconds + 120)
@@ -407,6 +411,13 @@ class Chaos:
             process.signal(signal.SIGTERM)
         for process in [trainer, *self.others.values()]:
             self.ends(process, 0)
+
+    def finish(self):
+        """Ends what still runs."""
+        if self.observer.is_alive():
+            self.observer.finish()
+        for name in self.fleet.close():
+            self.watch.violation(f"{name} left children behind")
 
     def report(self, seconds):
         times = {}
@@ -472,9 +483,7 @@ def main(arguments=None):
         except (fleet.Late, fleet.Failed) as problem:
             chaos.watch.violation(str(problem))
         finally:
-            chaos.observer.finish() if chaos.observer.is_alive() else None
-            for name in chaos.fleet.close():
-                chaos.watch.violation(f"{name} left children behind")
+            chaos.finish()
         report = chaos.report(time.monotonic() - began)
     for violation in report["violations"]:
         print(f"VIOLATION {violation}")
