@@ -155,8 +155,8 @@ engine::failure engine::tell_engine(const target_info& target,
   });
 }
 
-digest engine::digest_under(std::uint64_t seed) const {
-  return digest_of(seed, as_views(memory_));
+std::pair<digest, digest> engine::digests_now(std::uint64_t challenge) const {
+  return digest_pair(public_digest_seed, challenge, as_views(memory_));
 }
 
 std::vector<digest> engine::digests_under(std::uint64_t seed) const {

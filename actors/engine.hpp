@@ -61,7 +61,8 @@ class engine {
   failure apply(const target_info& target, std::optional<double> share = std::nullopt);
   failure write_full(const payload& bucket);
   failure finish_full(const target_info& target);
-  digest digest_under(std::uint64_t seed) const;
+  /// Of all weights as they are now: under the public key, and under the challenge's.
+  std::pair<digest, digest> digests_now(std::uint64_t challenge) const;
   /// Of each tensor by itself.
   std::vector<digest> digests_under(std::uint64_t seed) const;
 

@@ -96,16 +96,19 @@ class performer {
     finish_write(a.txn, a.challenge, bytes().finish_full(a.target));
   }
   void finish_write(txn_ref txn, std::uint64_t challenge, engine::failure failed) {
-    next_ = failed ? machine().on_write_failed(txn, failed.reason, std::move(failed.detail))
-                   : machine().on_applied(txn, bytes().digest_under(public_digest_seed),
-                                          bytes().digest_under(challenge));
+    if (failed) {
+      next_ = machine().on_write_failed(txn, failed.reason, std::move(failed.detail));
+      return;
+    }
+    const auto [held, proof] = bytes().digests_now(challenge);
+    next_ = machine().on_applied(txn, held, proof);
   }
   void perform(const act::compute_digest& a) {
-    auto held = bytes().digest_under(public_digest_seed);
+    auto [held, proof] = bytes().digests_now(a.challenge);
     // Its hooks have not seen the update through, in this life or the one before: even where the
     // bytes are the target's by now, it must be told of them, and a full transfer does that.
     if (bytes().stopped()) held = {~held.lane0, ~held.lane1};
-    next_ = machine().on_digest(a.txn, held, bytes().digest_under(a.challenge));
+    next_ = machine().on_digest(a.txn, held, proof);
   }
 
   void perform(const act::resume& a) {

@@ -11,6 +11,7 @@
 
 #include "actors/runtime_parts.hpp"
 #include "actors/states.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep {
 
@@ -64,6 +65,7 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   const auto threads =
       options.runtime.threads != 0 ? options.runtime.threads : std::thread::hardware_concurrency();
   config.set("scheduler.max-threads", static_cast<std::size_t>(threads));
+  set_workers(threads);
   config.add_message_types<caf::id_block::lockstep>();
   const auto& t = options.transport;
   if (!t.connect.empty()) trainers = parse_addresses("transport.connect", t.connect);

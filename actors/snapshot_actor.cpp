@@ -15,7 +15,8 @@ stage_result stage(snapshot_state& state, const stage_request& m) {
   stage_result out{m.txn, errc::none, {}, {}};
   state.store->read([&](const tensor_views& tensors) {
     const auto& held = state.machine->held();
-    if (digest_of(public_digest_seed, tensors) != held.state) {
+    const auto [now, proof] = digest_pair(public_digest_seed, m.challenge, tensors);
+    if (now != held.state) {
       out.reason = errc::torn;
       out.detail = "the snapshot's own bytes have changed: seed again";
       return;
@@ -31,7 +32,7 @@ stage_result stage(snapshot_state& state, const stage_request& m) {
       out.detail = "the encoded delta does not lead from the snapshot to the trainer's weights";
       return;
     }
-    out.proof = predict(m.challenge, digest_of(m.challenge, tensors), buckets, tensors);
+    out.proof = predict(m.challenge, proof, buckets, tensors);
   });
   if (out.reason == errc::none) state.pending = m.delta;
   return out;

@@ -220,7 +220,7 @@ constexpr setting_row table[] = {
     "Longest wait between two tries; not below the first wait."),
 
   integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
-    "Worker threads; 0 takes as many as there are cores."),
+    "Worker threads, and threads of one pass over all weights; 0 takes as many as there are cores."),
 
   choice<&root::log, &log_settings::level, level_names>("log.level", node, "warn",
     "Least severe kind of line that is logged."),

@@ -1,10 +1,14 @@
 #include "weights/bucket_codec.hpp"
 
 #include <algorithm>
+#include <array>
+#include <iterator>
+#include <mutex>
 #include <utility>
 
 #include "kernels/frame.hpp"
 #include "kernels/hash.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep {
 
@@ -20,6 +24,36 @@ template <class Work>
 auto with_key(std::uint64_t seed, Work work) {
   static const kernels::digest_key public_key(public_digest_seed);
   return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
+}
+
+kernels::digest_sum digest_part(const kernels::digest_key& key, const tensor_views& tensors,
+                                const tensor_part& part) {
+  return kernels::digest_range(key, part.tensor, part.offset,
+                               {tensors[part.tensor].bytes.data + part.offset, part.bytes});
+}
+
+/// Digests under each of `keys`. Memory is read once: a piece stays in the cache for the next key.
+template <std::size_t Keys>
+std::array<digest, Keys> sum_over(const tensor_views& tensors,
+                                  const std::array<const kernels::digest_key*, Keys>& keys) {
+  constexpr std::size_t piece_bytes = 16 * kernels::digest_tile_bytes;
+  const batches all(tensors);
+  std::vector<std::array<kernels::digest_sum, Keys>> sums(all.count());
+  for_each_index(all.count(), [&](std::size_t i) {
+    for (const auto& part : all[i])
+      for (std::size_t at = 0; at < part.bytes; at += piece_bytes)
+        for (std::size_t k = 0; k < Keys; ++k)
+          sums[i][k] +=
+              digest_part(*keys[k], tensors,
+                          {part.tensor, part.offset + at, std::min(piece_bytes, part.bytes - at)});
+  });
+  std::array<digest, Keys> out;
+  for (std::size_t k = 0; k < Keys; ++k) {
+    kernels::digest_sum sum;
+    for (const auto& s : sums) sum += s[k];
+    out[k] = to_digest(sum);
+  }
+  return out;
 }
 
 /// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
@@ -86,20 +120,33 @@ tensor_views as_views(const tensor_spans& tensors) {
 }
 
 digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
+  return with_key(
+      seed, [&](const kernels::digest_key& key) { return sum_over<1>(tensors, {&key}).front(); });
+}
+
+std::pair<digest, digest> digest_pair(std::uint64_t seed, std::uint64_t other,
+                                      const tensor_views& tensors) {
   return with_key(seed, [&](const kernels::digest_key& key) {
-    kernels::digest_sum sum;
-    for (std::size_t i = 0; i < tensors.size(); ++i)
-      sum += kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes);
-    return to_digest(sum);
+    const kernels::digest_key other_key(other);
+    const auto sums = sum_over<2>(tensors, {&key, &other_key});
+    return std::pair(sums[0], sums[1]);
   });
 }
 
 std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) {
   return with_key(seed, [&](const kernels::digest_key& key) {
+    const batches all(tensors);
+    std::vector<kernels::digest_sum> sums(tensors.size());
+    std::mutex mutex;
+    for_each_index(all.count(), [&](std::size_t i) {
+      for (const auto& part : all[i]) {
+        const auto sum = digest_part(key, tensors, part);
+        const std::lock_guard lock(mutex);
+        sums[part.tensor] += sum;
+      }
+    });
     std::vector<digest> out;
-    for (std::size_t i = 0; i < tensors.size(); ++i)
-      out.push_back(
-          to_digest(kernels::digest_tensor(key, static_cast<std::uint32_t>(i), tensors[i].bytes)));
+    std::ranges::transform(sums, std::back_inserter(out), to_digest);
     return out;
   });
 }

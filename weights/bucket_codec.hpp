@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/bytes.hpp"
@@ -29,9 +30,13 @@ tensor_views as_views(const tensor_spans& tensors);
 /// that a restarted trainer recognises receivers that still hold its weights.
 inline constexpr std::uint64_t public_digest_seed = 0x6c6f636b73746570;  // "lockstep"
 
-/// Digest of all tensors under the key of `seed`. Reads every byte.
+/// Digest of all tensors under the key of `seed`. Reads every byte, on several threads
+/// (weights/workers.hpp).
 digest digest_of(std::uint64_t seed, const tensor_views& tensors);
-/// The same of each tensor by itself.
+/// Two digests in one pass.
+std::pair<digest, digest> digest_pair(std::uint64_t seed, std::uint64_t other,
+                                      const tensor_views& tensors);
+/// The digest of each tensor by itself.
 std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors);
 
 /// XXH3-128 of one bucket.

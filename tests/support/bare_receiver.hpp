@@ -146,13 +146,13 @@ class bare_receiver {
     finish(a.txn, a.challenge, bytes.finish_full(a.target));
   }
   void finish(txn_ref txn, std::uint64_t challenge, engine::failure failed) {
-    run(failed ? machine.on_write_failed(txn, failed.reason, std::move(failed.detail))
-               : machine.on_applied(txn, bytes.digest_under(public_digest_seed),
-                                    bytes.digest_under(challenge)));
+    if (failed) return run(machine.on_write_failed(txn, failed.reason, std::move(failed.detail)));
+    const auto [held, proof] = bytes.digests_now(challenge);
+    run(machine.on_applied(txn, held, proof));
   }
   void perform(receiver_action::compute_digest& a) {
-    run(machine.on_digest(a.txn, bytes.digest_under(public_digest_seed),
-                          bytes.digest_under(a.challenge)));
+    const auto [held, proof] = bytes.digests_now(a.challenge);
+    run(machine.on_digest(a.txn, held, proof));
   }
   void perform(receiver_action::resume& a) {
     std::string complaint;
