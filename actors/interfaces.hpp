@@ -66,16 +66,18 @@ struct prove_result {
   digest proof;
 };
 
-/// Plan a full transfer of the snapshot.
+/// Plan a full transfer of the snapshot, or of what has changed since it was any of `held`.
 struct full_request {
   txn_ref txn;
   std::uint64_t challenge = 0;
+  std::vector<digest> held = {};
 };
 struct full_result {
   txn_ref txn;
   std::uint64_t challenge = 0;
   digest proof;
-  std::shared_ptr<full_source> source;
+  std::shared_ptr<bucket_source> source;
+  std::vector<digest> known = {};  ///< those of `held` that it leads from; none: it is all weights
 };
 
 /// Did all of `view` acknowledge? The answer goes to the snapshot.

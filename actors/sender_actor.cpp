@@ -114,7 +114,10 @@ class performer {
   void perform(const act::encode_full& a) {
     const auto challenge = env_.entropy();
     ask_ranks(shard_task::plan, a.txn, 0, challenge);
-    self_->send(state_.setup.snapshot, full_request{a.txn, challenge});
+    // Other ranks know only what their own part was.
+    self_->send(state_.setup.snapshot,
+                full_request{a.txn, challenge,
+                             state_.setup.ranks.empty() ? a.held : std::vector<digest>()});
   }
   void perform(const act::open_round& a) {
     if (a.spec.kind == round_kind::commit) state_.measures.voted = now_;
@@ -142,9 +145,10 @@ class performer {
   }
   void perform(const act::ship_full& a) {
     const auto& f = state_.full_plan;
-    state_.measures.reseed_bytes += f.content.bytes * a.who.size();
+    auto& m = state_.measures;
+    (a.catch_up ? m.catch_up_bytes : m.reseed_bytes) += f.content.bytes * a.who.size();
     ship_each(a.txn, a.who, 0, state_.full, f.firsts, [&](const envelope& env) {
-      return full_begin_msg{env, a.target, f.content, a.challenge};
+      return full_begin_msg{env, a.target, f.content, a.challenge, a.catch_up};
     });
   }
   void perform(const act::send_commit& a) {
@@ -196,6 +200,7 @@ class performer {
     r.wire_bytes = m.wire_bytes;
     r.sent_bytes = m.sent_bytes;
     r.reseed_bytes = m.reseed_bytes;
+    r.catch_up_bytes = m.catch_up_bytes;
     r.changed = m.changed;
     const auto between = [](time_point from, time_point until) {
       return until > from && from != time_point{} ? seconds(until - from) : seconds(0);
@@ -290,7 +295,8 @@ void gathered(pointer self) {
     return perform(self, s.machine->on_proof(now, g.txn, g.challenge, proof));
   s.full_plan = plan_of(s, g.parts);
   perform(self,
-          s.machine->on_full_encoded(now, g.txn, s.full_plan.content.bytes, g.challenge, proof));
+          s.machine->on_full_encoded(now, g.txn, s.full_plan.content.bytes, g.challenge, proof,
+                                     s.full_known));
 }
 
 /// One rank has answered.
@@ -394,6 +400,7 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self](const full_result& m) {
         if (m.challenge != self->state.gathering.challenge) return;
         self->state.full = m.source;
+        self->state.full_known = m.known;
         shard_result_msg mine;
         mine.what = shard_task::plan;
         mine.txn = m.txn;

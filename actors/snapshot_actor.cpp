@@ -1,5 +1,6 @@
 // The snapshot: participant number zero. Decodes the same wire bytes as every receiver, and
 // advances on the join's all-ok and on nothing else.
+#include <algorithm>
 #include <exception>
 
 #include "actors/states.hpp"
@@ -42,6 +43,11 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
     return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
   const auto delta = std::exchange(state.pending, nullptr);
   const auto label = state.machine->staged()->target.label;
+  const auto left = state.machine->held().state;
+  auto marks = state.store->read([&](const tensor_views& tensors) {
+    return state.store->history().remembers() ? marks_of(delta->buckets(), tensors)
+                                              : change_marks{};
+  });
   // What is thrown in here leaves the store torn: no later run may start from it.
   state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
@@ -49,8 +55,29 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
       if (auto bad = apply_bucket(bucket, tensors, touched)) throw error(bad->reason, bad->detail);
     if (!state.machine->on_applied(m.txn, digest_of(public_digest_seed, as_views(tensors))))
       throw error(errc::wrong_target, "the snapshot does not digest to its target: seed again");
+    state.store->history().record(left, std::move(marks));
   });
   return {m.txn, errc::none, {}};
+}
+
+/// Buckets for those who hold `m.held`, or for everybody.
+full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
+  full_result out{m.txn, m.challenge, {}, nullptr, {}};
+  out.proof = state.store->read(
+      [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+  try {
+    const auto bytes_max =
+        std::min(state.store->shape().total_bytes(), s.receiver.staged_bytes_max);
+    auto catch_up = plan_catch_up(*state.store, m.held, s.bucket.bytes_max, bytes_max);
+    out.source = std::move(catch_up.source);
+    out.known = std::move(catch_up.known);
+  } catch (const std::bad_alloc&) {
+    // All weights take no memory: they are cut one bucket at a time.
+  }
+  if (!out.source)
+    out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
+                                               std::size_t{s.bucket.credit} * 2);
+  return out;
 }
 
 /// What `work` returns; what it throws becomes the reason in an otherwise empty result.
@@ -91,13 +118,8 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
                    prove_result{m.txn, m.challenge, proof});
       },
       [self, env](const full_request& m) {
-        const auto& store_ptr = self->state.store;
-        const auto proof = store_ptr->read(
-            [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
-        auto source = std::make_shared<full_source>(store_ptr, env->options.bucket.bytes_max,
-                                                    std::size_t{env->options.bucket.credit} * 2);
         self->send(caf::actor_cast<sender_actor>(self->current_sender()),
-                   full_result{m.txn, m.challenge, proof, std::move(source)});
+                   plan(self->state, env->options, m));
       },
       [self](const join_verdict& m) {
         auto& state = self->state;

@@ -103,6 +103,7 @@ struct sync_measures {
   std::uint64_t wire_bytes = 0;
   std::uint64_t sent_bytes = 0;
   std::uint64_t reseed_bytes = 0;
+  std::uint64_t catch_up_bytes = 0;
   std::uint64_t changed = 0;
 };
 
@@ -124,9 +125,10 @@ struct sender_state {
   std::map<participant, route> routes;
   sync_request current;  ///< the trainer's sync under way; no ticket if there is none
   std::shared_ptr<delta_source> delta;
-  std::shared_ptr<full_source> full;
+  std::shared_ptr<bucket_source> full;
   shard_plan delta_plan;
   shard_plan full_plan;
+  std::vector<digest> full_known;  ///< what `full` leads from; empty: it is all weights
   /// What the ranks of the trainer, this one first, have answered to the question under way.
   struct {
     shard_task what = shard_task::drop;

@@ -771,7 +771,7 @@ inline on_attached() {
   any_subset(t); /* the history forgot, or a full is smaller */
 #endif
 #ifdef RESEED_ALL
-  if :: t != u -> t = 0 :: else fi;
+  t = 0; /* all weights to all */
 #endif
   if
   :: u != 0 && cur[e] < lim ->
@@ -806,8 +806,13 @@ inline start_full() {
   phase[e] = SEEDING; x = 0; u = 0; CANON
 }
 
+/* Whom what has changed did not help is given all weights at once. */
 inline on_seeded() {
   pay_deadline(); admit();
+  if
+  :: kind[X(e, cur[e])] == CATCH -> left[e] = left[e] | (bad[e] & view[e] & ~d)
+  :: else
+  fi;
   u = left[e] & gone[e]; any_subset(u); u = left[e] & ~u;
   if
   :: u != 0 && cur[e] < lim -> start_full()

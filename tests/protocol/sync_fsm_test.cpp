@@ -517,7 +517,7 @@ TEST_CASE_METHOD(fixture, "sync: a receiver is seeded, no sync under way") {
   const auto l = round(round_kind::full, 0, {yes(a)});
   CHECK(find<act::release>(l));
   REQUIRE(find<act::admitted>(l));
-  CHECK(find<act::admitted>(l)->reseeded);
+  CHECK(find<act::admitted>(l)->how == admission::reseeded);
   CHECK(f.phase() == sync_phase::idle);
 }
 
