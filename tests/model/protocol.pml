@@ -411,8 +411,7 @@ inline on_catch(e, s) {
   raise_fence(e, s); drop_slot();
   if
   :: d -> slot[i] = X(e, s); arr[i] = 1
-  :: !d -> REPLY(bad, e, s, 0)
-  :: FAULT && d -> PAY; REPLY(bad, e, s, 0)
+  :: else -> REPLY(bad, e, s, 0)
   fi;
   d = 0
 }

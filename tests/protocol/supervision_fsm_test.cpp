@@ -164,6 +164,9 @@ TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the cou
   CHECK(rec().attempts == 1);
   CHECK(rec().reseeds == 1);
   CHECK(rec().catch_ups == 0);
+  f.on_admitted(t0, a1, admission::caught_up);
+  CHECK(rec().reseeds == 1);
+  CHECK(rec().catch_ups == 1);
   CHECK(rec().reason == errc::none);  // it is a member: nothing is wrong with it
   CHECK(rec().detail.empty());
   f.on_acknowledged(7);
