@@ -66,18 +66,17 @@ struct prove_result {
   digest proof;
 };
 
-/// Plan a full transfer of the snapshot, or of what has changed since it was any of `held`.
+/// Plan a full transfer of the snapshot, or of what has changed in its last `steps`.
 struct full_request {
   txn_ref txn;
   std::uint64_t challenge = 0;
-  std::vector<digest> held = {};
+  std::size_t steps = 0;  ///< 0: all weights
 };
 struct full_result {
   txn_ref txn;
   std::uint64_t challenge = 0;
   digest proof;
-  std::shared_ptr<bucket_source> source;
-  std::vector<digest> known = {};  ///< those of `held` that it leads from; none: it is all weights
+  std::shared_ptr<bucket_source> source;  ///< none: not so many steps are remembered, or too much
 };
 
 /// Did all of `view` acknowledge? The answer goes to the snapshot.

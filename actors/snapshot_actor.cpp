@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "actors/states.hpp"
+#include "protocol/deadlines.hpp"
 
 namespace lockstep {
 
@@ -38,16 +39,25 @@ stage_result stage(snapshot_state& state, const stage_request& m) {
   return out;
 }
 
+/// Where the delta changes the snapshot; nothing if nobody wants to know, or there is no memory.
+std::optional<change_marks> marks_of(const snapshot_store& store, const delta_source& delta) {
+  return store.read([&](const tensor_views& tensors) -> std::optional<change_marks> {
+    if (!store.history().remembers()) return std::nullopt;
+    try {
+      return marks_of(delta.buckets(), tensors);
+    } catch (const std::bad_alloc&) {
+      return std::nullopt;
+    }
+  });
+}
+
 advance_result advance(snapshot_state& state, const join_verdict& m) {
   if (!state.machine->may_advance(m.txn, m.all_ok))
     return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
   const auto delta = std::exchange(state.pending, nullptr);
   const auto label = state.machine->staged()->target.label;
   const auto left = state.machine->held().state;
-  auto marks = state.store->read([&](const tensor_views& tensors) {
-    return state.store->history().remembers() ? marks_of(delta->buckets(), tensors)
-                                              : change_marks{};
-  });
+  auto marks = marks_of(*state.store, *delta);
   // What is thrown in here leaves the store torn: no later run may start from it.
   state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
@@ -55,26 +65,36 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
       if (auto bad = apply_bucket(bucket, tensors, touched)) throw error(bad->reason, bad->detail);
     if (!state.machine->on_applied(m.txn, digest_of(public_digest_seed, as_views(tensors))))
       throw error(errc::wrong_target, "the snapshot does not digest to its target: seed again");
-    state.store->history().record(left, std::move(marks));
+    auto& history = state.store->history();
+    marks ? history.record(left, std::move(*marks)) : history.forget();
   });
   return {m.txn, errc::none, {}};
 }
 
-/// Buckets for those who hold `m.held`, or for everybody.
-full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
-  full_result out{m.txn, m.challenge, {}, nullptr, {}};
-  out.proof = state.store->read(
-      [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+/// What has changed in the last `steps`; nothing if that is not known, or is more than all weights
+/// would be.
+std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const settings& s,
+                                             std::size_t steps) {
+  const auto bytes_max =
+      std::min(full_bytes_limit(store.shape().total_bytes()), s.receiver.staged_bytes_max);
   try {
-    const auto bytes_max =
-        std::min(state.store->shape().total_bytes(), s.receiver.staged_bytes_max);
-    auto catch_up = plan_catch_up(*state.store, m.held, s.bucket.bytes_max, bytes_max);
-    out.source = std::move(catch_up.source);
-    out.known = std::move(catch_up.known);
+    auto delta = store.read([&](const tensor_views& tensors) {
+      return store.history().merged(steps, store.shape(), tensors, s.bucket.bytes_max, bytes_max);
+    });
+    if (delta) return std::make_shared<delta_source>(std::move(*delta));
   } catch (const std::bad_alloc&) {
     // All weights take no memory: they are cut one bucket at a time.
   }
-  if (!out.source)
+  return nullptr;
+}
+
+full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
+  full_result out{m.txn, m.challenge, {}, nullptr};
+  out.proof = state.store->read(
+      [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+  if (m.steps != 0)
+    out.source = plan_catch_up(*state.store, s, m.steps);
+  else
     out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
                                                std::size_t{s.bucket.credit} * 2);
   return out;

@@ -14,29 +14,6 @@ snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::u
   }
 }
 
-catch_up_plan plan_catch_up(const snapshot_store& store, const std::vector<digest>& held,
-                            std::uint64_t bucket_bytes_max, std::uint64_t bytes_max) {
-  return store.read([&](const tensor_views& tensors) {
-    const auto& history = store.history();
-    std::map<std::size_t, digest> by_age;
-    for (const auto& state : held)
-      if (const auto age = history.age(state)) by_age[*age] = state;
-    catch_up_plan out;
-    while (!by_age.empty()) {
-      const auto oldest = std::prev(by_age.end());
-      auto delta = history.merged(oldest->first, store.shape(), tensors, bucket_bytes_max,
-                                  bytes_max);
-      if (delta) {
-        out.source = std::make_shared<delta_source>(std::move(*delta));
-        for (const auto& [age, state] : by_age) out.known.push_back(state);
-        break;
-      }
-      by_age.erase(oldest);
-    }
-    return out;
-  });
-}
-
 full_source::full_source(std::shared_ptr<const snapshot_store> store,
                          std::uint64_t bucket_bytes_max, std::size_t kept_max)
     : store_(std::move(store)),

@@ -116,18 +116,6 @@ class delta_source final : public bucket_source {
   encoded_delta delta_;
 };
 
-/// What brings up receivers that hold what the snapshot was.
-struct catch_up_plan {
-  std::shared_ptr<delta_source> source;
-  std::vector<digest> known;  ///< the states that it leads from
-};
-
-/// For as many as possible of those who hold `held`: all that has changed since the earliest of
-/// them, in less than `bytes_max`. No source if nobody's state is remembered, or nothing is small
-/// enough. Throws std::bad_alloc.
-catch_up_plan plan_catch_up(const snapshot_store& store, const std::vector<digest>& held,
-                            std::uint64_t bucket_bytes_max, std::uint64_t bytes_max);
-
 /// All weights: each bucket is made from the snapshot when the first flusher asks for it, and kept
 /// for those close behind.
 class full_source final : public bucket_source {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -128,7 +129,11 @@ struct sender_state {
   std::shared_ptr<bucket_source> full;
   shard_plan delta_plan;
   shard_plan full_plan;
-  std::vector<digest> full_known;  ///< what `full` leads from; empty: it is all weights
+  /// What the model was before each step, as far as it may be remembered, the latest last.
+  std::deque<digest> states;
+  /// Those of who is behind, by the number of steps since: `full` is to lead from all of them, and
+  /// is all weights where there are none.
+  std::map<std::size_t, digest> laggards;
   /// What the ranks of the trainer, this one first, have answered to the question under way.
   struct {
     shard_task what = shard_task::drop;

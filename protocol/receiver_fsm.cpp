@@ -309,8 +309,8 @@ receiver_fsm::actions receiver_fsm::on_verified(txn_ref txn, errc reason, std::s
     answer(out, env, 0, slot_ ? reply_kind::vote_yes : reply_kind::vote_no, reason,
            std::move(detail));
   } else if (reason != errc::none) {
-    if (slot_->kind == slot_kind::catch_up && reason == errc::wrong_base)
-      stop_serving(receiver_phase::torn, errc::torn);  // not what we said we hold: they rotted
+    // Not what we said that we hold: they rotted.
+    if (reason == errc::wrong_base) stop_serving(receiver_phase::torn, errc::torn);
     fail_write(out, reason, std::move(detail));
   } else {
     slot_->verified = true;

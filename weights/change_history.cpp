@@ -25,18 +25,26 @@ void for_each_mark(const mark_words& marks, std::size_t words, Visit visit) {
 }
 
 /// Appends the marks as gaps, seven bits a byte, the low ones first; false, having appended
-/// something, if a bit for each element is shorter.
+/// nothing, if a bit for each element is shorter.
 bool write_gaps(const mark_words& marks, std::size_t words, std::vector<std::byte>& out) {
-  const auto longest = out.size() + words * sizeof(std::uint64_t);
+  constexpr std::size_t gap_bytes_max = 3;
+  static_assert(kernels::frame_span_bytes_max < std::size_t{1} << 7 * gap_bytes_max);
+  const auto first = out.size();
+  const auto longest = words * sizeof(std::uint64_t);
+  out.resize(first + longest + gap_bytes_max);
+  auto* const start = out.data() + first;
+  auto* to = start;
   std::size_t next = 0;
   for_each_mark(marks, words, [&](std::size_t position) {
-    if (out.size() > longest) return;
+    if (to > start + longest) return;
     auto gap = position - next;
-    for (; gap >= 0x80; gap >>= 7) out.push_back(static_cast<std::byte>(gap & 0x7f) | std::byte{0x80});
-    out.push_back(static_cast<std::byte>(gap));
+    for (; gap >= 0x80; gap >>= 7) *to++ = static_cast<std::byte>((gap & 0x7f) | 0x80);
+    *to++ = static_cast<std::byte>(gap);
     next = position + 1;
   });
-  return out.size() <= longest;
+  const bool fits = to <= start + longest;
+  out.resize(fits ? first + static_cast<std::size_t>(to - start) : first);
+  return fits;
 }
 
 void write_bitmap(const mark_words& marks, std::size_t words, std::vector<std::byte>& out) {
@@ -125,10 +133,7 @@ change_marks marks_of(std::span<const payload> buckets, const tensor_views& tens
       kernels::mark_elements(f, marks);
       const auto first = out.bytes.size();
       const bool gaps = write_gaps(marks, words, out.bytes);
-      if (!gaps) {
-        out.bytes.resize(first);
-        write_bitmap(marks, words, out.bytes);
-      }
+      if (!gaps) write_bitmap(marks, words, out.bytes);
       out.ranges.push_back({f.tensor, !gaps, f.offset, first, out.bytes.size()});
       return true;
     });
@@ -138,14 +143,18 @@ change_marks marks_of(std::span<const payload> buckets, const tensor_views& tens
   return out;
 }
 
+void change_history::forget() noexcept {
+  steps_.clear();
+  bytes_ = 0;
+}
+
 void change_history::record(const digest& left, change_marks marks) noexcept {
   const auto size = [](const change_marks& m) { return m.size() + sizeof(step); };
   bytes_ += size(marks);
   try {
     steps_.push_back({left, std::move(marks)});
   } catch (const std::bad_alloc&) {
-    steps_.clear();
-    bytes_ = 0;
+    forget();
   }
   while (!steps_.empty() && (bytes_ > bytes_max_ || steps_.size() > steps_max)) {
     bytes_ -= size(steps_.front().marks);
@@ -153,16 +162,17 @@ void change_history::record(const digest& left, change_marks marks) noexcept {
   }
 }
 
-std::optional<std::size_t> change_history::age(const digest& state) const {
-  for (std::size_t steps = 1; steps <= steps_.size(); ++steps)
-    if (steps_[steps_.size() - steps].left == state) return steps;
-  return std::nullopt;
+std::vector<digest> change_history::states() const {
+  std::vector<digest> out;
+  for (const auto& s : steps_) out.push_back(s.left);
+  return out;
 }
 
 std::optional<encoded_delta> change_history::merged(std::size_t steps, const layout& shape,
                                                     const tensor_views& now,
                                                     std::uint64_t bucket_bytes_max,
                                                     std::uint64_t bytes_max) const {
+  if (steps > steps_.size()) return std::nullopt;
   std::vector<const change_marks*> last;
   for (auto i = steps_.size() - steps; i < steps_.size(); ++i) last.push_back(&steps_[i].marks);
   range_walk walk(std::move(last));

@@ -45,15 +45,19 @@ class change_history {
   /// False: nothing ever is.
   bool remembers() const noexcept { return bytes_max_ != 0; }
 
+  /// The weights have become what they are now in a way that is not known.
+  void forget() noexcept;
+
   /// The weights were `left` and have become what they are now by a step with these marks. Forgets
   /// the oldest where there is no room, and everything where there is no memory.
   void record(const digest& left, change_marks marks) noexcept;
 
-  /// How many steps ago the weights were `state`, the last time; nothing if that is not known.
-  std::optional<std::size_t> age(const digest& state) const;
+  /// What the weights were before each step that is remembered, the latest last.
+  std::vector<digest> states() const;
 
-  /// What leads from each of the last `steps` states (1 or more, at most `size()`) to `now`, whose
-  /// tensors the layout is of. Nothing if it takes more than `bytes_max`. Throws std::bad_alloc.
+  /// What leads from each of the last `steps` states (1 or more) to `now`, whose tensors the layout
+  /// is of. Nothing if not so many are remembered, or if it takes more than `bytes_max`. Throws
+  /// std::bad_alloc.
   std::optional<encoded_delta> merged(std::size_t steps, const layout& shape,
                                       const tensor_views& now, std::uint64_t bucket_bytes_max,
                                       std::uint64_t bytes_max) const;

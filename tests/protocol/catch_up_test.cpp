@@ -184,6 +184,17 @@ TEST_CASE_METHOD(receiver, "catch-up: refused by who has not just said what it h
   CHECK(reply(f.on_full_begin(t0, begin(seq))).reason == errc::wrong_base);
 }
 
+TEST_CASE_METHOD(receiver, "catch-up: whoever is writing is torn by one, and says so") {
+  stage();
+  f.on_verified({1, 6}, errc::none, {});
+  REQUIRE(f.state().phase == receiver_phase::applying);
+  const auto l = f.on_full_begin(t0, begin(7));
+  CHECK(reply(l).reason == errc::wrong_base);
+  CHECK(find<act::drop_slot>(l));
+  REQUIRE(find<act::publish>(l));
+  CHECK(find<act::publish>(l)->state.phase == receiver_phase::torn);
+}
+
 TEST_CASE_METHOD(receiver, "catch-up: of another run than was attached in, ignored") {
   serve();
   fall_behind();

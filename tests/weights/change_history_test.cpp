@@ -122,14 +122,12 @@ TEST_CASE("history: several steps merged are less than all of them") {
   CHECK(t.merged(8, merged->content.bytes));
 }
 
-TEST_CASE("history: a state is found as often as it was held, the last time counts") {
+TEST_CASE("history: knows what was, in order, also where it came back") {
   trained t(no_limit);
   const auto first = t.now.clone();
   t.step(1000);
   t.step(1000);
-  CHECK(t.history.age(t.states[0]) == 2);
-  CHECK(t.history.age(t.states[1]) == 1);
-  CHECK_FALSE(t.history.age(t.state()));
+  CHECK(t.history.states() == t.states);
   // Back to the start, and away again.
   t.earlier.push_back(t.now.clone());
   t.states.push_back(t.state());
@@ -137,7 +135,8 @@ TEST_CASE("history: a state is found as often as it was held, the last time coun
   t.now.copy_from(t.now.shape(), reader_of(first));
   t.history.record(t.states.back(), marks_of(back.buckets, views(t.now)));
   t.step(1000);
-  CHECK(t.history.age(t.states[0]) == 1);
+  CHECK(t.history.states() == t.states);
+  CHECK(t.states.front() == t.states.back());
   t.check_leads(1);
   t.check_leads(4);
 }
@@ -152,11 +151,14 @@ TEST_CASE("history: forgets the oldest, and all where one step alone is too much
     CHECK(bounded.history.bytes() <= one * 5 / 2);
   }
   CHECK(bounded.history.size() == 2);
-  CHECK_FALSE(bounded.history.age(bounded.states[3]));
+  CHECK(bounded.history.states() ==
+        std::vector<digest>(bounded.states.end() - 2, bounded.states.end()));
+  CHECK_FALSE(bounded.merged(3));
   bounded.check_leads(2);
   bounded.step(3);
   CHECK(bounded.history.size() == 0);
   CHECK(bounded.history.bytes() == 0);
+  CHECK_FALSE(bounded.merged(1));
 }
 
 TEST_CASE("history: no more than so many steps, however small") {
