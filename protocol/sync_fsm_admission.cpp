@@ -138,7 +138,7 @@ sync_fsm::actions sync_fsm::on_full_encoded(time_point now, txn_ref txn, std::ui
 /// once; the next time so is everybody else.
 void sync_fsm::settle_catch_up(actions& out, const outcome& o) {
   full_next_.insert(o.who.id);
-  if (o.status == terminal::nack && o.reason != errc::false_ack && !down_.count(o.who)) {
+  if (o.status == terminal::nack && o.reason != errc::false_ack) {
     behind_.push_back({o.who, {}});
   } else {
     out.push_back(

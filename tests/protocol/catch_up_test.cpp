@@ -307,6 +307,8 @@ TEST_CASE("catch-up: the join hands on what is held") {
 // --- the sender ---------------------------------------------------------------------------------
 
 TEST_CASE_METHOD(sender, "catch-up: who holds what is remembered is sent what has changed") {
+  constexpr std::uint64_t model = 1'000'000'000;
+  f = sync_fsm(9, 1, d0, 0, model, s);
   const auto l = attach({behind(a, d1)});
   REQUIRE(find<sact::encode_full>(l));
   CHECK(find<sact::encode_full>(l)->held == std::vector<digest>{d1});
@@ -314,7 +316,7 @@ TEST_CASE_METHOD(sender, "catch-up: who holds what is remembered is sent what ha
   CHECK(find<sact::ship_full>(shipped)->catch_up);
   CHECK(find<sact::ship_full>(shipped)->who == who{a});
   CHECK(find<sact::open_round>(shipped)->spec.deadline ==
-        t0 + full_timeout(s, 100) + scan_time(s, 1000));
+        t0 + full_timeout(s, 100) + scan_time(s, model));
   const auto done = round(round_kind::full, {said(a, terminal::ok)});
   CHECK(find<sact::release>(done));
   CHECK(find<sact::admitted>(done)->how == admission::caught_up);
@@ -326,8 +328,15 @@ TEST_CASE_METHOD(sender, "catch-up: who holds something else is given all weight
   attach({behind(a, d1)});
   const auto shipped = encoded({});
   CHECK_FALSE(find<sact::ship_full>(shipped)->catch_up);
-  const auto done = round(round_kind::full, {said(a, terminal::ok)});
-  CHECK(find<sact::admitted>(done)->how == admission::reseeded);
+  SECTION("and proves them") {
+    const auto done = round(round_kind::full, {said(a, terminal::ok)});
+    CHECK(find<sact::admitted>(done)->how == admission::reseeded);
+  }
+  SECTION("and is not given them again at once") {
+    const auto done = round(round_kind::full, {said(a, terminal::nack, errc::apply_failed)});
+    CHECK(find<sact::not_admitted>(done)->reason == errc::apply_failed);
+    CHECK(f.phase() == sync_phase::idle);
+  }
 }
 
 TEST_CASE_METHOD(sender, "catch-up: one broadcast of what has changed, then one of all weights") {

@@ -624,6 +624,7 @@ TEST_CASE_METHOD(fixture, "sync: reseed = all seeds everybody, and waits for eve
   CHECK(r.result == sync_result::recovered);
   CHECK(r.participants[0].reseeds == 0);  // its bytes were right: nothing was sent again
   CHECK(r.participants[1].reseeds == 1);
+  CHECK(r.participants[1].catch_ups == 0);
 }
 
 TEST_CASE_METHOD(fixture, "sync: reseed = all, no sync under way, leaves nobody to wait for") {
