@@ -177,8 +177,8 @@ void on_task(pointer self, const shard_task_msg& t) {
     case shard_task::prove:
       return self->send(state.snapshot, prove_request{t.txn, t.challenge});
     case shard_task::plan:
-      return self->send(state.snapshot, full_request{t.txn, t.challenge,
-                                                     static_cast<std::size_t>(t.label)});
+      return self->send(state.snapshot,
+                        full_request{t.txn, t.challenge, static_cast<std::size_t>(t.label)});
     case shard_task::advance:
       return self->send(state.snapshot, join_verdict{t.txn, true});
     case shard_task::digests:

@@ -61,10 +61,10 @@ struct sync_report {
   errc reason = errc::none;  ///< why it was aborted, or the first reason why it was not ok
   std::string detail;
 
-  std::uint64_t full_bytes = 0;    ///< size of all weights
-  std::uint64_t wire_bytes = 0;    ///< size of the encoded delta
-  std::uint64_t sent_bytes = 0;    ///< delta bytes handed to receivers, all together
-  std::uint64_t reseed_bytes = 0;  ///< full-transfer bytes handed to receivers, all together
+  std::uint64_t full_bytes = 0;      ///< size of all weights
+  std::uint64_t wire_bytes = 0;      ///< size of the encoded delta
+  std::uint64_t sent_bytes = 0;      ///< delta bytes handed to receivers, all together
+  std::uint64_t reseed_bytes = 0;    ///< full-transfer bytes handed to receivers, all together
   std::uint64_t catch_up_bytes = 0;  ///< merged-delta bytes handed to receivers, all together
   std::uint64_t elements = 0;        ///< units of all tensors
   std::uint64_t changed = 0;         ///< units that differ between base and target

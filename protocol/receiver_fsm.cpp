@@ -402,8 +402,8 @@ receiver_fsm::actions receiver_fsm::on_applied(txn_ref txn, const digest& state,
   const auto s = *std::exchange(slot_, std::nullopt);
   out.push_back(act::drop_slot{});
   adopt(out, s.target);
-  answer(out, s.env, s.round, seeds(s.kind) ? reply_kind::full_ok : reply_kind::ack, errc::none,
-         {}, proof);
+  answer(out, s.env, s.round, seeds(s.kind) ? reply_kind::full_ok : reply_kind::ack, errc::none, {},
+         proof);
   return out;
 }
 

@@ -117,8 +117,8 @@ sync_fsm::actions sync_fsm::on_full_encoded(time_point now, txn_ref txn, std::ui
   if (catch_up_) {
     // The others are given all weights afterwards.
     view_.clear();
-    const auto served = std::stable_partition(
-        behind_.begin(), behind_.end(), [&](const laggard& l) {
+    const auto served =
+        std::stable_partition(behind_.begin(), behind_.end(), [&](const laggard& l) {
           return full_next_.count(l.who.id) > 0 ||
                  std::find(known.begin(), known.end(), l.held) == known.end();
         });

@@ -159,8 +159,7 @@ TEST_CASE("a sync tells who caught up within it, and what that took") {
   fleet f(remembering(100));
   f.add();
   receiver_options options;
-  options.faults = std::make_shared<fault_plan>(
-      std::vector<fault>{{fault_kind::stage_fail, 1, 1}});
+  options.faults = std::make_shared<fault_plan>(std::vector<fault>{{fault_kind::stage_fail, 1, 1}});
   f.add(std::move(options));
   REQUIRE(f.seed());
   const auto report = f.sync(1);

@@ -271,11 +271,11 @@ TEST_CASE("the unaltered conversation reaches every phase and succeeds") {
     for (const auto& m : s.before) r.deliver(m);
     return r.machine.state().phase;
   };
-  const std::vector<receiver_phase> phases{receiver_phase::empty,     receiver_phase::serving,
-                                           receiver_phase::serving,   receiver_phase::serving,
-                                           receiver_phase::applying,  receiver_phase::serving,
-                                           receiver_phase::reseeding, receiver_phase::torn,
-                                           receiver_phase::torn,      receiver_phase::torn};
+  const std::vector<receiver_phase> phases{
+      receiver_phase::empty,   receiver_phase::serving,   receiver_phase::serving,
+      receiver_phase::serving, receiver_phase::serving,   receiver_phase::applying,
+      receiver_phase::serving, receiver_phase::reseeding, receiver_phase::torn,
+      receiver_phase::torn,    receiver_phase::torn};
   const auto all = scenes(t);
   REQUIRE(all.size() == phases.size());
   for (std::size_t i = 0; i < all.size(); ++i) {

@@ -29,8 +29,8 @@ const T* find(const List& l) {
 
 template <class T, class List>
 std::size_t count(const List& l) {
-  return static_cast<std::size_t>(
-      std::count_if(l.begin(), l.end(), [](const auto& x) { return std::holds_alternative<T>(x); }));
+  return static_cast<std::size_t>(std::count_if(
+      l.begin(), l.end(), [](const auto& x) { return std::holds_alternative<T>(x); }));
 }
 
 const reply_msg& reply(const act::list& l) {
@@ -160,8 +160,7 @@ TEST_CASE_METHOD(receiver, "catch-up: an empty receiver over old bytes takes it 
 TEST_CASE_METHOD(receiver, "catch-up: refused by who has not just said what it holds") {
   serve();
   std::uint64_t seq = 6;
-  SECTION("attached") {
-  }
+  SECTION("attached") {}
   SECTION("obeyed another since") {
     fall_behind();
     f.on_prepare(t0, {env(6), {1, 0}, d0, at(6, d1), two_buckets()});
@@ -369,9 +368,9 @@ TEST_CASE_METHOD(sender, "catch-up: whom it did not help is given all weights at
 }
 
 TEST_CASE_METHOD(sender, "catch-up: who fell silent or lied is given all weights next time") {
-  const auto how = GENERATE(said(a, terminal::timeout, errc::timeout),
-                            said(a, terminal::nack, errc::false_ack),
-                            said(a, terminal::dead, errc::dead));
+  const auto how =
+      GENERATE(said(a, terminal::timeout, errc::timeout), said(a, terminal::nack, errc::false_ack),
+               said(a, terminal::dead, errc::dead));
   attach({behind(a, d1)});
   encoded({d1});
   const auto l = round(round_kind::full, {how});

@@ -34,8 +34,8 @@ void holds_for(std::uint64_t from, std::uint64_t count, const options& opt) {
   }
   WARN(sum.reports << " syncs: " << sum.ok << " ok, " << sum.recovered << " recovered, "
                    << sum.degraded << " degraded, " << sum.aborted << " aborted; " << sum.reseeds
-                   << " reseeds, " << sum.catch_ups << " caught up, " << sum.redone << " redone, " << sum.lies_caught
-                   << " lies caught, " << sum.runs << " runs");
+                   << " reseeds, " << sum.catch_ups << " caught up, " << sum.redone << " redone, "
+                   << sum.lies_caught << " lies caught, " << sum.runs << " runs");
   // A simulation in which nothing goes wrong, or nothing goes well, has shown nothing.
   CHECK(sum.ok > 0);
   CHECK(sum.recovered > 0);

@@ -110,9 +110,9 @@ void cluster::encode_full(trainer& t, const sa::encode_full& a) {
   if (where == 0xff) known.clear();
   t.outgoing = encode(t.held, known.empty() ? positions{0xff} : where);
   t.outgoing_txn = a.txn;
-  perform(t, sender_event::full_encoded,
-          t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key, dig(t.held, key),
-                                  known));
+  perform(
+      t, sender_event::full_encoded,
+      t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key, dig(t.held, key), known));
 }
 
 void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
@@ -187,9 +187,7 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
           perform(t, sender_event::proof, t.sync->on_proof(now_, a.txn, key, dig(t.held, key)));
         });
       },
-      [&](const sa::encode_full& a) {
-        t.jobs.push_back([this, &t, a] { encode_full(t, a); });
-      },
+      [&](const sa::encode_full& a) { t.jobs.push_back([this, &t, a] { encode_full(t, a); }); },
       [&](const sa::open_round& a) {
         const bool blind =
             opt_.variant == broken::advance_at_decision && a.spec.kind == round_kind::commit;

@@ -100,8 +100,7 @@ TEST_CASE("history: one step merged is the delta itself") {
   trained t(no_limit);
   t.step(100);
   t.step(100);
-  const auto delta =
-      encode_delta(t.now.shape(), views(t.earlier.back()), views(t.now), bucket_max);
+  const auto delta = encode_delta(t.now.shape(), views(t.earlier.back()), views(t.now), bucket_max);
   const auto merged = t.merged(1);
   REQUIRE(merged);
   CHECK(merged->content == delta.content);
@@ -174,9 +173,9 @@ TEST_CASE("history: costs about a byte for each change, and a bit for each eleme
   std::uint64_t elements = 0;
   for (std::size_t i = 0; i < dense.now.shape().count(); ++i)
     elements += dense.now.shape().bytes(i) / unit_bytes(dense.now.shape()[i].type);
-  const auto changed = encode_delta(sparse.now.shape(), views(sparse.earlier.back()),
-                                    views(sparse.now), bucket_max)
-                           .content.changed;
+  const auto changed =
+      encode_delta(sparse.now.shape(), views(sparse.earlier.back()), views(sparse.now), bucket_max)
+          .content.changed;
   CHECK(sparse.history.bytes() < changed * 5 / 4 + 1000);
   CHECK(dense.history.bytes() < elements / 8 + 1000);
 }
