@@ -67,16 +67,17 @@ struct prove_result {
   digest proof;
 };
 
-/// Plan a full transfer of the snapshot.
+/// Plan a full transfer of the snapshot, or of what has changed in its last `steps`.
 struct full_request {
   txn_ref txn;
   std::uint64_t challenge = 0;
+  std::size_t steps = 0;  ///< 0: all weights
 };
 struct full_result {
   txn_ref txn;
   std::uint64_t challenge = 0;
   digest proof;
-  std::shared_ptr<full_source> source;
+  std::shared_ptr<bucket_source> source;  ///< none: not so many steps are remembered, or too much
 };
 
 /// Did all of `view` acknowledge? The answer goes to the snapshot.

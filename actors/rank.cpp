@@ -176,7 +176,8 @@ void do_task(pointer self, const shard_task_msg& t) {
     case shard_task::prove:
       return self->send(state.snapshot, prove_request{t.txn, t.challenge});
     case shard_task::plan:
-      return self->send(state.snapshot, full_request{t.txn, t.challenge});
+      return self->send(state.snapshot,
+                        full_request{t.txn, t.challenge, static_cast<std::size_t>(t.label)});
     case shard_task::advance:
       return self->send(state.snapshot, join_verdict{t.txn, true});
     case shard_task::digests:
@@ -397,8 +398,13 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         self->state.full = m.source;
         self->state.planned = m.txn;
         auto out = result_of(self, shard_task::plan, m.txn, m.challenge);
-        out.content = m.source->content();
         out.proof = m.proof;
+        if (m.source) {
+          out.content = m.source->content();
+        } else {
+          out.reason = errc::wrong_base;
+          out.detail = "it does not remember so many steps";
+        }
         say(self, std::move(out));
       },
       [self](const advance_result& m) { on_advanced(self, m); },

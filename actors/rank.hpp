@@ -64,7 +64,7 @@ struct rank_state {
   digest delta_state;
   std::uint64_t challenge = 0;  ///< of the delta
   txn_ref planned;              ///< what `full` is for
-  std::shared_ptr<full_source> full;
+  std::shared_ptr<bucket_source> full;
   std::map<receiver_id, reached> receivers;
   tick_timer timer;
 };

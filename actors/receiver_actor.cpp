@@ -63,10 +63,12 @@ class performer {
     if (strikes(fault_kind::false_ok, a.txn)) {
       // Echoes the target's public digest, since the bytes that the challenge asks for are not
       // here.
+      const auto slot = machine().summarize().slot;
+      const bool catch_up = slot && slot->kind == receiver_fsm::slot_kind::catch_up;
       send_reply({{machine().self().cluster, a.txn, machine().self().inc},
                   machine().self().id,
-                  state_.round,
-                  reply_kind::ack,
+                  catch_up ? 0 : state_.round,
+                  catch_up ? reply_kind::full_ok : reply_kind::ack,
                   errc::none,
                   {},
                   a.target.state});
@@ -204,6 +206,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         perform(self, self->state.machine->on_redo(now(), m));
       },
       [self, now](const full_begin_msg& m) {
+        if (m.catch_up) self->state.delta = {m.env.txn, m.target.label};
         perform(self, self->state.machine->on_full_begin(now(), m));
       },
       [self, now](const bucket_msg& m) {

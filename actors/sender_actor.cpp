@@ -43,6 +43,15 @@ class performer {
       self_->send(rank, shard_task_msg{env_.cluster, what, txn, label, challenge});
   }
 
+  /// What leads here from the earliest of those who are behind, from all ranks; all weights where
+  /// nobody is left.
+  void plan(txn_ref txn) {
+    const auto challenge = env_.entropy();
+    const auto steps = state_.laggards.empty() ? 0 : state_.laggards.rbegin()->first;
+    ask_ranks(shard_task::plan, txn, steps, challenge);
+    self_->send(state_.setup.snapshot, full_request{txn, challenge, steps});
+  }
+
   /// What the other ranks have made for this transaction is of no use any more.
   void drop_at_ranks(txn_ref txn) {
     state_.gathering = {};
@@ -117,9 +126,12 @@ class performer {
     self_->send(state_.setup.snapshot, prove_request{a.txn, challenge});
   }
   void perform(const act::encode_full& a) {
-    const auto challenge = env_.entropy();
-    ask_ranks(shard_task::plan, a.txn, 0, challenge);
-    self_->send(state_.setup.snapshot, full_request{a.txn, challenge});
+    state_.laggards.clear();
+    const auto& known = state_.states;
+    for (const auto& held : a.held)
+      if (const auto it = std::find(known.rbegin(), known.rend(), held); it != known.rend())
+        state_.laggards[static_cast<std::size_t>(it - known.rbegin()) + 1] = held;
+    plan(a.txn);
   }
   void perform(const act::open_round& a) {
     if (a.spec.kind == round_kind::commit) state_.measures.voted = now_;
@@ -147,9 +159,10 @@ class performer {
   }
   void perform(const act::ship_full& a) {
     const auto& f = state_.full_plan;
-    state_.measures.reseed_bytes += f.content.bytes * a.who.size();
+    auto& m = state_.measures;
+    (a.catch_up ? m.catch_up_bytes : m.reseed_bytes) += f.content.bytes * a.who.size();
     ship_each(a.txn, a.who, 0, state_.full, f.firsts, [&](const envelope& env) {
-      return full_begin_msg{env, a.target, f.content, a.challenge};
+      return full_begin_msg{env, a.target, f.content, a.challenge, a.catch_up};
     });
   }
   void perform(const act::send_commit& a) {
@@ -201,6 +214,7 @@ class performer {
     r.wire_bytes = m.wire_bytes;
     r.sent_bytes = m.sent_bytes;
     r.reseed_bytes = m.reseed_bytes;
+    r.catch_up_bytes = m.catch_up_bytes;
     r.changed = m.changed;
     const auto between = [](time_point from, time_point until) {
       return until > from && from != time_point{} ? seconds(until - from) : seconds(0);
@@ -253,6 +267,17 @@ shard_plan plan_of(const sender_state& state, const std::vector<shard_result_msg
   return out;
 }
 
+/// Whether all ranks know what has changed, and that is less than all weights.
+bool worth_it(const sender_state& state, const std::vector<shard_result_msg>& parts) {
+  std::uint64_t bytes = 0;
+  for (const auto& p : parts) {
+    if (p.reason == errc::wrong_base) return false;
+    bytes += p.content.bytes;
+  }
+  return bytes < state.setup.shape.total_bytes() &&
+         bytes <= state.setup.env->options.receiver.staged_bytes_max;
+}
+
 /// All have answered: goes on with the sum of what they said.
 void gathered(pointer self) {
   auto& s = self->state;
@@ -286,6 +311,12 @@ void gathered(pointer self) {
     advanced(self, {g.txn, failed ? bad->reason : errc::none, detail});
     return;
   }
+  if (g.what == shard_task::plan && !s.laggards.empty() && !worth_it(s, g.parts)) {
+    // Nor is it for who was away for as long; perhaps for who was not.
+    s.laggards.erase(std::prev(s.laggards.end()));
+    performer(self).plan(g.txn);
+    return s.timer.arm(self, s.gathering.deadline);
+  }
   if (failed) {
     // What a rank holds is not known: nobody can be admitted from it.
     s.setup.env->log->critical("a rank cannot {}: {}", to_string(g.what), detail);
@@ -294,8 +325,10 @@ void gathered(pointer self) {
   if (g.what == shard_task::prove)
     return perform(self, s.machine->on_proof(now, g.txn, g.challenge, proof));
   s.full_plan = plan_of(s, g.parts);
-  perform(self,
-          s.machine->on_full_encoded(now, g.txn, s.full_plan.content.bytes, g.challenge, proof));
+  std::vector<digest> known;
+  for (const auto& [steps, held] : s.laggards) known.push_back(held);
+  perform(self, s.machine->on_full_encoded(now, g.txn, s.full_plan.content.bytes, g.challenge,
+                                           proof, known));
 }
 
 /// One rank has answered.
@@ -338,6 +371,13 @@ void on_sync(pointer self, sync_request& m) {
   perform(self, state.machine->on_sync(self->clock().now(), label));
 }
 
+/// What the snapshot was until now.
+void remember(sender_state& state, const digest& left) {
+  if (state.setup.env->options.sync.history_percent == 0) return;
+  state.states.push_back(left);
+  if (state.states.size() > change_history::steps_max) state.states.pop_front();
+}
+
 void advanced(pointer self, const advance_result& m) {
   auto& state = self->state;
   const auto now = self->clock().now();
@@ -346,7 +386,9 @@ void advanced(pointer self, const advance_result& m) {
     perform(self, state.machine->on_advance_failed(now, m.txn, m.detail));
     return;
   }
+  const auto left = state.machine->snapshot();
   auto actions = state.machine->on_advanced(now, m.txn);
+  if (state.machine->snapshot() != left) remember(state, left.state);
   // Sent before the report is handed over, so that whoever is behind hears of it soon: until that
   // ping arrives it still shows its old version, truthfully tagged.
   fleet_notice fleet{state.machine->snapshot().version, {}};
@@ -374,6 +416,11 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
   state.machine.emplace(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
                         setup.shape.total_bytes(), setup.env->options);
   state.setup = std::move(setup);
+  // The run before this one may have left what it remembers, where one rank's part is the model.
+  if (state.setup.ranks.empty())
+    state.setup.store->read([&](const auto&) {
+      for (const auto& held : state.setup.store->history().states()) state.states.push_back(held);
+    });
   const auto now = [self] { return self->clock().now(); };
   return {
       [self](sync_request& m) { on_sync(self, m); },
@@ -402,8 +449,11 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
         shard_result_msg mine;
         mine.what = shard_task::plan;
         mine.txn = m.txn;
-        mine.content = m.source->content();
         mine.proof = m.proof;
+        if (m.source)
+          mine.content = m.source->content();
+        else
+          mine.reason = errc::wrong_base;
         add_part(self, 0, std::move(mine));
       },
       [self](shard_result_msg& m) {

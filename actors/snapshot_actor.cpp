@@ -1,8 +1,10 @@
 // The snapshot: participant number zero. Decodes the same wire bytes as every receiver, and
 // advances on the join's all-ok and on nothing else.
+#include <algorithm>
 #include <exception>
 
 #include "actors/states.hpp"
+#include "protocol/deadlines.hpp"
 
 namespace lockstep {
 
@@ -38,11 +40,25 @@ stage_result stage(snapshot_state& state, const stage_request& m) {
   return out;
 }
 
+/// Where the delta changes the snapshot; nothing if nobody wants to know, or there is no memory.
+std::optional<change_marks> marks_of(const snapshot_store& store, const delta_source& delta) {
+  return store.read([&](const tensor_views& tensors) -> std::optional<change_marks> {
+    if (!store.history().remembers()) return std::nullopt;
+    try {
+      return marks_of(delta.buckets(), tensors);
+    } catch (const std::bad_alloc&) {
+      return std::nullopt;
+    }
+  });
+}
+
 advance_result advance(snapshot_state& state, const join_verdict& m) {
   if (!state.machine->may_advance(m.txn, m.all_ok))
     return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
   const auto delta = std::exchange(state.pending, nullptr);
   const auto label = state.machine->staged()->target.label;
+  const auto left = state.machine->held().state;
+  auto marks = marks_of(*state.store, *delta);
   // What is thrown in here leaves the store torn: no later run may start from it.
   state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
@@ -50,8 +66,39 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
       if (auto bad = apply_bucket(bucket, tensors, touched)) throw error(bad->reason, bad->detail);
     if (!state.machine->on_applied(m.txn, digest_of(public_digest_seed, as_views(tensors))))
       throw error(errc::wrong_target, "the snapshot does not digest to its target: seed again");
+    auto& history = state.store->history();
+    marks ? history.record(left, std::move(*marks)) : history.forget();
   });
   return {m.txn, errc::none, {}};
+}
+
+/// What has changed in the last `steps`; nothing if that is not known, or is more than all weights
+/// would be.
+std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const settings& s,
+                                             std::size_t steps) {
+  const auto bytes_max =
+      std::min(full_bytes_limit(store.shape().total_bytes()), s.receiver.staged_bytes_max);
+  try {
+    auto delta = store.read([&](const tensor_views& tensors) {
+      return store.history().merged(steps, store.shape(), tensors, s.bucket.bytes_max, bytes_max);
+    });
+    if (delta) return std::make_shared<delta_source>(std::move(*delta));
+  } catch (const std::bad_alloc&) {
+    // All weights take no memory: they are cut one bucket at a time.
+  }
+  return nullptr;
+}
+
+full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
+  full_result out{m.txn, m.challenge, {}, nullptr};
+  out.proof = state.store->read(
+      [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+  if (m.steps != 0)
+    out.source = plan_catch_up(*state.store, s, m.steps);
+  else
+    out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
+                                               std::size_t{s.bucket.credit} * 2);
+  return out;
 }
 
 /// What `work` returns; what it throws becomes the reason in an otherwise empty result.
@@ -94,13 +141,8 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
                    prove_result{m.txn, m.challenge, proof});
       },
       [self, env](const full_request& m) {
-        const auto& store_ptr = self->state.store;
-        const auto proof = store_ptr->read(
-            [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
-        auto source = std::make_shared<full_source>(store_ptr, env->options.bucket.bytes_max,
-                                                    std::size_t{env->options.bucket.credit} * 2);
         self->send(caf::actor_cast<sender_actor>(self->current_sender()),
-                   full_result{m.txn, m.challenge, proof, std::move(source)});
+                   plan(self->state, env->options, m));
       },
       [self, env](const join_verdict& m) {
         auto& state = self->state;

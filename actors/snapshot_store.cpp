@@ -2,8 +2,11 @@
 
 namespace lockstep {
 
-snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label)
-    : bytes_(std::move(shape)), label_(label) {
+snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label,
+                               std::uint32_t history_percent)
+    : bytes_(std::move(shape)),
+      history_(bytes_.shape().total_bytes() / 100 * history_percent),
+      label_(label) {
   bytes_.copy_from(bytes_.shape(), source);
   for (std::size_t i = 0; i < bytes_.shape().count(); ++i) {
     const auto bytes = bytes_.tensor(i);

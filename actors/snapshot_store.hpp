@@ -9,6 +9,7 @@
 
 #include "messages/ids.hpp"
 #include "weights/bucket_codec.hpp"
+#include "weights/change_history.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -17,10 +18,17 @@ namespace lockstep {
 /// took over last alone writes, when it advances.
 class snapshot_store {
  public:
-  /// Copies `source`, which the trainer calls `label`.
-  snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label);
+  /// Copies `source`, which the trainer calls `label`. `history_percent`: share of the weights'
+  /// bytes that may be spent on remembering where they changed.
+  snapshot_store(layout shape, const tensor_reader& source, std::uint64_t label,
+                 std::uint32_t history_percent = 0);
 
   const layout& shape() const noexcept { return bytes_.shape(); }
+
+  /// How the bytes came to be what they are. Touched only by what is called back by `read` and, to
+  /// write it, by `write`.
+  const change_history& history() const noexcept { return history_; }
+  change_history& history() noexcept { return history_; }
 
   /// Calls `work(views)` while nobody writes.
   template <class Work>
@@ -80,6 +88,7 @@ class snapshot_store {
   mutable std::shared_mutex mutex_;
   weight_buffer bytes_;
   tensor_spans spans_;
+  change_history history_;
   std::uint64_t generation_ = 0;
   std::uint64_t label_ = 0;
   std::uint64_t owner_ = 0;

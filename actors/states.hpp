@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -103,6 +104,7 @@ struct sync_measures {
   std::uint64_t wire_bytes = 0;
   std::uint64_t sent_bytes = 0;
   std::uint64_t reseed_bytes = 0;
+  std::uint64_t catch_up_bytes = 0;
   std::uint64_t changed = 0;
 };
 
@@ -124,9 +126,14 @@ struct sender_state {
   std::map<participant, route> routes;
   sync_request current;  ///< the trainer's sync under way; no ticket if there is none
   std::shared_ptr<delta_source> delta;
-  std::shared_ptr<full_source> full;
+  std::shared_ptr<bucket_source> full;
   shard_plan delta_plan;
   shard_plan full_plan;
+  /// What the model was before each step, as far as it may be remembered, the latest last.
+  std::deque<digest> states;
+  /// Those of who is behind, by the number of steps since: `full` is to lead from all of them, and
+  /// is all weights where there are none.
+  std::map<std::size_t, digest> laggards;
   /// What the ranks of the trainer, this one first, have answered to the question under way.
   struct {
     shard_task what = shard_task::drop;

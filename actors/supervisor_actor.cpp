@@ -2,6 +2,7 @@
 // decides.
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <exception>
 
 #include "actors/supervisor_parts.hpp"
@@ -430,9 +431,11 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       },
       [self, now](const sync_action::admitted& m) {
         if (!from_sender(self)) return;
+        constexpr std::array how{"", ", caught up by what it had missed",
+                                 ", seeded with all weights"};
         self->state.env->log->info("receiver {} is in the view{}", m.who.id,
-                                   m.reseeded ? ", seeded with all weights" : "");
-        perform(self, self->state.policy->on_admitted(now(), m.who, m.reseeded));
+                                   how[static_cast<std::size_t>(m.how)]);
+        perform(self, self->state.policy->on_admitted(now(), m.who, m.how));
         note_phase(self, m.who.id);
       },
       [self, now](const sync_action::not_admitted& m) {

@@ -29,6 +29,7 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
     s.reason = r.reason;
     s.detail = r.detail;
     s.reseeds = r.reseeds;
+    s.catch_ups = r.catch_ups;
     s.restarts = r.restarts;
     out.push_back(std::move(s));
   }

@@ -90,7 +90,8 @@ version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
   auto& inside = on_.inside();
   boot_request m;
   m.run = inside.next_run();
-  m.store = std::make_shared<snapshot_store>(part_, shard_reader(tensors, owned_), label);
+  m.store = std::make_shared<snapshot_store>(part_, shard_reader(tensors, owned_), label,
+                                             on_.options().sync.history_percent);
   m.shape = shape_;
   m.owned = owned_;
   m.deadline = std::chrono::steady_clock::now() + rank_patience(on_.options());

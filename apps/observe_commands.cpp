@@ -76,6 +76,7 @@ json to_json(const receiver_status& s, version_ref fleet) {
           {"reason", to_string(s.reason == errc::none ? s.state.reason : s.reason)},
           {"detail", s.detail},
           {"reseeds", s.reseeds},
+          {"catch_ups", s.catch_ups},
           {"restarts", s.restarts},
           {"sent_bytes", s.sent_bytes}};
 }

@@ -174,6 +174,7 @@ class replay {
       ++summary_.attempts;
       summary_.sent_bytes += report.sent_bytes;
       summary_.reseed_bytes += report.reseed_bytes;
+      summary_.catch_up_bytes += report.catch_up_bytes;
       if (report.result == sync_result::aborted) {
         if (attempt < attempts_max) continue;
         return false;
@@ -207,8 +208,10 @@ class replay {
       for (const auto& s : states) {
         if (s.id != r->id()) continue;
         line.reseeds = s.reseeds;
+        line.catch_ups = s.catch_ups;
         line.restarts = s.restarts;
         summary_.reseeds += s.reseeds;
+        summary_.catch_ups += s.catch_ups;
       }
       summary_.receivers.push_back(std::move(line));
     }

@@ -40,7 +40,8 @@ json to_json(const receiver_status& s, const participant_report* p) {
           {"reason", to_string(p ? p->reason : s.reason)},
           {"detail", p ? p->detail : s.detail},
           {"redos", p ? p->redos : 0},
-          {"reseeds", p ? p->reseeds : 0}};
+          {"reseeds", p ? p->reseeds : 0},
+          {"catch_ups", p ? p->catch_ups : 0}};
 }
 
 /// What a person wants to know of a sync that was not simply ok.
@@ -56,6 +57,8 @@ std::string remarks(const sync_report& r, const std::vector<receiver_status>& st
     out += fmt::format("; {} {}", p.name, to_string(p.reason));
     if (p.reseeds > 0) {
       out += p.reseeds == 1 ? ", reseeded" : fmt::format(", reseeded {} times", p.reseeds);
+    } else if (p.catch_ups > 0) {
+      out += ", caught up";
     } else {
       out += p.member ? ", readmitted" : ", OUT";
     }
@@ -124,6 +127,7 @@ void replay_output::sync(const sync_report& r, std::uint64_t base,
          {"wire_bytes", r.wire_bytes},
          {"sent_bytes", r.sent_bytes},
          {"reseed_bytes", r.reseed_bytes},
+         {"catch_up_bytes", r.catch_up_bytes},
          {"seconds",
           {{"encode", r.encode.count()},
            {"ship", r.ship.count()},
@@ -144,15 +148,18 @@ void replay_output::summary(const replay_summary& s) const {
                            {"audit", r.pass ? "pass" : "fail"},
                            {"detail", r.why_not},
                            {"reseeds", r.reseeds},
+                           {"catch_ups", r.catch_ups},
                            {"restarts", r.restarts}});
     print({{"kind", "summary"},
            {"syncs", s.syncs},
            {"attempts", s.attempts},
            {"reseeds", s.reseeds},
+           {"catch_ups", s.catch_ups},
            {"wire_bytes", s.wire_bytes},
            {"full_bytes", s.full_bytes},
            {"sent_bytes", s.sent_bytes},
            {"reseed_bytes", s.reseed_bytes},
+           {"catch_up_bytes", s.catch_up_bytes},
            {"seconds", s.seconds},
            {"receivers", std::move(receivers)},
            {"audit", verdict}});
@@ -164,8 +171,11 @@ void replay_output::summary(const replay_summary& s) const {
   if (s.wire_bytes != 0)
     text += fmt::format(", {:.1f} x smaller",
                         static_cast<double>(s.full_bytes) / static_cast<double>(s.wire_bytes));
-  text += fmt::format("; {} {}, {}\n", s.reseeds, s.reseeds == 1 ? "reseed" : "reseeds",
+  text += fmt::format("; {} {}, {}", s.reseeds, s.reseeds == 1 ? "reseed" : "reseeds",
                       human_bytes(s.reseed_bytes));
+  if (s.catch_ups != 0)
+    text += fmt::format("; {} caught up, {}", s.catch_ups, human_bytes(s.catch_up_bytes));
+  text += '\n';
   for (const auto& r : s.receivers)
     text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL", r.pass ? "" : ": ",
                         r.why_not);

@@ -19,6 +19,7 @@ struct audit_line {
   bool pass = false;
   std::string why_not;  ///< names the first tensor that differs, or what it is not ready for
   std::uint32_t reseeds = 0;
+  std::uint32_t catch_ups = 0;
   std::uint32_t restarts = 0;
 };
 
@@ -26,10 +27,12 @@ struct replay_summary {
   std::size_t syncs = 0;
   std::size_t attempts = 0;
   std::uint64_t reseeds = 0;
+  std::uint64_t catch_ups = 0;
   std::uint64_t wire_bytes = 0;
   std::uint64_t full_bytes = 0;
   std::uint64_t sent_bytes = 0;
   std::uint64_t reseed_bytes = 0;
+  std::uint64_t catch_up_bytes = 0;
   double seconds = 0;
   std::vector<audit_line> receivers;
 

@@ -221,6 +221,7 @@ class simulator {
                        {"aborted", s.aborted},
                        {"lost", s.lost}};
       line["reseeds"] = s.reseeds;
+      line["catch_ups"] = s.catch_ups;
       line["virtual_seconds"] = s.virtual_seconds;
       line["trace_hash"] = fmt::format("{:016x}", s.hash);
       print_out(line.dump() + '\n');
@@ -231,13 +232,13 @@ class simulator {
     print_out(fmt::format(
         "{} seeds, {} violations; {} steps, {} faults struck, {:.0f} s of virtual time{}\n"
         "syncs: {} ok, {} recovered, {} degraded, {} aborted, {} lost with their trainer; {} "
-        "reseeds\n"
+        "reseeds, {} caught up\n"
         "trace hash {:016x}\n",
         s.seeds, s.violations, s.steps, faults, s.virtual_seconds,
         seconds > 0 ? fmt::format("; {:.1f} s, {:.0f} seeds a minute", seconds,
                                   60 * static_cast<double>(s.seeds) / seconds)
                     : "",
-        s.ok, s.recovered, s.degraded, s.aborted, s.lost, s.reseeds, s.hash));
+        s.ok, s.recovered, s.degraded, s.aborted, s.lost, s.reseeds, s.catch_ups, s.hash));
   }
 
   sim_options o_;

@@ -203,6 +203,7 @@ class player {
       ++summary_.attempts;
       summary_.sent_bytes += report.sent_bytes;
       summary_.reseed_bytes += report.reseed_bytes;
+      summary_.catch_up_bytes += report.catch_up_bytes;
       if (report.reason == errc::fenced) throw error(report.reason, report.detail);
       if (is_lost(report)) {
         if (stop_.wait_for(milliseconds(0))) return false;
@@ -245,12 +246,14 @@ class player {
   void conclude(const trainer& t) {
     const auto states = t.receivers();
     for (const auto& a : t.audit()) {
-      audit_line line{a.id, a.name, a.pass, a.why_not, 0, 0};
+      audit_line line{a.id, a.name, a.pass, a.why_not, 0, 0, 0};
       for (const auto& s : states) {
         if (s.id != a.id) continue;
         line.reseeds = s.reseeds;
+        line.catch_ups = s.catch_ups;
         line.restarts = s.restarts;
         summary_.reseeds += s.reseeds;
+        summary_.catch_ups += s.catch_ups;
       }
       summary_.receivers.push_back(std::move(line));
     }

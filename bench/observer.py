@@ -73,7 +73,8 @@ def _status_line(body):
     line.update(member=bool(r.take("B")), standing=r.text())
     r.take("B")
     line.update(detail=r.text())
-    line.update(zip(("reseeds", "restarts", "phase_ms", "heard_ms", "sent_bytes"), r.take("IIQQQ")))
+    names = ("reseeds", "catch_ups", "restarts", "phase_ms", "heard_ms", "sent_bytes")
+    line.update(zip(names, r.take("IIIQQQ")))
     return line
 
 

@@ -42,6 +42,7 @@ struct sync_settings {
   std::uint32_t redo_max = 2;
   std::uint32_t recovery_timeout_ms = 60'000;
   reseed_scope reseed = reseed_scope::failed;
+  std::uint32_t history_percent = 20;     ///< of the model's bytes; 0: nobody catches up by a delta
   std::uint32_t correlated_percent = 50;  ///< 0 to 100; 0 switches it off
 };
 

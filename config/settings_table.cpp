@@ -137,7 +137,11 @@ constexpr setting_row table[] = {
     node, 60'000, "ms", 1, day_ms,
     "How long a sync waits for failed receivers to be members again before it reports degraded."),
   choice<&root::sync, &sync::reseed, reseed_names>("sync.reseed", node, "failed",
-    "Who is seeded again after failures: the receivers that failed, or all."),
+    "Who is given all weights when a receiver needs them: that one, or all."),
+  integer<&root::sync, &sync::history_percent>("sync.history_percent", node, 20, "%", 0, 1'000,
+    "Share of the model's size that the trainer spends on remembering where its last steps changed "
+    "weights, so that a receiver which missed some is sent what changed instead of all weights; 0 "
+    "switches this off."),
   integer<&root::sync, &sync::correlated_percent>("sync.correlated_percent", node, 50, "%", 0, 100,
     "This share of participants refusing for one same reason aborts the sync rather than evicts "
     "them; 0 switches this off."),

@@ -61,6 +61,12 @@ struct frame {
 std::uint64_t encode_delta(std::uint32_t tensor, tensor_view base, tensor_view target,
                            std::size_t offset, std::vector<std::byte>& out);
 
+/// The same where only the range's own bytes of the base are there: `base.size` is the range's
+/// length.
+/// @throws std::invalid_argument if it is not, or `offset` starts no range.
+std::uint64_t encode_delta_range(std::uint32_t tensor, bytes_view base, tensor_view target,
+                                 std::size_t offset, std::vector<std::byte>& out);
+
 /// Appends to `out` a full frame of the range at `offset`; nothing if the tensor is empty.
 /// @throws std::invalid_argument if `offset` starts no range.
 void encode_full(std::uint32_t tensor, tensor_view target, std::size_t offset,
@@ -78,6 +84,13 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 /// nothing. `f` must have been accepted by `parse_frame` for this tensor.
 /// @throws std::invalid_argument if `f` does not fit `live`.
 digest_sum change_of(const digest_key& key, const frame& f, tensor_view live);
+
+/// Sets in `marks` the bit of each element that `f` overwrites, the first of the range being bit 0
+/// of the first word; others stay as they are.
+/// `f` must have been accepted by `parse_frame`.
+/// @throws std::invalid_argument if `marks` holds fewer bits than the range has elements; never
+/// writes outside it.
+void mark_elements(const frame& f, std::vector<std::uint64_t>& marks);
 
 /// Overwrites the elements that `f` holds. The result is the target whatever mix of base and target
 /// `live` was, so an interrupted apply can be repeated.

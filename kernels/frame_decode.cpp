@@ -240,6 +240,22 @@ digest_sum change_of(const digest_key& key, const frame& f, tensor_view live) {
   return sum;
 }
 
+void mark_elements(const frame& f, std::vector<std::uint64_t>& marks) {
+  const std::size_t elements = f.range_bytes / f.unit;
+  if (elements > marks.size() * 64)
+    throw std::invalid_argument("frame: more elements than there are marks");
+  if (f.encoding == frame_encoding::full) {
+    for (std::size_t i = 0; i < elements / 64; ++i) marks[i] = ~std::uint64_t{0};
+    if (elements % 64 != 0) marks[elements / 64] |= (std::uint64_t{1} << elements % 64) - 1;
+    return;
+  }
+  require_ok(with_unit(f.unit, [&](auto zero) {
+    return walk_raw<decltype(zero)>(f, [&](std::uint64_t position, decltype(zero)) {
+      marks[static_cast<std::size_t>(position / 64)] |= std::uint64_t{1} << position % 64;
+    });
+  }));
+}
+
 void apply_frame(const frame& f, tensor_span live) {
   require_fit(f, live);
   std::byte* const range = live.bytes.data + f.offset;

@@ -175,13 +175,22 @@ std::uint64_t encode_delta(std::uint32_t tensor, tensor_view base, tensor_view t
     throw std::invalid_argument("frame: base and target differ in size or unit");
   require_range(target, offset);
   if (target.bytes.size == 0) return 0;
+  const auto range = range_bytes_at(target.bytes.size, offset);
+  return encode_delta_range(tensor, {base.bytes.data + offset, range}, target, offset, out);
+}
+
+std::uint64_t encode_delta_range(std::uint32_t tensor, bytes_view from, tensor_view target,
+                                 std::size_t offset, std::vector<std::byte>& out) {
+  require_range(target, offset);
+  if (from.size != (target.bytes.size == 0 ? 0 : range_bytes_at(target.bytes.size, offset)))
+    throw std::invalid_argument("frame: the base is not of the range's length");
+  if (target.bytes.size == 0) return 0;
 
   frame f;
   f.unit = target.unit;
   f.tensor = tensor;
   f.offset = offset;
   f.range_bytes = range_bytes_at(target.bytes.size, offset);
-  const bytes_view from{base.bytes.data + offset, f.range_bytes};
   const bytes_view to{target.bytes.data + offset, f.range_bytes};
 
   const std::size_t start = out.size();

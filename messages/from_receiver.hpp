@@ -45,7 +45,7 @@ struct hello_msg {
 /// Which question a reply answers and how. Each answers exactly one round of the join.
 enum class reply_kind : std::uint8_t {
   attached,   ///< to attach: holds the target, proof given
-  need_full,  ///< to attach: holds something else
+  need_full,  ///< to attach: holds something else, named by its digest
   full_ok,    ///< to full: written and proven
   full_fail,  ///< to full: not written, or not proven
   vote_yes,   ///< to prepare: base and payload proven, nothing written
@@ -61,7 +61,8 @@ std::string_view to_string(reply_kind kind) noexcept;
 inline constexpr std::size_t reply_detail_max = 512;
 
 /// To the join. `proof` is the digest of all weights as they stand in memory now, under the
-/// challenge of the question: it cannot be given by who does not hold the bytes.
+/// challenge of the question: it cannot be given by who does not hold the bytes. In
+/// need_full(behind) it is that under the public key, by which the trainer may know the bytes.
 struct reply_msg {
   envelope env;
   receiver_id id = 0;

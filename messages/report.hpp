@@ -46,10 +46,11 @@ struct participant_report {
   version_ref version;                  ///< last version it proved; none if it has to be reseeded
   std::uint32_t redos = 0;              ///< times that the decided delta had to be sent again
   std::uint32_t reseeds = 0;            ///< full transfers it needed to be a member again
+  std::uint32_t catch_ups = 0;          ///< merged deltas that did instead
 };
 
 /// One sync, from the tensors' being read to the report. Bytes are counted once per encoding
-/// (`wire_bytes`) and once per receiver (`sent_bytes`, `reseed_bytes`).
+/// (`wire_bytes`) and once per receiver (`sent_bytes`, `reseed_bytes`, `catch_up_bytes`).
 struct sync_report {
   using seconds = std::chrono::duration<double>;
 
@@ -60,12 +61,13 @@ struct sync_report {
   errc reason = errc::none;  ///< why it was aborted, or the first reason why it was not ok
   std::string detail;
 
-  std::uint64_t full_bytes = 0;    ///< size of all weights
-  std::uint64_t wire_bytes = 0;    ///< size of the encoded delta
-  std::uint64_t sent_bytes = 0;    ///< delta bytes handed to receivers, all together
-  std::uint64_t reseed_bytes = 0;  ///< full-transfer bytes handed to receivers, all together
-  std::uint64_t elements = 0;      ///< units of all tensors
-  std::uint64_t changed = 0;       ///< units that differ between base and target
+  std::uint64_t full_bytes = 0;      ///< size of all weights
+  std::uint64_t wire_bytes = 0;      ///< size of the encoded delta
+  std::uint64_t sent_bytes = 0;      ///< delta bytes handed to receivers, all together
+  std::uint64_t reseed_bytes = 0;    ///< full-transfer bytes handed to receivers, all together
+  std::uint64_t catch_up_bytes = 0;  ///< merged-delta bytes handed to receivers, all together
+  std::uint64_t elements = 0;        ///< units of all tensors
+  std::uint64_t changed = 0;         ///< units that differ between base and target
 
   seconds encode{0};   ///< diff, encode, and the snapshot's own check of the encoding
   seconds ship{0};     ///< first bucket handed over to last bucket taken
@@ -95,6 +97,7 @@ struct receiver_status {
   errc reason = errc::none;  ///< why it is not a member
   std::string detail;
   std::uint32_t reseeds = 0;     ///< full transfers it has taken, seeding included
+  std::uint32_t catch_ups = 0;   ///< merged deltas it has taken where it held an older version
   std::uint32_t restarts = 0;    ///< incarnations after the first
   std::uint64_t phase_ms = 0;    ///< for how long phase and standing have been what they are
   std::uint64_t heard_ms = 0;    ///< since it was last heard of
@@ -103,7 +106,7 @@ struct receiver_status {
   friend bool operator==(const receiver_status&, const receiver_status&) = default;
   static constexpr auto fields(auto& x) {
     return std::tie(x.id, x.name, x.state, x.member, x.standing, x.reason, x.detail, x.reseeds,
-                    x.restarts, x.phase_ms, x.heard_ms, x.sent_bytes);
+                    x.catch_ups, x.restarts, x.phase_ms, x.heard_ms, x.sent_bytes);
   }
 };
 

@@ -36,7 +36,7 @@ enum class shard_task : std::uint8_t {
   seed,     ///< hold what the trainer calls `label` as version {run, 0}
   encode,   ///< what leads from what is held to what the trainer calls `label`, and prove it
   prove,    ///< digest what is held under `challenge`
-  plan,     ///< a full transfer of what is held
+  plan,     ///< a full transfer of what is held, or of what its last `label` steps changed
   advance,  ///< hold what was encoded
   drop,     ///< forget what was encoded or planned
   digests,  ///< of each tensor under `challenge`

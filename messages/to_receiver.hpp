@@ -71,10 +71,13 @@ struct full_begin_msg {
   target_info target;
   manifest content;
   std::uint64_t challenge = 0;
+  /// Not all weights, but what has changed since the fleet held what the answer to attach named:
+  /// stage it, prove that it leads to `target`, and only then stop serving and write.
+  bool catch_up = false;
 
   friend bool operator==(const full_begin_msg&, const full_begin_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.env, x.target, x.content, x.challenge);
+    return std::tie(x.env, x.target, x.content, x.challenge, x.catch_up);
   }
 };
 

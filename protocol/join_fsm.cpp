@@ -54,7 +54,7 @@ join_fsm::emitted join_fsm::on_reply(const reply_msg& m) {
       const auto index = static_cast<std::size_t>(it - open_->who.begin());
       if (!positive(m.kind))
         return settle(index, before_writing(m.kind) ? terminal::no : terminal::nack, m.reason,
-                      m.detail);
+                      m.detail, m.proof);
       if (open_->kind != round_kind::vote && m.proof != open_->proof)
         return settle(index, terminal::nack, errc::false_ack,
                       "said ok, but its bytes are not the target's");
@@ -78,7 +78,7 @@ join_fsm::emitted join_fsm::on_tick(time_point now) {
 }
 
 join_fsm::emitted join_fsm::settle(std::size_t index, terminal status, errc reason,
-                                   std::string detail) {
+                                   std::string detail, digest held) {
   if (got_[index]) {
     ++ignored_;  // the first terminal status stands
     return std::nullopt;
@@ -87,7 +87,7 @@ join_fsm::emitted join_fsm::settle(std::size_t index, terminal status, errc reas
   const bool ack = open_->kind == round_kind::commit || open_->kind == round_kind::redo;
   if (ack && status == terminal::ok) acked_.insert(who);
   if (detail.size() > reply_detail_max) detail.resize(reply_detail_max);
-  got_[index] = outcome{who, status, reason, std::move(detail)};
+  got_[index] = outcome{who, status, reason, std::move(detail), held};
   return --missing_ == 0 ? finish() : std::nullopt;
 }
 

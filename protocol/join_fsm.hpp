@@ -22,6 +22,13 @@ struct participant {
   friend auto operator<=>(const participant&, const participant&) = default;
 };
 
+/// How a receiver came to hold what the fleet holds.
+enum class admission : std::uint8_t {
+  attached,   ///< it did already
+  caught_up,  ///< by what has changed since what it held
+  reseeded,   ///< by all weights
+};
+
 /// The question that a round asks all its participants.
 enum class round_kind : std::uint8_t { attach, full, vote, commit, redo };
 
@@ -42,6 +49,7 @@ struct outcome {
   terminal status = terminal::timeout;
   errc reason = errc::none;
   std::string detail;
+  digest held = {};  ///< of who needs a full: what its bytes digest to, as it says
 };
 
 struct round_result {
@@ -73,7 +81,8 @@ class join_fsm {
   std::uint64_t ignored() const noexcept { return ignored_; }
 
  private:
-  emitted settle(std::size_t index, terminal status, errc reason, std::string detail);
+  emitted settle(std::size_t index, terminal status, errc reason, std::string detail,
+                 digest held = {});
   emitted finish();
 
   std::optional<round_spec> open_;

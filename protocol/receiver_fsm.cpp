@@ -9,6 +9,15 @@ namespace lockstep {
 
 namespace act = receiver_action;
 
+namespace {
+
+/// Answers a full_begin.
+bool seeds(receiver_fsm::slot_kind kind) {
+  return kind == receiver_fsm::slot_kind::full || kind == receiver_fsm::slot_kind::catch_up;
+}
+
+}  // namespace
+
 receiver_fsm::receiver_fsm(identity self, const settings& s) : self_(self), settings_(s) {
   why_ = errc::not_serving;
   state_.reason = why_;
@@ -99,6 +108,7 @@ void receiver_fsm::slot_complete(actions& out) {
   const auto& s = *slot_;
   switch (s.kind) {
     case slot_kind::delta:
+    case slot_kind::catch_up:
       out.push_back(act::verify_slot{s.env.txn, s.base_state, s.target.state});
       break;
     case slot_kind::redo:
@@ -167,8 +177,8 @@ void receiver_fsm::fail_write(actions& out, errc reason, std::string detail) {
   const auto round = slot_->round;
   drop_slot(out);  // torn from here on if a byte may have been written
   refresh(out);
-  answer(out, env, round, kind == slot_kind::full ? reply_kind::full_fail : reply_kind::nack,
-         reason, std::move(detail));
+  answer(out, env, round, seeds(kind) ? reply_kind::full_fail : reply_kind::nack, reason,
+         std::move(detail));
 }
 
 // --- attach -------------------------------------------------------------------------------------
@@ -216,7 +226,7 @@ receiver_fsm::actions receiver_fsm::on_digest(txn_ref txn, const digest& state,
     }
   }
   refresh(out);
-  answer(out, m.env, 0, reply_kind::need_full, errc::behind);
+  answer(out, m.env, 0, reply_kind::need_full, errc::behind, {}, state);
   return out;
 }
 
@@ -299,6 +309,8 @@ receiver_fsm::actions receiver_fsm::on_verified(txn_ref txn, errc reason, std::s
     answer(out, env, 0, slot_ ? reply_kind::vote_yes : reply_kind::vote_no, reason,
            std::move(detail));
   } else if (reason != errc::none) {
+    // Not what we said that we hold: they rotted.
+    if (reason == errc::wrong_base) stop_serving(receiver_phase::torn, errc::torn);
     fail_write(out, reason, std::move(detail));
   } else {
     slot_->verified = true;
@@ -342,7 +354,7 @@ receiver_fsm::actions receiver_fsm::on_abort(time_point now, const abort_msg& m)
 }
 
 receiver_fsm::actions receiver_fsm::on_redo(time_point now, const redo_msg& m) {
-  if (!current(m.env)) return ignore();
+  if (!current(m.env) || (slot_ && slot_->kind == slot_kind::catch_up)) return ignore();
   if (slot_ && slot_->kind == slot_kind::redo) {
     // A duplicate, or the next round while a replayed one waits for its buckets: they are the same
     // bytes, so only the answer has to quote the round that counts.
@@ -390,8 +402,8 @@ receiver_fsm::actions receiver_fsm::on_applied(txn_ref txn, const digest& state,
   const auto s = *std::exchange(slot_, std::nullopt);
   out.push_back(act::drop_slot{});
   adopt(out, s.target);
-  answer(out, s.env, s.round, s.kind == slot_kind::full ? reply_kind::full_ok : reply_kind::ack,
-         errc::none, {}, proof);
+  answer(out, s.env, s.round, seeds(s.kind) ? reply_kind::full_ok : reply_kind::ack, errc::none, {},
+         proof);
   return out;
 }
 
@@ -401,41 +413,6 @@ receiver_fsm::actions receiver_fsm::on_write_failed(txn_ref txn, errc reason, st
   actions out;
   if (reason == errc::hook_failed) paused_ = false;  // the engine has not stopped: ask again
   fail_write(out, reason, std::move(detail));
-  return out;
-}
-
-// --- full ---------------------------------------------------------------------------------------
-
-receiver_fsm::actions receiver_fsm::on_full_begin(time_point now, const full_begin_msg& m) {
-  if (!newer(m.env)) return repeat_answer(m.env);
-  actions out;
-  raise_fence(m.env);
-  drop_slot(out);
-  // A full is written as it arrives, so the staging limit does not apply; but it cannot honestly
-  // carry more than the model and one header for every bucket-sized part of it.
-  const auto bad = check_manifest(m.content, full_bytes_limit(self_.model_bytes));
-  if (bad != errc::none) {
-    refresh(out);
-    answer(out, m.env, 0, reply_kind::full_fail, bad);
-    return out;
-  }
-  open_slot(slot_kind::full, m.env, m.target, m.content,
-            now + 2 * full_timeout(settings_, m.content.bytes));
-  slot_->challenge = m.challenge;
-  stop_serving(receiver_phase::reseeding, errc::not_serving);
-  refresh(out);
-  if (!paused_) out.push_back(act::pause{m.env.txn});
-  paused_ = true;
-  if (slot_->buckets.empty()) slot_complete(out);
-  return out;
-}
-
-receiver_fsm::actions receiver_fsm::on_bucket_written(txn_ref txn, std::uint32_t index) {
-  if (!slot_ || slot_->env.txn != txn || slot_->kind != slot_kind::full ||
-      index >= slot_->have.size() || !slot_->have[index] || slot_->written >= slot_->arrived)
-    return ignore();
-  actions out;
-  if (++slot_->written == slot_->buckets.size()) slot_complete(out);
   return out;
 }
 

@@ -112,7 +112,7 @@ class receiver_fsm {
     std::uint64_t model_bytes = 0;  ///< size of all weights: bounds what a full may carry
   };
 
-  enum class slot_kind : std::uint8_t { delta, redo, full };
+  enum class slot_kind : std::uint8_t { delta, redo, full, catch_up };
 
   /// What observers may see of the machine: all that docs/protocol.md says its answers depend on,
   /// but time. Nobody else decides by it.
@@ -126,7 +126,7 @@ class receiver_fsm {
     struct slot_view : work {
       slot_kind kind = slot_kind::delta;
       std::uint32_t round = 0;  ///< what its answer will quote
-      bool staged = false;      ///< a delta's: all there and proven
+      bool staged = false;      ///< all there and proven; never a full's
 
       friend bool operator==(const slot_view&, const slot_view&) = default;
     };
@@ -204,6 +204,7 @@ class receiver_fsm {
   void open_slot(slot_kind kind, const envelope& env, const target_info& target,
                  const manifest& content, time_point expires);
   errc check_manifest(const manifest& m, std::uint64_t limit) const;
+  actions on_catch_up(time_point now, const full_begin_msg& m);
   void slot_complete(actions& out);
   void start_apply(actions& out);
   void stop_serving(receiver_phase phase, errc why);

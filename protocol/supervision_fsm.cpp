@@ -126,7 +126,7 @@ supervision_fsm::actions supervision_fsm::on_down(time_point now, const particip
 }
 
 supervision_fsm::actions supervision_fsm::on_admitted(time_point now, const participant& who,
-                                                      bool reseeded) {
+                                                      admission how) {
   (void)now;
   auto* r = find(who);
   // The word of an admission that crossed the word of its end.
@@ -136,7 +136,8 @@ supervision_fsm::actions supervision_fsm::on_admitted(time_point now, const part
     r->where = standing::member;
     r->reason = errc::none;
     r->detail.clear();
-    if (reseeded) ++r->reseeds;
+    if (how == admission::reseeded) ++r->reseeds;
+    if (how == admission::caught_up) ++r->catch_ups;
   }
   return {};
 }

@@ -76,6 +76,7 @@ class supervision_fsm {
     std::uint32_t restarts = 0;         ///< incarnations after the first
     std::uint32_t restarts_in_row = 0;  ///< since the last sync that it acknowledged
     std::uint32_t reseeds = 0;
+    std::uint32_t catch_ups = 0;
     time_point next_try;
     time_point last_heard;
     readiness state;
@@ -93,7 +94,7 @@ class supervision_fsm {
   actions on_goodbye(time_point now, const goodbye_msg& m);
   /// Its actor or process ended. `restartable`: this supervisor can start a new life itself.
   actions on_down(time_point now, const participant& who, bool restartable);
-  actions on_admitted(time_point now, const participant& who, bool reseeded);
+  actions on_admitted(time_point now, const participant& who, admission how);
   actions on_not_admitted(time_point now, const participant& who, errc reason, std::string detail);
   actions on_evicted(time_point now, const participant& who, errc reason, std::string detail);
   /// It acknowledged a sync: the count of its failures starts anew.

@@ -385,7 +385,7 @@ sync_fsm::actions sync_fsm::on_down(time_point now, participant who, errc reason
   if (const auto it = candidates_.find(who.id); it != candidates_.end() && it->second == who.inc)
     candidates_.erase(it);
   const bool in_view = phase_ != sync_phase::idle && phase_ != sync_phase::failed &&
-                       std::find(view_.begin(), view_.end(), who) != view_.end();
+                       (std::find(view_.begin(), view_.end(), who) != view_.end() || lags(who));
   if (in_view && phase_ != sync_phase::advancing) {
     // The transaction under way settles it, when its round does.
     if (down_.insert(who).second) out.push_back(act::mark_down{who, reason});

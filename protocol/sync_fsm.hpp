@@ -31,11 +31,12 @@ struct encode {
 struct prove {
   txn_ref txn;
 };
-/// Prepare a full transfer of the snapshot, and digest it under a fresh challenge. Answer:
-/// `on_full_encoded`.
+/// Prepare a full transfer of the snapshot, or, where that is smaller, of what has changed since it
+/// was any of `held`; and digest it under a fresh challenge. Answer: `on_full_encoded`.
 struct encode_full {
   txn_ref txn;
   target_info target;
+  std::vector<digest> held;  ///< by who is behind; empty: all weights are wanted
 };
 /// Tell the join what to wait for. Stands before the messages that are answered to it.
 struct open_round {
@@ -63,12 +64,13 @@ struct ship_redo {
   std::uint64_t challenge;
   std::uint32_t round;
 };
-/// Stream the whole snapshot to `who`, as one broadcast.
+/// Stream what was prepared to `who`, as one broadcast: the whole snapshot, or what has changed.
 struct ship_full {
   txn_ref txn;
   std::vector<participant> who;
   target_info target;
   std::uint64_t challenge;
+  bool catch_up;
 };
 struct send_commit {
   txn_ref txn;
@@ -105,7 +107,7 @@ struct evicted {
 /// Tell the supervisor: in the view, holding the snapshot's version.
 struct admitted {
   participant who;
-  bool reseeded;
+  admission how;
 };
 /// Tell the supervisor: could not be admitted this time.
 struct not_admitted {
@@ -177,8 +179,10 @@ class sync_fsm {
                      std::uint64_t challenge, const digest& proof);
   actions on_encode_failed(time_point now, txn_ref txn, errc reason, std::string detail);
   actions on_proof(time_point now, txn_ref txn, std::uint64_t challenge, const digest& proof);
+  /// `known`: those of `encode_full::held` that what was prepared leads from; empty: it is all
+  /// weights.
   actions on_full_encoded(time_point now, txn_ref txn, std::uint64_t bytes, std::uint64_t challenge,
-                          const digest& proof);
+                          const digest& proof, const std::vector<digest>& known = {});
   actions on_advanced(time_point now, txn_ref txn);
   actions on_advance_failed(time_point now, txn_ref txn, std::string detail);
 
@@ -212,13 +216,20 @@ class sync_fsm {
   struct wish {
     std::uint64_t label;
   };
+  /// Who has to be brought up, and what it holds.
+  struct laggard {
+    participant who;
+    digest held;
+  };
 
   txn_ref fresh_txn();
   bool is_current(txn_ref txn, sync_phase phase) const { return txn == txn_ && phase == phase_; }
   void next(time_point now, actions& out);
   void start_sync(actions& out);
   void start_join(actions& out);
-  void start_full(actions& out, std::vector<participant> who);
+  void start_full(actions& out, bool may_catch_up);
+  void settle_catch_up(actions& out, const outcome& o);
+  bool lags(const participant& who) const;
   void end_join(time_point now, actions& out);
   void open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
                   time_point deadline);
@@ -235,7 +246,7 @@ class sync_fsm {
   void fail(actions& out, errc reason, const std::string& detail);
   void note(const outcome& o);
   void evict(actions& out, const outcome& o);
-  void admit(actions& out, const participant& who, bool reseeded);
+  void admit(actions& out, const participant& who, admission how);
   std::optional<std::string> suspect(const std::vector<outcome>& outcomes) const;
   participant_report* in_report(receiver_id id);
 
@@ -264,6 +275,9 @@ class sync_fsm {
   std::optional<time_point> resend_at_;
   std::optional<time_point> advance_until_;
   std::vector<participant> view_;  ///< participants not evicted
+  bool catch_up_ = false;          ///< seeding: what has changed only
+  std::vector<laggard> behind_;    ///< who said so to the last attach, and is not being seeded yet
+  std::set<receiver_id> full_next_;  ///< whom a catch-up has failed
 
   // The sync whose report is open.
   std::optional<wish> wish_;

@@ -73,6 +73,7 @@ void add_run(campaign_sums& sums, std::uint64_t seed, const run_result& r) {
   sums.aborted += r.aborted;
   sums.lost += r.lost;
   sums.reseeds += r.reseeds;
+  sums.catch_ups += r.catch_ups;
   sums.hash += mix(seed, r.hash);
   sums.virtual_seconds += r.seconds;
   for (std::size_t i = 0; i < fault_count; ++i) sums.faults[i] += r.faults[i];
@@ -88,6 +89,7 @@ void add_sums(campaign_sums& to, const campaign_sums& more) {
   to.aborted += more.aborted;
   to.lost += more.lost;
   to.reseeds += more.reseeds;
+  to.catch_ups += more.catch_ups;
   to.hash += more.hash;
   to.virtual_seconds += more.virtual_seconds;
   for (std::size_t i = 0; i < fault_count; ++i) to.faults[i] += more.faults[i];

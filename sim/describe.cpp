@@ -23,8 +23,8 @@ struct describer {
     return fmt::format("attach {} to {}", to_string(m.env.txn), to_string(m.target.version));
   }
   std::string operator()(const full_begin_msg& m) const {
-    return fmt::format("full {} to {}, {}", to_string(m.env.txn), to_string(m.target.version),
-                       content_of(m.content));
+    return fmt::format("{} {} to {}, {}", m.catch_up ? "catch-up" : "full", to_string(m.env.txn),
+                       to_string(m.target.version), content_of(m.content));
   }
   std::string operator()(const prepare_msg& m) const {
     return fmt::format("prepare {} from {}, {}", to_string(m.env.txn), to_string(m.base),

@@ -157,6 +157,8 @@ void fleet::choose_settings() {
   s.supervision.backoff_ms_max = 1000;
   s.supervision.attempts_max = random_.chance(3, 10) ? 2 : 1000;
   s.supervision.restart_max = 1000;
+  // None, some steps, about a dozen.
+  s.sync.history_percent = static_cast<std::uint32_t>(mix(o_.seed, 0x415) % 3) * 400;
 }
 
 void fleet::start(network& net) {
@@ -359,7 +361,8 @@ trainer_process& fleet::begin_trainer(const bytes& checkpoint) {
   t.weights = weight_buffer(shape_);
   copy_into(t.weights, from);
   remember(from);
-  t.store = std::make_shared<snapshot_store>(shape_, reader_of(t.weights), t.label);
+  t.store = std::make_shared<snapshot_store>(shape_, reader_of(t.weights), t.label,
+                                             settings_.sync.history_percent);
   t.supervisor = scheduler_.system().spawn(supervisor_behavior, env_of(t.where, 0));
   caf::anon_send(t.supervisor, boot_request{t.run, t.store, nullptr});
   trace_.line(trace_level::events,

@@ -56,6 +56,7 @@ struct run_result {
   unsigned ok = 0, recovered = 0, degraded = 0, aborted = 0;
   unsigned lost = 0;  ///< syncs whose trainer ended
   std::uint64_t reseeds = 0;
+  std::uint64_t catch_ups = 0;
   double seconds = 0;  ///< of virtual time
 };
 

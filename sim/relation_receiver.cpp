@@ -132,7 +132,7 @@ question no_question(const summary& before, bool executor) {
   question q;
   q.about = {before.fence, {}};
   if (executor) {
-    q.by_itself = {"digest", "staged", "checked", "written"};
+    q.by_itself = {"digest", "staged", "checked", "proven", "written"};
   } else {
     q.by_itself = {"expired", "written"};
   }
@@ -157,7 +157,11 @@ struct asker {
     return about("attach", m.env, m.target.version, {"digest"});
   }
   question operator()(const full_begin_msg& m) const {
-    return about("full", m.env, m.target.version, {"written"});
+    if (!m.catch_up) return about("full", m.env, m.target.version, {"written"});
+    // Only who has just said what it holds takes it up.
+    const bool fits = before.answered == reply_kind::need_full;
+    return about(fits ? "catch-up" : "catch-up-misfit", m.env, m.target.version,
+                 {"proven", "written"});
   }
   question operator()(const prepare_msg& m) const {
     const bool fits = before.phase == receiver_phase::serving &&
@@ -168,7 +172,7 @@ struct asker {
   question operator()(const bucket_msg& m) const {
     const bool mine = before.slot && before.slot->txn == m.env.txn;
     return about("", m.env, mine ? before.slot->target.version : version_ref{},
-                 {"staged", "checked", "written"});
+                 {"staged", "checked", "proven", "written"});
   }
   question operator()(const commit_msg& m) const {
     const bool misfit = slot_word(before, m.env.txn) == "staged" &&
@@ -249,7 +253,8 @@ bool must_obey(const receiver_step& step, const question& q) {
 }
 
 bool repeats(const receiver_step& step, const question& q) {
-  const bool asked = q.name == "attach" || q.name == "full" || q.name.starts_with("prepare");
+  const bool asked = q.name == "attach" || q.name == "full" || q.name.starts_with("catch-up") ||
+                     q.name.starts_with("prepare");
   return asked && q.addressed && q.env.txn == step.before.fence && step.replies.size() == 1 &&
          step.before.answered == step.replies[0].kind;
 }

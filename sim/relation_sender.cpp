@@ -229,7 +229,9 @@ class sender_check {
     const bool in = has(step_.before.members, who);
     const bool stays = has(step_.after.members, who);
     const auto answer = answer_word(step_, event_, who);
-    if (answer == "-" && in == stays && sent == "-" && !demanded(who)) return std::nullopt;
+    if (answer == "-" && (in == stays || (in && waits(step_, who))) && sent == "-" &&
+        !demanded(who))
+      return std::nullopt;
     const auto from = std::string(phase_word(step_.after.phase)) + " " + std::string(answer) +
                       (in ? " in" : " out");
     const auto to = from + (stays ? " > in " : " > out ");
@@ -239,11 +241,11 @@ class sender_check {
                     std::string(sent) + " is not in the model");
   }
   bool found_sending(const std::string& to, std::string_view sent, const participant& who) const {
-    if (found(to + std::string(sent))) return true;
-    if (sent != "-" || !may_be_silent(who)) return false;
+    bool any = found(to + std::string(sent));
+    if (sent != "-" || !may_be_silent(who)) return any;
     for (const auto what : {"attach", "full", "prepare", "commit", "abort", "redo"})
-      if (found(to + what)) return true;
-    return false;
+      any |= found(to + what);
+    return any;
   }
   /// Whoever takes part in what begins is asked.
   bool demanded(const participant& who) const {

@@ -168,7 +168,10 @@ class simulation final : public spectator {
     result_.recovered += report.result == sync_result::recovered;
     result_.degraded += report.result == sync_result::degraded;
     result_.aborted += report.result == sync_result::aborted;
-    for (const auto& p : report.participants) result_.reseeds += p.reseeds;
+    for (const auto& p : report.participants) {
+      result_.reseeds += p.reseeds;
+      result_.catch_ups += p.catch_ups;
+    }
   }
 
   std::string report_text(const trainer_process& t, const sync_report& report) const {
@@ -180,6 +183,7 @@ class simulation final : public spectator {
       out += fmt::format(", receiver-{} {} {}", p.id, to_string(p.status), to_string(p.reason));
       if (p.redos != 0) out += fmt::format(", sent again {} times", p.redos);
       if (p.reseeds != 0) out += ", reseeded";
+      if (p.catch_ups != 0) out += ", caught up";
     }
     return out;
   }

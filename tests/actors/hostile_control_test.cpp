@@ -68,6 +68,13 @@ struct talk {
   wire_message full_begin(std::uint64_t seq) const {
     return full_begin_msg{env(seq), to(2), full_content, 80};
   }
+  /// What follows on having asked who holds the base whether it holds the target.
+  wire_message catch_up(std::uint64_t seq) const {
+    return full_begin_msg{env(seq), to(2), delta.content, 80, true};
+  }
+  wire_message left_behind(std::uint64_t seq) const {
+    return attach_msg{env(seq), to(2), shape.fingerprint(), 77};
+  }
   wire_message full_bucket(std::uint64_t seq, std::uint32_t index) const {
     return bucket_msg{env(seq), index, full[index]};
   }
@@ -99,6 +106,7 @@ std::vector<scene> scenes(const talk& t) {
   const words delta_rest{t.bucket(2, 1), t.bucket(2, 2), t.commit(2)};
   return {{"empty", {}, {}},
           {"serving", {t.attach(1)}, {}},
+          {"behind", {t.attach(1), t.left_behind(2)}, {}},
           {"staging", staging, delta_rest},
           {"staged", staged, {t.commit(2)}},
           {"applying", committed, {}, true},
@@ -119,6 +127,7 @@ std::vector<std::pair<wire_message, words>> openings(const talk& t) {
           {t.attach(3), {}},
           {t.prepare(3), {t.bucket(3, 0), t.bucket(3, 1), t.bucket(3, 2), t.commit(3)}},
           {t.full_begin(3), {t.full_bucket(3, 0), t.full_bucket(3, 1), t.full_bucket(3, 2)}},
+          {t.catch_up(3), {t.bucket(3, 0), t.bucket(3, 1), t.bucket(3, 2)}},
           {t.bucket(2, 1), {}},
           {t.full_bucket(2, 1), {}},
           {t.commit(2), {}},
@@ -138,6 +147,7 @@ void excuse(full_begin_msg& m, const full_begin_msg& said) {
   m.challenge = said.challenge;
   m.target.version = said.target.version;
   m.content.changed = said.content.changed;
+  m.catch_up = said.catch_up;  // either way what is served is the target
 }
 void excuse(prepare_msg& m, const prepare_msg& said) {
   m.target.label = said.target.label;
@@ -261,11 +271,11 @@ TEST_CASE("the unaltered conversation reaches every phase and succeeds") {
     for (const auto& m : s.before) r.deliver(m);
     return r.machine.state().phase;
   };
-  const std::vector<receiver_phase> phases{receiver_phase::empty,     receiver_phase::serving,
-                                           receiver_phase::serving,   receiver_phase::serving,
-                                           receiver_phase::applying,  receiver_phase::serving,
-                                           receiver_phase::reseeding, receiver_phase::torn,
-                                           receiver_phase::torn,      receiver_phase::torn};
+  const std::vector<receiver_phase> phases{
+      receiver_phase::empty,   receiver_phase::serving,   receiver_phase::serving,
+      receiver_phase::serving, receiver_phase::serving,   receiver_phase::applying,
+      receiver_phase::serving, receiver_phase::reseeding, receiver_phase::torn,
+      receiver_phase::torn,    receiver_phase::torn};
   const auto all = scenes(t);
   REQUIRE(all.size() == phases.size());
   for (std::size_t i = 0; i < all.size(); ++i) {

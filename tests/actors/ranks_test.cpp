@@ -46,14 +46,16 @@ struct ranked_fleet {
     for (std::uint32_t rank = 0; rank < ranks; ++rank) start(rank);
   }
 
-  void start(std::uint32_t rank) {
+  void start(std::uint32_t rank, std::uint32_t history_percent = 20) {
     if (rt.size() <= rank) {
       rt.resize(rank + 1);
       t.resize(rank + 1);
     }
     t[rank].reset();
     rt[rank].reset();
-    rt[rank] = std::make_unique<runtime>(of_rank(rank, rank == 0 ? 0 : rt[0]->port()));
+    auto s = of_rank(rank, rank == 0 ? 0 : rt[0]->port());
+    s.sync.history_percent = history_percent;
+    rt[rank] = std::make_unique<runtime>(s);
     t[rank] = std::make_unique<trainer>(*rt[rank], w.shape(), every_third(w.shape(), rank));
   }
 
@@ -153,6 +155,27 @@ TEST_CASE("with several ranks too a failed apply is sent again, and a crash is r
     CHECK(f.all_hold());
   }
   CHECK(f.t[0]->receivers()[0].reseeds >= 1);
+}
+
+TEST_CASE("every rank sends its part of what was missed, or of all weights if one has forgotten") {
+  const bool forgets = GENERATE(false, true);
+  ranked_fleet f;
+  if (forgets) f.start(2, 0);
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  auto memory = f.w.clone();
+  for (unsigned label = 1; label <= 3; ++label) REQUIRE(f.sync(label).complete());
+  receiver_options late;
+  late.memory = memory_of(memory);
+  f.add(2, std::move(late));
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  CHECK(f.all_hold());
+  const auto status = f.t[0]->receivers()[1];
+  CHECK(status.catch_ups == (forgets ? 0 : 1));
+  CHECK(status.reseeds == (forgets ? 1 : 0));
+  CHECK(f.sync(4).result == sync_result::ok);
+  CHECK(f.all_hold());
 }
 
 TEST_CASE("a rank that is lost ends the run, and all seed again") {

@@ -33,9 +33,9 @@ void check_keys(const json& object, const std::vector<std::string>& keys) {
 void check_sync(const json& s) {
   check_keys(s, {"kind", "version", "base", "result", "reason", "detail", "base_ref", "target_ref",
                  "elements", "changed", "changed_percent", "full_bytes", "wire_bytes", "sent_bytes",
-                 "reseed_bytes", "seconds", "receivers"});
+                 "reseed_bytes", "catch_up_bytes", "seconds", "receivers"});
   for (const auto* key : {"version", "base", "elements", "changed", "full_bytes", "wire_bytes",
-                          "sent_bytes", "reseed_bytes"})
+                          "sent_bytes", "reseed_bytes", "catch_up_bytes"})
     CHECK(is_count(s[key]));
   for (const auto* key : {"reason", "detail", "base_ref", "target_ref"}) CHECK(s[key].is_string());
   CHECK(is_one_of(s["result"], results));
@@ -50,9 +50,9 @@ void check_sync(const json& s) {
   std::uint64_t next = 0;
   for (const auto& r : s["receivers"]) {
     check_keys(r, {"id", "name", "state", "ready", "version", "standing", "status", "reason",
-                   "detail", "redos", "reseeds"});
+                   "detail", "redos", "reseeds", "catch_ups"});
     CHECK(r["id"] == next++);
-    for (const auto* key : {"version", "reseeds"}) CHECK(is_count(r[key]));
+    for (const auto* key : {"version", "reseeds", "catch_ups"}) CHECK(is_count(r[key]));
     CHECK(r["ready"].is_boolean());
     CHECK(is_one_of(r["state"], {"empty", "serving", "applying", "reseeding", "torn"}));
     CHECK(is_one_of(r["status"], {"ok", "no", "nack", "timeout", "dead", "aborted", "absent"}));
@@ -67,20 +67,24 @@ void check_sync(const json& s) {
 
 void check_summary(const report& r) {
   const auto& s = r.summary;
-  check_keys(s, {"kind", "syncs", "attempts", "reseeds", "wire_bytes", "full_bytes", "sent_bytes",
-                 "reseed_bytes", "seconds", "receivers", "audit"});
+  check_keys(s, {"kind", "syncs", "attempts", "reseeds", "catch_ups", "wire_bytes", "full_bytes",
+                 "sent_bytes", "reseed_bytes", "catch_up_bytes", "seconds", "receivers", "audit"});
   CHECK(is_one_of(s["audit"], {"pass", "fail"}));
   CHECK(s["seconds"].is_number());
   std::uint64_t committed = 0, wire = 0, full = 0, sent = 0, reseeded = 0, reseeds = 0;
+  std::uint64_t caught_up = 0, catch_ups = 0;
   for (const auto& sync : r.syncs) {
     sent += sync["sent_bytes"].get<std::uint64_t>();
     reseeded += sync["reseed_bytes"].get<std::uint64_t>();
+    caught_up += sync["catch_up_bytes"].get<std::uint64_t>();
     if (sync["result"] == "aborted") continue;
     ++committed;
     wire += sync["wire_bytes"].get<std::uint64_t>();
     full += sync["full_bytes"].get<std::uint64_t>();
-    for (const auto& receiver : sync["receivers"])
+    for (const auto& receiver : sync["receivers"]) {
       reseeds += receiver["reseeds"].get<std::uint64_t>();
+      catch_ups += receiver["catch_ups"].get<std::uint64_t>();
+    }
   }
   CHECK(s["attempts"] == r.syncs.size());
   CHECK(s["syncs"] == committed);
@@ -88,10 +92,12 @@ void check_summary(const report& r) {
   CHECK(s["full_bytes"] == full);
   CHECK(s["sent_bytes"] == sent);
   CHECK(s["reseed_bytes"] == reseeded);
+  CHECK(s["catch_up_bytes"] == caught_up);
   CHECK(s["reseeds"] == reseeds);
+  CHECK(s["catch_ups"] == catch_ups);
   std::uint64_t of_receivers = 0;
   for (const auto& receiver : s["receivers"]) {
-    check_keys(receiver, {"id", "name", "audit", "detail", "reseeds", "restarts"});
+    check_keys(receiver, {"id", "name", "audit", "detail", "reseeds", "catch_ups", "restarts"});
     CHECK(is_one_of(receiver["audit"], {"pass", "fail"}));
     CHECK(receiver["detail"].is_string());
     CHECK(is_count(receiver["restarts"]));

@@ -88,7 +88,8 @@ TEST_CASE("every dtype and every bit pattern arrives bit for bit, faults or not"
       more.insert(more.end(), {"--inject", f});
   const auto r = passed(replay(dir / "base", dir / "stream", more));
   CHECK(r.syncs.size() == 3);
-  CHECK(r.summary["reseeds"] == (faults ? 4 : 0));
+  const auto healed = r.summary["reseeds"].get<int>() + r.summary["catch_ups"].get<int>();
+  CHECK(healed == (faults ? 4 : 0));
   check_written(dir / "out", 3, all.back());
 }
 

@@ -339,6 +339,13 @@ class talk {
     for (std::uint32_t i = 0; i < plan.content().buckets.size(); ++i)
       say(bucket_msg{env, i, plan.make(i, views)});
   }
+  void catch_up() {
+    const auto delta = change();
+    version_ = {1, seq_ + 1};
+    attach();
+    say(full_begin_msg{next(), target(), delta.content, 80, true});
+    buckets(delta);
+  }
   void ping() { say(ping_msg{fuzz::cluster, fuzz::life, version_}); }
   void abort() { say(abort_msg{env_}); }
   void wait(std::uint32_t ms) { say(credit_msg{env_, fuzz::id, ms}); }
@@ -377,6 +384,10 @@ void receiver_seeds(const fs::path& dir) {
   full.full();
   full.sync();
   put(dir / "full-and-sync", full.text());
+  talk behind;
+  behind.catch_up();
+  behind.sync();
+  put(dir / "catch-up-and-sync", behind.text());
   talk redone;
   base = redone.state();
   const auto delta = redone.change();

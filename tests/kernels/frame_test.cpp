@@ -198,6 +198,52 @@ TEST_CASE("a frame absorbs: any mix of base and target becomes the target") {
   });
 }
 
+TEST_CASE("the marks of a frame are the elements that it overwrites, and no others") {
+  rc::prop("marks", [] {
+    std::mt19937_64 random(*rc::gen::arbitrary<std::uint64_t>());
+    const auto unit = *rc::gen::element(1u, 2u, 4u, 8u);
+    const auto size = *rc::gen::inRange<std::size_t>(1, 5000) * unit;
+    const double density = *rc::gen::element(0.001, 0.05, 0.5, 1.0);
+    const buffer base = random_bytes(random, size);
+    const buffer target = changed(random, base, unit, density);
+    std::uint64_t count = 0;
+    const buffer frames = encode(0, view(base, unit), view(target, unit), count);
+    if (frames.empty()) return;
+    const frame f = only_frame(frames, view(base, unit));
+    const std::size_t elements = size / unit;
+    std::vector<std::uint64_t> marks((elements + 63) / 64 + 1);
+    mark_elements(f, marks);
+    std::vector<std::size_t> found, expected = differing(base, target, unit);
+    for (std::size_t i = 0; i < marks.size() * 64; ++i)
+      if (marks[i / 64] >> i % 64 & 1) found.push_back(i);
+    if (f.encoding == frame_encoding::full) {
+      expected.resize(elements);
+      for (std::size_t i = 0; i < elements; ++i) expected[i] = i;
+    }
+    RC_ASSERT(found == expected);
+    if (elements > 64) {
+      std::vector<std::uint64_t> few((elements - 1) / 64);
+      RC_ASSERT_THROWS_AS(mark_elements(f, few), std::invalid_argument);
+    }
+  });
+}
+
+TEST_CASE("a delta is the same where only the range of the base is there") {
+  std::mt19937_64 random(5);
+  const buffer base = random_bytes(random, 2 * frame_span_bytes_max + 10);
+  const buffer target = changed(random, base, 2, 0.01);
+  for (std::size_t at = 0; at < base.size(); at += frame_span_bytes_max) {
+    const std::size_t range = std::min(frame_span_bytes_max, base.size() - at);
+    buffer whole, part;
+    encode_delta(3, view(base, 2), view(target, 2), at, whole);
+    encode_delta_range(3, {base.data() + at, range}, view(target, 2), at, part);
+    CHECK(whole == part);
+    CHECK_FALSE(part.empty());
+    CHECK_THROWS_AS(encode_delta_range(3, {base.data(), range - 2}, view(target, 2), at, part),
+                    std::invalid_argument);
+  }
+}
+
 TEST_CASE("what cannot be framed is refused before anything is appended") {
   const buffer bytes(2 * frame_span_bytes_max);
   const buffer longer(2 * frame_span_bytes_max + 8);

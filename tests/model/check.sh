@@ -40,9 +40,16 @@ advance-at-decision | small | I2 | protocol | -DLIM0=2 -DADVANCE_AT_DECISION
 advance-at-decision-no-digests | small | I2 | protocol | -DLIM0=2 -DADVANCE_AT_DECISION -DNODIGEST
 serve-torn | small | I3 | protocol | -DLIM0=2 -DSERVE_TORN
 serve-torn-no-digests | small | I3 | protocol | -DLIM0=2 -DSERVE_TORN -DNODIGEST
+holds-catch-up | small | holds | protocol | -DLIM0=3 -DTOGGLE -DCRASHES=1
+holds-catch-up-two-bases-no-digests | small | holds | protocol | -DLIM0=4 -DUNDO -DCRASHES=0 -DNODIGEST
+catch-up-unproven-base | small | I3 | protocol | -DNR=1 -DLIM0=4 -DCATCH_UP_UNPROVEN_BASE -DNODIGEST
+catch-up-unproven-base-digests-alone | small | holds | protocol | -DNR=1 -DLIM0=4 -DCATCH_UP_UNPROVEN_BASE
+catch-up-by-diff | small | I3 | protocol | -DLIM0=4 -DUNDO -DCATCH_UP_BY_DIFF -DNODIGEST -DCRASHES=0
 large-three-transactions | large | holds | protocol | -DLIM0=3
 large-three-transactions-redo-2 | large | holds | protocol | -DLIM0=3 -DREDOS=2 -DTOGGLE
 large-reseed-all | large | holds | protocol | -DLIM0=4 -DRESEED_ALL -DTOGGLE
+large-catch-up-two-bases | large | holds | protocol | -DLIM0=4 -DUNDO -DCRASHES=0
+large-catch-up-by-diff-digests-alone | large | holds | protocol | -DLIM0=4 -DUNDO -DCATCH_UP_BY_DIFF -DCRASHES=0
 large-four-transactions | large | holds | protocol | -DLIM0=4 -DTOGGLE
 large-three-receivers | large | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGLE -DCRASHES=1
 large-three-receivers-redo | large | holds | protocol | -DNR=3 -DLIM0=2 -DREDOS=1 -DTOGGLE -DCRASHES=1
@@ -115,6 +122,7 @@ relations() {
 -DLIM0=1 -DREDOS=2 -DCRASHES=1
 -DLIM0=3 -DRESEED_ALL -DCRASHES=0
 -DLIM0=3 -DCRASHES=1
+-DLIM0=4 -DCRASHES=1
 TABLE
 }
 

@@ -8,6 +8,7 @@
  *           delivery, losses are paid from a budget of faults.
  * Time      a round's deadline may pass at any moment, a slot's time too.
  * Receivers crash at any moment and come back with the bytes they had or those they booted from.
+ * History   what has changed since a content was the snapshot's; it forgets whatever it likes.
  * Senders   sender 1 is the next run of the trainer, booted at any checkpoint at any moment. A
  *           crashed sender 0 is one that is never scheduled again, a zombie one that is.
  *
@@ -46,6 +47,7 @@
 #define DELTA 1 /* kinds of a transaction */
 #define ATTACH 2
 #define FULL 3
+#define CATCH 4 /* a full of what has changed since */
 
 #define IDLE 1 /* phases of a sender */
 #define VOTING 2
@@ -59,7 +61,7 @@
 
 /* --- the wire: what transaction (e, s) carries, and to whom each message of it was sent -------- */
 byte kind[2 * NS], base[2 * NS], tgt[2 * NS], mask[2 * NS], val[2 * NS];
-byte first[2 * NS]; /* prepare with its buckets, attach, or full with its buckets */
+byte first[2 * NS]; /* prepare with its buckets, attach, or full or catch-up with its buckets */
 byte commit[2 * NS], abrt[2 * NS], redo[2 * NS];
 
 /* --- sender, join and snapshot: one failure domain --------------------------------------------- */
@@ -71,12 +73,16 @@ byte asked[2]; /* participants of the round under way */
 byte ok[2], bad[2], doubt[2]; /* answers of the round; doubt: a refusal for the receiver's own state */
 byte acked[2]; /* acknowledged in any round of this transaction */
 byte gone[2];  /* members and participants whose life has ended; the sender may not know yet */
+byte since[8]; /* 4 | what has changed since the snapshot was this content; 0: nobody knows */
+byte hold[2 * NR]; /* what a receiver said that it holds when it was asked to attach */
+byte left[2];  /* who gets a full after those who catch up */
 
 /* --- receivers --------------------------------------------------------------------------------- */
 byte rrun[NR], rseq[NR]; /* the fence; rrun is run + 1, 0: obeyed nobody yet */
 byte ph[NR], slot[NR], srnd[NR]; /* srnd: the round that the slot's answer quotes, 0 while staged */
 bool arr[NR];            /* the slot's bytes are not all there, or not proven yet */
 byte att[NR];            /* the attach whose digest is being taken */
+bool lacks[NR];          /* what was obeyed last is an attach, and the answer was need_full */
 byte trun[NR], tver[NR]; /* the tag */
 byte wt[NR];             /* the weights */
 
@@ -121,6 +127,8 @@ byte crashes = CRASHES;
 #define STEP t = 3
 #elif defined(TOGGLE) /* weights go 0 <-> 3 only; torn ones are 1 and 2 */
 #define STEP if :: t = 0 :: t = 3 fi
+#elif defined(UNDO) /* 0, then 1 and 2 by turns or at will: a step may undo the one before */
+#define STEP if :: t = 1 :: t = 2 fi
 #else
 #define STEP if :: t = 0 :: t = 1 :: t = 2 :: t = 3 fi
 #endif
@@ -154,6 +162,7 @@ byte num[2 * NS], seq[2];
 #define BASE_TAG(x) true
 #define BASE_BYTES(x) true
 #define TARGET_BYTES(x) true
+#define LEADS(x) true
 #define SAME_TARGET(x, y) true
 #else
 #ifdef NO_RUN_FENCE
@@ -163,6 +172,7 @@ byte num[2 * NS], seq[2];
 #endif
 #define BASE_BYTES(x) (wt[i] == (val[x] ^ mask[x]))
 #define TARGET_BYTES(x) (wt[i] == val[x])
+#define LEADS(x) (((wt[i] & ~mask[x]) | (val[x] & mask[x])) == val[x])
 #define SAME_TARGET(x, y) (val[x] == val[y])
 #endif
 #if defined(NO_RUN_FENCE) || defined(NO_INCARNATION) || defined(REUSE_VERSION) || \
@@ -178,7 +188,10 @@ c_code {
 #ifndef NOCANON
     int e, s, i, r, v;
     for (e = 0; e < 2; e++) {
-      now.gone[e] &= now.memb[e] | now.view[e] | now.asked[e];
+      now.gone[e] &= now.memb[e] | now.view[e] | now.asked[e] | now.left[e];
+      /* Too late for anybody to catch up. */
+      if (now.cur[e] + (now.phase[e] == ATTACHING ? 1 : 2) > (e == 0 ? LIM0 : LIM1))
+        for (v = 0; v < 4; v++) now.since[4 * e + v] = 0;
       for (s = 1; s < NS; s++) {
         int x = e * NS + s, used = now.cur[e] == s && now.phase[e] != IDLE;
         int acks = now.cur[e] == s && now.phase[e] == COMMITTING;
@@ -186,7 +199,8 @@ c_code {
           int b = 1 << i, same = now.rrun[i] == e + 1;
           int newer = now.rrun[i] < e + 1 || (same && s > now.rseq[i]);
           int holds = now.trun[i] == e && now.tver[i] == now.tgt[x];
-          if (!newer || (now.kind[x] == DELTA && !same)) now.first[x] &= ~b;
+          if (!newer || ((now.kind[x] == DELTA || now.kind[x] == CATCH) && !same))
+            now.first[x] &= ~b;
           if (!same || now.rseq[i] > s ||
               (now.rseq[i] == s && !(now.slot[i] == x && now.ph[i] != WRITING) &&
                !(acks && now.rnd[e] == 1)))
@@ -290,7 +304,7 @@ inline raise_fence(e, s) {
   :: rrun[i] < e + 1 -> rrun[i] = e + 1
   :: else
   fi;
-  rseq[i] = SEQ(e, s); att[i] = 0
+  rseq[i] = SEQ(e, s); att[i] = 0; lacks[i] = 0
 }
 
 inline on_prepare(e, s) {
@@ -369,6 +383,11 @@ inline on_digest(x) { /* x is the caller's copy: parameters of an inline are tex
 #endif
      :: !(ph[i] == SERVING && trun[i] != x / NS)
      fi;
+     lacks[i] = 1;
+     if /* counts, as below */
+     :: ASKS(x / NS, x % NS, 0) -> hold[(x / NS) * NR + i] = wt[i]
+     :: else
+     fi;
      REPLY(bad, x / NS, x % NS, 0)
   fi
 }
@@ -379,6 +398,34 @@ inline on_full(e, s) {
   if
   :: start_write(X(e, s), 0)
   :: FAULT -> PAY; REPLY(bad, e, s, 0) /* refused: no byte written, the tag stands */
+  fi
+}
+
+/* Staged like a delta, for whoever has just said what it holds. */
+inline on_catch(e, s) {
+  CONSUME(first[X(e, s)], BIT(i));
+  if
+  :: lacks[i] -> d = 1
+  :: else
+  fi;
+  raise_fence(e, s); drop_slot();
+  if
+  :: d -> slot[i] = X(e, s); arr[i] = 1
+  :: else -> REPLY(bad, e, s, 0)
+  fi;
+  d = 0
+}
+
+/* Written only where it is proven that these bytes lead to the target from what is held. */
+inline on_proven(x) {
+  arr[i] = 0;
+  if
+  :: LEADS(x) -> start_write(x, 0)
+  :: !LEADS(x) -> slot[i] = 0; REPLY(bad, x / NS, x % NS, 0)
+#ifndef LIVE
+  :: slot[i] = 0; stop_serving(OUT); REPLY(bad, x / NS, x % NS, 0) /* rot */
+#endif
+  :: FAULT -> PAY; slot[i] = 0; REPLY(bad, x / NS, x % NS, 0)
   fi
 }
 
@@ -403,15 +450,15 @@ inline expire() { slot[i] = 0; srnd[i] = 0; arr[i] = 0 }
 inline crash() {
   PAY; PAY_CRASH;
   drop_slot();
-  rrun[i] = 0; rseq[i] = 0; att[i] = 0; ph[i] = OUT; trun[i] = 0; tver[i] = NONE;
+  rrun[i] = 0; rseq[i] = 0; att[i] = 0; lacks[i] = 0; ph[i] = OUT; trun[i] = 0; tver[i] = NONE;
   if
   :: wt[i] = 0 /* the checkpoint it booted from */
   :: skip      /* bytes that outlived it */
   fi;
 #ifndef NO_INCARNATION
   c_code { drop_messages(PReceiver->i); };
-  gone[0] = gone[0] | (BIT(i) & (memb[0] | view[0] | asked[0]));
-  gone[1] = gone[1] | (BIT(i) & (memb[1] | view[1] | asked[1]));
+  gone[0] = gone[0] | (BIT(i) & (memb[0] | view[0] | asked[0] | left[0]));
+  gone[1] = gone[1] | (BIT(i) & (memb[1] | view[1] | asked[1] | left[1]));
 #endif
   START; CANON
 }
@@ -466,6 +513,8 @@ inline crash() {
        BEFORE(X(e, s), ATTACH); on_attach(e, s); AFTER(X(e, s)); CANON } \
   :: atomic { SENT(first, e, s) && IS(e, s, FULL) && NEWER(e, s) -> \
        BEFORE(X(e, s), FULL); on_full(e, s); AFTER(X(e, s)); CANON } \
+  :: atomic { SENT(first, e, s) && IS(e, s, CATCH) && OF_RUN(e) && NEWER(e, s) -> \
+       BEFORE(X(e, s), CATCH); on_catch(e, s); AFTER(X(e, s)); CANON } \
   :: atomic { SENT(commit, e, s) && OF_RUN(e) && rseq[i] <= SEQ(e, s) && \
               !(rseq[i] == SEQ(e, s) && (ph[i] == WRITING || srnd[i] > 0)) -> \
        BEFORE(X(e, s), COMMIT); on_commit(e, s); AFTER(X(e, s)); CANON } \
@@ -477,7 +526,7 @@ inline crash() {
 
 /* What receiver i does by itself is OWN: about transaction w. */
 proctype Receiver(byte i) {
-  byte w;
+  byte w, d;
 end:
   do
   ON(0, 1)
@@ -509,7 +558,8 @@ end:
   ON(1, 3)
 #endif
   :: atomic { att[i] != 0 && ph[i] != WRITING -> w = att[i]; OWN(DIGEST, on_digest(w)) }
-  :: atomic { arr[i] && srnd[i] == 0 -> w = slot[i]; OWN(STAGED, on_staged(w)) }
+  :: atomic { arr[i] && srnd[i] == 0 && kind[slot[i]] == DELTA -> w = slot[i]; OWN(STAGED, on_staged(w)) }
+  :: atomic { arr[i] && kind[slot[i]] == CATCH -> w = slot[i]; OWN(PROVEN, on_proven(w)) }
   :: atomic { arr[i] && srnd[i] != 0 -> w = slot[i]; OWN(CHECKED, on_checked(w)) }
   :: atomic { ph[i] == WRITING -> w = slot[i]; OWN(WRITTEN, on_written(w)) }
   :: atomic { FAULT && slot[i] != 0 && ph[i] != WRITING -> PAY; w = slot[i]; OWN(EXPIRED, expire()) }
@@ -554,8 +604,17 @@ inline begin(k, who) {
   first[x] = who & ~gone[e]; SENDS(who)
 }
 
+inline forget_held() {
+  hold[e * NR] = 0; hold[e * NR + NR - 1] = 0;
+#if NR > 2
+  hold[e * NR + 1] = 0
+#else
+  skip
+#endif
+}
+
 inline rest() {
-  view[e] = 0; acked[e] = 0; wrote[e] = 0; did[e] = 0; open_round(0, 0);
+  view[e] = 0; acked[e] = 0; wrote[e] = 0; did[e] = 0; left[e] = 0; forget_held(); open_round(0, 0);
   gone[e] = gone[e] & memb[e]; phase[e] = IDLE; x = 0; d = 0; u = 0; CANON
 }
 
@@ -623,13 +682,23 @@ inline redo_round() {
 
 /* Who acknowledged and ended meanwhile is out first: nobody knows what its next life holds. An
  * empty view may advance. */
+inline moved(c) {
+  if
+  :: since[4 * e + c] -> since[4 * e + c] = since[4 * e + c] | mask[x]
+  :: else
+  fi
+}
+
 inline conclude() {
   heard_down(); evict(d);
   DEMAND(4, (acked[e] & view[e]) == view[e]); /* all_ok: the snapshot's own gate */
   DEMAND(4, (did[e] & view[e]) == view[e]);   /* ok implies really applied */
   x = X(e, cur[e]);
 #ifndef ADVANCE_AT_DECISION
+  moved(0); moved(1); moved(2); moved(3);
+  since[4 * e + snap[e]] = 4 | mask[x];
   snap[e] = (snap[e] & ~mask[x]) | (val[x] & mask[x]); snapv[e] = tgt[x];
+  since[4 * e + snap[e]] = 0; /* what is the snapshot's nobody lacks */
 #endif
   DEMAND(6, snap[e] == content[X(e, snapv[e])]);
 #ifdef LIVE
@@ -660,19 +729,92 @@ inline admit() {
   gone[e] = gone[e] & ~d
 }
 
-/* A full takes the snapshot to those whose digest differed, as a transaction of its own. */
+#define KNOWN(i) \
+  if \
+  :: (u & BIT(i)) && since[4 * e + hold[e * NR + (i)]] -> t = t | BIT(i) \
+  :: else \
+  fi
+#ifdef CATCH_UP_UNPROVEN_BASE /* from what somebody may hold who is behind, whatever was said */
+#define SINCE(i) \
+  if \
+  :: since[4 * e] -> mask[x] = mask[x] | since[4 * e] \
+  :: since[4 * e + 1] -> mask[x] = mask[x] | since[4 * e + 1] \
+  :: since[4 * e + 2] -> mask[x] = mask[x] | since[4 * e + 2] \
+  :: since[4 * e + 3] -> mask[x] = mask[x] | since[4 * e + 3] \
+  fi
+#elif defined(CATCH_UP_BY_DIFF) /* what differs from what one of them holds */
+#define SINCE(i) mask[x] = hold[e * NR + (i)] ^ snap[e]
+#else
+#define SINCE(i) mask[x] = mask[x] | since[4 * e + hold[e * NR + (i)]]
+#endif
+#define MERGE(i) \
+  if \
+  :: view[e] & BIT(i) -> SINCE(i) \
+  :: else \
+  fi
+
+/* Whose digest differed is brought up by a transaction of its own: those who hold what the history
+ * knows by all that has changed since any of them held the snapshot, the others after them by a
+ * full. */
 inline on_attached() {
   pay_deadline(); admit();
   u = bad[e] & view[e] & ~d;
+  KNOWN(0);
+#if NR > 1
+  KNOWN(1);
+#endif
+#if NR > 2
+  KNOWN(2);
+#endif
+#ifndef LIVE
+  any_subset(t); /* the history forgot, or a full is smaller */
+#endif
+#ifdef RESEED_ALL
+  t = 0; /* all weights to all */
+#endif
   if
   :: u != 0 && cur[e] < lim ->
-#ifdef RESEED_ALL
-     u = u | memb[e]; memb[e] = 0; /* out of the view before a byte of theirs is written */
+     if
+     :: t != 0 ->
+        left[e] = u & ~t; u = t;
+        gone[e] = gone[e] & (memb[e] | left[e] | u); d = 0;
+        begin(CATCH, u);
+        MERGE(0);
+#if NR > 1
+        MERGE(1);
 #endif
-     gone[e] = gone[e] & (memb[e] | u); d = 0;
-     begin(FULL, u);
-     val[x] = snap[e]; tgt[x] = snapv[e]; mask[x] = 3;
-     phase[e] = SEEDING; x = 0; u = 0; CANON
+#if NR > 2
+        MERGE(2);
+#endif
+        mask[x] = mask[x] & 3;
+        val[x] = snap[e]; tgt[x] = snapv[e];
+        forget_held(); phase[e] = SEEDING; x = 0; u = 0; t = 0; CANON
+     :: else -> start_full()
+     fi
+  :: else -> t = 0; rest()
+  fi
+}
+
+inline start_full() {
+#ifdef RESEED_ALL
+  u = u | memb[e]; memb[e] = 0; /* out of the view before a byte of theirs is written */
+#endif
+  gone[e] = gone[e] & (memb[e] | u); d = 0; left[e] = 0; forget_held();
+  begin(FULL, u);
+  val[x] = snap[e]; tgt[x] = snapv[e]; mask[x] = 3;
+  phase[e] = SEEDING; x = 0; u = 0; CANON
+}
+
+/* Whom what has changed did not help is given all weights at once. */
+inline on_seeded() {
+  pay_deadline(); admit();
+  if
+  :: kind[X(e, cur[e])] == CATCH -> left[e] = left[e] | (bad[e] & view[e] & ~d)
+  :: else
+  fi;
+  u = left[e] & gone[e]; any_subset(u); u = left[e] & ~u;
+  if
+  :: u != 0 && cur[e] < lim -> start_full()
   :: else -> rest()
   fi
 }
@@ -708,7 +850,7 @@ proctype Sender(byte e; byte lim) {
        pay_deadline(); STEP_OF(VOTES, abort()) } /* too few, or suspect */
   :: atomic { phase[e] == COMMITTING && ROUND_OVER(e) -> STEP_OF(ACKS, on_acks()) }
   :: atomic { phase[e] == ATTACHING && ROUND_OVER(e) -> STEP_OF(ATTACHED, on_attached()) }
-  :: atomic { phase[e] == SEEDING && ROUND_OVER(e) -> STEP_OF(SEEDED, pay_deadline(); admit(); rest()) }
+  :: atomic { phase[e] == SEEDING && ROUND_OVER(e) -> STEP_OF(SEEDED, on_seeded()) }
 #ifdef LIVE
   :: atomic { FAULT && phase[e] != IDLE && !late -> PAY; late = 1 }
   :: atomic { phase[e] == IDLE && done == 2 && LIVING(e) == ALL -> break }
@@ -728,14 +870,20 @@ proctype Sender(byte e; byte lim) {
    (SERVES(i) && trun[i] == (e) && tver[i] == snapv[e] && wt[i] == snap[e]))
 #define I2(e, i) (!(LIVE_MEMBER(e, i) && SERVES(i) && trun[i] == (e)) || tver[i] >= snapv[e])
 #define I3(i) (!SERVES(i) || wt[i] == content[X(trun[i], tver[i])])
-#define FOR_ALL(inv) (inv(0, 0) && inv(0, 1) && inv(0, NR - 1) && inv(1, 0) && inv(1, 1) && inv(1, NR - 1))
+#if NR > 1
+#define SECOND 1
+#else
+#define SECOND 0
+#endif
+#define FOR_ALL(inv) \
+  (inv(0, 0) && inv(0, SECOND) && inv(0, NR - 1) && inv(1, 0) && inv(1, SECOND) && inv(1, NR - 1))
 
 proctype Monitor() {
 end:
   if
   :: atomic { WATCHED(1) && !FOR_ALL(I1) -> VIOLATED(1) }
   :: atomic { WATCHED(2) && !FOR_ALL(I2) -> VIOLATED(2) }
-  :: atomic { WATCHED(3) && !(I3(0) && I3(1) && I3(NR - 1)) -> VIOLATED(3) }
+  :: atomic { WATCHED(3) && !(I3(0) && I3(SECOND) && I3(NR - 1)) -> VIOLATED(3) }
   fi
 }
 
@@ -751,6 +899,7 @@ proctype Sender(byte e; byte lim) {
           do :: base[x] + 1 < cur[e] -> base[x]++ :: break od
        :: kind[x] = ATTACH; mask[x] = 3; do :: tgt[x] + 1 < cur[e] -> tgt[x]++ :: break od
        :: kind[x] = FULL; mask[x] = 3; do :: tgt[x] + 1 < cur[e] -> tgt[x]++ :: break od
+       :: kind[x] = CATCH; mask[x] = 3; do :: tgt[x] + 1 < cur[e] -> tgt[x]++ :: break od
        fi;
        first[x] = ALL;
        if

@@ -50,10 +50,10 @@ c_code {
   }
   static const char *rel_events[] = {"PREPARE", "MISFIT", "ATTACH", "FULL", "COMMIT", "ABORT", "REDO",
                                      "DIGEST", "STAGED", "CHECKED", "WRITTEN", "EXPIRED",
-                                     "COMMIT_MISFIT", 0};
+                                     "COMMIT_MISFIT", "CATCH", "CATCH_MISFIT", "PROVEN", 0};
   static const char *rel_names[] = {"prepare", "prepare-misfit", "attach", "full", "commit", "abort",
                                     "redo", "digest", "staged", "checked", "written", "expired",
-                                    "commit-misfit"};
+                                    "commit-misfit", "catch-up", "catch-up-misfit", "proven"};
   static const char *rel_fence[] = {"newrun", "ahead", "current", "behind", "oldrun"};
   static const char *rel_phase[] = {"out", "serving", "writing"};
   static const char *rel_slot[] = {"none", "other", "arriving", "staged", "redo", "full"};
@@ -84,6 +84,7 @@ c_code {
     int n = 0, fits = now.ph[i] == SERVING && now.trun[i] == x / NS && now.tver[i] == now.base[x];
     while (rel_events[n] && strcmp(rel_events[n], event)) n++;
     if (n == 0 && !fits) n = 1;
+    if (n == 13 && !now.lacks[i]) n = 14;
     now.was = n + 16 * rel_alpha(i, x);
     now.said = 0;
   }
@@ -94,7 +95,7 @@ c_code {
                                      {"-", "ack", "nack", "?"}};
     char from[80], to[80], line[240];
     int n = now.was % 16, a = now.was / 16, b = rel_alpha(i, x);
-    int family = now.kind[x] == ATTACH ? 0 : now.kind[x] == FULL ? 1 : n < 2 || n == 8 ? 2 : 3;
+    int family = now.kind[x] == ATTACH ? 0 : now.kind[x] == FULL || now.kind[x] == CATCH ? 1 : n < 2 || n == 8 ? 2 : 3;
     rel_state(from, a);
     rel_state(to, b);
     sprintf(line, "receiver %s %s > %s %s", rel_names[n], from, to, words[family][now.said]);
@@ -136,7 +137,7 @@ c_code {
     name = events[n][1];
     sprintf(head, "sender %s %s > %s", name, phases[now.s_phase], phases[now.phase[e]]);
     what = !strcmp(name, "sync") ? "prepare" : !strcmp(name, "attach") ? "attach"
-           : !strcmp(name, "attached") ? "full" : now.phase[e] == IDLE ? "abort"
+           : !strcmp(name, "attached") || !strcmp(name, "seeded") ? "full" : now.phase[e] == IDLE ? "abort"
            : !strcmp(name, "acks") ? "redo" : "commit";
     for (i = 0; i < NR; i++) {
       int b = 1 << i;

@@ -267,6 +267,23 @@ def unchanged_weights_are_not_sent_again(world):
 
 
 @case
+def late_over_the_base(world):
+    """Who comes late, over the checkpoint that the trainer began with, is sent what has changed since,
+    and not all weights."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        ready_at(f.receiver(0, at), world.last)
+        late = f.receiver(1, at, out=out)
+        ready_at(late, world.last)
+        world.holds(out, world.last)
+        rows = {r["id"]: r for r in f.ask("status", at).find("status")["receivers"]}
+        require((rows[1]["catch_ups"], rows[1]["reseeds"]) == (1, 0), rows)
+        size = os.path.getsize(os.path.join(world.versions.base, "model.safetensors"))
+        require(rows[1]["sent_bytes"] < size / 2, rows)
+
+
+@case
 def two_trainers_at_once(world):
     """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
     with world.fleet() as f:

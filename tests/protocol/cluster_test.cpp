@@ -27,20 +27,22 @@ void holds_for(std::uint64_t from, std::uint64_t count, const options& opt) {
     sum.degraded += r.degraded;
     sum.aborted += r.aborted;
     sum.reseeds += r.reseeds;
+    sum.catch_ups += r.catch_ups;
     sum.redone += r.redone;
     sum.lies_caught += r.lies_caught;
     sum.runs += r.runs;
   }
   WARN(sum.reports << " syncs: " << sum.ok << " ok, " << sum.recovered << " recovered, "
                    << sum.degraded << " degraded, " << sum.aborted << " aborted; " << sum.reseeds
-                   << " reseeds, " << sum.redone << " redone, " << sum.lies_caught
-                   << " lies caught, " << sum.runs << " runs");
+                   << " reseeds, " << sum.catch_ups << " caught up, " << sum.redone << " redone, "
+                   << sum.lies_caught << " lies caught, " << sum.runs << " runs");
   // A simulation in which nothing goes wrong, or nothing goes well, has shown nothing.
   CHECK(sum.ok > 0);
   CHECK(sum.recovered > 0);
   CHECK(sum.degraded > 0);
   CHECK(sum.aborted > 0);
   CHECK(sum.reseeds > 0);
+  CHECK(sum.catch_ups > 0);
   CHECK(sum.redone > 0);
   CHECK(sum.runs > static_cast<int>(count));
   CHECK((sum.lies_caught > 0) == opt.digests);
@@ -77,4 +79,14 @@ TEST_CASE("the checkers notice every broken protocol") {
   WARN("variant " << static_cast<int>(variant) << (digests ? "" : " without digests") << ": seed "
                   << after << ", " << how);
   CHECK(after > 0);
+}
+
+TEST_CASE("without digests alone do wrong bases of a catch-up do harm") {
+  const auto variant = GENERATE(broken::unproven_base, broken::catch_up_by_diff);
+  std::string how;
+  const auto after = caught_after(variant, false, how);
+  WARN("variant " << static_cast<int>(variant) << " without digests: seed " << after << ", "
+                  << how);
+  CHECK(after > 0);
+  CHECK(caught_after(variant, true, how) == 0);
 }

@@ -29,7 +29,7 @@ struct fixture {
   const supervision_fsm::record& rec() { return f.records().at(7); }
   void member() {
     f.on_hello(t0, hello(one));
-    f.on_admitted(t0, a1, false);
+    f.on_admitted(t0, a1, admission::attached);
   }
 };
 
@@ -64,7 +64,7 @@ TEST_CASE_METHOD(fixture,
                  "supervision: the late hello of a dead life puts the living out for a while") {
   // Life one had ended before life two began, and nobody had heard of it: its hello came last.
   f.on_hello(t0, hello(two));
-  f.on_admitted(t0, {7, two}, false);
+  f.on_admitted(t0, {7, two}, admission::attached);
   const auto late = f.on_hello(t0, hello(one));
   CHECK(find<act::down>(late)->who == participant{7, two});
   CHECK(find<act::admit>(late)->who == participant{7, one});
@@ -160,9 +160,13 @@ TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the cou
   member();
   f.on_evicted(t0, a1, errc::timeout, "why");
   CHECK(rec().reason == errc::timeout);
-  f.on_admitted(t0, a1, true);
+  f.on_admitted(t0, a1, admission::reseeded);
   CHECK(rec().attempts == 1);
   CHECK(rec().reseeds == 1);
+  CHECK(rec().catch_ups == 0);
+  f.on_admitted(t0, a1, admission::caught_up);
+  CHECK(rec().reseeds == 1);
+  CHECK(rec().catch_ups == 1);
   CHECK(rec().reason == errc::none);  // it is a member: nothing is wrong with it
   CHECK(rec().detail.empty());
   f.on_acknowledged(7);
@@ -181,7 +185,7 @@ TEST_CASE_METHOD(fixture, "supervision: a new life inherits the count of failure
 TEST_CASE_METHOD(fixture, "supervision: a failure counts whatever the admission has come to") {
   f.on_hello(t0, hello(one));
   SECTION("a member that was to be seeded again, with all, and failed") {
-    f.on_admitted(t0, a1, false);
+    f.on_admitted(t0, a1, admission::attached);
     f.on_not_admitted(t0, a1, errc::timeout, {});
   }
   SECTION("evicted, while it is asked to be admitted anew") {
@@ -269,7 +273,7 @@ TEST_CASE_METHOD(fixture, "supervision: word of an admission does not revive who
     f.on_goodbye(t0, {1, 7, one});
   }
   const auto where = rec().where;
-  f.on_admitted(t0, a1, false);
+  f.on_admitted(t0, a1, admission::attached);
   CHECK(rec().where == where);
   CHECK(f.on_evicted(t0, a1, errc::timeout, {}).empty());
   CHECK(rec().where == where);
@@ -290,10 +294,10 @@ TEST_CASE_METHOD(fixture, "supervision: who left on purpose stays away") {
 
 TEST_CASE_METHOD(fixture, "supervision: words about another life change nothing") {
   member();
-  f.on_admitted(t0, {99, one}, true);
+  f.on_admitted(t0, {99, one}, admission::reseeded);
   CHECK(f.on_down(t0, {99, one}, true).empty());
   CHECK(f.records().size() == 1);
-  f.on_admitted(t0, a2, true);
+  f.on_admitted(t0, a2, admission::reseeded);
   CHECK(f.on_not_admitted(t0, a2, errc::timeout, {}).empty());
   CHECK(f.on_evicted(t0, a2, errc::timeout, {}).empty());
   CHECK(rec().where == standing::member);

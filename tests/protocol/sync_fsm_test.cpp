@@ -517,7 +517,7 @@ TEST_CASE_METHOD(fixture, "sync: a receiver is seeded, no sync under way") {
   const auto l = round(round_kind::full, 0, {yes(a)});
   CHECK(find<act::release>(l));
   REQUIRE(find<act::admitted>(l));
-  CHECK(find<act::admitted>(l)->reseeded);
+  CHECK(find<act::admitted>(l)->how == admission::reseeded);
   CHECK(f.phase() == sync_phase::idle);
 }
 
@@ -624,6 +624,7 @@ TEST_CASE_METHOD(fixture, "sync: reseed = all seeds everybody, and waits for eve
   CHECK(r.result == sync_result::recovered);
   CHECK(r.participants[0].reseeds == 0);  // its bytes were right: nothing was sent again
   CHECK(r.participants[1].reseeds == 1);
+  CHECK(r.participants[1].catch_ups == 0);
 }
 
 TEST_CASE_METHOD(fixture, "sync: reseed = all, no sync under way, leaves nobody to wait for") {

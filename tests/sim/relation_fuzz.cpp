@@ -67,7 +67,7 @@ void receiver_fuzz::plan_delta(txn_ref txn) {
 /// A transaction of some run, with everything that will ever be said of it.
 void receiver_fuzz::plan() {
   const auto run = 1 + below(one_in(3) ? 3 : 1 + lives_ % 3);
-  const txn_ref txn{run, ++seq_[run]};
+  const txn_ref txn{run, seq_[run] += 2};
   const envelope env{one_in(25) ? cluster + 1 : cluster, txn, inc_};
   if (one_in(2)) {
     plan_delta(txn);
@@ -93,7 +93,13 @@ void receiver_fuzz::plan() {
   }
   if (one_in(4)) ++m.bytes;
   said_.insert(said_.end(), buckets.begin(), buckets.end());
-  said_.emplace_back(full_begin_msg{env, target, m, below(1000)});
+  const bool catch_up = one_in(2);
+  said_.emplace_back(full_begin_msg{env, target, m, below(1000), catch_up});
+  if (!catch_up || one_in(3)) return;
+  // What it follows: an attach that finds other bytes.
+  auto before = env;
+  before.txn.seq = txn.seq - 1;
+  said_.emplace_back(attach_msg{before, info(any), layout_print, below(1000)});
 }
 
 receiver_fuzz::actions receiver_fuzz::handle(const wire_message& m) {

@@ -60,6 +60,8 @@ class cluster {
   void on_emitted(trainer& t, const join_fsm::emitted& r);
   void encode_delta(trainer& t, const sa::encode& a);
   void conclude(trainer& t, const sa::conclude& a);
+  void encode_full(trainer& t, const sa::encode_full& a);
+  positions merged(const trainer& t, const std::vector<digest>& held, std::vector<digest>& known);
   void stream(trainer& t, const participant& who, const body& announcement);
   void send_bucket(trainer& t, const participant& who, std::uint32_t index);
   void finished(trainer& t, const sync_report& r);

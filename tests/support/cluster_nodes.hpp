@@ -39,7 +39,11 @@ struct wire {
   std::vector<payload> buckets;
 };
 
-inline wire encode(const weights& from, const weights& to, bool full) {
+/// Positions of weights, a bit each.
+using positions = std::uint8_t;
+
+/// What of `to` stands at `where`.
+inline wire encode(const weights& to, positions where) {
   wire out;
   std::vector<std::byte> bytes;
   const auto cut = [&] {
@@ -51,7 +55,7 @@ inline wire encode(const weights& from, const weights& to, bool full) {
     out.content.bytes += p.size();
   };
   for (std::size_t i = 0; i < to.size(); ++i) {
-    if (!full && from[i] == to[i]) continue;
+    if ((where >> i & 1) == 0) continue;
     bytes.push_back(static_cast<std::byte>(i));
     bytes.push_back(static_cast<std::byte>(to[i]));
     if (bytes.size() == 4) cut();
@@ -60,6 +64,12 @@ inline wire encode(const weights& from, const weights& to, bool full) {
   out.content.layout = sim_layout;
   out.content.changed = out.content.bytes / 2;
   return out;
+}
+
+inline positions difference(const weights& a, const weights& b) {
+  unsigned out = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) out |= (a[i] != b[i] ? 1u : 0u) << i;
+  return static_cast<positions>(out);
 }
 
 inline void overwrite(weights& w, const payload& p, std::size_t from = 0, std::size_t to = 99) {
@@ -120,6 +130,8 @@ struct trainer {
   bool stops_when_fenced = false;
   weights current{};
   weights held{};  ///< the snapshot's bytes
+  /// What has changed since the snapshot was this; the latest last.
+  std::vector<std::pair<weights, positions>> history;
   std::optional<sync_fsm> sync;
   join_fsm join;
   std::optional<snapshot_fsm> snapshot;

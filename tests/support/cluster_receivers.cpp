@@ -292,13 +292,14 @@ void cluster::step(node& n) {
       for (const auto& p : done.frames) overwrite(trial, p);
       auto reason = fails ? errc::no_memory : errc::none;
       if (dig(trial, 0) != done.target.state) reason = errc::wrong_target;
-      if (dig(n.bytes, 0) != done.base) reason = errc::wrong_base;
+      if (opt_.digests && dig(n.bytes, 0) != done.base) reason = errc::wrong_base;
       return perform(n, f.on_verified(done.txn, reason, {}));
     }
     case k::prove: {
       auto state = dig(n.bytes, 0);
       const auto asked = content_.find(n.asked_for);
-      if (!opt_.digests && (asked == content_.end() || asked->second != n.bytes)) state = {1, 1};
+      if (!opt_.digests && (asked == content_.end() || asked->second != n.bytes))
+        state = digest_of(n.bytes, 0);
       if (opt_.variant == broken::no_run_fence) n.tag_run = n.run_of[done.txn.seq];
       if (opt_.digests) n.lying = false;
       const auto actions = f.on_digest(done.txn, state, dig(n.bytes, done.challenge));

@@ -33,6 +33,8 @@ enum class broken {
   attach_no_fence,      ///< what was staged before an attach can still be committed
   serve_torn,           ///< readiness is not withdrawn while bytes are written
   reuse_version,        ///< an attempt after an abort takes the aborted one's number
+  unproven_base,        ///< who is behind catches up from anything that the history knows
+  catch_up_by_diff,     ///< by what differs from the oldest base, not by all that has changed
 };
 
 /// Sees every step of every machine.
@@ -53,7 +55,7 @@ struct options {
 struct result {
   std::string violation;  ///< empty: every checker held
   int reports = 0, ok = 0, recovered = 0, degraded = 0, aborted = 0;
-  int reseeds = 0, redone = 0, lies_caught = 0, runs = 0;
+  int reseeds = 0, catch_ups = 0, redone = 0, lies_caught = 0, runs = 0;
 };
 
 /// Runs one cluster from `seed` to its end.

@@ -43,7 +43,7 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
                    t.sync->on_encode_failed(now_, a.txn, errc::encode_failed, "made to fail"));
   const auto state = dig(t.current, 0);
   t.target = t.current;
-  t.outgoing = encode(t.held, t.target, false);
+  t.outgoing = encode(t.target, difference(t.held, t.target));
   t.outgoing_txn = a.txn;
   if (opt_.variant == broken::reuse_version && t.last == sync_result::aborted && t.sync_txn)
     t.alias[a.txn.seq] = on_wire(t, t.sync_txn).seq;
@@ -73,11 +73,46 @@ void cluster::conclude(trainer& t, const sa::conclude& a) {
     if (t.sync->phase() == sync_phase::failed) return;
     return violated("the join does not confirm what the sender concluded");
   }
+  const auto left = t.held;
   for (const auto& p : t.outgoing.buckets) overwrite(t.held, p);
+  std::erase_if(t.history, [&](const auto& h) { return h.first == left || fault(100); });
+  t.history.emplace_back(left, positions{});
+  for (auto& h : t.history) h.second |= difference(left, t.held);
   if (t.snapshot->on_applied(a.txn, dig(t.held, 0)))
     perform(t, sender_event::advanced, t.sync->on_advanced(now_, a.txn));
   else
     violated("the snapshot is not at its target");
+}
+
+/// All that has changed since the earliest of `held` that the history knows.
+positions cluster::merged(const trainer& t, const std::vector<digest>& held,
+                          std::vector<digest>& known) {
+  std::vector<std::pair<weights, positions>> bases;
+  for (const auto& h : t.history) {
+    const auto state = digest_of(h.first, 0);
+    if (std::find(held.begin(), held.end(), state) == held.end()) continue;
+    bases.push_back(h);
+    known.push_back(state);
+  }
+  if (bases.empty()) return 0;
+  if (opt_.variant == broken::unproven_base) {
+    known = held;
+    return t.history[below(t.history.size())].second;
+  }
+  if (opt_.variant == broken::catch_up_by_diff) return difference(bases.front().first, t.held);
+  return bases.front().second;
+}
+
+void cluster::encode_full(trainer& t, const sa::encode_full& a) {
+  const auto key = rng_();
+  std::vector<digest> known;
+  const auto where = merged(t, a.held, known);
+  if (where == 0xff) known.clear();
+  t.outgoing = encode(t.held, known.empty() ? positions{0xff} : where);
+  t.outgoing_txn = a.txn;
+  perform(
+      t, sender_event::full_encoded,
+      t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key, dig(t.held, key), known));
 }
 
 void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
@@ -152,16 +187,7 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
           perform(t, sender_event::proof, t.sync->on_proof(now_, a.txn, key, dig(t.held, key)));
         });
       },
-      [&](const sa::encode_full& a) {
-        t.jobs.push_back([this, &t, a] {
-          const auto key = rng_();
-          t.outgoing = encode(t.held, t.held, true);
-          t.outgoing_txn = a.txn;
-          perform(t, sender_event::full_encoded,
-                  t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key,
-                                          dig(t.held, key)));
-        });
-      },
+      [&](const sa::encode_full& a) { t.jobs.push_back([this, &t, a] { encode_full(t, a); }); },
       [&](const sa::open_round& a) {
         const bool blind =
             opt_.variant == broken::advance_at_decision && a.spec.kind == round_kind::commit;
@@ -191,7 +217,8 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
       [&](const sa::ship_full& a) {
         for (const auto& p : a.who)
           stream(t, p,
-                 full_begin_msg{env(p, a.txn), wired(a.target), t.outgoing.content, a.challenge});
+                 full_begin_msg{env(p, a.txn), wired(a.target), t.outgoing.content, a.challenge,
+                                a.catch_up});
       },
       [&](const sa::send_commit& a) {
         for (const auto& p : a.who)
@@ -212,8 +239,9 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
         supervise([this, a](auto& s) { return s.on_evicted(now_, a.who, a.reason, a.detail); });
       },
       [&](const sa::admitted& a) {
-        if (a.reseeded) ++out_.reseeds;
-        supervise([this, a](auto& s) { return s.on_admitted(now_, a.who, a.reseeded); });
+        out_.reseeds += a.how == admission::reseeded;
+        out_.catch_ups += a.how == admission::caught_up;
+        supervise([this, a](auto& s) { return s.on_admitted(now_, a.who, a.how); });
       },
       [&](const sa::not_admitted& a) {
         supervise(
