@@ -144,7 +144,8 @@ bool write_raw(bytes_view base, bytes_view target, std::vector<std::byte>& out,
   return fits;
 }
 
-/// Completes the header before a payload that runs to the end of `out`.
+}  // namespace
+
 void write_header(std::vector<std::byte>& out, std::size_t start, const frame& f) noexcept {
   std::byte* const header = out.data() + start;
   const std::size_t size = out.size() - start;
@@ -167,8 +168,6 @@ void require_range(const tensor_view& tensor, std::size_t offset) {
     throw std::invalid_argument("frame: the offset starts no range of the tensor");
 }
 
-}  // namespace
-
 std::uint64_t encode_delta(std::uint32_t tensor, tensor_view base, tensor_view target,
                            std::size_t offset, std::vector<std::byte>& out) {
   if (base.bytes.size != target.bytes.size || base.unit != target.unit)
@@ -187,20 +186,8 @@ std::uint64_t encode_delta(std::uint32_t tensor, tensor_view base, tensor_view t
   const std::size_t start = out.size();
   out.resize(start + frame_header_bytes);
   bool fits = false;
-  switch (target.unit) {
-    case 1:
-      fits = write_raw<std::uint8_t>(from, to, out, f.count);
-      break;
-    case 2:
-      fits = write_raw<std::uint16_t>(from, to, out, f.count);
-      break;
-    case 4:
-      fits = write_raw<std::uint32_t>(from, to, out, f.count);
-      break;
-    default:
-      fits = write_raw<std::uint64_t>(from, to, out, f.count);
-      break;
-  }
+  with_unit(target.unit,
+            [&](auto zero) { fits = write_raw<decltype(zero)>(from, to, out, f.count); });
   if (!fits || f.count == 0) out.resize(start);
   if (!fits)
     encode_full(tensor, target, offset, out);

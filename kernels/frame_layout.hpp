@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/frame.hpp"
 
@@ -32,6 +33,31 @@ inline constexpr std::size_t gap_bytes = 2;
 
 /// Checksum of a whole frame, without the fields it does not cover.
 std::uint32_t frame_checksum(bytes_view whole) noexcept;
+
+/// Completes the header of `f` before a payload that runs from `start + frame_header_bytes` to the
+/// end of `out`.
+void write_header(std::vector<std::byte>& out, std::size_t start, const frame& f) noexcept;
+
+/// @throws std::invalid_argument if no frame of `tensor` begins at `offset`.
+void require_range(const tensor_view& tensor, std::size_t offset);
+
+/// @throws std::invalid_argument if `f` is not of a range of `live`.
+void require_fit(const frame& f, const tensor_view& live);
+
+/// Calls `visit` with a zero of the unsigned type of `unit` bytes.
+template <class Visit>
+auto with_unit(std::uint32_t unit, Visit visit) {
+  switch (unit) {
+    case 1:
+      return visit(std::uint8_t{});
+    case 2:
+      return visit(std::uint16_t{});
+    case 4:
+      return visit(std::uint32_t{});
+    default:
+      return visit(std::uint64_t{});
+  }
+}
 
 /// Whether `tensor` is one that frames can describe.
 inline bool is_framable(const tensor_view& tensor) noexcept {

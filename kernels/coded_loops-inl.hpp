@@ -1,0 +1,443 @@
+// Decides what the loops of the dense encoding compute. Included once for each instruction set by
+// coded_vector.cpp, and by coded_portable.cpp, each of which gives first, in the same namespace:
+//   count_ones(mask)         the number of bits set
+//   nth_one(mask, n)         the place of the set bit that has n set bits below it
+//   mark<T>(...)             what chunk_classes::of holds before count_classes, and `changed`
+#include "kernels/coded_loops.hpp"
+#include "kernels/inner_loops.hpp"
+
+// No guard: each inclusion is into another namespace, named by the includer.
+namespace {
+
+template <class T>
+T element_at(const std::byte* elements, std::size_t index) {
+  return load<T>(elements + index * sizeof(T));
+}
+
+/// The top 8 bits of an element but for its sign.
+template <class T>
+std::uint8_t key_of(T element) {
+  const auto shifted = static_cast<T>(element << 1);
+  return static_cast<std::uint8_t>(shifted >> (8 * sizeof(T) - 8));
+}
+
+// ---- Steps ----
+
+/// Floats in the order of numbers, as integers, and back.
+template <class T>
+T to_order(T bits) {
+  constexpr unsigned top = 8 * sizeof(T) - 1;
+  return static_cast<T>(bits >> top != 0 ? ~bits : bits | T{1} << top);
+}
+template <class T>
+T from_order(T order) {
+  constexpr unsigned top = 8 * sizeof(T) - 1;
+  return static_cast<T>(order >> top != 0 ? order & ~(T{1} << top) : ~order);
+}
+
+/// What a step adds, mod 2^width, and the step of what is added. Nothing is no step.
+template <class T>
+T added_by(step_code<T> step) {
+  const auto size_less_one = static_cast<T>(step >> 1);
+  return static_cast<T>((step & 1) != 0 ? ~size_less_one : size_less_one + 1);
+}
+template <class T>
+step_code<T> step_adding(T added) {
+  constexpr unsigned top = 8 * sizeof(T) - 1;
+  const bool down = added >> top != 0;
+  const auto size_less_one = static_cast<T>(down ? ~added : added - 1);
+  return static_cast<step_code<T>>(step_code<T>{size_less_one} << 1 | step_code<T>{down});
+}
+
+/// The same within one of the two halves of a byte; where both change, from 32 on, their xor.
+inline std::uint16_t step_of_nibbles(std::uint8_t from, std::uint8_t to) {
+  const unsigned both = from ^ to;
+  if (both > 15 && (both & 15) != 0) return static_cast<std::uint16_t>((16 + both) * 2);
+  const unsigned high = both > 15;
+  const unsigned added = (high != 0 ? (to >> 4) - (from >> 4) : to - from) & 15u;
+  const unsigned down = added >> 3;
+  const unsigned size_less_one = down != 0 ? ~added & 15u : added - 1;
+  return static_cast<std::uint16_t>((size_less_one * 2 + high) * 2 + down);
+}
+inline std::uint8_t after_step_of_nibbles(std::uint8_t from, std::uint16_t step) {
+  const unsigned size = step >> 1;
+  if (size >= 16) return static_cast<std::uint8_t>(from ^ (size - 16));
+  const unsigned added = (step & 1) != 0 ? ~(size >> 1) : (size >> 1) + 1;
+  if ((size & 1) == 0) return static_cast<std::uint8_t>((from & 0xf0) | ((from + added) & 15));
+  return static_cast<std::uint8_t>(from + (added << 4));
+}
+
+template <step_order Order, class T>
+step_code<T> step_between(T from, T to) {
+  if constexpr (Order == step_order::nibbles && sizeof(T) == 1)
+    return step_of_nibbles(from, to);
+  else if constexpr (Order == step_order::sign_magnitude)
+    return step_adding<T>(static_cast<T>(to_order(to) - to_order(from)));
+  else
+    return step_adding<T>(static_cast<T>(to - from));
+}
+
+template <step_order Order, class T>
+T after_step(T from, step_code<T> step) {
+  if constexpr (Order == step_order::nibbles && sizeof(T) == 1)
+    return after_step_of_nibbles(from, step);
+  else if constexpr (Order == step_order::sign_magnitude)
+    return from_order(static_cast<T>(to_order(from) + added_by<T>(step)));
+  else
+    return static_cast<T>(from + added_by<T>(step));
+}
+
+// ---- Classes ----
+
+/// From masks of "key is not below threshold c" to masks of "class is c", and their counts.
+template <std::size_t Classes>
+void count_classes(std::size_t blocks, chunk_classes& chunk) {
+  std::uint32_t total[Classes];
+  for (std::size_t c = 0; c < Classes; ++c) total[c] = chunk.total[c];
+  for (std::size_t b = 0; b < blocks; ++b) {
+    std::uint64_t* const of = &chunk.of[b * class_count_max];
+    std::uint32_t* const before = &chunk.before[b * class_count_max];
+    for (std::size_t c = 0; c < Classes; ++c) {
+      if (c + 1 < Classes) of[c] &= ~of[c + 1];
+      before[c] = total[c];
+      total[c] += static_cast<std::uint32_t>(count_ones(of[c]));
+    }
+  }
+  for (std::size_t c = 0; c < Classes; ++c) chunk.total[c] = total[c];
+  for (std::size_t i = blocks * class_count_max; i < chunk.before.size(); ++i)
+    chunk.before[i] = ~std::uint32_t{0};
+}
+
+template <class T>
+void classify(const class_model& model, const std::byte* old, const std::byte* target,
+              std::size_t elements, chunk_classes& chunk) {
+  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+  mark<T>(model, old, target, blocks, chunk);
+  for (std::size_t b = 0; b < blocks; ++b)
+    chunk.of[b * class_count_max] = ~std::uint64_t{0};
+  if (const std::size_t rest = elements % block_elements; rest != 0)
+    chunk.of[(blocks - 1) * class_count_max] = (std::uint64_t{1} << rest) - 1;
+  switch (model.classes) {
+    case 1:
+      return count_classes<1>(blocks, chunk);
+    case 2:
+      return count_classes<2>(blocks, chunk);
+    case 3:
+      return count_classes<3>(blocks, chunk);
+    case 4:
+      return count_classes<4>(blocks, chunk);
+    case 5:
+      return count_classes<5>(blocks, chunk);
+    case 6:
+      return count_classes<6>(blocks, chunk);
+    case 7:
+      return count_classes<7>(blocks, chunk);
+    default:
+      return count_classes<8>(blocks, chunk);
+  }
+}
+
+// ---- Encoding ----
+
+template <step_order Order, class T>
+void collect_in(const class_model& model, const std::byte* old, const std::byte* target,
+                std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
+  std::uint8_t class_of_key[256] = {};
+  for (std::size_t i = 0; i + 1 < model.classes; ++i)
+    for (std::size_t key = model.thresholds[i]; key < 256; ++key) ++class_of_key[key];
+  // Without a branch: whether a block changed is not predictable.
+  std::uint8_t where[chunk_blocks];
+  std::size_t changed_blocks = 0;
+  for (std::size_t b = 0; b < blocks; ++b) {
+    where[changed_blocks] = static_cast<std::uint8_t>(b);
+    changed_blocks += chunk.changed[b] != 0;
+  }
+  for (std::size_t w = 0; w < changed_blocks; ++w) {
+    const std::size_t b = where[w];
+    std::uint64_t mask = chunk.changed[b];
+    do {
+      const auto bit = static_cast<unsigned>(__builtin_ctzll(mask));
+      const std::size_t index = b * block_elements + bit;
+      const T from = element_at<T>(old, index);
+      const std::size_t c = class_of_key[key_of(from)];
+      const std::size_t at = b * class_count_max + c;
+      const std::uint64_t below = chunk.of[at] & ((std::uint64_t{1} << bit) - 1);
+      const std::uint32_t rank =
+          chunk.before[at] + static_cast<std::uint32_t>(count_ones(below));
+      const std::uint32_t n = found.count[c];
+      found.gaps[c][n] = rank - found.next[c];
+      found.steps[c][n] = step_between<Order>(from, element_at<T>(target, index));
+      found.next[c] = rank + 1;
+      found.count[c] = n + 1;
+      mask &= mask - 1;
+    } while (mask != 0);
+  }
+}
+
+template <class T>
+void collect(const class_model& model, const std::byte* old, const std::byte* target,
+             std::size_t elements, const chunk_classes& chunk, found_changes<T>& found) {
+  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+  switch (model.order) {
+    case step_order::integer:
+      return collect_in<step_order::integer>(model, old, target, blocks, chunk, found);
+    case step_order::sign_magnitude:
+      return collect_in<step_order::sign_magnitude>(model, old, target, blocks, chunk, found);
+    case step_order::nibbles:
+      return collect_in<step_order::nibbles>(model, old, target, blocks, chunk, found);
+  }
+}
+
+inline void put_bits(bit_sink& out, std::uint64_t bits, unsigned count) {
+  out.held |= bits << out.count;
+  out.count += count;
+  std::memcpy(out.at, &out.held, 8);
+  out.at += out.count / 8;
+  out.held >>= out.count & ~7u;
+  out.count &= 7;
+}
+
+inline void put_unary_number(bit_sink& out, std::uint32_t number) {
+  for (; number > 48; number -= 48) put_bits(out, 0, 48);
+  put_bits(out, std::uint64_t{1} << number, number + 1);
+}
+
+template <class T>
+void put_fields(const class_code& code, const std::uint32_t* gaps, const step_code<T>* steps,
+                bit_sink& out) {
+  const unsigned gap_bits = code.gap_bits;
+  const unsigned step_bits = code.value_bits + 1u;
+  const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
+  const std::uint64_t step_mask = (std::uint64_t{1} << step_bits) - 1;
+  bit_sink local = out;
+  for (std::size_t i = 0; i < code.count; ++i)
+    put_bits(local, (gaps[i] & gap_mask) | (steps[i] & step_mask) << gap_bits,
+             gap_bits + step_bits);
+  out = local;
+}
+
+inline void put_unary(const class_code& code, const std::uint32_t* gaps, bit_sink& out) {
+  bit_sink local = out;
+  for (std::size_t i = 0; i < code.count; ++i) put_unary_number(local, gaps[i] >> code.gap_bits);
+  out = local;
+}
+
+template <class T>
+void put_exceptions(const class_code& code, const step_code<T>* steps, bit_sink& out) {
+  std::uint32_t next = 0;
+  for (std::uint32_t i = 0; i < code.count; ++i) {
+    const std::uint64_t high = std::uint64_t{steps[i]} >> 1 >> code.value_bits;
+    if (high == 0) continue;
+    const std::uint32_t gap = i - next;
+    next = i + 1;
+    put_unary_number(out, gap >> code.exception_gap_bits);
+    put_bits(out, gap & ((1u << code.exception_gap_bits) - 1), code.exception_gap_bits);
+    // Elias' gamma code: zeros for the length, a one, the bits below the highest.
+    const auto length = static_cast<unsigned>(63 - __builtin_clzll(high));
+    put_unary_number(out, length);
+    const std::uint64_t low = high & ((std::uint64_t{1} << length) - 1);
+    const unsigned half = length / 2;
+    put_bits(out, low & ((std::uint64_t{1} << half) - 1), half);
+    put_bits(out, low >> half, length - half);
+  }
+}
+
+// ---- Decoding ----
+
+/// Up to 57 bits at `at`.
+inline std::uint64_t bits_at(const std::byte* data, std::uint64_t at, unsigned count) {
+  return load<std::uint64_t>(data + at / 8) >> at % 8 & ((std::uint64_t{1} << count) - 1);
+}
+
+/// Zeros up to the next one, which is passed; false if there is none.
+inline bool get_unary(bit_source& in, std::uint64_t& zeros) {
+  const std::uint64_t start = in.at;
+  while (in.at < in.end) {
+    const std::uint64_t window = bits_at(in.data, in.at, 56);
+    if (window == 0) {
+      in.at += 56;
+      continue;
+    }
+    in.at += static_cast<unsigned>(__builtin_ctzll(window));
+    zeros = in.at - start;
+    ++in.at;
+    return in.at <= in.end;
+  }
+  return false;
+}
+
+template <class T>
+bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fields,
+                 bit_source& unary, std::uint32_t* ranks, step_code<T>* steps) {
+  const unsigned gap_bits = code.gap_bits;
+  const unsigned step_bits = code.value_bits + 1u;
+  const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
+  const std::uint64_t step_mask = (std::uint64_t{1} << step_bits) - 1;
+  const std::uint64_t start = unary.at;
+  const std::uint64_t end = unary.end;
+  std::uint64_t word_at = start / 64 * 64;  // in bits, from a boundary that `data` keeps readable
+  std::uint64_t word =
+      load<std::uint64_t>(unary.data + word_at / 8) & ~std::uint64_t{0} << start % 64;
+  std::uint64_t at = fields.at;
+  std::uint64_t rank = 0;   // but for the unary parts
+  std::uint64_t place = 0;
+  for (std::size_t i = 0; i < code.count; ++i) {
+    while (word == 0) {
+      word_at += 64;
+      if (word_at >= end) return false;
+      word = load<std::uint64_t>(unary.data + word_at / 8);
+    }
+    place = word_at + static_cast<unsigned>(__builtin_ctzll(word));
+    word &= word - 1;
+    const std::uint64_t field =
+        load<std::uint64_t>(fields.data + at / 8) >> at % 8;
+    at += gap_bits + step_bits;
+    rank += field & gap_mask;
+    const std::uint64_t whole = rank + ((place - start - i) << gap_bits) + i;
+    ranks[i] = static_cast<std::uint32_t>(whole);
+    steps[i] = static_cast<step_code<T>>(field >> gap_bits & step_mask);
+    if (whole >= elements) return false;
+  }
+  if (code.count != 0) {
+    if (place >= end) return false;
+    unary.at = place + 1;
+  }
+  fields.at = at;
+  return true;
+}
+
+template <class T>
+bool get_exceptions(const class_code& code, bit_source& bits, step_code<T>* steps) {
+  std::uint64_t next = 0;
+  for (std::uint32_t i = 0; i < code.exceptions; ++i) {
+    std::uint64_t gap = 0;
+    if (!get_unary(bits, gap)) return false;
+    if (bits.end - bits.at < code.exception_gap_bits) return false;
+    next += gap << code.exception_gap_bits |
+            bits_at(bits.data, bits.at, code.exception_gap_bits);
+    bits.at += code.exception_gap_bits;
+    if (next >= code.count) return false;
+    std::uint64_t length = 0;
+    if (!get_unary(bits, length)) return false;
+    // What leaves the element's width is no step.
+    if (length + code.value_bits + 1 >= 8 * sizeof(step_code<T>)) return false;
+    if (bits.end - bits.at < length) return false;
+    const auto half = static_cast<unsigned>(length / 2);
+    const auto rest = static_cast<unsigned>(length) - half;
+    const std::uint64_t low = bits_at(bits.data, bits.at, half);
+    const std::uint64_t high = bits_at(bits.data, bits.at + half, rest);
+    bits.at += length;
+    const std::uint64_t size = (std::uint64_t{1} << length | high << half | low)
+                               << code.value_bits;
+    steps[next] = static_cast<step_code<T>>(steps[next] | size << 1);
+    ++next;
+  }
+  return true;
+}
+
+/// The last block of which not more than `rank` elements of the class come before.
+inline std::size_t block_of(const std::uint32_t* before, std::uint32_t rank) {
+  std::size_t block = 0;
+  for (std::size_t step = chunk_blocks / 2; step > 0; step /= 2)
+    block += before[(block + step) * class_count_max] <= rank ? step : 0;
+  return block;
+}
+
+template <step_order Order, class T>
+std::size_t place_in(std::size_t which, const std::byte* old, const chunk_classes& chunk,
+                     const std::uint32_t* ranks, const step_code<T>* steps, std::size_t count,
+                     chunk_changes<T>& out) {
+  const std::uint32_t end = chunk.total[which];
+  std::size_t i = 0;
+  for (; i < count && ranks[i] < end; ++i) {
+    const std::size_t block = block_of(&chunk.before[which], ranks[i]);
+    const std::size_t at = block * class_count_max + which;
+    const unsigned bit = nth_one(chunk.of[at], ranks[i] - chunk.before[at]);
+    const std::size_t index = block * block_elements + bit;
+    out.changed[block] |= std::uint64_t{1} << bit;
+    out.elements[index] = after_step<Order>(element_at<T>(old, index), steps[i]);
+  }
+  return i;
+}
+
+template <class T>
+std::size_t place(step_order order, std::size_t which, const std::byte* old,
+                  const chunk_classes& chunk, const std::uint32_t* ranks,
+                  const step_code<T>* steps, std::size_t count, chunk_changes<T>& out) {
+  switch (order) {
+    case step_order::integer:
+      return place_in<step_order::integer>(which, old, chunk, ranks, steps, count, out);
+    case step_order::sign_magnitude:
+      return place_in<step_order::sign_magnitude>(which, old, chunk, ranks, steps, count, out);
+    case step_order::nibbles:
+      return place_in<step_order::nibbles>(which, old, chunk, ranks, steps, count, out);
+  }
+  return 0;
+}
+
+template <class T>
+std::byte* put_raw(const chunk_changes<T>& changes, std::size_t blocks, std::uint64_t position,
+                   std::uint64_t& next, std::byte* to) {
+  constexpr std::uint16_t escape = 0xffff;
+  std::uint64_t behind = next;
+  for (std::size_t b = 0; b < blocks; ++b) {
+    for (std::uint64_t mask = changes.changed[b]; mask != 0; mask &= mask - 1) {
+      const auto index =
+          b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
+      std::uint64_t gap = position + index - behind;
+      for (; gap >= escape; gap -= escape) {
+        std::memcpy(to, &escape, 2);
+        to += 2;
+      }
+      const auto short_gap = static_cast<std::uint16_t>(gap);
+      std::memcpy(to, &short_gap, 2);
+      std::memcpy(to + 2, &changes.elements[index], sizeof(T));
+      to += 2 + sizeof(T);
+      behind = position + index + 1;
+    }
+  }
+  next = behind;
+  return to;
+}
+
+template <class T>
+void add_changes(const chunk_changes<T>& changes, std::size_t first, std::size_t last,
+                 const std::byte* old, const std::uint64_t* key, std::uint64_t* lanes) {
+  constexpr std::size_t in_word = 8 / sizeof(T);
+  std::uint64_t lane0 = 0;
+  std::uint64_t lane1 = 0;
+  std::size_t word_at = ~std::size_t{0};
+  std::uint64_t word = 0;
+  for (std::size_t b = first; b < last; ++b) {
+    for (std::uint64_t mask = changes.changed[b]; mask != 0; mask &= mask - 1) {
+      const auto index =
+          b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
+      const std::size_t at = index / in_word;
+      const std::uint64_t stored = load<std::uint64_t>(old + at * 8);
+      // Several changes of one word follow one another.
+      const std::uint64_t before = at == word_at ? word : stored;
+      const std::size_t shift = index % in_word * 8 * sizeof(T);
+      const std::uint64_t ones = std::uint64_t{static_cast<T>(~T{0})} << shift;
+      word = (before & ~ones) | std::uint64_t{changes.elements[index]} << shift;
+      word_at = at;
+      const std::uint64_t* const k = key + (at - first * block_elements / in_word);
+      lane0 += nh(word, k[0]) - nh(before, k[0]);
+      lane1 += nh(word, k[1]) - nh(before, k[1]);
+    }
+  }
+  lanes[0] += lane0;
+  lanes[1] += lane1;
+}
+
+template <class T>
+constexpr coded_loops<T> loops_for() {
+  return {classify<T>,    collect<T>,        put_fields<T>, put_unary,  put_exceptions<T>,
+          get_changes<T>, get_exceptions<T>, place<T>,      put_raw<T>, add_changes<T>};
+}
+
+constexpr all_coded_loops coded_loops_as(implementation which) {
+  return {which, loops_for<std::uint8_t>(), loops_for<std::uint16_t>(),
+          loops_for<std::uint32_t>(), loops_for<std::uint64_t>()};
+}
+
+}  // namespace
