@@ -80,8 +80,8 @@ struct delta_encoder::memory {
   std::array<scratch, class_count_max> steps;
   scratch bits;
   // The last chunk of a tensor, filled up with zeros to whole blocks.
-  std::array<std::byte, chunk_elements * 8> old_end;
-  std::array<std::byte, chunk_elements * 8> target_end;
+  std::array<std::byte, chunk_bytes> old_end;
+  std::array<std::byte, chunk_bytes> target_end;
 };
 
 namespace {
@@ -98,7 +98,7 @@ class range_encoder {
   /// @returns the number of changes.
   std::uint32_t find() {
     memory_.classes.total = {};
-    constexpr std::size_t chunk_bytes = chunk_elements * sizeof(T);
+    const class_table table = table_of(model_);
     for (std::size_t at = 0; at < base_.size; at += chunk_bytes) {
       const std::size_t size = std::min(chunk_bytes, base_.size - at);
       const std::byte* old = base_.data + at;
@@ -109,7 +109,7 @@ class range_encoder {
       }
       make_room();
       loops_.classify(model_, old, target, size / sizeof(T), memory_.classes);
-      loops_.collect(model_, old, target, size / sizeof(T), memory_.classes, found_);
+      loops_.collect(model_.order, table, old, target, blocks_in(size), memory_.classes, found_);
     }
     std::uint32_t count = 0;
     for (const auto n : found_.count) count += n;
@@ -141,6 +141,10 @@ class range_encoder {
   }
 
  private:
+  static std::size_t blocks_in(std::size_t size) noexcept {
+    return (size / sizeof(T) + block_elements - 1) / block_elements;
+  }
+
   static bool undo(std::size_t start, std::vector<std::byte>& out) {
     out.resize(start);
     return false;
@@ -155,7 +159,7 @@ class range_encoder {
 
   void make_room() {
     for (std::size_t i = 0; i < model_.classes; ++i) {
-      const std::size_t room = found_.count[i] + chunk_elements;
+      const std::size_t room = found_.count[i] + chunk_elements<T>;
       found_.gaps[i] = memory_.gaps[i].template room_for<std::uint32_t>(room);
       found_.steps[i] = memory_.steps[i].template room_for<step_code<T>>(room);
     }

@@ -1,8 +1,8 @@
 // Decides what the loops of the dense encoding compute. Included once for each instruction set by
 // coded_vector.cpp, and by coded_portable.cpp, each of which gives first, in the same namespace:
 //   count_ones(mask)         the number of bits set
-//   nth_one(mask, n)         the place of the set bit that has n set bits below it
-//   mark<T>(...)             what chunk_classes::of holds before count_classes, and `changed`
+//   deposit(bits, mask)      bit n of `bits` at the place of the set bit of `mask` that has n below it
+//   classify<T>(...)         coded_loops<T>::classify
 #include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
 
@@ -87,83 +87,35 @@ T after_step(T from, step_code<T> step) {
     return static_cast<T>(from + added_by<T>(step));
 }
 
-// ---- Classes ----
-
-/// From masks of "key is not below threshold c" to masks of "class is c", and their counts.
-template <std::size_t Classes>
-void count_classes(std::size_t blocks, chunk_classes& chunk) {
-  std::uint32_t total[Classes];
-  for (std::size_t c = 0; c < Classes; ++c) total[c] = chunk.total[c];
-  for (std::size_t b = 0; b < blocks; ++b) {
-    std::uint64_t* const of = &chunk.of[b * class_count_max];
-    std::uint32_t* const before = &chunk.before[b * class_count_max];
-    for (std::size_t c = 0; c < Classes; ++c) {
-      if (c + 1 < Classes) of[c] &= ~of[c + 1];
-      before[c] = total[c];
-      total[c] += static_cast<std::uint32_t>(count_ones(of[c]));
-    }
-  }
-  for (std::size_t c = 0; c < Classes; ++c) chunk.total[c] = total[c];
-  for (std::size_t i = blocks * class_count_max; i < chunk.before.size(); ++i)
-    chunk.before[i] = ~std::uint32_t{0};
-}
-
-template <class T>
-void classify(const class_model& model, const std::byte* old, const std::byte* target,
-              std::size_t elements, chunk_classes& chunk) {
-  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
-  mark<T>(model, old, target, blocks, chunk);
-  for (std::size_t b = 0; b < blocks; ++b)
-    chunk.of[b * class_count_max] = ~std::uint64_t{0};
-  if (const std::size_t rest = elements % block_elements; rest != 0)
-    chunk.of[(blocks - 1) * class_count_max] = (std::uint64_t{1} << rest) - 1;
-  switch (model.classes) {
-    case 1:
-      return count_classes<1>(blocks, chunk);
-    case 2:
-      return count_classes<2>(blocks, chunk);
-    case 3:
-      return count_classes<3>(blocks, chunk);
-    case 4:
-      return count_classes<4>(blocks, chunk);
-    case 5:
-      return count_classes<5>(blocks, chunk);
-    case 6:
-      return count_classes<6>(blocks, chunk);
-    case 7:
-      return count_classes<7>(blocks, chunk);
-    default:
-      return count_classes<8>(blocks, chunk);
-  }
-}
-
 // ---- Encoding ----
 
-template <step_order Order, class T>
-void collect_in(const class_model& model, const std::byte* old, const std::byte* target,
-                std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
-  std::uint8_t class_of_key[256] = {};
-  for (std::size_t i = 0; i + 1 < model.classes; ++i)
-    for (std::size_t key = model.thresholds[i]; key < 256; ++key) ++class_of_key[key];
-  // Without a branch: whether a block changed is not predictable.
-  std::uint8_t where[chunk_blocks];
-  std::size_t changed_blocks = 0;
+/// Lists the blocks that changed. Without a branch: whether one did is not predictable.
+inline std::size_t changed_blocks(const chunk_classes& chunk, std::size_t blocks,
+                                  std::uint8_t* where) {
+  std::size_t count = 0;
   for (std::size_t b = 0; b < blocks; ++b) {
-    where[changed_blocks] = static_cast<std::uint8_t>(b);
-    changed_blocks += chunk.changed[b] != 0;
+    where[count] = static_cast<std::uint8_t>(b);
+    count += chunk.changed[b] != 0;
   }
-  for (std::size_t w = 0; w < changed_blocks; ++w) {
+  return count;
+}
+
+template <step_order Order, class T>
+void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
+                std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
+  std::uint8_t where[chunk_blocks_max];
+  const std::size_t count = changed_blocks(chunk, blocks, where);
+  for (std::size_t w = 0; w < count; ++w) {
     const std::size_t b = where[w];
     std::uint64_t mask = chunk.changed[b];
     do {
       const auto bit = static_cast<unsigned>(__builtin_ctzll(mask));
       const std::size_t index = b * block_elements + bit;
       const T from = element_at<T>(old, index);
-      const std::size_t c = class_of_key[key_of(from)];
+      const std::size_t c = table[key_of(from)];
       const std::size_t at = b * class_count_max + c;
       const std::uint64_t below = chunk.of[at] & ((std::uint64_t{1} << bit) - 1);
-      const std::uint32_t rank =
-          chunk.before[at] + static_cast<std::uint32_t>(count_ones(below));
+      const auto rank = static_cast<std::uint32_t>(chunk.before[at] + count_ones(below));
       const std::uint32_t n = found.count[c];
       found.gaps[c][n] = rank - found.next[c];
       found.steps[c][n] = step_between<Order>(from, element_at<T>(target, index));
@@ -175,16 +127,16 @@ void collect_in(const class_model& model, const std::byte* old, const std::byte*
 }
 
 template <class T>
-void collect(const class_model& model, const std::byte* old, const std::byte* target,
-             std::size_t elements, const chunk_classes& chunk, found_changes<T>& found) {
-  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
-  switch (model.order) {
+void collect(step_order order, const class_table& table, const std::byte* old,
+             const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
+             found_changes<T>& found) {
+  switch (order) {
     case step_order::integer:
-      return collect_in<step_order::integer>(model, old, target, blocks, chunk, found);
+      return collect_in<step_order::integer>(table, old, target, blocks, chunk, found);
     case step_order::sign_magnitude:
-      return collect_in<step_order::sign_magnitude>(model, old, target, blocks, chunk, found);
+      return collect_in<step_order::sign_magnitude>(table, old, target, blocks, chunk, found);
     case step_order::nibbles:
-      return collect_in<step_order::nibbles>(model, old, target, blocks, chunk, found);
+      return collect_in<step_order::nibbles>(table, old, target, blocks, chunk, found);
   }
 }
 
@@ -268,7 +220,8 @@ inline bool get_unary(bit_source& in, std::uint64_t& zeros) {
 
 template <class T>
 bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fields,
-                 bit_source& unary, std::uint32_t* ranks, step_code<T>* steps) {
+                 bit_source& unary, std::uint64_t* ranks, step_code<T>* steps,
+                 std::uint32_t& last) {
   const unsigned gap_bits = code.gap_bits;
   const unsigned step_bits = code.value_bits + 1u;
   const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
@@ -294,9 +247,10 @@ bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fie
     at += gap_bits + step_bits;
     rank += field & gap_mask;
     const std::uint64_t whole = rank + ((place - start - i) << gap_bits) + i;
-    ranks[i] = static_cast<std::uint32_t>(whole);
-    steps[i] = static_cast<step_code<T>>(field >> gap_bits & step_mask);
     if (whole >= elements) return false;
+    ranks[whole / 64] |= std::uint64_t{1} << whole % 64;
+    steps[i] = static_cast<step_code<T>>(field >> gap_bits & step_mask);
+    last = static_cast<std::uint32_t>(whole);
   }
   if (code.count != 0) {
     if (place >= end) return false;
@@ -335,104 +289,114 @@ bool get_exceptions(const class_code& code, bit_source& bits, step_code<T>* step
   return true;
 }
 
-/// The last block of which not more than `rank` elements of the class come before.
-inline std::size_t block_of(const std::uint32_t* before, std::uint32_t rank) {
-  std::size_t block = 0;
-  for (std::size_t step = chunk_blocks / 2; step > 0; step /= 2)
-    block += before[(block + step) * class_count_max] <= rank ? step : 0;
-  return block;
+/// 64 bits, or the first `sparse_max` of them.
+template <bool Dense>
+std::uint64_t rank_bits(const std::uint64_t* ranks, std::uint64_t at) {
+  if constexpr (Dense) {
+    const std::uint64_t low = ranks[at / 64] >> at % 64;
+    return low | ranks[at / 64 + 1] << 1 << (63 - at % 64);
+  }
+  return load<std::uint64_t>(reinterpret_cast<const std::byte*>(ranks) + at / 8) >> at % 8;
+}
+
+template <std::size_t Classes, bool Dense>
+void place_in(std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
+              chunk_classes& chunk) {
+  for (std::size_t b = 0; b < blocks; ++b) {
+    const std::uint64_t* const of = &chunk.of[b * class_count_max];
+    const std::uint64_t* const before = &chunk.before[b * class_count_max];
+    std::uint64_t changed = 0;
+    for (std::size_t c = 0; c < Classes; ++c)
+      changed |= deposit(rank_bits<Dense>(ranks[c], before[c]), of[c]);
+    chunk.changed[b] = changed;
+  }
+}
+
+inline void place(std::size_t classes, std::size_t blocks,
+                  const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+  using run = void (*)(std::size_t, const std::array<std::uint64_t*, class_count_max>&,
+                       chunk_classes&);
+  static constexpr run runs[2][class_count_max] = {
+      {place_in<1, false>, place_in<2, false>, place_in<3, false>, place_in<4, false>,
+       place_in<5, false>, place_in<6, false>, place_in<7, false>, place_in<8, false>},
+      {place_in<1, true>, place_in<2, true>, place_in<3, true>, place_in<4, true>,
+       place_in<5, true>, place_in<6, true>, place_in<7, true>, place_in<8, true>}};
+  runs[chunk.dense ? 1 : 0][classes - 1](blocks, ranks, chunk);
 }
 
 template <step_order Order, class T>
-std::size_t place_in(std::size_t which, const std::byte* old, const chunk_classes& chunk,
-                     const std::uint32_t* ranks, const step_code<T>* steps, std::size_t count,
-                     chunk_changes<T>& out) {
-  const std::uint32_t end = chunk.total[which];
-  std::size_t i = 0;
-  for (; i < count && ranks[i] < end; ++i) {
-    const std::size_t block = block_of(&chunk.before[which], ranks[i]);
-    const std::size_t at = block * class_count_max + which;
-    const unsigned bit = nth_one(chunk.of[at], ranks[i] - chunk.before[at]);
-    const std::size_t index = block * block_elements + bit;
-    out.changed[block] |= std::uint64_t{1} << bit;
-    out.elements[index] = after_step<Order>(element_at<T>(old, index), steps[i]);
-  }
-  return i;
-}
-
-template <class T>
-std::size_t place(step_order order, std::size_t which, const std::byte* old,
-                  const chunk_classes& chunk, const std::uint32_t* ranks,
-                  const step_code<T>* steps, std::size_t count, chunk_changes<T>& out) {
-  switch (order) {
-    case step_order::integer:
-      return place_in<step_order::integer>(which, old, chunk, ranks, steps, count, out);
-    case step_order::sign_magnitude:
-      return place_in<step_order::sign_magnitude>(which, old, chunk, ranks, steps, count, out);
-    case step_order::nibbles:
-      return place_in<step_order::nibbles>(which, old, chunk, ranks, steps, count, out);
-  }
-  return 0;
-}
-
-template <class T>
-std::byte* put_raw(const chunk_changes<T>& changes, std::size_t blocks, std::uint64_t position,
-                   std::uint64_t& next, std::byte* to) {
+void apply_steps_in(const class_table& table, const std::byte* old, std::size_t blocks,
+                    std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
+                    unpacked_changes<T>& changes, change_sink& out) {
   constexpr std::uint16_t escape = 0xffff;
-  std::uint64_t behind = next;
-  for (std::size_t b = 0; b < blocks; ++b) {
-    for (std::uint64_t mask = changes.changed[b]; mask != 0; mask &= mask - 1) {
-      const auto index =
-          b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
-      std::uint64_t gap = position + index - behind;
+  constexpr std::size_t in_word = 8 / sizeof(T);
+  std::uint8_t where[chunk_blocks_max];
+  const std::size_t count = changed_blocks(chunk, blocks, where);
+  std::byte* to = out.records;
+  std::uint64_t next = out.next - position;  // may wrap
+  std::uint64_t lane0 = 0;
+  std::uint64_t lane1 = 0;
+  std::size_t word_at = ~std::size_t{0};
+  std::uint64_t word = 0;
+  for (std::size_t w = 0; w < count; ++w) {
+    const std::size_t b = where[w];
+    std::uint64_t mask = chunk.changed[b];
+    do {
+      const std::size_t index = b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
+      mask &= mask - 1;
+      const T from = element_at<T>(old, index);
+      const T element = after_step<Order>(from, *changes.steps[table[key_of(from)]]++);
+
+      std::uint64_t gap = index - next;
+      next = index + 1;
       for (; gap >= escape; gap -= escape) {
         std::memcpy(to, &escape, 2);
         to += 2;
       }
       const auto short_gap = static_cast<std::uint16_t>(gap);
       std::memcpy(to, &short_gap, 2);
-      std::memcpy(to + 2, &changes.elements[index], sizeof(T));
-      to += 2 + sizeof(T);
-      behind = position + index + 1;
-    }
-  }
-  next = behind;
-  return to;
-}
+      std::memcpy(to + 2, &element, sizeof element);
+      to += 2 + sizeof element;
 
-template <class T>
-void add_changes(const chunk_changes<T>& changes, std::size_t first, std::size_t last,
-                 const std::byte* old, const std::uint64_t* key, std::uint64_t* lanes) {
-  constexpr std::size_t in_word = 8 / sizeof(T);
-  std::uint64_t lane0 = 0;
-  std::uint64_t lane1 = 0;
-  std::size_t word_at = ~std::size_t{0};
-  std::uint64_t word = 0;
-  for (std::size_t b = first; b < last; ++b) {
-    for (std::uint64_t mask = changes.changed[b]; mask != 0; mask &= mask - 1) {
-      const auto index =
-          b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
-      const std::size_t at = index / in_word;
-      const std::uint64_t stored = load<std::uint64_t>(old + at * 8);
       // Several changes of one word follow one another.
+      const std::size_t at = index / in_word;
+      const auto stored = load<std::uint64_t>(old + at * 8);
       const std::uint64_t before = at == word_at ? word : stored;
       const std::size_t shift = index % in_word * 8 * sizeof(T);
       const std::uint64_t ones = std::uint64_t{static_cast<T>(~T{0})} << shift;
-      word = (before & ~ones) | std::uint64_t{changes.elements[index]} << shift;
+      word = (before & ~ones) | std::uint64_t{element} << shift;
       word_at = at;
-      const std::uint64_t* const k = key + (at - first * block_elements / in_word);
-      lane0 += nh(word, k[0]) - nh(before, k[0]);
-      lane1 += nh(word, k[1]) - nh(before, k[1]);
-    }
+      lane0 += nh(word, key[at]) - nh(before, key[at]);
+      lane1 += nh(word, key[at + 1]) - nh(before, key[at + 1]);
+    } while (mask != 0);
   }
-  lanes[0] += lane0;
-  lanes[1] += lane1;
+  out.records = to;
+  out.next = next + position;
+  out.lanes[0] += lane0;
+  out.lanes[1] += lane1;
+}
+
+template <class T>
+void apply_steps(step_order order, const class_table& table, const std::byte* old,
+                 std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
+                 const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out) {
+  switch (order) {
+    case step_order::integer:
+      return apply_steps_in<step_order::integer>(table, old, blocks, position, key, chunk, changes,
+                                                 out);
+    case step_order::sign_magnitude:
+      return apply_steps_in<step_order::sign_magnitude>(table, old, blocks, position, key, chunk,
+                                                        changes, out);
+    case step_order::nibbles:
+      return apply_steps_in<step_order::nibbles>(table, old, blocks, position, key, chunk, changes,
+                                                 out);
+  }
 }
 
 template <class T>
 constexpr coded_loops<T> loops_for() {
-  return {classify<T>,    collect<T>,        put_fields<T>, put_unary,  put_exceptions<T>,
-          get_changes<T>, get_exceptions<T>, place<T>,      put_raw<T>, add_changes<T>};
+  return {classify<T>,       collect<T>,     put_fields<T>,     put_unary, put_exceptions<T>,
+          get_changes<T>, get_exceptions<T>, place, apply_steps<T>};
 }
 
 constexpr all_coded_loops coded_loops_as(implementation which) {

@@ -7,14 +7,17 @@
 #include <type_traits>
 
 #include "kernels/coded.hpp"
+#include "kernels/digest.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace lockstep::kernels {
 
-/// Elements are looked at in blocks, a bit of a mask each, and blocks in chunks.
-inline constexpr std::size_t chunk_blocks = 128;
+/// Elements are looked at in blocks, a bit of a mask each, and blocks in chunks: tiles of the digest.
 inline constexpr std::size_t block_elements = 64;
-inline constexpr std::size_t chunk_elements = chunk_blocks * block_elements;
+inline constexpr std::size_t chunk_bytes = digest_tile_bytes;
+inline constexpr std::size_t chunk_blocks_max = chunk_bytes / block_elements;
+template <class T>
+inline constexpr std::size_t chunk_elements = chunk_bytes / sizeof(T);
 
 /// Bytes behind an output or input of bits that may be written or read, but mean nothing.
 inline constexpr std::size_t bits_slack = 16;
@@ -25,15 +28,29 @@ using step_code = std::conditional_t<sizeof(T) == 1, std::uint16_t, T>;
 
 /// The classes of one chunk's elements, block by block.
 struct chunk_classes {
-  /// Bit `j` of `of[8 b + c]`: element `j` of block `b` is of class `c`.
-  alignas(64) std::array<std::uint64_t, chunk_blocks * class_count_max> of;
-  /// Elements of class `c` in the range before block `b`; all ones behind the last block.
-  alignas(64) std::array<std::uint32_t, chunk_blocks * class_count_max> before;
+  /// Bit `j` of `of[8 b + c]`: element `j` of block `b` is of class `c`; 0 if there is none such.
+  alignas(64) std::array<std::uint64_t, (chunk_blocks_max + 1) * class_count_max> of{};
+  /// Elements of class `c` in the range before block `b`.
+  alignas(64) std::array<std::uint64_t, chunk_blocks_max * class_count_max> before;
   /// Elements of each class in the range up to the end of this chunk.
-  std::array<std::uint32_t, class_count_max> total{};
+  alignas(64) std::array<std::uint64_t, class_count_max> total{};
   /// Bit `j` of `changed[b]`: element `j` of block `b` differs.
-  std::array<std::uint64_t, chunk_blocks> changed;
+  std::array<std::uint64_t, chunk_blocks_max> changed;
+  /// Whether more than `sparse_max` elements of a block may be of one class.
+  bool dense = false;
 };
+/// Bits that one unaligned load of 8 bytes is sure to hold, wherever they begin.
+inline constexpr std::size_t sparse_max = 57;
+
+/// The class of each key.
+using class_table = std::array<std::uint8_t, 256>;
+
+inline class_table table_of(const class_model& model) noexcept {
+  class_table classes{};
+  for (std::size_t i = 0; i + 1 < model.classes; ++i)
+    for (std::size_t key = model.thresholds[i]; key < classes.size(); ++key) ++classes[key];
+  return classes;
+}
 
 /// Changes of a range as they are found, apart by class. Each array has room for a chunk more.
 template <class T>
@@ -67,29 +84,34 @@ struct bit_source {
   std::uint64_t end;  ///< in bits
 };
 
-/// What one chunk's changes are collected in: the new elements, and which they are.
+/// The changes of a coded range, apart by class.
 template <class T>
-struct chunk_changes {
-  std::array<std::uint64_t, chunk_blocks> changed;
-  std::array<T, chunk_elements> elements;
+struct unpacked_changes {
+  /// Bit `r` of a row: the class's element of rank `r` changes. Followed by `bits_slack` bytes.
+  std::array<std::uint64_t*, class_count_max> ranks{};
+  /// The next step of each class. Behind the last one there is room for all others.
+  std::array<const step_code<T>*, class_count_max> steps{};
 };
 
-/// The digest's part of one implementation's output.
-struct tile_sums {
-  std::uint64_t lanes[2];
+/// What a receiver makes of changes: raw records and by how much they change a tile's sums.
+struct change_sink {
+  std::byte* records = nullptr;  ///< has room for all that comes, escapes included
+  std::uint64_t next = 0;        ///< the element behind the last change
+  std::uint64_t lanes[2] = {0, 0};
 };
 
 /// The loops for elements of one width. Pointers to elements need no alignment.
 template <class T>
 struct coded_loops {
-  /// Classes of `elements` ≤ `chunk_elements` of `old`; `chunk.total` goes on from what it was.
-  /// Where `target` is not null, also what differs.
+  /// Classes of `elements` of `old`, at most a chunk; `chunk.total` goes on from what it was. Where
+  /// `target` is not null, also what differs. Reads whole blocks.
   void (*classify)(const class_model& model, const std::byte* old, const std::byte* target,
                    std::size_t elements, chunk_classes& chunk);
 
-  /// Adds the changes of a chunk that has been classified.
-  void (*collect)(const class_model& model, const std::byte* old, const std::byte* target,
-                  std::size_t elements, const chunk_classes& chunk, found_changes<T>& found);
+  /// Adds the changes of a chunk of `blocks` that has been classified.
+  void (*collect)(step_order order, const class_table& table, const std::byte* old,
+                  const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
+                  found_changes<T>& found);
 
   /// Writes the fields of fixed width, the unary parts of gaps, and the exceptions of one class.
   void (*put_fields)(const class_code& code, const std::uint32_t* gaps, const step_code<T>* steps,
@@ -97,28 +119,23 @@ struct coded_loops {
   void (*put_unary)(const class_code& code, const std::uint32_t* gaps, bit_sink& out);
   void (*put_exceptions)(const class_code& code, const step_code<T>* steps, bit_sink& out);
 
-  /// The reverse. `ranks` and `steps` have room for `code.count`.
+  /// The reverse: sets a bit of `ranks` for each change, and writes as many `steps`. `last` is the
+  /// largest rank of which the bit is set; not touched if there is none.
   /// @returns false if bits end before the class does, or a rank is not below `elements`.
   bool (*get_changes)(const class_code& code, std::uint32_t elements, bit_source& fields,
-                      bit_source& unary, std::uint32_t* ranks, step_code<T>* steps);
+                      bit_source& unary, std::uint64_t* ranks, step_code<T>* steps,
+                      std::uint32_t& last);
   bool (*get_exceptions)(const class_code& code, bit_source& bits, step_code<T>* steps);
 
-  /// Places the changes of one class whose ranks lie in this chunk, at most `count`.
-  /// @returns how many.
-  std::size_t (*place)(step_order order, std::size_t which_class, const std::byte* old,
-                       const chunk_classes& chunk, const std::uint32_t* ranks,
-                       const step_code<T>* steps, std::size_t count, chunk_changes<T>& out);
+  /// From ranks to elements: sets `chunk.changed` of a chunk that has been classified.
+  void (*place)(std::size_t classes, std::size_t blocks,
+                const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk);
 
-  /// Writes the changes among `blocks` blocks from `first` as raw records from `to`, which has room
-  /// for all and for escapes; `next` is the element behind the last change, `position` that of the
-  /// chunk's first.
-  std::byte* (*put_raw)(const chunk_changes<T>& changes, std::size_t blocks, std::uint64_t position,
-                        std::uint64_t& next, std::byte* to);
-
-  /// By how much the changes among blocks [first, last) change the sums of the tile that begins at
-  /// block `first`.
-  void (*add_changes)(const chunk_changes<T>& changes, std::size_t first, std::size_t last,
-                      const std::byte* old, const std::uint64_t* key, std::uint64_t* lanes);
+  /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for
+  /// a tile.
+  void (*apply_steps)(step_order order, const class_table& table, const std::byte* old,
+                      std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
+                      const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out);
 };
 
 struct all_coded_loops {

@@ -1,4 +1,5 @@
 // Decides what the loops of the dense encoding compute, in plain C++: the reference for the others.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/coded_loops.hpp"
@@ -14,32 +15,39 @@ unsigned count_ones(std::uint64_t mask) {
   return static_cast<unsigned>((mask * 0x0101010101010101) >> 56);
 }
 
-unsigned nth_one(std::uint64_t mask, std::uint32_t n) {
-  for (; n > 0; --n) mask &= mask - 1;
-  return static_cast<unsigned>(__builtin_ctzll(mask));
+std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
+  std::uint64_t result = 0;
+  for (; mask != 0; mask &= mask - 1, bits >>= 1)
+    if ((bits & 1) != 0) result |= mask & -mask;
+  return result;
 }
 
 template <class T>
 std::uint8_t key_of(T element);
 
 template <class T>
-void mark(const class_model& model, const std::byte* old, const std::byte* target,
-          std::size_t blocks, chunk_classes& chunk) {
+void classify(const class_model& model, const std::byte* old, const std::byte* target,
+              std::size_t elements, chunk_classes& chunk) {
+  const class_table table = table_of(model);
+  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+  chunk.dense = false;
   for (std::size_t b = 0; b < blocks; ++b) {
-    std::uint8_t keys[block_elements];
+    std::uint64_t* const of = &chunk.of[b * class_count_max];
+    std::uint64_t* const before = &chunk.before[b * class_count_max];
+    std::fill_n(of, class_count_max, std::uint64_t{0});
     std::uint64_t changed = 0;
-    for (std::size_t i = 0; i < block_elements; ++i) {
+    for (std::size_t i = 0; i < block_elements && b * block_elements + i < elements; ++i) {
       const std::size_t at = (b * block_elements + i) * sizeof(T);
       const T from = load<T>(old + at);
-      keys[i] = key_of(from);
+      of[table[key_of(from)]] |= std::uint64_t{1} << i;
       if (target != nullptr && load<T>(target + at) != from) changed |= std::uint64_t{1} << i;
     }
     chunk.changed[b] = changed;
-    for (std::size_t c = 1; c < model.classes; ++c) {
-      std::uint64_t mask = 0;
-      for (std::size_t i = 0; i < block_elements; ++i)
-        mask |= std::uint64_t{keys[i] >= model.thresholds[c - 1]} << i;
-      chunk.of[b * class_count_max + c] = mask;
+    for (std::size_t c = 0; c < class_count_max; ++c) {
+      const unsigned ones = count_ones(of[c]);
+      before[c] = chunk.total[c];
+      chunk.total[c] += ones;
+      chunk.dense = chunk.dense || ones > sparse_max;
     }
   }
 }

@@ -12,71 +12,14 @@ namespace lockstep::kernels {
 struct frame_stager::memory {
   chunk_classes classes;
   scratch bits;
-  scratch ranks;
   scratch steps;
-  scratch changes;
-  std::array<std::byte, chunk_elements * 8> live_end;
+  /// All zeros between calls.
+  std::array<std::vector<std::uint64_t>, class_count_max> ranks;
+  std::vector<std::byte> records;
+  std::array<std::byte, chunk_bytes> live_end;
 };
 
 namespace {
-
-/// Changes of one class, and how many of them have been placed.
-template <class T>
-struct class_changes {
-  const std::uint32_t* ranks = nullptr;
-  const step_code<T>* steps = nullptr;
-  std::size_t count = 0;
-  std::size_t placed = 0;
-};
-
-/// Where a range's changes go: raw records, or a copy of the range where those would be longer.
-template <class T>
-class absorbing_writer {
- public:
-  absorbing_writer(const coded_loops<T>& loops, const frame& f, const std::byte* live,
-                   std::vector<std::byte>& out)
-      : loops_(loops), out_(out), start_(out.size()), frame_(f) {
-    const std::uint64_t records =
-        std::uint64_t{f.count} * (gap_bytes + sizeof(T)) +
-        gap_bytes * (f.range_bytes / sizeof(T) / gap_escape + 1);
-    frame_.encoding = records < f.range_bytes ? frame_encoding::raw : frame_encoding::full;
-    const bool raw = frame_.encoding == frame_encoding::raw;
-    out_.resize(start_ + frame_header_bytes + (raw ? records : f.range_bytes));
-    to_ = out_.data() + start_ + frame_header_bytes;
-    if (raw) return;
-    frame_.count = f.range_bytes / static_cast<std::uint32_t>(sizeof(T));
-    std::memcpy(to_, live, f.range_bytes);
-  }
-
-  void add(const chunk_changes<T>& changes, std::size_t blocks, std::uint64_t position) {
-    if (frame_.encoding == frame_encoding::raw) {
-      to_ = loops_.put_raw(changes, blocks, position, next_, to_);
-      return;
-    }
-    for (std::size_t b = 0; b < blocks; ++b)
-      for (std::uint64_t mask = changes.changed[b]; mask != 0; mask &= mask - 1) {
-        const std::size_t index =
-            b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
-        std::memcpy(to_ + (position + index) * sizeof(T), &changes.elements[index], sizeof(T));
-      }
-  }
-
-  void finish() {
-    if (frame_.encoding == frame_encoding::raw)
-      out_.resize(static_cast<std::size_t>(to_ - out_.data()));
-    write_header(out_, start_, frame_);
-  }
-
-  void undo() { out_.resize(start_); }
-
- private:
-  const coded_loops<T>& loops_;
-  std::vector<std::byte>& out_;
-  const std::size_t start_;
-  frame frame_;
-  std::byte* to_ = nullptr;
-  std::uint64_t next_ = 0;
-};
 
 /// One coded frame, decoded on its base.
 template <class T, class Memory>
@@ -93,21 +36,25 @@ class range_decoder {
     auto* const data = memory_.bits.template room_for<std::byte>(bits.size + bits_slack);
     std::memcpy(data, bits.data, bits.size);
     std::memset(data + bits.size, 0, bits_slack);
-    auto* ranks = memory_.ranks.template room_for<std::uint32_t>(frame_.count);
-    auto* steps = memory_.steps.template room_for<step_code<T>>(frame_.count);
+    // Twice: should the live tensor change meanwhile, a class may take more steps than it has.
+    auto* steps = memory_.steps.template room_for<step_code<T>>(2 * std::size_t{frame_.count});
     const std::uint64_t fixed_bytes = (table_.fixed_bits() + 7) / 8;
     bit_source fields{data, 0, table_.fixed_bits()};
     bit_source variable{data, 8 * fixed_bytes, std::uint64_t{8} * bits.size};
+    const std::uint32_t elements = frame_.range_bytes / static_cast<std::uint32_t>(sizeof(T));
     for (std::size_t i = 0; i < table_.model.classes; ++i) {
       const coded_class& c = table_.classes[i];
-      classes_[i] = {ranks, steps, c.count, 0};
-      if (!loops_.get_changes(code_of(c), frame_.range_bytes / sizeof(T), fields, variable, ranks,
-                              steps))
+      auto& ranks = memory_.ranks[i];
+      if (ranks.size() < elements / 64 + 1 + bits_slack / 8)
+        ranks.resize(elements / 64 + 1 + bits_slack / 8);
+      changes_.ranks[i] = ranks.data();
+      changes_.steps[i] = steps;
+      if (!loops_.get_changes(code_of(c), elements, fields, variable, ranks.data(), steps,
+                              last_[i]))
         return frame_status::bad_position;
-      ranks += c.count;
       steps += c.count;
     }
-    steps = memory_.steps.template room_for<step_code<T>>(frame_.count);
+    steps = memory_.steps.template room_for<step_code<T>>(0);
     for (std::size_t i = 0; i < table_.model.classes; ++i) {
       const coded_class& c = table_.classes[i];
       if (!loops_.get_exceptions(code_of(c), variable, steps)) return frame_status::bad_size;
@@ -118,15 +65,19 @@ class range_decoder {
                : frame_status::bad_size;
   }
 
-  /// Reads the live range once. @returns whether every rank is one of its class.
-  bool run(const digest_key& key, absorbing_writer<T>& writer, staged_digest& digest) {
-    memory_.classes.total = {};
-    auto& changes = *memory_.changes.template room_for<chunk_changes<T>>(1);
-    constexpr std::size_t chunk_bytes = chunk_elements * sizeof(T);
+  /// Reads the live range once. Writes raw records from `records`, which has room for them.
+  /// @returns where they end; null if a rank is not one of its class.
+  std::byte* run(const digest_key& key, std::byte* records, staged_digest& digest) {
+    chunk_classes& classes = memory_.classes;
+    classes.total = {};
+    const class_table table = table_of(table_.model);
+    change_sink sink;
+    sink.records = records;
     for (std::size_t at = 0; at < frame_.range_bytes; at += chunk_bytes) {
       const std::size_t size = std::min<std::size_t>(chunk_bytes, frame_.range_bytes - at);
       const std::byte* old = live_ + at;
-      digest.base += digest_range(key, frame_.tensor, frame_.offset + at, {old, size});
+      const std::uint64_t offset = frame_.offset + at;
+      digest.base += digest_range(key, frame_.tensor, offset, {old, size});
       constexpr std::size_t block_size = block_elements * sizeof(T);
       if (size % block_size != 0) {
         std::memcpy(memory_.live_end.data(), old, size);
@@ -134,15 +85,27 @@ class range_decoder {
         old = memory_.live_end.data();
       }
       const std::size_t blocks = (size + block_size - 1) / block_size;
-      loops_.classify(table_.model, old, nullptr, size / sizeof(T), memory_.classes);
-      if (!place_chunk(old, blocks, changes)) continue;
-      writer.add(changes, blocks, at / sizeof(T));
-      add_changes(key, frame_.offset + at, old, blocks, changes, digest);
+      loops_.classify(table_.model, old, nullptr, size / sizeof(T), classes);
+      loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
+      sink.lanes[0] = sink.lanes[1] = 0;
+      loops_.apply_steps(table_.model.order, table, old, blocks, at / sizeof(T), key.words(),
+                         classes, changes_, sink);
+      for (std::size_t lane = 0; lane < 2; ++lane)
+        digest.change.lane[lane] +=
+            sink.lanes[lane] * key.multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
     }
-    for (const auto& c : classes_)
-      if (c.placed != c.count) return false;
-    return true;
+    for (std::size_t i = 0; i < table_.model.classes; ++i)
+      if (table_.classes[i].count != 0 && last_[i] >= classes.total[i]) return nullptr;
+    return sink.records;
   }
+
+  ~range_decoder() {
+    for (std::size_t i = 0; i < table_.model.classes; ++i)
+      if (changes_.ranks[i] != nullptr)
+        std::memset(changes_.ranks[i], 0, (last_[i] / 64 + 1) * 8);
+  }
+  range_decoder(const range_decoder&) = delete;
+  range_decoder& operator=(const range_decoder&) = delete;
 
  private:
   static class_code code_of(const coded_class& c) noexcept {
@@ -156,39 +119,28 @@ class range_decoder {
     return bits.at % 8 == 0 || std::to_integer<unsigned>(data[bytes - 1]) >> bits.at % 8 == 0;
   }
 
-  bool place_chunk(const std::byte* old, std::size_t blocks, chunk_changes<T>& changes) {
-    std::memset(changes.changed.data(), 0, blocks * sizeof changes.changed[0]);
-    bool any = false;
-    for (std::size_t i = 0; i < table_.model.classes; ++i) {
-      auto& c = classes_[i];
-      const std::size_t placed =
-          loops_.place(table_.model.order, i, old, memory_.classes, c.ranks + c.placed,
-                       c.steps + c.placed, c.count - c.placed, changes);
-      c.placed += placed;
-      any = any || placed != 0;
-    }
-    return any;
-  }
-
-  void add_changes(const digest_key& key, std::uint64_t byte, const std::byte* old,
-                   std::size_t blocks, const chunk_changes<T>& changes, staged_digest& digest) {
-    constexpr std::size_t tile_blocks = digest_tile_bytes / (block_elements * sizeof(T));
-    std::uint64_t tile = byte / digest_tile_bytes;
-    for (std::size_t b = 0; b < blocks; b += tile_blocks, ++tile) {
-      std::uint64_t lanes[2] = {0, 0};
-      loops_.add_changes(changes, b, std::min(blocks, b + tile_blocks), old, key.words(), lanes);
-      for (std::size_t lane = 0; lane < 2; ++lane)
-        digest.change.lane[lane] += lanes[lane] * key.multiplier(lane, frame_.tensor, tile);
-    }
-  }
-
   Memory& memory_;
   const frame& frame_;
   const std::byte* const live_;
   const coded_loops<T>& loops_ = active_coded_loops().of<T>();
   coded_table table_;
-  std::array<class_changes<T>, class_count_max> classes_{};
+  unpacked_changes<T> changes_;
+  std::array<std::uint32_t, class_count_max> last_{};
 };
+
+/// Writes the elements of raw records into their range.
+void overwrite(std::uint32_t unit, bytes_view records, std::byte* range) noexcept {
+  std::uint64_t position = 0;
+  for (std::size_t at = 0; at < records.size;) {
+    const auto gap = load<std::uint16_t>(records.data + at);
+    at += gap_bytes;
+    position += gap;
+    if (gap == gap_escape) continue;
+    std::memcpy(range + position * unit, records.data + at, unit);
+    at += unit;
+    ++position;
+  }
+}
 
 }  // namespace
 
@@ -214,14 +166,32 @@ frame_status frame_stager::stage(const digest_key& key, const frame& f, tensor_v
   return with_unit(f.unit, [&](auto zero) {
     range_decoder<decltype(zero), memory> decoder(*memory_, f, range);
     if (const auto status = decoder.unpack(); status != frame_status::ok) return status;
-    absorbing_writer<decltype(zero)> writer(active_coded_loops().of<decltype(zero)>(), f, range,
-                                            out);
+    // The escapes of a range are as many as it has times 65,535 elements.
+    const std::uint64_t records_max =
+        std::uint64_t{f.count} * (gap_bytes + f.unit) +
+        gap_bytes * std::uint64_t{f.range_bytes / f.unit / gap_escape + 1};
+    const bool raw = records_max < f.range_bytes;
+    const std::size_t start = out.size();
+    out.resize(start + frame_header_bytes + (raw ? records_max : f.range_bytes));
+    std::byte* const payload = out.data() + start + frame_header_bytes;
+    if (!raw) memory_->records.resize(records_max);
+    std::byte* const records = raw ? payload : memory_->records.data();
     staged_digest added;
-    if (!decoder.run(key, writer, added)) {
-      writer.undo();
+    std::byte* const end = decoder.run(key, records, added);
+    if (end == nullptr) {
+      out.resize(start);
       return frame_status::bad_position;
     }
-    writer.finish();
+    frame made = f;
+    made.encoding = raw ? frame_encoding::raw : frame_encoding::full;
+    if (raw) {
+      out.resize(static_cast<std::size_t>(end - out.data()));
+    } else {
+      made.count = f.range_bytes / f.unit;
+      std::memcpy(payload, range, f.range_bytes);
+      overwrite(f.unit, {records, static_cast<std::size_t>(end - records)}, payload);
+    }
+    write_header(out, start, made);
     digest.base += added.base;
     digest.change += added.change;
     return frame_status::ok;

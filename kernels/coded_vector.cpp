@@ -1,5 +1,5 @@
 // Decides the vector form of the dense encoding's loops, compiled once for each instruction set.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
+#define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/coded_vector.cpp"
 #include <hwy/foreach_target.h>  // includes this file again for each target
@@ -19,15 +19,13 @@ unsigned count_ones(std::uint64_t mask) {
   return static_cast<unsigned>(__builtin_popcountll(mask));
 }
 
-unsigned nth_one(std::uint64_t mask, std::uint32_t n) {
-#if HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2
-  return static_cast<unsigned>(__builtin_ctzll(_pdep_u64(std::uint64_t{1} << n, mask)));
-#else
+#if !(HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2)
+/// The place of the set bit of `mask` that has `n` set bits below it.
+unsigned nth_one(std::uint64_t mask, unsigned n) {
   // Halves of 32, 16 and 8 bits: skip the lower one where the bit is not in it.
   unsigned at = 0;
   for (unsigned width = 32; width >= 8; width /= 2) {
-    const std::uint64_t low = mask >> at & ((std::uint64_t{1} << width) - 1);
-    const unsigned ones = count_ones(low);
+    const unsigned ones = count_ones(mask >> at & ((std::uint64_t{1} << width) - 1));
     const bool above = ones <= n;
     at += above ? width : 0;
     n -= above ? ones : 0;
@@ -35,6 +33,19 @@ unsigned nth_one(std::uint64_t mask, std::uint32_t n) {
   mask >>= at;
   for (; n > 0; --n) mask &= mask - 1;
   return at + static_cast<unsigned>(__builtin_ctzll(mask));
+}
+#endif
+
+std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
+#if HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2
+  return _pdep_u64(bits, mask);
+#else
+  const unsigned places = count_ones(mask);
+  if (places < 64) bits &= (std::uint64_t{1} << places) - 1;
+  std::uint64_t result = 0;
+  for (; bits != 0; bits &= bits - 1)
+    result |= std::uint64_t{1} << nth_one(mask, static_cast<unsigned>(__builtin_ctzll(bits)));
+  return result;
 #endif
 }
 
@@ -132,6 +143,7 @@ void mark(const class_model& model, const std::byte* old, const std::byte* targe
     const std::byte* const from = old + b * block_elements * sizeof(T);
     if (target != nullptr)
       mark_changed<T>(from, target + b * block_elements * sizeof(T), chunk.changed[b]);
+    chunk.of[b * class_count_max] = ~std::uint64_t{0};
     auto* const of = reinterpret_cast<std::uint8_t*>(&chunk.of[b * class_count_max]);
     for (std::size_t i = 0; i < block_elements; i += lanes) {
       const auto keys = keys_at(d8, from + i * sizeof(T), T{});
@@ -140,6 +152,57 @@ void mark(const class_model& model, const std::byte* old, const std::byte* targe
                           of + c * 8 + i / 8);
     }
   }
+}
+
+/// From masks of "key is not below threshold c" to masks of "class is c", and their counts.
+void count_classes(const class_model& model, std::size_t blocks, chunk_classes& chunk) {
+  const hn::CappedTag<std::uint64_t, class_count_max> d;
+  const hn::Repartition<std::uint8_t, decltype(d)> d8;
+  const std::size_t lanes = hn::Lanes(d);
+  alignas(64) std::uint64_t own[class_count_max] = {};
+  alignas(64) std::uint64_t above[class_count_max] = {};
+  for (std::size_t c = 0; c < model.classes; ++c) {
+    own[c] = ~std::uint64_t{0};
+    if (c + 1 < model.classes) above[c] = ~std::uint64_t{0};
+  }
+  auto most = hn::Zero(d);
+  for (std::size_t part = 0; part < class_count_max; part += lanes) {
+    auto total = hn::Load(d, &chunk.total[part]);
+    const auto mask_own = hn::Load(d, own + part);
+    const auto mask_above = hn::Load(d, above + part);
+    const auto to_dense = hn::Set(d, 63 - sparse_max);
+    std::uint64_t* of = &chunk.of[part];
+    std::uint64_t* before = &chunk.before[part];
+    for (std::size_t b = 0; b < blocks; ++b, of += class_count_max, before += class_count_max) {
+      const auto next = hn::And(mask_above, hn::LoadU(d, of + 1));
+      const auto members = hn::AndNot(next, hn::And(mask_own, hn::Load(d, of)));
+      hn::Store(members, d, of);
+      hn::Store(total, d, before);
+#if HWY_TARGET == HWY_AVX3_DL
+      static_cast<void>(d8);
+      const auto ones = hn::PopulationCount(members);
+#else
+      const auto ones = hn::SumsOf8(hn::PopulationCount(hn::BitCast(d8, members)));
+#endif
+      total = hn::Add(total, ones);
+      most = hn::Or(most, hn::Add(ones, to_dense));  // bit 6: more than sparse_max
+    }
+    hn::Store(total, d, &chunk.total[part]);
+  }
+  alignas(64) std::uint64_t bits[class_count_max];
+  hn::Store(most, d, bits);
+  chunk.dense = false;
+  for (std::size_t i = 0; i < lanes; ++i) chunk.dense = chunk.dense || (bits[i] & 64) != 0;
+}
+
+template <class T>
+void classify(const class_model& model, const std::byte* old, const std::byte* target,
+              std::size_t elements, chunk_classes& chunk) {
+  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+  mark<T>(model, old, target, blocks, chunk);
+  if (const std::size_t rest = elements % block_elements; rest != 0)
+    chunk.of[(blocks - 1) * class_count_max] = (std::uint64_t{1} << rest) - 1;
+  count_classes(model, blocks, chunk);
 }
 
 }  // namespace
@@ -151,6 +214,8 @@ HWY_AFTER_NAMESPACE();
 #endif  // HWY_SCALAR
 
 #if HWY_ONCE
+#include <hwy/targets.h>
+
 namespace lockstep::kernels {
 
 const all_coded_loops& vector_coded_loops(implementation which) noexcept {
@@ -175,6 +240,11 @@ const all_coded_loops& vector_coded_loops(implementation which) noexcept {
 #endif
 #if HWY_TARGETS & HWY_AVX3
     case implementation::avx512: {
+#if HWY_TARGETS & HWY_AVX3_DL
+      static constexpr all_coded_loops newer = N_AVX3_DL::coded_loops_as(implementation::avx512);
+      static const bool has_newer = (hwy::SupportedTargets() & HWY_AVX3_DL) != 0;
+      if (has_newer) return newer;
+#endif
       static constexpr all_coded_loops loops = N_AVX3::coded_loops_as(implementation::avx512);
       return loops;
     }
