@@ -98,7 +98,7 @@ class range_encoder {
   /// @returns the number of changes.
   std::uint32_t find() {
     memory_.classes.total = {};
-    const class_table table = table_of(model_);
+    const class_table table(model_);
     for (std::size_t at = 0; at < base_.size; at += chunk_bytes) {
       const std::size_t size = std::min(chunk_bytes, base_.size - at);
       const std::byte* old = base_.data + at;
@@ -108,8 +108,8 @@ class range_encoder {
         target = padded(target, size, memory_.target_end.data());
       }
       make_room();
-      loops_.classify(model_, old, target, size / sizeof(T), memory_.classes);
-      loops_.collect(model_.order, table, old, target, blocks_in(size), memory_.classes, found_);
+      loops_.classify(table, old, target, size / sizeof(T), memory_.classes);
+      loops_.collect(table, old, target, blocks_in(size), memory_.classes, found_);
     }
     std::uint32_t count = 0;
     for (const auto n : found_.count) count += n;

@@ -1,6 +1,7 @@
 // Decides what the loops of the dense encoding compute. Included once for each instruction set by
 // coded_vector.cpp, and by coded_portable.cpp, each of which gives first, in the same namespace:
 //   count_ones(mask)         the number of bits set
+//   count_zeros(mask)        below the lowest bit set; anything for 0
 //   deposit(bits, mask)      bit n of `bits` at the place of the set bit of `mask` that has n below it
 //   classify<T>(...)         coded_loops<T>::classify
 #include "kernels/coded_loops.hpp"
@@ -89,48 +90,59 @@ T after_step(T from, step_code<T> step) {
 
 // ---- Encoding ----
 
-/// Lists the blocks that changed. Without a branch: whether one did is not predictable.
-inline std::size_t changed_blocks(const chunk_classes& chunk, std::size_t blocks,
-                                  std::uint8_t* where) {
-  std::size_t count = 0;
+/// Lists the elements of a chunk that changed, in order. Has room for `list_slack` more. Few
+/// branches: neither whether a block changed nor how often is predictable.
+constexpr std::size_t list_slack = 8;
+inline std::size_t list_changes(const chunk_classes& chunk, std::size_t blocks,
+                                std::uint16_t* list) {
+  std::uint8_t where[chunk_blocks_max];
+  std::size_t changed = 0;
   for (std::size_t b = 0; b < blocks; ++b) {
-    where[count] = static_cast<std::uint8_t>(b);
-    count += chunk.changed[b] != 0;
+    where[changed] = static_cast<std::uint8_t>(b);
+    changed += chunk.changed[b] != 0;
   }
-  return count;
+  std::uint16_t* to = list;
+  for (std::size_t w = 0; w < changed; ++w) {
+    std::uint64_t mask = chunk.changed[where[w]];
+    const auto first = static_cast<unsigned>(where[w] * block_elements);
+    const unsigned count = count_ones(mask);
+    unsigned written = 0;
+    do {
+      for (unsigned i = 0; i < 4; ++i, mask &= mask - 1)
+        to[written + i] = static_cast<std::uint16_t>(first + count_zeros(mask));
+      written += 4;
+    } while (written < count);
+    to += count;
+  }
+  return static_cast<std::size_t>(to - list);
 }
 
 template <step_order Order, class T>
 void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
                 std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
-  std::uint8_t where[chunk_blocks_max];
-  const std::size_t count = changed_blocks(chunk, blocks, where);
-  for (std::size_t w = 0; w < count; ++w) {
-    const std::size_t b = where[w];
-    std::uint64_t mask = chunk.changed[b];
-    do {
-      const auto bit = static_cast<unsigned>(__builtin_ctzll(mask));
-      const std::size_t index = b * block_elements + bit;
-      const T from = element_at<T>(old, index);
-      const std::size_t c = table[key_of(from)];
-      const std::size_t at = b * class_count_max + c;
-      const std::uint64_t below = chunk.of[at] & ((std::uint64_t{1} << bit) - 1);
-      const auto rank = static_cast<std::uint32_t>(chunk.before[at] + count_ones(below));
-      const std::uint32_t n = found.count[c];
-      found.gaps[c][n] = rank - found.next[c];
-      found.steps[c][n] = step_between<Order>(from, element_at<T>(target, index));
-      found.next[c] = rank + 1;
-      found.count[c] = n + 1;
-      mask &= mask - 1;
-    } while (mask != 0);
+  std::uint16_t list[chunk_elements<T> + list_slack];
+  const std::size_t count = list_changes(chunk, blocks, list);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t index = list[i];
+    const T from = element_at<T>(old, index);
+    const std::size_t c = table.of_key[key_of(from)];
+    const std::size_t at = index / block_elements * class_count_max + c;
+    const std::uint64_t below =
+        chunk.of[at] & ((std::uint64_t{1} << index % block_elements) - 1);
+    const auto rank = static_cast<std::uint32_t>(chunk.before[at] + count_ones(below));
+    const std::uint32_t n = found.count[c];
+    found.gaps[c][n] = rank - found.next[c];
+    found.steps[c][n] = step_between<Order>(from, element_at<T>(target, index));
+    found.next[c] = rank + 1;
+    found.count[c] = n + 1;
   }
 }
 
 template <class T>
-void collect(step_order order, const class_table& table, const std::byte* old,
+void collect(const class_table& table, const std::byte* old,
              const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
              found_changes<T>& found) {
-  switch (order) {
+  switch (table.order) {
     case step_order::integer:
       return collect_in<step_order::integer>(table, old, target, blocks, chunk, found);
     case step_order::sign_magnitude:
@@ -330,45 +342,40 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
                     unpacked_changes<T>& changes, change_sink& out) {
   constexpr std::uint16_t escape = 0xffff;
   constexpr std::size_t in_word = 8 / sizeof(T);
-  std::uint8_t where[chunk_blocks_max];
-  const std::size_t count = changed_blocks(chunk, blocks, where);
+  std::uint16_t list[chunk_elements<T> + list_slack];
+  const std::size_t count = list_changes(chunk, blocks, list);
   std::byte* to = out.records;
   std::uint64_t next = out.next - position;  // may wrap
   std::uint64_t lane0 = 0;
   std::uint64_t lane1 = 0;
   std::size_t word_at = ~std::size_t{0};
   std::uint64_t word = 0;
-  for (std::size_t w = 0; w < count; ++w) {
-    const std::size_t b = where[w];
-    std::uint64_t mask = chunk.changed[b];
-    do {
-      const std::size_t index = b * block_elements + static_cast<unsigned>(__builtin_ctzll(mask));
-      mask &= mask - 1;
-      const T from = element_at<T>(old, index);
-      const T element = after_step<Order>(from, *changes.steps[table[key_of(from)]]++);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t index = list[i];
+    const T from = element_at<T>(old, index);
+    const T element = after_step<Order>(from, *changes.steps[table.of_key[key_of(from)]]++);
 
-      std::uint64_t gap = index - next;
-      next = index + 1;
-      for (; gap >= escape; gap -= escape) {
-        std::memcpy(to, &escape, 2);
-        to += 2;
-      }
-      const auto short_gap = static_cast<std::uint16_t>(gap);
-      std::memcpy(to, &short_gap, 2);
-      std::memcpy(to + 2, &element, sizeof element);
-      to += 2 + sizeof element;
+    std::uint64_t gap = index - next;
+    next = index + 1;
+    for (; gap >= escape; gap -= escape) {
+      std::memcpy(to, &escape, 2);
+      to += 2;
+    }
+    const auto short_gap = static_cast<std::uint16_t>(gap);
+    std::memcpy(to, &short_gap, 2);
+    std::memcpy(to + 2, &element, sizeof element);
+    to += 2 + sizeof element;
 
-      // Several changes of one word follow one another.
-      const std::size_t at = index / in_word;
-      const auto stored = load<std::uint64_t>(old + at * 8);
-      const std::uint64_t before = at == word_at ? word : stored;
-      const std::size_t shift = index % in_word * 8 * sizeof(T);
-      const std::uint64_t ones = std::uint64_t{static_cast<T>(~T{0})} << shift;
-      word = (before & ~ones) | std::uint64_t{element} << shift;
-      word_at = at;
-      lane0 += nh(word, key[at]) - nh(before, key[at]);
-      lane1 += nh(word, key[at + 1]) - nh(before, key[at + 1]);
-    } while (mask != 0);
+    // Several changes of one word follow one another.
+    const std::size_t at = index / in_word;
+    const auto stored = load<std::uint64_t>(old + at * 8);
+    const std::uint64_t before = at == word_at ? word : stored;
+    const std::size_t shift = index % in_word * 8 * sizeof(T);
+    const std::uint64_t ones = std::uint64_t{static_cast<T>(~T{0})} << shift;
+    word = (before & ~ones) | std::uint64_t{element} << shift;
+    word_at = at;
+    lane0 += nh(word, key[at]) - nh(before, key[at]);
+    lane1 += nh(word, key[at + 1]) - nh(before, key[at + 1]);
   }
   out.records = to;
   out.next = next + position;
@@ -377,10 +384,10 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
 }
 
 template <class T>
-void apply_steps(step_order order, const class_table& table, const std::byte* old,
+void apply_steps(const class_table& table, const std::byte* old,
                  std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
                  const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out) {
-  switch (order) {
+  switch (table.order) {
     case step_order::integer:
       return apply_steps_in<step_order::integer>(table, old, blocks, position, key, chunk, changes,
                                                  out);

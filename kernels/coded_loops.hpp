@@ -29,7 +29,7 @@ using step_code = std::conditional_t<sizeof(T) == 1, std::uint16_t, T>;
 /// The classes of one chunk's elements, block by block.
 struct chunk_classes {
   /// Bit `j` of `of[8 b + c]`: element `j` of block `b` is of class `c`; 0 if there is none such.
-  alignas(64) std::array<std::uint64_t, (chunk_blocks_max + 1) * class_count_max> of{};
+  alignas(64) std::array<std::uint64_t, chunk_blocks_max * class_count_max> of;
   /// Elements of class `c` in the range before block `b`.
   alignas(64) std::array<std::uint64_t, chunk_blocks_max * class_count_max> before;
   /// Elements of each class in the range up to the end of this chunk.
@@ -42,15 +42,19 @@ struct chunk_classes {
 /// Bits that one unaligned load of 8 bytes is sure to hold, wherever they begin.
 inline constexpr std::size_t sparse_max = 57;
 
-/// The class of each key.
-using class_table = std::array<std::uint8_t, 256>;
+/// A model, ready to look up the class of a key.
+struct class_table {
+  explicit class_table(const class_model& model) noexcept;
 
-inline class_table table_of(const class_model& model) noexcept {
-  class_table classes{};
-  for (std::size_t i = 0; i + 1 < model.classes; ++i)
-    for (std::size_t key = model.thresholds[i]; key < classes.size(); ++key) ++classes[key];
-  return classes;
-}
+  std::uint8_t classes;
+  step_order order;
+  std::array<std::uint8_t, class_count_max> thresholds{};
+  std::array<std::uint8_t, 256> of_key{};
+  /// If `near`: the class of key `k` is `of_near[min(max(k, first) - first, 15)]`.
+  bool near = false;
+  std::uint8_t first = 0;
+  alignas(16) std::array<std::uint8_t, 16> of_near{};
+};
 
 /// Changes of a range as they are found, apart by class. Each array has room for a chunk more.
 template <class T>
@@ -105,11 +109,11 @@ template <class T>
 struct coded_loops {
   /// Classes of `elements` of `old`, at most a chunk; `chunk.total` goes on from what it was. Where
   /// `target` is not null, also what differs. Reads whole blocks.
-  void (*classify)(const class_model& model, const std::byte* old, const std::byte* target,
+  void (*classify)(const class_table& table, const std::byte* old, const std::byte* target,
                    std::size_t elements, chunk_classes& chunk);
 
   /// Adds the changes of a chunk of `blocks` that has been classified.
-  void (*collect)(step_order order, const class_table& table, const std::byte* old,
+  void (*collect)(const class_table& table, const std::byte* old,
                   const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
                   found_changes<T>& found);
 
@@ -133,7 +137,7 @@ struct coded_loops {
 
   /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for
   /// a tile.
-  void (*apply_steps)(step_order order, const class_table& table, const std::byte* old,
+  void (*apply_steps)(const class_table& table, const std::byte* old,
                       std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
                       const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out);
 };

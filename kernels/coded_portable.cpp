@@ -15,6 +15,10 @@ unsigned count_ones(std::uint64_t mask) {
   return static_cast<unsigned>((mask * 0x0101010101010101) >> 56);
 }
 
+unsigned count_zeros(std::uint64_t mask) {
+  return mask == 0 ? 0 : static_cast<unsigned>(__builtin_ctzll(mask));
+}
+
 std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
   std::uint64_t result = 0;
   for (; mask != 0; mask &= mask - 1, bits >>= 1)
@@ -26,9 +30,8 @@ template <class T>
 std::uint8_t key_of(T element);
 
 template <class T>
-void classify(const class_model& model, const std::byte* old, const std::byte* target,
+void classify(const class_table& table, const std::byte* old, const std::byte* target,
               std::size_t elements, chunk_classes& chunk) {
-  const class_table table = table_of(model);
   const std::size_t blocks = (elements + block_elements - 1) / block_elements;
   chunk.dense = false;
   for (std::size_t b = 0; b < blocks; ++b) {
@@ -39,7 +42,7 @@ void classify(const class_model& model, const std::byte* old, const std::byte* t
     for (std::size_t i = 0; i < block_elements && b * block_elements + i < elements; ++i) {
       const std::size_t at = (b * block_elements + i) * sizeof(T);
       const T from = load<T>(old + at);
-      of[table[key_of(from)]] |= std::uint64_t{1} << i;
+      of[table.of_key[key_of(from)]] |= std::uint64_t{1} << i;
       if (target != nullptr && load<T>(target + at) != from) changed |= std::uint64_t{1} << i;
     }
     chunk.changed[b] = changed;
@@ -55,6 +58,18 @@ void classify(const class_model& model, const std::byte* old, const std::byte* t
 }  // namespace
 
 #include "kernels/coded_loops-inl.hpp"
+
+class_table::class_table(const class_model& model) noexcept
+    : classes(model.classes), order(model.order) {
+  std::copy(model.thresholds.begin(), model.thresholds.end(), thresholds.begin());
+  for (std::size_t i = 0; i + 1 < classes; ++i)
+    for (std::size_t key = thresholds[i]; key < of_key.size(); ++key) ++of_key[key];
+  const unsigned from = classes > 1 ? thresholds[0] - 1u : 0;
+  const unsigned to = classes > 1 ? thresholds[classes - 2u] : 0;
+  near = to - from < of_near.size();
+  first = static_cast<std::uint8_t>(from);
+  for (unsigned i = 0; i < of_near.size(); ++i) of_near[i] = of_key[std::min(from + i, 255u)];
+}
 
 const all_coded_loops& portable_coded_loops() noexcept {
   static constexpr all_coded_loops loops = coded_loops_as(implementation::portable);

@@ -70,7 +70,7 @@ class range_decoder {
   std::byte* run(const digest_key& key, std::byte* records, staged_digest& digest) {
     chunk_classes& classes = memory_.classes;
     classes.total = {};
-    const class_table table = table_of(table_.model);
+    const class_table table(table_.model);
     change_sink sink;
     sink.records = records;
     for (std::size_t at = 0; at < frame_.range_bytes; at += chunk_bytes) {
@@ -85,10 +85,10 @@ class range_decoder {
         old = memory_.live_end.data();
       }
       const std::size_t blocks = (size + block_size - 1) / block_size;
-      loops_.classify(table_.model, old, nullptr, size / sizeof(T), classes);
+      loops_.classify(table, old, nullptr, size / sizeof(T), classes);
       loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
       sink.lanes[0] = sink.lanes[1] = 0;
-      loops_.apply_steps(table_.model.order, table, old, blocks, at / sizeof(T), key.words(),
+      loops_.apply_steps(table, old, blocks, at / sizeof(T), key.words(),
                          classes, changes_, sink);
       for (std::size_t lane = 0; lane < 2; ++lane)
         digest.change.lane[lane] +=

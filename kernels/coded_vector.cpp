@@ -1,9 +1,12 @@
 // Decides the vector form of the dense encoding's loops, compiled once for each instruction set.
+#define HWY_WANT_AVX3_DL
 #define HWY_DISABLED_TARGETS HWY_SSSE3
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/coded_vector.cpp"
 #include <hwy/foreach_target.h>  // includes this file again for each target
 #include <hwy/highway.h>
+
+#include <algorithm>
 
 #include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
@@ -17,6 +20,14 @@ namespace {
 
 unsigned count_ones(std::uint64_t mask) {
   return static_cast<unsigned>(__builtin_popcountll(mask));
+}
+
+unsigned count_zeros(std::uint64_t mask) {
+#if HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2
+  return static_cast<unsigned>(_tzcnt_u64(mask));
+#else
+  return mask == 0 ? 0 : static_cast<unsigned>(__builtin_ctzll(mask));
+#endif
 }
 
 #if !(HWY_ARCH_X86_64 && HWY_TARGET <= HWY_AVX2)
@@ -49,53 +60,46 @@ std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
 #endif
 }
 
-/// Keys of as many elements as a vector has bytes, less 128, in order.
+/// Keys of as many elements as a vector has bytes, in order.
 template <class D8>
 auto keys_at(D8 d8, const std::byte* from, std::uint8_t) {
   const auto v = hn::LoadU(d8, reinterpret_cast<const std::uint8_t*>(from));
-  const hn::RebindToSigned<D8> signed8;
-  return hn::BitCast(signed8, hn::Xor(hn::Add(v, v), hn::Set(d8, 0x80)));
+  return hn::Add(v, v);
 }
 
 /// The same of half as many 16-bit or a quarter as many 32-bit elements.
 template <class DPart, class T>
 auto key_part_at(DPart d, const std::byte* from, T) {
   const auto v = hn::LoadU(d, reinterpret_cast<const T*>(from));
+  const auto keys = hn::ShiftRight<8 * sizeof(T) - 8>(hn::Add(v, v));
   const hn::RebindToSigned<DPart> as_signed;
-  const auto biased = hn::Xor(hn::Add(v, v), hn::Set(d, T{1} << (8 * sizeof(T) - 1)));
-  const auto keys = hn::ShiftRight<8 * sizeof(T) - 8>(hn::BitCast(as_signed, biased));
-  const hn::Rebind<std::int8_t, DPart> narrow;
-  return hn::DemoteTo(narrow, keys);
+  const hn::Rebind<std::uint8_t, DPart> narrow;
+  return hn::DemoteTo(narrow, hn::BitCast(as_signed, keys));
 }
 template <class D8>
 auto keys_at(D8 d8, const std::byte* from, std::uint16_t zero) {
   const hn::Rebind<std::uint16_t, hn::Half<D8>> part;
-  const hn::RebindToSigned<D8> signed8;
   const std::size_t bytes = hn::Lanes(part) * 2;
-  return hn::Combine(signed8, key_part_at(part, from + bytes, zero),
-                     key_part_at(part, from, zero));
+  return hn::Combine(d8, key_part_at(part, from + bytes, zero), key_part_at(part, from, zero));
 }
 template <class D8>
 auto keys_at(D8 d8, const std::byte* from, std::uint32_t zero) {
   const hn::Half<D8> half;
   const hn::Rebind<std::uint32_t, hn::Half<decltype(half)>> part;
-  const hn::RebindToSigned<D8> signed8;
-  const hn::RebindToSigned<decltype(half)> signed_half;
   const std::size_t bytes = hn::Lanes(part) * 4;
-  const auto low = hn::Combine(signed_half, key_part_at(part, from + bytes, zero),
+  const auto low = hn::Combine(half, key_part_at(part, from + bytes, zero),
                                key_part_at(part, from, zero));
-  const auto high = hn::Combine(signed_half, key_part_at(part, from + 3 * bytes, zero),
+  const auto high = hn::Combine(half, key_part_at(part, from + 3 * bytes, zero),
                                 key_part_at(part, from + 2 * bytes, zero));
-  return hn::Combine(signed8, high, low);
+  return hn::Combine(d8, high, low);
 }
 /// Elements of 8 bytes are rare: not worth a vector form.
 template <class D8>
 auto keys_at(D8 d8, const std::byte* from, std::uint64_t) {
-  const hn::RebindToSigned<D8> signed8;
-  std::int8_t keys[block_elements];
+  std::uint8_t keys[block_elements];
   for (std::size_t i = 0; i < hn::Lanes(d8); ++i)
-    keys[i] = static_cast<std::int8_t>((load<std::uint64_t>(from + 8 * i) << 1 >> 56) ^ 0x80);
-  return hn::LoadU(signed8, keys);
+    keys[i] = static_cast<std::uint8_t>(load<std::uint64_t>(from + 8 * i) << 1 >> 56);
+  return hn::LoadU(d8, keys);
 }
 
 /// Marks elements of `block` that differ, in `bits`.
@@ -129,64 +133,97 @@ void mark_changed(const std::byte* old, const std::byte* target, std::uint64_t& 
   }
 }
 
-template <class T>
-void mark(const class_model& model, const std::byte* old, const std::byte* target,
-          std::size_t blocks, chunk_classes& chunk) {
+/// Bit `Plane` of each lane, as bits.
+template <unsigned Plane, class D8, class V>
+void store_plane(D8 d8, V classes, std::uint8_t* to) {
+#if HWY_ARCH_X86
+  // The sign alone is looked at.
+  const hn::Repartition<std::uint16_t, D8> d16;
+  const auto raised = hn::BitCast(d8, hn::ShiftLeft<7 - Plane>(hn::BitCast(d16, classes)));
+  hn::StoreMaskBits(d8, hn::MaskFromVec(raised), to);
+#else
+  hn::StoreMaskBits(d8, hn::TestBit(classes, hn::Set(d8, 1u << Plane)), to);
+#endif
+}
+
+/// The bits of the elements' classes, a plane each, and `changed`.
+struct class_planes {
+  alignas(64) std::uint64_t of[3][chunk_blocks_max];
+};
+
+/// `Near`: thresholds are less than 16 apart, so that a table of 16 has the class of every key.
+template <bool Near, class T>
+void mark(const class_table& table, const std::byte* old, const std::byte* target,
+          std::size_t blocks, class_planes& planes, chunk_classes& chunk) {
   const hn::CappedTag<std::uint8_t, block_elements> d8;
-  const hn::RebindToSigned<decltype(d8)> signed8;
   const std::size_t lanes = hn::Lanes(d8);
-  // A key is not below a threshold if it is above the number before it.
-  alignas(64) std::int8_t limits[class_count_max][block_elements];
-  for (std::size_t c = 1; c < model.classes; ++c)
-    std::memset(limits[c], (model.thresholds[c - 1] - 1) ^ 0x80, block_elements);
+  const auto lookup = hn::LoadDup128(d8, table.of_near.data());
+  const auto front = hn::Set(d8, table.first);
+  const auto last = hn::Set(d8, 15);
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::byte* const from = old + b * block_elements * sizeof(T);
     if (target != nullptr)
       mark_changed<T>(from, target + b * block_elements * sizeof(T), chunk.changed[b]);
-    chunk.of[b * class_count_max] = ~std::uint64_t{0};
-    auto* const of = reinterpret_cast<std::uint8_t*>(&chunk.of[b * class_count_max]);
     for (std::size_t i = 0; i < block_elements; i += lanes) {
       const auto keys = keys_at(d8, from + i * sizeof(T), T{});
-      for (std::size_t c = 1; c < model.classes; ++c)
-        hn::StoreMaskBits(signed8, hn::Gt(keys, hn::Load(signed8, limits[c])),
-                          of + c * 8 + i / 8);
+      auto classes = hn::Zero(d8);
+      if constexpr (Near) {
+        const auto index = hn::Min(hn::SaturatedSub(keys, front), last);
+        classes = hn::TableLookupBytes(lookup, index);
+      } else {
+        for (std::size_t c = 1; c < table.classes; ++c) {
+          const auto limit = hn::Set(d8, table.thresholds[c - 1]);
+          const auto above = hn::VecFromMask(d8, hn::Eq(hn::Max(keys, limit), keys));
+          classes = hn::Sub(classes, above);
+        }
+      }
+      const auto at = [&](std::size_t plane) {
+        return reinterpret_cast<std::uint8_t*>(&planes.of[plane][b]) + i / 8;
+      };
+      store_plane<0>(d8, classes, at(0));
+      store_plane<1>(d8, classes, at(1));
+      store_plane<2>(d8, classes, at(2));
     }
   }
 }
 
-/// From masks of "key is not below threshold c" to masks of "class is c", and their counts.
-void count_classes(const class_model& model, std::size_t blocks, chunk_classes& chunk) {
+/// From planes to masks of the classes, and their counts. `valid`: elements of the last block.
+void count_classes(std::size_t blocks, std::uint64_t valid, const class_planes& planes,
+                   chunk_classes& chunk) {
   const hn::CappedTag<std::uint64_t, class_count_max> d;
-  const hn::Repartition<std::uint8_t, decltype(d)> d8;
+  [[maybe_unused]] const hn::Repartition<std::uint8_t, decltype(d)> d8;
   const std::size_t lanes = hn::Lanes(d);
-  alignas(64) std::uint64_t own[class_count_max] = {};
-  alignas(64) std::uint64_t above[class_count_max] = {};
-  for (std::size_t c = 0; c < model.classes; ++c) {
-    own[c] = ~std::uint64_t{0};
-    if (c + 1 < model.classes) above[c] = ~std::uint64_t{0};
-  }
+  // A class is where each plane, inverted by this, is set.
+  alignas(64) std::uint64_t inverted[3][class_count_max];
+  for (std::size_t c = 0; c < class_count_max; ++c)
+    for (std::size_t plane = 0; plane < 3; ++plane)
+      inverted[plane][c] = (c >> plane & 1) != 0 ? 0 : ~std::uint64_t{0};
   auto most = hn::Zero(d);
+  const auto to_dense = hn::Set(d, 63 - sparse_max);
   for (std::size_t part = 0; part < class_count_max; part += lanes) {
     auto total = hn::Load(d, &chunk.total[part]);
-    const auto mask_own = hn::Load(d, own + part);
-    const auto mask_above = hn::Load(d, above + part);
-    const auto to_dense = hn::Set(d, 63 - sparse_max);
-    std::uint64_t* of = &chunk.of[part];
-    std::uint64_t* before = &chunk.before[part];
-    for (std::size_t b = 0; b < blocks; ++b, of += class_count_max, before += class_count_max) {
-      const auto next = hn::And(mask_above, hn::LoadU(d, of + 1));
-      const auto members = hn::AndNot(next, hn::And(mask_own, hn::Load(d, of)));
-      hn::Store(members, d, of);
-      hn::Store(total, d, before);
+    const auto invert0 = hn::Load(d, inverted[0] + part);
+    const auto invert1 = hn::Load(d, inverted[1] + part);
+    const auto invert2 = hn::Load(d, inverted[2] + part);
+    const auto add = [&](std::size_t b, auto members) {
+      hn::Store(members, d, &chunk.of[b * class_count_max + part]);
+      hn::Store(total, d, &chunk.before[b * class_count_max + part]);
 #if HWY_TARGET == HWY_AVX3_DL
-      static_cast<void>(d8);
       const auto ones = hn::PopulationCount(members);
 #else
       const auto ones = hn::SumsOf8(hn::PopulationCount(hn::BitCast(d8, members)));
 #endif
       total = hn::Add(total, ones);
       most = hn::Or(most, hn::Add(ones, to_dense));  // bit 6: more than sparse_max
-    }
+    };
+    const auto members_of = [&](std::size_t b) {
+      const auto plane0 = hn::Xor(invert0, hn::Set(d, planes.of[0][b]));
+      const auto plane1 = hn::Xor(invert1, hn::Set(d, planes.of[1][b]));
+      const auto plane2 = hn::Xor(invert2, hn::Set(d, planes.of[2][b]));
+      return hn::And(plane0, hn::And(plane1, plane2));
+    };
+    for (std::size_t b = 0; b + 1 < blocks; ++b) add(b, members_of(b));
+    add(blocks - 1, hn::And(members_of(blocks - 1), hn::Set(d, valid)));
     hn::Store(total, d, &chunk.total[part]);
   }
   alignas(64) std::uint64_t bits[class_count_max];
@@ -196,13 +233,17 @@ void count_classes(const class_model& model, std::size_t blocks, chunk_classes& 
 }
 
 template <class T>
-void classify(const class_model& model, const std::byte* old, const std::byte* target,
+void classify(const class_table& table, const std::byte* old, const std::byte* target,
               std::size_t elements, chunk_classes& chunk) {
   const std::size_t blocks = (elements + block_elements - 1) / block_elements;
-  mark<T>(model, old, target, blocks, chunk);
-  if (const std::size_t rest = elements % block_elements; rest != 0)
-    chunk.of[(blocks - 1) * class_count_max] = (std::uint64_t{1} << rest) - 1;
-  count_classes(model, blocks, chunk);
+  class_planes planes;
+  if (table.near)
+    mark<true, T>(table, old, target, blocks, planes, chunk);
+  else
+    mark<false, T>(table, old, target, blocks, planes, chunk);
+  const std::size_t rest = elements % block_elements;
+  const std::uint64_t valid = ~std::uint64_t{0} >> (rest == 0 ? 0 : 64 - rest);
+  count_classes(blocks, valid, planes, chunk);
 }
 
 }  // namespace
