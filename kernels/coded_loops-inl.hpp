@@ -4,6 +4,8 @@
 //   count_zeros(mask)        below the lowest bit set; anything for 0
 //   deposit(bits, mask)      bit n of `bits` at the place of the set bit of `mask` that has n below it
 //   classify<T>(...)         coded_loops<T>::classify
+//   list_changes(...)        the elements of a chunk that changed, in order; may write list_slack
+//                            more than it counts
 #include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
 
@@ -24,30 +26,37 @@ std::uint8_t key_of(T element) {
 
 // ---- Steps ----
 
+// Signs are coin tosses: what depends on them does so without a branch.
+
+/// All ones if the top bit of `x` is set, else 0.
+template <class T>
+T spread_sign(T x) {
+  return static_cast<T>(T{0} - static_cast<T>(x >> (8 * sizeof(T) - 1)));
+}
+template <class T>
+constexpr T top_bit = static_cast<T>(T{1} << (8 * sizeof(T) - 1));
+
 /// Floats in the order of numbers, as integers, and back.
 template <class T>
 T to_order(T bits) {
-  constexpr unsigned top = 8 * sizeof(T) - 1;
-  return static_cast<T>(bits >> top != 0 ? ~bits : bits | T{1} << top);
+  return static_cast<T>(bits ^ (spread_sign(bits) | top_bit<T>));
 }
 template <class T>
 T from_order(T order) {
-  constexpr unsigned top = 8 * sizeof(T) - 1;
-  return static_cast<T>(order >> top != 0 ? order & ~(T{1} << top) : ~order);
+  return static_cast<T>(order ^ (static_cast<T>(~spread_sign(order)) | top_bit<T>));
 }
 
 /// What a step adds, mod 2^width, and the step of what is added. Nothing is no step.
 template <class T>
 T added_by(step_code<T> step) {
-  const auto size_less_one = static_cast<T>(step >> 1);
-  return static_cast<T>((step & 1) != 0 ? ~size_less_one : size_less_one + 1);
+  const auto down = static_cast<T>(T{0} - static_cast<T>(step & 1));
+  return static_cast<T>((static_cast<T>(step >> 1) ^ down) + 1 + down);
 }
 template <class T>
 step_code<T> step_adding(T added) {
-  constexpr unsigned top = 8 * sizeof(T) - 1;
-  const bool down = added >> top != 0;
-  const auto size_less_one = static_cast<T>(down ? ~added : added - 1);
-  return static_cast<step_code<T>>(step_code<T>{size_less_one} << 1 | step_code<T>{down});
+  const T down = spread_sign(added);
+  const auto size_less_one = static_cast<T>((added ^ down) - 1 - down);
+  return static_cast<step_code<T>>(step_code<T>{size_less_one} << 1 | (down & 1));
 }
 
 /// The same within one of the two halves of a byte; where both change, from 32 on, their xor.
@@ -89,33 +98,6 @@ T after_step(T from, step_code<T> step) {
 }
 
 // ---- Encoding ----
-
-/// Lists the elements of a chunk that changed, in order. Has room for `list_slack` more. Few
-/// branches: neither whether a block changed nor how often is predictable.
-constexpr std::size_t list_slack = 8;
-inline std::size_t list_changes(const chunk_classes& chunk, std::size_t blocks,
-                                std::uint16_t* list) {
-  std::uint8_t where[chunk_blocks_max];
-  std::size_t changed = 0;
-  for (std::size_t b = 0; b < blocks; ++b) {
-    where[changed] = static_cast<std::uint8_t>(b);
-    changed += chunk.changed[b] != 0;
-  }
-  std::uint16_t* to = list;
-  for (std::size_t w = 0; w < changed; ++w) {
-    std::uint64_t mask = chunk.changed[where[w]];
-    const auto first = static_cast<unsigned>(where[w] * block_elements);
-    const unsigned count = count_ones(mask);
-    unsigned written = 0;
-    do {
-      for (unsigned i = 0; i < 4; ++i, mask &= mask - 1)
-        to[written + i] = static_cast<std::uint16_t>(first + count_zeros(mask));
-      written += 4;
-    } while (written < count);
-    to += count;
-  }
-  return static_cast<std::size_t>(to - list);
-}
 
 template <step_order Order, class T>
 void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
@@ -311,29 +293,46 @@ std::uint64_t rank_bits(const std::uint64_t* ranks, std::uint64_t at) {
   return load<std::uint64_t>(reinterpret_cast<const std::byte*>(ranks) + at / 8) >> at % 8;
 }
 
-template <std::size_t Classes, bool Dense>
-void place_in(std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
+template <class T, std::size_t Classes, bool Dense>
+void place_in(const std::byte* old, std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
               chunk_classes& chunk) {
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::uint64_t* const of = &chunk.of[b * class_count_max];
     const std::uint64_t* const before = &chunk.before[b * class_count_max];
     std::uint64_t changed = 0;
+    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
     for (std::size_t c = 0; c < Classes; ++c)
       changed |= deposit(rank_bits<Dense>(ranks[c], before[c]), of[c]);
     chunk.changed[b] = changed;
   }
 }
 
-inline void place(std::size_t classes, std::size_t blocks,
-                  const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
-  using run = void (*)(std::size_t, const std::array<std::uint64_t*, class_count_max>&,
-                       chunk_classes&);
+template <class T>
+void place(std::size_t classes, const std::byte* old, std::size_t blocks,
+           const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+  using run = void (*)(const std::byte*, std::size_t,
+                       const std::array<std::uint64_t*, class_count_max>&, chunk_classes&);
   static constexpr run runs[2][class_count_max] = {
-      {place_in<1, false>, place_in<2, false>, place_in<3, false>, place_in<4, false>,
-       place_in<5, false>, place_in<6, false>, place_in<7, false>, place_in<8, false>},
-      {place_in<1, true>, place_in<2, true>, place_in<3, true>, place_in<4, true>,
-       place_in<5, true>, place_in<6, true>, place_in<7, true>, place_in<8, true>}};
-  runs[chunk.dense ? 1 : 0][classes - 1](blocks, ranks, chunk);
+      {place_in<T, 1, false>, place_in<T, 2, false>, place_in<T, 3, false>, place_in<T, 4, false>,
+       place_in<T, 5, false>, place_in<T, 6, false>, place_in<T, 7, false>, place_in<T, 8, false>},
+      {place_in<T, 1, true>, place_in<T, 2, true>, place_in<T, 3, true>, place_in<T, 4, true>,
+       place_in<T, 5, true>, place_in<T, 6, true>, place_in<T, 7, true>, place_in<T, 8, true>}};
+  runs[chunk.dense ? 1 : 0][classes - 1](old, blocks, ranks, chunk);
+}
+
+/// nh(after, key) - nh(before, key), where they differ in the element at bit `shift` alone.
+template <class T>
+std::uint64_t nh_change(std::uint64_t before, std::uint64_t after, std::size_t shift,
+                        std::uint64_t key) {
+  if constexpr (sizeof(T) == 8) return nh(after, key) - nh(before, key);
+  // One factor stays; all by 32 bits: the half that changes below, the other above.
+  const std::size_t turn = shift & 32;
+  const auto low = [turn](std::uint64_t x) { return static_cast<std::uint32_t>(x >> turn); };
+  const auto high = [turn](std::uint64_t x) { return static_cast<std::uint32_t>(x >> (turn ^ 32)); };
+  const std::uint32_t factor = high(before) + high(key);
+  const std::uint32_t from = low(before) + low(key);
+  const std::uint32_t to = low(after) + low(key);
+  return (std::uint64_t{to} - from) * factor;
 }
 
 template <step_order Order, class T>
@@ -371,11 +370,11 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
     const auto stored = load<std::uint64_t>(old + at * 8);
     const std::uint64_t before = at == word_at ? word : stored;
     const std::size_t shift = index % in_word * 8 * sizeof(T);
-    const std::uint64_t ones = std::uint64_t{static_cast<T>(~T{0})} << shift;
-    word = (before & ~ones) | std::uint64_t{element} << shift;
+    word = before ^ std::uint64_t{static_cast<T>(static_cast<T>(before >> shift) ^ element)}
+                        << shift;
     word_at = at;
-    lane0 += nh(word, key[at]) - nh(before, key[at]);
-    lane1 += nh(word, key[at + 1]) - nh(before, key[at + 1]);
+    lane0 += nh_change<T>(before, word, shift, key[at]);
+    lane1 += nh_change<T>(before, word, shift, key[at + 1]);
   }
   out.records = to;
   out.next = next + position;
@@ -403,7 +402,7 @@ void apply_steps(const class_table& table, const std::byte* old,
 template <class T>
 constexpr coded_loops<T> loops_for() {
   return {classify<T>,       collect<T>,     put_fields<T>,     put_unary, put_exceptions<T>,
-          get_changes<T>, get_exceptions<T>, place, apply_steps<T>};
+          get_changes<T>, get_exceptions<T>, place<T>, apply_steps<T>};
 }
 
 constexpr all_coded_loops coded_loops_as(implementation which) {

@@ -42,6 +42,18 @@ struct chunk_classes {
 /// Bits that one unaligned load of 8 bytes is sure to hold, wherever they begin.
 inline constexpr std::size_t sparse_max = 57;
 
+/// Asks for the memory that the next chunk has in place of this chunk's `at`: every second line,
+/// from the first or from the second. It comes while this chunk is worked on.
+template <class T, std::size_t First = 0>
+void prefetch_next(const std::byte* at) noexcept {
+  constexpr std::size_t line = 64;
+  for (std::size_t i = First; i < sizeof(T); i += 2)
+    __builtin_prefetch(at + chunk_bytes + i * line);
+}
+
+/// Room behind a list of changes that may be written.
+inline constexpr std::size_t list_slack = 32;
+
 /// A model, ready to look up the class of a key.
 struct class_table {
   explicit class_table(const class_model& model) noexcept;
@@ -132,7 +144,7 @@ struct coded_loops {
   bool (*get_exceptions)(const class_code& code, bit_source& bits, step_code<T>* steps);
 
   /// From ranks to elements: sets `chunk.changed` of a chunk that has been classified.
-  void (*place)(std::size_t classes, std::size_t blocks,
+  void (*place)(std::size_t classes, const std::byte* old, std::size_t blocks,
                 const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk);
 
   /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for

@@ -16,7 +16,7 @@ unsigned count_ones(std::uint64_t mask) {
 }
 
 unsigned count_zeros(std::uint64_t mask) {
-  return mask == 0 ? 0 : static_cast<unsigned>(__builtin_ctzll(mask));
+  return static_cast<unsigned>(__builtin_ctzll(mask));
 }
 
 std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
@@ -24,6 +24,14 @@ std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) {
   for (; mask != 0; mask &= mask - 1, bits >>= 1)
     if ((bits & 1) != 0) result |= mask & -mask;
   return result;
+}
+
+std::size_t list_changes(const chunk_classes& chunk, std::size_t blocks, std::uint16_t* list) {
+  std::uint16_t* to = list;
+  for (std::size_t b = 0; b < blocks; ++b)
+    for (std::uint64_t mask = chunk.changed[b]; mask != 0; mask &= mask - 1)
+      *to++ = static_cast<std::uint16_t>(b * block_elements + count_zeros(mask));
+  return static_cast<std::size_t>(to - list);
 }
 
 template <class T>
