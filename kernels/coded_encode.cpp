@@ -132,8 +132,8 @@ class range_encoder {
     write_table(table_, out);
     const std::uint64_t fixed_bytes = (table_.fixed_bits() + 7) / 8;
     if (out.size() - start + fixed_bytes >= limit) return undo(start, out);
-    std::byte* const bits = memory_.bits.template room_for<std::byte>(
-        fixed_bytes + variable_bits / 8 + 2 * bits_slack);
+    std::byte* const bits =
+        memory_.bits.template room_for<std::byte>(fixed_bytes + variable_bits / 8 + 2 * bits_slack);
     const std::size_t size = write_bits(bits);
     if (out.size() - start + size >= limit) return undo(start, out);
     out.insert(out.end(), bits, bits + size);
@@ -169,8 +169,8 @@ class range_encoder {
   std::uint64_t bits_max(std::size_t which, const coded_class& c) const noexcept {
     std::uint64_t bits = c.count;
     for (std::uint32_t i = 0; i < c.count; ++i) bits += found_.gaps[which][i] >> c.gap_bits;
-    const std::uint64_t exception_bits = 2 + exception_gap_bits(c.count, c.exceptions) +
-                                         2 * 8 * sizeof(step_code<T>);
+    const std::uint64_t exception_bits =
+        2 + exception_gap_bits(c.count, c.exceptions) + 2 * 8 * sizeof(step_code<T>);
     return bits + c.count + c.exceptions * exception_bits;
   }
 

@@ -2,9 +2,9 @@
 // coded_vector.cpp, and by coded_portable.cpp, each of which gives first, in the same namespace:
 //   count_ones(mask)         the number of bits set
 //   count_zeros(mask)        below the lowest bit set; anything for 0
-//   deposit(bits, mask)      bit n of `bits` at the place of the set bit of `mask` that has n below it
-//   classify<T>(...)         coded_loops<T>::classify
-//   list_changes(...)        the elements of a chunk that changed, in order; may write list_slack
+//   deposit(bits, mask)      bit n of `bits` at the place of the set bit of `mask` that has n below
+//   it classify<T>(...)         coded_loops<T>::classify list_changes(...)        the elements of a
+//   chunk that changed, in order; may write list_slack
 //                            more than it counts
 #include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
@@ -109,8 +109,7 @@ void collect_in(const class_table& table, const std::byte* old, const std::byte*
     const T from = element_at<T>(old, index);
     const std::size_t c = table.of_key[key_of(from)];
     const std::size_t at = index / block_elements * class_count_max + c;
-    const std::uint64_t below =
-        chunk.of[at] & ((std::uint64_t{1} << index % block_elements) - 1);
+    const std::uint64_t below = chunk.of[at] & ((std::uint64_t{1} << index % block_elements) - 1);
     const auto rank = static_cast<std::uint32_t>(chunk.before[at] + count_ones(below));
     const std::uint32_t n = found.count[c];
     found.gaps[c][n] = rank - found.next[c];
@@ -121,9 +120,8 @@ void collect_in(const class_table& table, const std::byte* old, const std::byte*
 }
 
 template <class T>
-void collect(const class_table& table, const std::byte* old,
-             const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
-             found_changes<T>& found) {
+void collect(const class_table& table, const std::byte* old, const std::byte* target,
+             std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
   switch (table.order) {
     case step_order::integer:
       return collect_in<step_order::integer>(table, old, target, blocks, chunk, found);
@@ -223,10 +221,10 @@ bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fie
   const std::uint64_t start = unary.at;
   const std::uint64_t end = unary.end;
   std::uint64_t word_at = start / 64 * 64;  // in bits, from a boundary that `data` keeps readable
-  std::uint64_t word =
-      load<std::uint64_t>(unary.data + word_at / 8) & ~std::uint64_t{0} << start % 64;
+  std::uint64_t word = load<std::uint64_t>(unary.data + word_at / 8) & ~std::uint64_t{0}
+                                                                           << start % 64;
   std::uint64_t at = fields.at;
-  std::uint64_t rank = 0;   // but for the unary parts
+  std::uint64_t rank = 0;  // but for the unary parts
   std::uint64_t place = 0;
   for (std::size_t i = 0; i < code.count; ++i) {
     while (word == 0) {
@@ -236,8 +234,7 @@ bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fie
     }
     place = word_at + static_cast<unsigned>(__builtin_ctzll(word));
     word &= word - 1;
-    const std::uint64_t field =
-        load<std::uint64_t>(fields.data + at / 8) >> at % 8;
+    const std::uint64_t field = load<std::uint64_t>(fields.data + at / 8) >> at % 8;
     at += gap_bits + step_bits;
     rank += field & gap_mask;
     const std::uint64_t whole = rank + ((place - start - i) << gap_bits) + i;
@@ -261,8 +258,7 @@ bool get_exceptions(const class_code& code, bit_source& bits, step_code<T>* step
     std::uint64_t gap = 0;
     if (!get_unary(bits, gap)) return false;
     if (bits.end - bits.at < code.exception_gap_bits) return false;
-    next += gap << code.exception_gap_bits |
-            bits_at(bits.data, bits.at, code.exception_gap_bits);
+    next += gap << code.exception_gap_bits | bits_at(bits.data, bits.at, code.exception_gap_bits);
     bits.at += code.exception_gap_bits;
     if (next >= code.count) return false;
     std::uint64_t length = 0;
@@ -275,8 +271,7 @@ bool get_exceptions(const class_code& code, bit_source& bits, step_code<T>* step
     const std::uint64_t low = bits_at(bits.data, bits.at, half);
     const std::uint64_t high = bits_at(bits.data, bits.at + half, rest);
     bits.at += length;
-    const std::uint64_t size = (std::uint64_t{1} << length | high << half | low)
-                               << code.value_bits;
+    const std::uint64_t size = (std::uint64_t{1} << length | high << half | low) << code.value_bits;
     steps[next] = static_cast<step_code<T>>(steps[next] | size << 1);
     ++next;
   }
@@ -294,8 +289,8 @@ std::uint64_t rank_bits(const std::uint64_t* ranks, std::uint64_t at) {
 }
 
 template <class T, std::size_t Classes, bool Dense>
-void place_in(const std::byte* old, std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
-              chunk_classes& chunk) {
+void place_in(const std::byte* old, std::size_t blocks,
+              const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::uint64_t* const of = &chunk.of[b * class_count_max];
     const std::uint64_t* const before = &chunk.before[b * class_count_max];
@@ -328,7 +323,9 @@ std::uint64_t nh_change(std::uint64_t before, std::uint64_t after, std::size_t s
   // One factor stays; all by 32 bits: the half that changes below, the other above.
   const std::size_t turn = shift & 32;
   const auto low = [turn](std::uint64_t x) { return static_cast<std::uint32_t>(x >> turn); };
-  const auto high = [turn](std::uint64_t x) { return static_cast<std::uint32_t>(x >> (turn ^ 32)); };
+  const auto high = [turn](std::uint64_t x) {
+    return static_cast<std::uint32_t>(x >> (turn ^ 32));
+  };
   const std::uint32_t factor = high(before) + high(key);
   const std::uint32_t from = low(before) + low(key);
   const std::uint32_t to = low(after) + low(key);
@@ -383,9 +380,9 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
 }
 
 template <class T>
-void apply_steps(const class_table& table, const std::byte* old,
-                 std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
-                 const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out) {
+void apply_steps(const class_table& table, const std::byte* old, std::size_t blocks,
+                 std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
+                 unpacked_changes<T>& changes, change_sink& out) {
   switch (table.order) {
     case step_order::integer:
       return apply_steps_in<step_order::integer>(table, old, blocks, position, key, chunk, changes,
@@ -401,13 +398,13 @@ void apply_steps(const class_table& table, const std::byte* old,
 
 template <class T>
 constexpr coded_loops<T> loops_for() {
-  return {classify<T>,       collect<T>,     put_fields<T>,     put_unary, put_exceptions<T>,
-          get_changes<T>, get_exceptions<T>, place<T>, apply_steps<T>};
+  return {classify<T>,    collect<T>,        put_fields<T>, put_unary,     put_exceptions<T>,
+          get_changes<T>, get_exceptions<T>, place<T>,      apply_steps<T>};
 }
 
 constexpr all_coded_loops coded_loops_as(implementation which) {
-  return {which, loops_for<std::uint8_t>(), loops_for<std::uint16_t>(),
-          loops_for<std::uint32_t>(), loops_for<std::uint64_t>()};
+  return {which, loops_for<std::uint8_t>(), loops_for<std::uint16_t>(), loops_for<std::uint32_t>(),
+          loops_for<std::uint64_t>()};
 }
 
 }  // namespace

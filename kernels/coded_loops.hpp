@@ -12,7 +12,8 @@
 
 namespace lockstep::kernels {
 
-/// Elements are looked at in blocks, a bit of a mask each, and blocks in chunks: tiles of the digest.
+/// Elements are looked at in blocks, a bit of a mask each, and blocks in chunks: tiles of the
+/// digest.
 inline constexpr std::size_t block_elements = 64;
 inline constexpr std::size_t chunk_bytes = digest_tile_bytes;
 inline constexpr std::size_t chunk_blocks_max = chunk_bytes / block_elements;
@@ -125,9 +126,8 @@ struct coded_loops {
                    std::size_t elements, chunk_classes& chunk);
 
   /// Adds the changes of a chunk of `blocks` that has been classified.
-  void (*collect)(const class_table& table, const std::byte* old,
-                  const std::byte* target, std::size_t blocks, const chunk_classes& chunk,
-                  found_changes<T>& found);
+  void (*collect)(const class_table& table, const std::byte* old, const std::byte* target,
+                  std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found);
 
   /// Writes the fields of fixed width, the unary parts of gaps, and the exceptions of one class.
   void (*put_fields)(const class_code& code, const std::uint32_t* gaps, const step_code<T>* steps,
@@ -149,9 +149,9 @@ struct coded_loops {
 
   /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for
   /// a tile.
-  void (*apply_steps)(const class_table& table, const std::byte* old,
-                      std::size_t blocks, std::uint64_t position, const std::uint64_t* key,
-                      const chunk_classes& chunk, unpacked_changes<T>& changes, change_sink& out);
+  void (*apply_steps)(const class_table& table, const std::byte* old, std::size_t blocks,
+                      std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
+                      unpacked_changes<T>& changes, change_sink& out);
 };
 
 struct all_coded_loops {

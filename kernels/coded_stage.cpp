@@ -88,8 +88,7 @@ class range_decoder {
       loops_.classify(table, old, nullptr, size / sizeof(T), classes);
       loops_.place(table_.model.classes, old, blocks, changes_.ranks, classes);
       sink.lanes[0] = sink.lanes[1] = 0;
-      loops_.apply_steps(table, old, blocks, at / sizeof(T), key.words(),
-                         classes, changes_, sink);
+      loops_.apply_steps(table, old, blocks, at / sizeof(T), key.words(), classes, changes_, sink);
       for (std::size_t lane = 0; lane < 2; ++lane)
         digest.change.lane[lane] +=
             sink.lanes[lane] * key.multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
@@ -101,8 +100,7 @@ class range_decoder {
 
   ~range_decoder() {
     for (std::size_t i = 0; i < table_.model.classes; ++i)
-      if (changes_.ranks[i] != nullptr)
-        std::memset(changes_.ranks[i], 0, (last_[i] / 64 + 1) * 8);
+      if (changes_.ranks[i] != nullptr) std::memset(changes_.ranks[i], 0, (last_[i] / 64 + 1) * 8);
   }
   range_decoder(const range_decoder&) = delete;
   range_decoder& operator=(const range_decoder&) = delete;

@@ -110,8 +110,8 @@ auto keys_at(D8 d8, const std::byte* from, std::uint32_t zero) {
   const hn::Half<D8> half;
   const hn::Rebind<std::uint32_t, hn::Half<decltype(half)>> part;
   const std::size_t bytes = hn::Lanes(part) * 4;
-  const auto low = hn::Combine(half, key_part_at(part, from + bytes, zero),
-                               key_part_at(part, from, zero));
+  const auto low =
+      hn::Combine(half, key_part_at(part, from + bytes, zero), key_part_at(part, from, zero));
   const auto high = hn::Combine(half, key_part_at(part, from + 3 * bytes, zero),
                                 key_part_at(part, from + 2 * bytes, zero));
   return hn::Combine(d8, high, low);

@@ -135,8 +135,6 @@ TEST_CASE("a header that promises what the tensor is not is refused") {
        [](buffer& b) { put(b, field::payload_bytes, 0xffffffffu); }},
       {"encoding 0", frame_status::bad_encoding,
        [](buffer& b) { put(b, field::encoding, std::uint16_t{0}); }},
-      {"coded", frame_status::bad_encoding,
-       [](buffer& b) { put(b, field::encoding, std::uint16_t{3}); }},
       {"encoding 4", frame_status::bad_encoding,
        [](buffer& b) { put(b, field::encoding, std::uint16_t{4}); }},
       {"encoding raw + 256", frame_status::bad_encoding,
