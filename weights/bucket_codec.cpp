@@ -1,6 +1,10 @@
 #include "weights/bucket_codec.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
 #include <utility>
 
 #include "kernels/frame.hpp"
@@ -22,7 +26,13 @@ auto with_key(std::uint64_t seed, Work work) {
   return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
 }
 
-/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
+bucket_failure failed_at(std::size_t byte, kernels::frame_status status) {
+  return {status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
+          std::string("frame at byte ") + std::to_string(byte) + ": " + kernels::to_string(status)};
+}
+
+/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed, or
+/// is coded: such a one can be applied only as what `delta_stager` makes of it.
 template <class Visit>
 std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor_views& tensors,
                                              Visit visit) {
@@ -30,17 +40,18 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
   while (at < bucket.size()) {
     kernels::frame frame;
     std::size_t length = 0;
-    const auto status =
+    auto status =
         kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
-    if (status != kernels::frame_status::ok)
-      return bucket_failure{
-          status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
-          std::string("frame at byte ") + std::to_string(at) + ": " + kernels::to_string(status)};
+    if (status == kernels::frame_status::ok && frame.encoding == kernels::frame_encoding::coded)
+      status = kernels::frame_status::bad_encoding;
+    if (status != kernels::frame_status::ok) return failed_at(at, status);
     if (!visit(frame)) break;
     at += length;
   }
   return std::nullopt;
 }
+
+using range_of_tensor = std::pair<std::uint32_t, std::uint64_t>;
 
 /// Gathers frames into buckets.
 class packer {
@@ -79,6 +90,86 @@ class packer {
   std::vector<payload> buckets_;
 };
 
+/// What one thread encodes at a time: consecutive ranges of about this many bytes, of one tensor or
+/// of several.
+constexpr std::size_t slice_bytes = std::size_t{4} << 20;
+
+struct slice {
+  std::size_t tensor = 0;  ///< of the first range
+  std::size_t offset = 0;
+  std::size_t ranges = 0;
+};
+
+/// Cuts all ranges of all tensors, in order. Large tensors are split, small ones put together.
+std::vector<slice> slices_of(const tensor_views& tensors) {
+  std::vector<slice> out;
+  std::size_t room = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::size_t size = tensors[i].bytes.size;
+    for (std::size_t at = 0; at < size; at += kernels::frame_span_bytes_max) {
+      if (room == 0) {
+        out.push_back({i, at, 0});
+        room = slice_bytes;
+      }
+      ++out.back().ranges;
+      room -= std::min(room, std::min(kernels::frame_span_bytes_max, size - at));
+    }
+  }
+  return out;
+}
+
+struct slice_frames {
+  std::vector<std::byte> bytes;
+  std::vector<std::size_t> ends;  ///< of each frame
+  std::uint64_t changed = 0;
+};
+
+slice_frames encode_slice(const slice& which, const tensor_views& base, const tensor_views& target,
+                          const std::vector<kernels::class_model>& models,
+                          kernels::encoding_choice choice, kernels::delta_encoder& encoder) {
+  slice_frames out;
+  std::size_t tensor = which.tensor;
+  std::size_t at = which.offset;
+  for (std::size_t left = which.ranges; left > 0; --left) {
+    while (at >= base[tensor].bytes.size) {
+      ++tensor;
+      at = 0;
+    }
+    out.changed += encoder.encode(static_cast<std::uint32_t>(tensor), base[tensor], target[tensor],
+                                  at, models[tensor], choice, out.bytes);
+    if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
+      out.ends.push_back(out.bytes.size());
+    at += kernels::frame_span_bytes_max;
+  }
+  return out;
+}
+
+/// Calls `job(i, encoder)` for `i` below `count`, on up to `threads` threads with an encoder each,
+/// this one among them. Rethrows what a job throws, when all have ended.
+template <class Job>
+void run_jobs(std::size_t count, unsigned threads, Job job) {
+  std::atomic<std::size_t> next{0};
+  std::exception_ptr failure;
+  std::mutex mutex;
+  const auto work = [&] {
+    try {
+      kernels::delta_encoder encoder;
+      for (std::size_t i = next++; i < count; i = next++) job(i, encoder);
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      failure = std::current_exception();
+      next = count;
+    }
+  };
+  {
+    std::vector<std::jthread> others;
+    for (std::size_t i = 1; i < std::min<std::size_t>(threads, count); ++i)
+      others.emplace_back(work);
+    work();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
 }  // namespace
 
 tensor_views as_views(const tensor_spans& tensors) {
@@ -110,17 +201,32 @@ hash128 hash_of(const payload& bucket) {
 }
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max) {
+                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           const delta_options& options) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
   packer pack(out.content, bucket_bytes_max);
+  const auto slices = slices_of(base);
+  std::vector<kernels::class_model> models(base.size());
+  if (options.choice == kernels::encoding_choice::coded)
+    run_jobs(base.size(), options.threads, [&](std::size_t i, auto&) {
+      models[i] = kernels::plan_classes(base[i], target[i]);
+    });
+  std::vector<slice_frames> made(slices.size());
+  run_jobs(slices.size(), options.threads, [&](std::size_t i, kernels::delta_encoder& encoder) {
+    made[i] = encode_slice(slices[i], base, target, models, options.choice, encoder);
+  });
   std::vector<std::byte> frame;
-  for (std::size_t i = 0; i < base.size(); ++i) {
-    for (std::size_t at = 0; at < base[i].bytes.size; at += kernels::frame_span_bytes_max) {
-      out.content.changed +=
-          kernels::encode_delta(static_cast<std::uint32_t>(i), base[i], target[i], at, frame);
-      if (!frame.empty()) pack.add(frame);
+  for (auto& slice : made) {
+    out.content.changed += slice.changed;
+    std::size_t at = 0;
+    for (const auto end : slice.ends) {
+      frame.assign(slice.bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                   slice.bytes.begin() + static_cast<std::ptrdiff_t>(end));
+      pack.add(frame);
+      at = end;
     }
+    slice = {};
   }
   out.buckets = pack.finish();
   return out;
@@ -170,16 +276,15 @@ payload full_plan::make(std::size_t index, const tensor_views& tensors) const {
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors) {
-  using range = std::pair<std::uint32_t, std::uint64_t>;
   // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what will
   // be written. Within a bucket they ascend; over all of them only where the trainer has one rank.
-  std::vector<range> seen;
+  std::vector<range_of_tensor> seen;
   bool all_ascend = true;
   for (std::size_t i = 0; i < buckets.size(); ++i) {
     bool ascending = true;
     const auto first_here = seen.size();
     auto failure = for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
-      const range at{f.tensor, f.offset};
+      const range_of_tensor at{f.tensor, f.offset};
       const bool follows = seen.empty() || seen.back() < at;
       ascending = follows || seen.size() == first_here;
       all_ascend = all_ascend && follows;
@@ -229,6 +334,51 @@ std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
   std::size_t count = 0;
   for_each_frame(bucket, tensors, [&](const auto&) { return ++count != 0; });
   return count;
+}
+
+delta_stager::delta_stager(std::uint64_t seed, tensor_views tensors)
+    : key_(seed), tensors_(std::move(tensors)) {}
+
+std::optional<bucket_failure> delta_stager::stage(const payload& bucket, payload& staged) {
+  std::vector<std::byte> out;
+  const std::size_t before = seen_.size();
+  const auto digest_before = digest_;
+  for (std::size_t at = 0; at < bucket.size();) {
+    kernels::frame frame;
+    std::size_t length = 0;
+    auto status =
+        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors_, frame, length);
+    if (status == kernels::frame_status::ok)
+      status = stager_.stage(key_, frame, tensors_[frame.tensor], out, digest_);
+    if (status != kernels::frame_status::ok) {
+      seen_.resize(before);
+      digest_ = digest_before;
+      return failed_at(at, status);
+    }
+    seen_.emplace_back(frame.tensor, frame.offset);
+    at += length;
+  }
+  out.shrink_to_fit();
+  staged = payload(std::move(out));
+  return std::nullopt;
+}
+
+staged_states delta_stager::finish() {
+  std::ranges::sort(seen_);
+  auto next = seen_.begin();
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const auto tensor = static_cast<std::uint32_t>(i);
+    const auto bytes = tensors_[i].bytes;
+    for (std::size_t at = 0; at < bytes.size; at += kernels::frame_span_bytes_max) {
+      if (next != seen_.end() && *next == range_of_tensor{tensor, at}) {
+        ++next;
+        continue;
+      }
+      const auto size = std::min(kernels::frame_span_bytes_max, bytes.size - at);
+      digest_.base += kernels::digest_range(key_, tensor, at, {bytes.data + at, size});
+    }
+  }
+  return {to_digest(digest_.base), to_digest(digest_.base + digest_.change)};
 }
 
 }  // namespace lockstep

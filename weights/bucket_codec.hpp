@@ -7,9 +7,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/bytes.hpp"
+#include "kernels/coded.hpp"
 #include "kernels/digest.hpp"
 #include "messages/errors.hpp"
 #include "messages/ids.hpp"
@@ -43,10 +45,19 @@ struct encoded_delta {
   std::vector<payload> buckets;
 };
 
+/// How to encode.
+struct delta_options {
+  /// Receivers of coded frames need `delta_stager`.
+  kernels::encoding_choice choice = kernels::encoding_choice::raw;
+  /// Large tensors are split over so many threads, small ones grouped. The bytes are the same.
+  unsigned threads = 1;
+};
+
 /// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
 /// largest frame (kernels::frame_bytes_max).
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max);
+                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           const delta_options& options = {});
 
 /// A full transfer, planned: which range of which tensor starts each bucket. Buckets are made one
 /// at a time when they are sent, so that a transfer needs no second copy of the weights.
@@ -77,7 +88,41 @@ struct bucket_failure {
   std::string detail;
 };
 
-/// Checks that the buckets are rows of well-formed frames of `tensors` whose ranges ascend within a
+/// What weights digest to, and what they will digest to.
+struct staged_states {
+  digest base;
+  digest target;
+};
+
+/// Makes absorbing buckets of a delta that may hold coded frames, while the weights still are its
+/// base, and proves that they are: each of their bytes is read once.
+///
+/// For every bucket `stage`, in any order; drop the one that came and keep what was staged. Then
+/// `finish`: go on only if `base` is the digest of the version held, and `target` that of the
+/// version announced. From there on the staged buckets are what `check_buckets`, `apply_bucket` and
+/// a redo take; coded ones they refuse.
+class delta_stager {
+ public:
+  /// `tensors` stay as they are, and alive, until `finish` has returned.
+  delta_stager(std::uint64_t seed, tensor_views tensors);
+
+  /// Sets `staged` to a bucket that makes the target of any mix of base and target: raw
+  /// and full frames, as long as the encoder's own. On a failure nothing was counted.
+  std::optional<bucket_failure> stage(const payload& bucket, payload& staged);
+
+  /// Reads the ranges that no bucket had a frame for. Once. Says nothing of ranges that were there
+  /// twice: `check_buckets` does.
+  staged_states finish();
+
+ private:
+  kernels::digest_key key_;
+  tensor_views tensors_;
+  kernels::frame_stager stager_;
+  kernels::staged_digest digest_;
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> seen_;
+};
+
+/// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose ranges ascend within a
 /// bucket, and of which none is there twice. Holds 16 bytes a frame meanwhile. Writes
 /// nothing.
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,

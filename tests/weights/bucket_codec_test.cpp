@@ -95,8 +95,26 @@ void check_leads(const std::vector<payload>& buckets, weight_buffer& base, weigh
   CHECK(std::includes(touched.begin(), touched.end(), differing.begin(), differing.end()));
 }
 
+/// The same as coded buckets, which have to be staged first.
+void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
+  const auto delta = encode_delta(base.shape(), views(base), views(target), bytes_max,
+                                  {kernels::encoding_choice::coded, 2});
+  check_bounds(delta.content, delta.buckets.size(), bytes_max);
+  for (const auto key : {seed, std::uint64_t{77}}) {
+    delta_stager stager(key, views(base));
+    std::vector<payload> staged(delta.buckets.size());
+    for (std::size_t i = staged.size(); i-- > 0;)
+      REQUIRE_FALSE(stager.stage(delta.buckets[i], staged[i]));
+    const auto states = stager.finish();
+    CHECK(states.base == digest_of(key, views(base)));
+    CHECK(states.target == digest_of(key, views(target)));
+    check_leads(staged, base, target);
+  }
+}
+
 void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
   const auto& shape = base.shape();
+  check_coded(base, target, bytes_max);
   const auto delta = encode_delta(shape, views(base), views(target), bytes_max);
   CHECK(delta.content.layout == shape.fingerprint());
   check_bounds(delta.content, delta.buckets.size(), bytes_max);
@@ -129,6 +147,56 @@ payload joined(const payload& a, const payload& b) {
 }
 
 }  // namespace
+
+TEST_CASE("every number of threads encodes the same buckets") {
+  std::mt19937_64 rng(21);
+  std::vector<tensor_spec> tensors;
+  for (unsigned i = 0; i < 300; ++i)
+    tensors.push_back({"small" + std::to_string(i), dtype::bf16, {i * 7, 31}});
+  tensors.push_back({"large", dtype::bf16, {11, 1 << 19}});
+  const layout shape(std::move(tensors));
+  auto base = random_weights(shape, rng);
+  auto target = changed(base, rng, 300);
+  for (const auto choice : {kernels::encoding_choice::raw, kernels::encoding_choice::coded,
+                            kernels::encoding_choice::full}) {
+    const auto one = encode_delta(shape, views(base), views(target), limit, {choice, 1});
+    for (const unsigned threads : {2u, 5u}) {
+      const auto more = encode_delta(shape, views(base), views(target), limit, {choice, threads});
+      CHECK(more.content == one.content);
+      CHECK(more.buckets == one.buckets);
+    }
+  }
+}
+
+TEST_CASE("coded buckets are refused where only absorbing ones may be") {
+  std::mt19937_64 rng(22);
+  const layout shape({{"t", dtype::bf16, {64, 64}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  for (std::size_t i = 0; i < 4096; i += 100) target.tensor(0)[2 * i] = std::byte{1};
+  const auto delta = encode_delta(shape, views(base), views(target), limit,
+                                  {kernels::encoding_choice::coded, 1});
+  REQUIRE(delta.buckets.size() == 1);
+  const auto failure = check_buckets(delta.buckets, views(base));
+  REQUIRE(failure);
+  CHECK(failure->reason == errc::bad_frame);
+  CHECK(failure->detail == "bucket 0, frame at byte 0: bad_encoding");
+  std::vector<std::size_t> touched;
+  auto live = base.clone();
+  CHECK(apply_bucket(delta.buckets[0], spans(live), touched));
+  CHECK(same(live, base));
+
+  // A bucket that is refused is not counted; the right one is, afterwards.
+  delta_stager stager(seed, views(base));
+  payload staged;
+  CHECK(stager.stage(flipped(delta.buckets[0], 50), staged)->reason == errc::bad_checksum);
+  CHECK(stager.stage(joined(delta.buckets[0], flipped(delta.buckets[0], 0)), staged)->reason ==
+        errc::bad_frame);
+  CHECK(staged.size() == 0);
+  REQUIRE_FALSE(stager.stage(delta.buckets[0], staged));
+  CHECK(stager.finish().base == digest_of(seed, views(base)));
+  CHECK_FALSE(check_buckets(std::vector{staged}, views(base)));
+}
 
 TEST_CASE("deltas and full transfers of every dtype lead to the target, bit for bit") {
   const auto number = GENERATE(range(0u, 20u));
