@@ -118,6 +118,66 @@ std::vector<slice> slices_of(const tensor_views& tensors) {
   return out;
 }
 
+/// Calls `visit(tensor, offset)` for each range of `which`.
+template <class Visit>
+void for_each_range(const slice& which, const tensor_views& tensors, Visit visit) {
+  std::size_t tensor = which.tensor;
+  std::size_t at = which.offset;
+  for (std::size_t left = which.ranges; left > 0; --left) {
+    while (at >= tensors[tensor].bytes.size) {
+      ++tensor;
+      at = 0;
+    }
+    visit(tensor, at);
+    at += kernels::frame_span_bytes_max;
+  }
+}
+
+struct stage_totals {
+  kernels::staged_digest digest;
+  std::vector<range_of_tensor> seen;
+};
+
+std::optional<bucket_failure> stage_bucket(const kernels::digest_key& key, const payload& bucket,
+                                           const tensor_views& tensors,
+                                           kernels::frame_stager& stager, payload& staged,
+                                           stage_totals& totals) {
+  std::vector<std::byte> out;
+  stage_totals added;
+  for (std::size_t at = 0; at < bucket.size();) {
+    kernels::frame frame;
+    std::size_t length = 0;
+    auto status =
+        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
+    if (status == kernels::frame_status::ok)
+      status = stager.stage(key, frame, tensors[frame.tensor], out, added.digest);
+    if (status != kernels::frame_status::ok) return failed_at(at, status);
+    added.seen.emplace_back(frame.tensor, frame.offset);
+    at += length;
+  }
+  out.shrink_to_fit();
+  staged = payload(std::move(out));
+  totals.digest.base += added.digest.base;
+  totals.digest.change += added.digest.change;
+  totals.seen.insert(totals.seen.end(), added.seen.begin(), added.seen.end());
+  return std::nullopt;
+}
+
+/// Digest of the ranges of `which` that are not among `seen`, which ascend.
+kernels::digest_sum digest_of_rest(const kernels::digest_key& key, const slice& which,
+                                   const tensor_views& tensors,
+                                   const std::vector<range_of_tensor>& seen) {
+  kernels::digest_sum sum;
+  for_each_range(which, tensors, [&](std::size_t i, std::size_t at) {
+    const auto tensor = static_cast<std::uint32_t>(i);
+    if (std::ranges::binary_search(seen, range_of_tensor{tensor, at})) return;
+    const auto bytes = tensors[i].bytes;
+    const auto size = std::min(kernels::frame_span_bytes_max, bytes.size - at);
+    sum += kernels::digest_range(key, tensor, at, {bytes.data + at, size});
+  });
+  return sum;
+}
+
 struct slice_frames {
   std::vector<std::byte> bytes;
   std::vector<std::size_t> ends;  ///< of each frame
@@ -128,33 +188,26 @@ slice_frames encode_slice(const slice& which, const tensor_views& base, const te
                           const std::vector<kernels::class_model>& models,
                           kernels::encoding_choice choice, kernels::delta_encoder& encoder) {
   slice_frames out;
-  std::size_t tensor = which.tensor;
-  std::size_t at = which.offset;
-  for (std::size_t left = which.ranges; left > 0; --left) {
-    while (at >= base[tensor].bytes.size) {
-      ++tensor;
-      at = 0;
-    }
-    out.changed += encoder.encode(static_cast<std::uint32_t>(tensor), base[tensor], target[tensor],
-                                  at, models[tensor], choice, out.bytes);
+  for_each_range(which, base, [&](std::size_t i, std::size_t at) {
+    out.changed += encoder.encode(static_cast<std::uint32_t>(i), base[i], target[i], at, models[i],
+                                  choice, out.bytes);
     if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
       out.ends.push_back(out.bytes.size());
-    at += kernels::frame_span_bytes_max;
-  }
+  });
   return out;
 }
 
-/// Calls `job(i, encoder)` for `i` below `count`, on up to `threads` threads with an encoder each,
+/// Calls `job(i, worker)` for `i` below `count`, on up to `threads` threads with a Worker each,
 /// this one among them. Rethrows what a job throws, when all have ended.
-template <class Job>
+template <class Worker, class Job>
 void run_jobs(std::size_t count, unsigned threads, Job job) {
   std::atomic<std::size_t> next{0};
   std::exception_ptr failure;
   std::mutex mutex;
   const auto work = [&] {
     try {
-      kernels::delta_encoder encoder;
-      for (std::size_t i = next++; i < count; i = next++) job(i, encoder);
+      Worker worker;
+      for (std::size_t i = next++; i < count; i = next++) job(i, worker);
     } catch (...) {
       const std::lock_guard lock(mutex);
       failure = std::current_exception();
@@ -209,13 +262,14 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
   const auto slices = slices_of(base);
   std::vector<kernels::class_model> models(base.size());
   if (options.choice == kernels::encoding_choice::coded)
-    run_jobs(base.size(), options.threads, [&](std::size_t i, auto&) {
+    run_jobs<kernels::delta_encoder>(base.size(), options.threads, [&](std::size_t i, auto&) {
       models[i] = kernels::plan_classes(base[i], target[i]);
     });
   std::vector<slice_frames> made(slices.size());
-  run_jobs(slices.size(), options.threads, [&](std::size_t i, kernels::delta_encoder& encoder) {
-    made[i] = encode_slice(slices[i], base, target, models, options.choice, encoder);
-  });
+  run_jobs<kernels::delta_encoder>(
+      slices.size(), options.threads, [&](std::size_t i, auto& encoder) {
+        made[i] = encode_slice(slices[i], base, target, models, options.choice, encoder);
+      });
   std::vector<std::byte> frame;
   for (auto& slice : made) {
     out.content.changed += slice.changed;
@@ -336,48 +390,55 @@ std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
   return count;
 }
 
+std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
+                                            const tensor_views& tensors, unsigned threads,
+                                            staged_states& states) {
+  return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
+    std::vector<stage_totals> totals(buckets.size());
+    std::vector<std::optional<bucket_failure>> failures(buckets.size());
+    run_jobs<kernels::frame_stager>(
+        buckets.size(), threads, [&](std::size_t i, kernels::frame_stager& stager) {
+          failures[i] = stage_bucket(key, buckets[i], tensors, stager, buckets[i], totals[i]);
+        });
+    kernels::staged_digest sum;
+    std::vector<range_of_tensor> seen;
+    for (std::size_t i = 0; i < buckets.size(); ++i) {
+      if (failures[i]) {
+        failures[i]->detail = "bucket " + std::to_string(i) + ", " + failures[i]->detail;
+        return failures[i];
+      }
+      sum.base += totals[i].digest.base;
+      sum.change += totals[i].digest.change;
+      seen.insert(seen.end(), totals[i].seen.begin(), totals[i].seen.end());
+    }
+    std::ranges::sort(seen);
+    const auto slices = slices_of(tensors);
+    std::vector<kernels::digest_sum> rest(slices.size());
+    run_jobs<int>(slices.size(), threads, [&](std::size_t i, int) {
+      rest[i] = digest_of_rest(key, slices[i], tensors, seen);
+    });
+    for (const auto& part : rest) sum.base += part;
+    states = {to_digest(sum.base), to_digest(sum.base + sum.change)};
+    return std::nullopt;
+  });
+}
+
 delta_stager::delta_stager(std::uint64_t seed, tensor_views tensors)
     : key_(seed), tensors_(std::move(tensors)) {}
 
 std::optional<bucket_failure> delta_stager::stage(const payload& bucket, payload& staged) {
-  std::vector<std::byte> out;
-  const std::size_t before = seen_.size();
-  const auto digest_before = digest_;
-  for (std::size_t at = 0; at < bucket.size();) {
-    kernels::frame frame;
-    std::size_t length = 0;
-    auto status =
-        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors_, frame, length);
-    if (status == kernels::frame_status::ok)
-      status = stager_.stage(key_, frame, tensors_[frame.tensor], out, digest_);
-    if (status != kernels::frame_status::ok) {
-      seen_.resize(before);
-      digest_ = digest_before;
-      return failed_at(at, status);
-    }
-    seen_.emplace_back(frame.tensor, frame.offset);
-    at += length;
-  }
-  out.shrink_to_fit();
-  staged = payload(std::move(out));
-  return std::nullopt;
+  stage_totals added;
+  auto failure = stage_bucket(key_, bucket, tensors_, stager_, staged, added);
+  digest_.base += added.digest.base;
+  digest_.change += added.digest.change;
+  seen_.insert(seen_.end(), added.seen.begin(), added.seen.end());
+  return failure;
 }
 
 staged_states delta_stager::finish() {
   std::ranges::sort(seen_);
-  auto next = seen_.begin();
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const auto tensor = static_cast<std::uint32_t>(i);
-    const auto bytes = tensors_[i].bytes;
-    for (std::size_t at = 0; at < bytes.size; at += kernels::frame_span_bytes_max) {
-      if (next != seen_.end() && *next == range_of_tensor{tensor, at}) {
-        ++next;
-        continue;
-      }
-      const auto size = std::min(kernels::frame_span_bytes_max, bytes.size - at);
-      digest_.base += kernels::digest_range(key_, tensor, at, {bytes.data + at, size});
-    }
-  }
+  for (const auto& s : slices_of(tensors_))
+    digest_.base += digest_of_rest(key_, s, tensors_, seen_);
   return {to_digest(digest_.base), to_digest(digest_.base + digest_.change)};
 }
 

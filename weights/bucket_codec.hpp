@@ -122,9 +122,16 @@ class delta_stager {
   std::vector<std::pair<std::uint32_t, std::uint64_t>> seen_;
 };
 
-/// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose ranges ascend within a
-/// bucket, and of which none is there twice. Holds 16 bytes a frame meanwhile. Writes
-/// nothing.
+/// The same for all buckets of a delta at once, on up to `threads` threads: sets each to what it
+/// was staged to, and `states`. Needs the coded and the staged bytes of a few buckets at a time,
+/// not of all. After a failure some buckets are staged and others not.
+std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
+                                            const tensor_views& tensors, unsigned threads,
+                                            staged_states& states);
+
+/// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose
+/// ranges ascend within a bucket, and of which none is there twice. Holds 16 bytes a frame
+/// meanwhile. Writes nothing.
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors);
 

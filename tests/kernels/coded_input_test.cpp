@@ -121,8 +121,7 @@ TEST_CASE("a coded payload that no encoder writes is refused by name") {
       {"equal thresholds", bad_table, s.with({0x02, 0x05, 0x05, 0x00, 0x00, 0x00, 0x00, 0x08})},
       {"falling thresholds", bad_table, s.with({0x02, 0x05, 0x04, 0x00, 0x00, 0x00, 0x00, 0x08})},
       {"more in a class than in all", bad_count, s.with({0x01, 0x01, 0x02, 0x00, 0x00, 0x08})},
-      {"a count of two bytes for 0", bad_table,
-       s.with({0x01, 0x01, 0x80, 0x00, 0x00, 0x00, 0x08})},
+      {"a count of two bytes for 0", bad_table, s.with({0x01, 0x01, 0x80, 0x00, 0x00, 0x00, 0x08})},
       {"a count of four bytes", bad_table,
        s.with({0x01, 0x01, 0x80, 0x80, 0x80, 0x01, 0x00, 0x00, 0x08})},
       {"a class byte's top bit", bad_table, s.with({0x00, 0x80, 0x00, 0x08})},
@@ -177,7 +176,8 @@ TEST_CASE("damaged payloads mean the same to every implementation and to a plain
       const std::size_t reach = random() % 2 == 0 ? std::min<std::size_t>(payload, 16) : payload;
       for (std::size_t n = random() % 3; n > 0; --n)
         bytes[frame_header_bytes + random() % reach] ^= static_cast<std::byte>(1u << random() % 8);
-      if (random() % 4 == 0) bytes.resize(bytes.size() - random() % std::min(payload, std::size_t{4}));
+      if (random() % 4 == 0)
+        bytes.resize(bytes.size() - random() % std::min(payload, std::size_t{4}));
       seal(bytes);
       frame f;
       std::size_t consumed = 0;

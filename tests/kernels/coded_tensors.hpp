@@ -22,10 +22,10 @@ struct element_kind {
 };
 
 inline std::vector<element_kind> kinds() {
-  return {{"bf16", kind_of_element::floats, 2, 8},    {"fp16", kind_of_element::floats, 2, 5},
+  return {{"bf16", kind_of_element::floats, 2, 8},     {"fp16", kind_of_element::floats, 2, 5},
           {"fp8 e4m3", kind_of_element::floats, 1, 4}, {"fp8 e5m2", kind_of_element::floats, 1, 5},
-          {"fp32", kind_of_element::floats, 4, 8},    {"fp64", kind_of_element::floats, 8, 11},
-          {"int8", kind_of_element::integers, 1, 0},  {"int32", kind_of_element::integers, 4, 0},
+          {"fp32", kind_of_element::floats, 4, 8},     {"fp64", kind_of_element::floats, 8, 11},
+          {"int8", kind_of_element::integers, 1, 0},   {"int32", kind_of_element::integers, 4, 0},
           {"int4", kind_of_element::nibbles, 1, 0}};
 }
 
@@ -51,8 +51,8 @@ inline std::pair<buffer, buffer> make_change(std::mt19937_64& random, const elem
       const double octaves = std::min(0.0, std::log2(std::abs(normal(random)) + 1e-9));
       const auto exponent = static_cast<std::uint64_t>(
           std::max(0.0, std::exp2(kind.exponent - 1) - 2 + std::floor(octaves)));
-      value = (exponent << fraction | (random() & ((1ull << fraction) - 1))) |
-              (random() % 2) << (bits - 1);
+      value = (exponent << fraction | (random() & ((1ull << fraction) - 1))) | (random() % 2)
+                                                                                   << (bits - 1);
       chance[i] = std::min(1.0, density * std::exp2(-octaves - 1));
     }
     put(base, i, value & ones);

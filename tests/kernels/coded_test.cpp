@@ -100,7 +100,8 @@ TEST_CASE("coded frames of tensors around the borders of ranges, chunks and bloc
           frame_span_bytes_max + 8, 2 * frame_span_bytes_max + 4104}) {
       INFO(kind.name << " of " << bytes << " bytes");
       auto [base, target] = make_change(random, kind, bytes / kind.unit, 0.01);
-      for (const std::size_t at : {std::size_t{0}, bytes - 1, bytes / 2}) target[at] ^= std::byte{1};
+      for (const std::size_t at : {std::size_t{0}, bytes - 1, bytes / 2})
+        target[at] ^= std::byte{1};
       require_round_trip(base, target, kind.unit,
                          plan_classes(view(base, kind.unit), view(target, kind.unit)), random);
     }
@@ -114,9 +115,9 @@ TEST_CASE("every bit pattern of two bytes can become any other") {
     model.order = order;
     buffer base(2 * 65536);
     for (std::uint32_t i = 0; i < 65536; ++i) std::memcpy(&base[2 * i], &i, 2);
-    for (const std::uint16_t to : std::initializer_list<std::uint16_t>{
-             0x0000, 0x8000, 0x0001, 0x8001, 0x7f80, 0xff80, 0x7fc1, 0xffff, 0x3f80, 0x7fff,
-             0x8080, 0x0080}) {
+    for (const std::uint16_t to :
+         std::initializer_list<std::uint16_t>{0x0000, 0x8000, 0x0001, 0x8001, 0x7f80, 0xff80,
+                                              0x7fc1, 0xffff, 0x3f80, 0x7fff, 0x8080, 0x0080}) {
       buffer target(base.size());
       for (std::size_t i = 0; i < 65536; ++i) std::memcpy(&target[2 * i], &to, 2);
       require_round_trip(base, target, 2, model, random);
@@ -195,8 +196,9 @@ TEST_CASE("a coded frame on another base is refused, or does not prove the base"
     std::mt19937_64 random(*rc::gen::arbitrary<std::uint64_t>());
     const auto kind = *rc::gen::elementOf(kinds());
     const auto [base, target] = make_change(random, kind, 3000, 0.02);
-    const buffer frames = encode_coded(view(base, kind.unit), view(target, kind.unit),
-                                       plan_classes(view(base, kind.unit), view(target, kind.unit)));
+    const buffer frames =
+        encode_coded(view(base, kind.unit), view(target, kind.unit),
+                     plan_classes(view(base, kind.unit), view(target, kind.unit)));
     if (frames.empty()) return;
     const buffer other = changed(random, base, kind.unit, 0.1);
     if (other == base) return;

@@ -1,5 +1,5 @@
-// Decides what a coded payload means by docs/wire-format.md, bit by bit and element by element: what
-// the kernels are held against.
+// Decides what a coded payload means by docs/wire-format.md, bit by bit and element by element:
+// what the kernels are held against.
 #pragma once
 
 #include <cstddef>

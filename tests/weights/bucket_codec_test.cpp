@@ -109,6 +109,13 @@ void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes
     CHECK(states.base == digest_of(key, views(base)));
     CHECK(states.target == digest_of(key, views(target)));
     check_leads(staged, base, target);
+
+    auto at_once = delta.buckets;
+    staged_states again;
+    REQUIRE_FALSE(stage_buckets(key, at_once, views(base), 3, again));
+    CHECK(at_once == staged);
+    CHECK(again.base == states.base);
+    CHECK(again.target == states.target);
   }
 }
 
@@ -174,8 +181,8 @@ TEST_CASE("coded buckets are refused where only absorbing ones may be") {
   weight_buffer base(shape);
   auto target = base.clone();
   for (std::size_t i = 0; i < 4096; i += 100) target.tensor(0)[2 * i] = std::byte{1};
-  const auto delta = encode_delta(shape, views(base), views(target), limit,
-                                  {kernels::encoding_choice::coded, 1});
+  const auto delta =
+      encode_delta(shape, views(base), views(target), limit, {kernels::encoding_choice::coded, 1});
   REQUIRE(delta.buckets.size() == 1);
   const auto failure = check_buckets(delta.buckets, views(base));
   REQUIRE(failure);
@@ -193,6 +200,11 @@ TEST_CASE("coded buckets are refused where only absorbing ones may be") {
   CHECK(stager.stage(joined(delta.buckets[0], flipped(delta.buckets[0], 0)), staged)->reason ==
         errc::bad_frame);
   CHECK(staged.size() == 0);
+  std::vector<payload> all{delta.buckets[0], flipped(delta.buckets[0], 50)};
+  staged_states states;
+  const auto refused = stage_buckets(seed, all, views(base), 1, states);
+  REQUIRE(refused);
+  CHECK(refused->detail == "bucket 1, frame at byte 0: bad_checksum");
   REQUIRE_FALSE(stager.stage(delta.buckets[0], staged));
   CHECK(stager.finish().base == digest_of(seed, views(base)));
   CHECK_FALSE(check_buckets(std::vector{staged}, views(base)));
