@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <thread>
+#include <utility>
 
 #include "apps/bench_bound.hpp"
 #include "kernels/frame.hpp"
@@ -209,8 +210,10 @@ std::vector<codec_result> bench_codec(bench_data& data, const codec_bench_option
     if (data.shape().bytes(i) != 0) benches.try_emplace(data.shape()[i].type, data.shape()[i].type, all);
   weight_buffer live(data.shape());
   const auto before = kernels::active_implementation();
-  while (data.next())
+  while (data.next()) {
+    if (!all.write.empty()) data.write(std::exchange(all.write, {}));
     for (auto& [type, bench] : benches) bench.step(data, live);
+  }
   kernels::set_implementation(before);
   std::vector<codec_result> results;
   for (const auto& [type, bench] : benches)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct codec_bench_options {
   unsigned repeats = 5;
   /// Which; all that this machine has if empty.
   std::vector<kernels::implementation> implementations;
+  /// Where to write the first step for others to measure; nowhere if empty.
+  std::filesystem::path write;
 };
 
 /// All tensors of a dtype, in one encoding and by one implementation, over all steps.

@@ -21,6 +21,7 @@ namespace {
 struct bench_options {
   std::string trace;
   std::string synthetic;
+  std::string write;
   std::vector<std::string> implementations;
   unsigned threads = 1;
   unsigned repeats = 5;
@@ -100,6 +101,7 @@ int run_codec(const bench_options& o) {
   codec_bench_options options;
   options.threads = o.threads;
   options.repeats = o.repeats;
+  options.write = o.write;
   for (const auto& name : o.implementations)
     options.implementations.push_back(parse_implementation(name));
   const auto size = parse_synthetic(o.synthetic);
@@ -142,6 +144,8 @@ void add_bench_command(CLI::App& program, std::function<int()>& run) {
                    "Only this one: portable, sse4, avx2, avx512, neon. May be repeated")
       ->type_name("NAME")
       ->allow_extra_args(false);
+  codec->add_option("--write", o->write, "Write the first step as a folder for --trace")
+      ->type_name("DIR");
   codec->add_flag("--json", o->json, "One JSON object a line");
   codec->callback([o, &run] { run = [o] { return run_codec(*o); }; });
 }

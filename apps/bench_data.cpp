@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "weights/checkpoint.hpp"
+#include "weights/published.hpp"
 
 namespace lockstep {
 namespace {
@@ -142,6 +143,11 @@ bool bench_data::next() {
   base_.copy_from(target_);
   stream_->load(step_++, target_);
   return true;
+}
+
+void bench_data::write(const std::filesystem::path& dir) const {
+  write_safetensors(dir / "base" / "model.safetensors", base_);
+  publish_delta(dir / "stream", 1, 0, shape(), reader_of(base_), reader_of(target_));
 }
 
 }  // namespace lockstep

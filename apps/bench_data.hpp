@@ -38,6 +38,9 @@ class bench_data {
   /// Goes to the first or to the next step; false if there is none.
   bool next();
 
+  /// Writes the step that `next` went to as a folder that `trace` reads. Throws `error{unwritable}`.
+  void write(const std::filesystem::path& dir) const;
+
   const layout& shape() const noexcept { return base_.shape(); }
   const weight_buffer& base() const noexcept { return base_; }
   const weight_buffer& target() const noexcept { return target_; }

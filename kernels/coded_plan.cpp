@@ -12,7 +12,7 @@ namespace {
 // Integers only: a model is the same on every machine.
 
 constexpr std::size_t key_count = 256;
-constexpr std::size_t piece_bytes = 2048;
+constexpr std::size_t piece_bytes = 1024;
 /// Bits, times 2^16, that a class costs in each frame.
 constexpr std::uint64_t class_cost = std::uint64_t{36} << 16;
 
@@ -56,8 +56,7 @@ std::uint64_t log2_of(std::uint64_t x) noexcept {
 std::uint64_t choice_cost(std::uint64_t all, std::uint64_t some) noexcept {
   if (some == 0 || some == all) return 0;
   const std::uint64_t rest = all - some;
-  const std::uint64_t whole = log2_of(all);
-  return some * (whole - log2_of(some)) + rest * (whole - log2_of(rest));
+  return all * log2_of(all) - some * log2_of(some) - rest * log2_of(rest);
 }
 
 /// What was seen of elements with one key, or with several.
@@ -102,21 +101,15 @@ template <class T>
 class sample {
  public:
   void look(const std::byte* base, const std::byte* target, std::size_t bytes) {
-    std::array<std::array<std::uint32_t, key_count>, 2> counts{};
-    constexpr unsigned shift = 8 * sizeof(T) - 8;
     const std::size_t elements = bytes / sizeof(T);
-    const auto key_at = [&](std::size_t i) {
-      return static_cast<T>(load<T>(base + i * sizeof(T)) << 1) >> shift;
+    const auto key_at = [&](std::size_t i) -> std::size_t {
+      return static_cast<T>(load<T>(base + i * sizeof(T)) << 1) >> (8 * sizeof(T) - 8);
     };
     std::size_t i = 0;
-    // Two tables: equal keys often follow one another.
-    for (; i + 2 <= elements; i += 2) {
-      ++counts[0][key_at(i)];
-      ++counts[1][key_at(i + 1)];
-    }
-    if (i < elements) ++counts[0][key_at(i)];
-    for (std::size_t key = 0; key < key_count; ++key)
-      seen_[key].elements += counts[0][key] + counts[1][key];
+    // Four tables: equal keys often follow one another.
+    for (; i + 4 <= elements; i += 4)
+      for (std::size_t j = 0; j < 4; ++j) ++counts_[j][key_at(i + j)];
+    for (; i < elements; ++i) ++counts_[0][key_at(i)];
     const inner_loops& loops = active_loops();
     std::uint64_t masks[piece_bytes / block_bytes];
     loops.compare(base, target, bytes / block_bytes, masks);
@@ -126,6 +119,8 @@ class sample {
   }
 
   class_model model(std::uint64_t tensor_bytes, std::uint64_t sample_bytes) {
+    for (const auto& table : counts_)
+      for (std::size_t key = 0; key < key_count; ++key) seen_[key].elements += table[key];
     class_model result;
     result.order = order();
     const std::uint64_t frames = 1 + (tensor_bytes - 1) / frame_span_bytes_max;
@@ -215,6 +210,7 @@ class sample {
     }
   }
 
+  std::array<std::array<std::uint32_t, key_count>, 4> counts_{};
   std::array<tally, key_count> seen_{};
   std::uint64_t changes_ = 0;
   std::uint64_t near_in_integers_ = 0;
@@ -232,7 +228,7 @@ class_model plan_classes(tensor_view base, tensor_view target) {
   if (size == 0) return {};
   // All of a small tensor; of a large one pieces, further apart the larger it is.
   std::size_t pieces = (size + piece_bytes - 1) / piece_bytes;
-  if (pieces > 32) pieces = std::min<std::size_t>(32 + pieces / 64, 128);
+  if (pieces > 24) pieces = std::min<std::size_t>(24 + pieces / 128, 128);
   class_model result;
   with_unit(base.unit, [&](auto zero) {
     sample<decltype(zero)> seen;

@@ -14,12 +14,12 @@ namespace lockstep::kernels {
 /// A frame covers tensor bytes [offset, offset + frame_span_bytes_max), cut off at the tensor's
 /// end, where `offset` is a multiple of it. To encode a tensor, step through its offsets.
 inline constexpr std::size_t frame_span_bytes_max = std::size_t{1} << 20;
-inline constexpr std::size_t frame_header_bytes = 36;
+inline constexpr std::size_t frame_header_bytes = 21;
 /// No frame is longer than this, on either side.
 inline constexpr std::size_t frame_bytes_max = frame_header_bytes + frame_span_bytes_max;
 
 /// How a payload is written. The numbers are on the wire.
-enum class frame_encoding : std::uint16_t {
+enum class frame_encoding : std::uint8_t {
   raw = 1,   ///< per changed element a gap and the new element
   full = 2,  ///< every byte of the range
   coded = 3  ///< positions and steps given the old elements; decodes on its base only

@@ -57,6 +57,12 @@ frame_status check_payload(const frame& f) noexcept {
   return frame_status::bad_encoding;
 }
 
+std::uint32_t load_3(const std::byte* from) noexcept {
+  std::uint32_t value = 0;
+  std::memcpy(&value, from, 3);
+  return value;
+}
+
 void require_absorbing(const frame& f) {
   if (f.encoding != frame_encoding::raw && f.encoding != frame_encoding::full)
     throw std::invalid_argument("frame: only a raw or full one can be applied");
@@ -187,7 +193,7 @@ std::uint32_t frame_checksum(bytes_view whole) noexcept {
 frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensors, frame& out,
                          std::size_t& consumed) noexcept {
   if (data.size < frame_header_bytes) return frame_status::truncated;
-  if (load<std::uint32_t>(data.data + field::magic) != frame_magic) return frame_status::bad_magic;
+  if (load<std::uint8_t>(data.data + field::magic) != frame_magic) return frame_status::bad_magic;
   const std::size_t payload_bytes = load<std::uint32_t>(data.data + field::payload_bytes);
   if (payload_bytes > data.size - frame_header_bytes) return frame_status::truncated;
   const std::size_t size = frame_header_bytes + payload_bytes;
@@ -196,19 +202,17 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 
   frame f;
   f.encoding = load<frame_encoding>(data.data + field::encoding);
-  f.unit = load<std::uint16_t>(data.data + field::unit);
+  f.unit = load<std::uint8_t>(data.data + field::unit);
   f.tensor = load<std::uint32_t>(data.data + field::tensor);
-  f.offset = load<std::uint64_t>(data.data + field::offset);
-  f.range_bytes = load<std::uint32_t>(data.data + field::range_bytes);
-  f.count = load<std::uint32_t>(data.data + field::count);
+  f.offset = std::uint64_t{load_3(data.data + field::range)} * frame_span_bytes_max;
+  f.count = load_3(data.data + field::count);
   f.payload = {data.data + frame_header_bytes, payload_bytes};
 
   if (f.tensor >= tensors.size()) return frame_status::bad_tensor;
   const tensor_view& tensor = tensors[f.tensor];
   if (f.unit != tensor.unit || !is_framable(tensor)) return frame_status::bad_tensor;
-  if (f.offset % frame_span_bytes_max != 0 || f.offset >= tensor.bytes.size ||
-      f.range_bytes != range_bytes_at(tensor.bytes.size, f.offset))
-    return frame_status::bad_range;
+  if (f.offset >= tensor.bytes.size) return frame_status::bad_range;
+  f.range_bytes = range_bytes_at(tensor.bytes.size, f.offset);
   const frame_status status = check_payload(f);
   if (status != frame_status::ok) return status;
   out = f;

@@ -20,6 +20,10 @@ std::byte* store(std::byte* to, T value) noexcept {
   return to + sizeof value;
 }
 
+void store_3(std::byte* to, std::uint32_t value) noexcept {
+  std::memcpy(to, &value, 3);
+}
+
 /// From one bit per byte to one bit per element: the bit of the element's first byte.
 template <class T>
 std::uint64_t fold(std::uint64_t mask) noexcept {
@@ -151,18 +155,17 @@ void write_header(std::vector<std::byte>& out, std::size_t start, const frame& f
   const std::size_t size = out.size() - start;
   store(header + field::magic, frame_magic);
   store(header + field::encoding, f.encoding);
-  store(header + field::unit, static_cast<std::uint16_t>(f.unit));
+  store(header + field::unit, static_cast<std::uint8_t>(f.unit));
   store(header + field::tensor, f.tensor);
-  store(header + field::offset, f.offset);
-  store(header + field::range_bytes, f.range_bytes);
-  store(header + field::count, f.count);
+  store_3(header + field::range, static_cast<std::uint32_t>(f.offset / frame_span_bytes_max));
+  store_3(header + field::count, f.count);
   store(header + field::payload_bytes, static_cast<std::uint32_t>(size - frame_header_bytes));
   store(header + field::checksum, frame_checksum({header, size}));
 }
 
 void require_range(const tensor_view& tensor, std::size_t offset) {
   if (!is_framable(tensor))
-    throw std::invalid_argument("frame: the unit is not 1, 2, 4 or 8, or does not divide the size");
+    throw std::invalid_argument("frame: the unit is not 1, 2, 4 or 8, or does not divide the size, or it is too large");
   if (offset % frame_span_bytes_max != 0 || offset > tensor.bytes.size ||
       (offset == tensor.bytes.size && offset != 0))
     throw std::invalid_argument("frame: the offset starts no range of the tensor");

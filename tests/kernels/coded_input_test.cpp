@@ -73,7 +73,7 @@ struct sample {
   buffer with(std::initializer_list<unsigned> payload, std::uint32_t count = 1) const {
     buffer result(bytes.begin(), bytes.begin() + frame_header_bytes);
     for (const unsigned byte : payload) result.push_back(static_cast<std::byte>(byte));
-    put(result, field::count, count);
+    std::memcpy(result.data() + field::count, &count, 3);
     seal(result);
     return result;
   }
