@@ -25,6 +25,7 @@ class settings_options {
 };
 
 /// Sets `run` to what must be called if the command was chosen; it returns the exit status.
+void add_bench_command(CLI::App& program, std::function<int()>& run);
 void add_config_command(CLI::App& program, std::function<int()>& run);
 void add_replay_command(CLI::App& program, std::function<int()>& run);
 void add_trainer_command(CLI::App& program, std::function<int()>& run);

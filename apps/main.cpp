@@ -86,6 +86,7 @@ std::function<int()> parse(int argc, char** argv) {
   add_status_command(program, run);
   add_audit_command(program, run);
   add_sim_command(program, run);
+  add_bench_command(program, run);
   add_config_command(program, run);
   try {
     program.parse(argc, argv);

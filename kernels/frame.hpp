@@ -14,15 +14,15 @@ namespace lockstep::kernels {
 /// A frame covers tensor bytes [offset, offset + frame_span_bytes_max), cut off at the tensor's
 /// end, where `offset` is a multiple of it. To encode a tensor, step through its offsets.
 inline constexpr std::size_t frame_span_bytes_max = std::size_t{1} << 20;
-inline constexpr std::size_t frame_header_bytes = 36;
+inline constexpr std::size_t frame_header_bytes = 21;
 /// No frame is longer than this, on either side.
 inline constexpr std::size_t frame_bytes_max = frame_header_bytes + frame_span_bytes_max;
 
 /// How a payload is written. The numbers are on the wire.
-enum class frame_encoding : std::uint16_t {
+enum class frame_encoding : std::uint8_t {
   raw = 1,   ///< per changed element a gap and the new element
   full = 2,  ///< every byte of the range
-  coded = 3  ///< reserved for the dense encoding; rejected today
+  coded = 3  ///< positions and steps given the old elements; decodes on its base only
 };
 
 /// Why bytes are not a frame. All but `ok` are caused by the peer or by the way to it.
@@ -37,6 +37,7 @@ enum class frame_status : std::uint8_t {
   bad_count,     ///< the number of elements is impossible, or not the payload's
   bad_position,  ///< a change lies outside the range
   bad_size,      ///< the payload is longer or shorter than what it holds
+  bad_table,     ///< coded: classes or code parameters that no encoder writes
 };
 
 /// The name of a status as it stands in logs; "unknown" for a value that is no enumerator.
@@ -82,7 +83,7 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 
 /// By how much applying `f` would change the digest of `live`, the tensor as it is now. Writes
 /// nothing. `f` must have been accepted by `parse_frame` for this tensor.
-/// @throws std::invalid_argument if `f` does not fit `live`.
+/// @throws std::invalid_argument if `f` does not fit `live`, or is coded (see coded.hpp).
 digest_sum change_of(const digest_key& key, const frame& f, tensor_view live);
 
 /// Sets in `marks` the bit of each element that `f` overwrites, the first of the range being bit 0
@@ -95,8 +96,8 @@ void mark_elements(const frame& f, std::vector<std::uint64_t>& marks);
 /// Overwrites the elements that `f` holds. The result is the target whatever mix of base and target
 /// `live` was, so an interrupted apply can be repeated.
 /// `f` must have been accepted by `parse_frame` for this tensor.
-/// @throws std::invalid_argument if `f` does not fit `live`; never writes outside the frame's
-/// range.
+/// @throws std::invalid_argument if `f` does not fit `live`, or is coded (see coded.hpp); never
+/// writes outside the frame's range.
 void apply_frame(const frame& f, tensor_span live);
 
 }  // namespace lockstep::kernels

@@ -3,6 +3,7 @@
 #include <array>
 #include <stdexcept>
 
+#include "kernels/coded_table.hpp"
 #include "kernels/frame_layout.hpp"
 #include "kernels/inner_loops.hpp"
 
@@ -33,21 +34,6 @@ frame_status walk_raw(const frame& f, OnChange on_change) {
   return found == f.count ? frame_status::ok : frame_status::bad_count;
 }
 
-/// Calls `visit` with a zero of the unsigned type of `unit` bytes.
-template <class Visit>
-auto with_unit(std::uint32_t unit, Visit visit) {
-  switch (unit) {
-    case 1:
-      return visit(std::uint8_t{});
-    case 2:
-      return visit(std::uint16_t{});
-    case 4:
-      return visit(std::uint32_t{});
-    default:
-      return visit(std::uint64_t{});
-  }
-}
-
 frame_status check_payload(const frame& f) noexcept {
   switch (f.encoding) {
     case frame_encoding::full:
@@ -60,17 +46,26 @@ frame_status check_payload(const frame& f) noexcept {
       return with_unit(f.unit, [&](auto zero) {
         return walk_raw<decltype(zero)>(f, [](std::uint64_t, decltype(zero)) {});
       });
-    case frame_encoding::coded:
-      break;
+    case frame_encoding::coded: {
+      if (f.count == 0 || f.count > f.range_bytes / f.unit) return frame_status::bad_count;
+      if (f.payload.size >= f.range_bytes) return frame_status::bad_size;
+      coded_table table;
+      bytes_view bits;
+      return read_table(f, table, bits);
+    }
   }
   return frame_status::bad_encoding;
 }
 
-void require_fit(const frame& f, const tensor_view& live) {
-  const bool decodable = f.encoding == frame_encoding::raw || f.encoding == frame_encoding::full;
-  if (!decodable || !is_framable(live) || f.unit != live.unit || f.offset >= live.bytes.size ||
-      f.range_bytes != range_bytes_at(live.bytes.size, f.offset))
-    throw std::invalid_argument("frame: it does not fit the tensor");
+std::uint32_t load_3(const std::byte* from) noexcept {
+  std::uint32_t value = 0;
+  std::memcpy(&value, from, 3);
+  return value;
+}
+
+void require_absorbing(const frame& f) {
+  if (f.encoding != frame_encoding::raw && f.encoding != frame_encoding::full)
+    throw std::invalid_argument("frame: only a raw or full one can be applied");
 }
 
 void require_ok(frame_status status) {
@@ -178,8 +173,16 @@ const char* to_string(frame_status status) noexcept {
       return "bad_position";
     case frame_status::bad_size:
       return "bad_size";
+    case frame_status::bad_table:
+      return "bad_table";
   }
   return "unknown";
+}
+
+void require_fit(const frame& f, const tensor_view& live) {
+  if (!is_framable(live) || f.unit != live.unit || f.offset >= live.bytes.size ||
+      f.range_bytes != range_bytes_at(live.bytes.size, f.offset))
+    throw std::invalid_argument("frame: it does not fit the tensor");
 }
 
 std::uint32_t frame_checksum(bytes_view whole) noexcept {
@@ -190,7 +193,7 @@ std::uint32_t frame_checksum(bytes_view whole) noexcept {
 frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensors, frame& out,
                          std::size_t& consumed) noexcept {
   if (data.size < frame_header_bytes) return frame_status::truncated;
-  if (load<std::uint32_t>(data.data + field::magic) != frame_magic) return frame_status::bad_magic;
+  if (load<std::uint8_t>(data.data + field::magic) != frame_magic) return frame_status::bad_magic;
   const std::size_t payload_bytes = load<std::uint32_t>(data.data + field::payload_bytes);
   if (payload_bytes > data.size - frame_header_bytes) return frame_status::truncated;
   const std::size_t size = frame_header_bytes + payload_bytes;
@@ -199,19 +202,17 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 
   frame f;
   f.encoding = load<frame_encoding>(data.data + field::encoding);
-  f.unit = load<std::uint16_t>(data.data + field::unit);
+  f.unit = load<std::uint8_t>(data.data + field::unit);
   f.tensor = load<std::uint32_t>(data.data + field::tensor);
-  f.offset = load<std::uint64_t>(data.data + field::offset);
-  f.range_bytes = load<std::uint32_t>(data.data + field::range_bytes);
-  f.count = load<std::uint32_t>(data.data + field::count);
+  f.offset = std::uint64_t{load_3(data.data + field::range)} * frame_span_bytes_max;
+  f.count = load_3(data.data + field::count);
   f.payload = {data.data + frame_header_bytes, payload_bytes};
 
   if (f.tensor >= tensors.size()) return frame_status::bad_tensor;
   const tensor_view& tensor = tensors[f.tensor];
   if (f.unit != tensor.unit || !is_framable(tensor)) return frame_status::bad_tensor;
-  if (f.offset % frame_span_bytes_max != 0 || f.offset >= tensor.bytes.size ||
-      f.range_bytes != range_bytes_at(tensor.bytes.size, f.offset))
-    return frame_status::bad_range;
+  if (f.offset >= tensor.bytes.size) return frame_status::bad_range;
+  f.range_bytes = range_bytes_at(tensor.bytes.size, f.offset);
   const frame_status status = check_payload(f);
   if (status != frame_status::ok) return status;
   out = f;
@@ -221,6 +222,7 @@ frame_status parse_frame(bytes_view data, const std::vector<tensor_view>& tensor
 
 digest_sum change_of(const digest_key& key, const frame& f, tensor_view live) {
   require_fit(f, live);
+  require_absorbing(f);
   if (f.encoding == frame_encoding::full) {
     require_ok(check_payload(f));
     const bytes_view old_bytes{live.bytes.data + f.offset, f.range_bytes};
@@ -258,6 +260,7 @@ void mark_elements(const frame& f, std::vector<std::uint64_t>& marks) {
 
 void apply_frame(const frame& f, tensor_span live) {
   require_fit(f, live);
+  require_absorbing(f);
   std::byte* const range = live.bytes.data + f.offset;
   if (f.encoding == frame_encoding::full) {
     require_ok(check_payload(f));

@@ -20,6 +20,10 @@ std::byte* store(std::byte* to, T value) noexcept {
   return to + sizeof value;
 }
 
+void store_3(std::byte* to, std::uint32_t value) noexcept {
+  std::memcpy(to, &value, 3);
+}
+
 /// From one bit per byte to one bit per element: the bit of the element's first byte.
 template <class T>
 std::uint64_t fold(std::uint64_t mask) noexcept {
@@ -144,30 +148,28 @@ bool write_raw(bytes_view base, bytes_view target, std::vector<std::byte>& out,
   return fits;
 }
 
-/// Completes the header before a payload that runs to the end of `out`.
+}  // namespace
+
 void write_header(std::vector<std::byte>& out, std::size_t start, const frame& f) noexcept {
   std::byte* const header = out.data() + start;
   const std::size_t size = out.size() - start;
   store(header + field::magic, frame_magic);
   store(header + field::encoding, f.encoding);
-  store(header + field::unit, static_cast<std::uint16_t>(f.unit));
+  store(header + field::unit, static_cast<std::uint8_t>(f.unit));
   store(header + field::tensor, f.tensor);
-  store(header + field::offset, f.offset);
-  store(header + field::range_bytes, f.range_bytes);
-  store(header + field::count, f.count);
+  store_3(header + field::range, static_cast<std::uint32_t>(f.offset / frame_span_bytes_max));
+  store_3(header + field::count, f.count);
   store(header + field::payload_bytes, static_cast<std::uint32_t>(size - frame_header_bytes));
   store(header + field::checksum, frame_checksum({header, size}));
 }
 
 void require_range(const tensor_view& tensor, std::size_t offset) {
   if (!is_framable(tensor))
-    throw std::invalid_argument("frame: the unit is not 1, 2, 4 or 8, or does not divide the size");
+    throw std::invalid_argument("frame: the unit is not 1, 2, 4 or 8, or does not divide the size, or it is too large");
   if (offset % frame_span_bytes_max != 0 || offset > tensor.bytes.size ||
       (offset == tensor.bytes.size && offset != 0))
     throw std::invalid_argument("frame: the offset starts no range of the tensor");
 }
-
-}  // namespace
 
 std::uint64_t encode_delta(std::uint32_t tensor, tensor_view base, tensor_view target,
                            std::size_t offset, std::vector<std::byte>& out) {
@@ -196,20 +198,8 @@ std::uint64_t encode_delta_range(std::uint32_t tensor, bytes_view from, tensor_v
   const std::size_t start = out.size();
   out.resize(start + frame_header_bytes);
   bool fits = false;
-  switch (target.unit) {
-    case 1:
-      fits = write_raw<std::uint8_t>(from, to, out, f.count);
-      break;
-    case 2:
-      fits = write_raw<std::uint16_t>(from, to, out, f.count);
-      break;
-    case 4:
-      fits = write_raw<std::uint32_t>(from, to, out, f.count);
-      break;
-    default:
-      fits = write_raw<std::uint64_t>(from, to, out, f.count);
-      break;
-  }
+  with_unit(target.unit,
+            [&](auto zero) { fits = write_raw<decltype(zero)>(from, to, out, f.count); });
   if (!fits || f.count == 0) out.resize(start);
   if (!fits)
     encode_full(tensor, target, offset, out);

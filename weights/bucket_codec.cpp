@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <iterator>
 #include <mutex>
 #include <utility>
@@ -56,6 +57,108 @@ std::array<digest, Keys> sum_over(const tensor_views& tensors,
   return out;
 }
 
+using range_of_tensor = std::pair<std::uint32_t, std::uint64_t>;
+
+/// Calls `visit(tensor, offset)` for each range of a batch.
+template <class Visit>
+void for_each_range(std::span<const tensor_part> batch, Visit visit) {
+  static_assert(batches::bytes_max % kernels::frame_span_bytes_max == 0);
+  for (const auto& part : batch)
+    for (std::size_t at = 0; at < part.bytes; at += kernels::frame_span_bytes_max)
+      visit(part.tensor, part.offset + at);
+}
+
+/// What staged buckets may still grow to. A coded frame of some bytes can stand for a range of a
+/// MiB, and a peer may send many.
+struct staging_room {
+  explicit staging_room(std::uint64_t bytes) : left(bytes) {}
+  bool take(std::uint64_t bytes) noexcept {
+    auto now = left.load();
+    while (now >= bytes)
+      if (left.compare_exchange_weak(now, now - bytes)) return true;
+    return false;
+  }
+  std::atomic<std::uint64_t> left;
+};
+
+struct stage_totals {
+  kernels::staged_digest digest;
+  std::vector<range_of_tensor> seen;
+};
+
+std::optional<bucket_failure> stage_bucket(const kernels::digest_key& key, const payload& bucket,
+                                           const tensor_views& tensors,
+                                           kernels::frame_stager& stager, staging_room& room,
+                                           payload& staged, stage_totals& totals) {
+  std::vector<std::byte> out;
+  std::size_t taken = 0;
+  stage_totals added;
+  for (std::size_t at = 0; at < bucket.size();) {
+    kernels::frame frame;
+    std::size_t length = 0;
+    auto status =
+        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
+    if (status == kernels::frame_status::ok)
+      status = stager.stage(key, frame, tensors[frame.tensor], out, added.digest);
+    if (status != kernels::frame_status::ok) return failed_at(at, status);
+    added.seen.emplace_back(frame.tensor, frame.offset);
+    at += length;
+    if (!room.take(out.size() - taken))
+      return bucket_failure{errc::bad_manifest, "staged, it is larger than may be held"};
+    taken = out.size();
+  }
+  out.shrink_to_fit();
+  staged = payload(std::move(out));
+  totals.digest.base += added.digest.base;
+  totals.digest.change += added.digest.change;
+  totals.seen.insert(totals.seen.end(), added.seen.begin(), added.seen.end());
+  return std::nullopt;
+}
+
+/// Digest of the ranges of `which` that are not among `seen`, which ascend.
+kernels::digest_sum digest_of_rest(const kernels::digest_key& key, std::span<const tensor_part> which,
+                                   const tensor_views& tensors,
+                                   const std::vector<range_of_tensor>& seen) {
+  kernels::digest_sum sum;
+  for_each_range(which, [&](std::uint32_t tensor, std::size_t at) {
+    if (std::ranges::binary_search(seen, range_of_tensor{tensor, at})) return;
+    const auto bytes = tensors[tensor].bytes;
+    const auto size = std::min(kernels::frame_span_bytes_max, bytes.size - at);
+    sum += kernels::digest_range(key, tensor, at, {bytes.data + at, size});
+  });
+  return sum;
+}
+
+struct batch_frames {
+  std::vector<std::byte> bytes;
+  std::vector<std::size_t> ends;  ///< of each frame
+  std::uint64_t changed = 0;
+};
+
+batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views& base,
+                          const tensor_views& target,
+                          const std::vector<kernels::class_model>& models,
+                          kernels::encoding_choice choice, kernels::delta_encoder& encoder) {
+  batch_frames out;
+  for_each_range(which, [&](std::uint32_t i, std::size_t at) {
+    out.changed += encoder.encode(i, base[i], target[i], at, models[i], choice, out.bytes);
+    if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
+      out.ends.push_back(out.bytes.size());
+  });
+  return out;
+}
+
+/// Calls `job(i, tool)` for `i` below `count` on several threads, each with a Tool of its own, whose
+/// working memory serves one job after the other.
+template <class Tool, class Job>
+void run_jobs(std::size_t count, Job job) {
+  std::atomic<std::size_t> next{0};
+  on_workers(count, [&] {
+    Tool tool;
+    for (std::size_t i = next++; i < count; i = next++) job(i, tool);
+  });
+}
+
 }  // namespace
 
 tensor_views as_views(const tensor_spans& tensors) {
@@ -100,17 +203,32 @@ hash128 hash_of(const payload& bucket) {
 }
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max) {
+                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           kernels::encoding_choice choice) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
   packer pack(out.content, bucket_bytes_max);
+  const batches all(base);
+  std::vector<kernels::class_model> models(base.size());
+  if (choice == kernels::encoding_choice::coded)
+    for_each_index(base.size(), [&](std::size_t i) {
+      models[i] = kernels::plan_classes(base[i], target[i]);
+    });
+  std::vector<batch_frames> made(all.count());
+  run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
+    made[i] = encode_batch(all[i], base, target, models, choice, encoder);
+  });
   std::vector<std::byte> frame;
-  for (std::size_t i = 0; i < base.size(); ++i) {
-    for (std::size_t at = 0; at < base[i].bytes.size; at += kernels::frame_span_bytes_max) {
-      out.content.changed +=
-          kernels::encode_delta(static_cast<std::uint32_t>(i), base[i], target[i], at, frame);
-      if (!frame.empty()) pack.add(frame);
+  for (auto& batch : made) {
+    out.content.changed += batch.changed;
+    std::size_t at = 0;
+    for (const auto end : batch.ends) {
+      frame.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                   batch.bytes.begin() + static_cast<std::ptrdiff_t>(end));
+      pack.add(frame);
+      at = end;
     }
+    batch = {};
   }
   out.buckets = pack.finish();
   return out;
@@ -160,16 +278,15 @@ payload full_plan::make(std::size_t index, const tensor_views& tensors) const {
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors) {
-  using range = std::pair<std::uint32_t, std::uint64_t>;
   // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what will
   // be written. Within a bucket they ascend; over all of them only where the trainer has one rank.
-  std::vector<range> seen;
+  std::vector<range_of_tensor> seen;
   bool all_ascend = true;
   for (std::size_t i = 0; i < buckets.size(); ++i) {
     bool ascending = true;
     const auto first_here = seen.size();
     auto failure = for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
-      const range at{f.tensor, f.offset};
+      const range_of_tensor at{f.tensor, f.offset};
       const bool follows = seen.empty() || seen.back() < at;
       ascending = follows || seen.size() == first_here;
       all_ascend = all_ascend && follows;
@@ -219,6 +336,39 @@ std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
   std::size_t count = 0;
   for_each_frame(bucket, tensors, [&](const auto&) { return ++count != 0; });
   return count;
+}
+
+std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
+                                            const tensor_views& tensors,
+                                            std::uint64_t bytes_max, staged_states& states) {
+  return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
+    std::vector<stage_totals> totals(buckets.size());
+    std::vector<std::optional<bucket_failure>> failures(buckets.size());
+    staging_room room{bytes_max};
+    run_jobs<kernels::frame_stager>(buckets.size(), [&](std::size_t i, auto& stager) {
+      failures[i] = stage_bucket(key, buckets[i], tensors, stager, room, buckets[i], totals[i]);
+    });
+    kernels::staged_digest sum;
+    std::vector<range_of_tensor> seen;
+    for (std::size_t i = 0; i < buckets.size(); ++i) {
+      if (failures[i]) {
+        failures[i]->detail = "bucket " + std::to_string(i) + ", " + failures[i]->detail;
+        return failures[i];
+      }
+      sum.base += totals[i].digest.base;
+      sum.change += totals[i].digest.change;
+      seen.insert(seen.end(), totals[i].seen.begin(), totals[i].seen.end());
+    }
+    std::ranges::sort(seen);
+    const batches all(tensors);
+    std::vector<kernels::digest_sum> rest(all.count());
+    for_each_index(all.count(), [&](std::size_t i) {
+      rest[i] = digest_of_rest(key, all[i], tensors, seen);
+    });
+    for (const auto& part : rest) sum.base += part;
+    states = {to_digest(sum.base), to_digest(sum.base + sum.change)};
+    return std::nullopt;
+  });
 }
 
 }  // namespace lockstep

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/bytes.hpp"
+#include "kernels/coded.hpp"
 #include "kernels/digest.hpp"
 #include "messages/errors.hpp"
 #include "messages/ids.hpp"
@@ -49,9 +50,12 @@ struct encoded_delta {
 };
 
 /// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
-/// largest frame (kernels::frame_bytes_max).
-encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max);
+/// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`) before
+/// anything else takes them. On several threads; the bytes are the same on however many.
+encoded_delta encode_delta(
+    const layout& shape, const tensor_views& base, const tensor_views& target,
+    std::uint64_t bucket_bytes_max,
+    kernels::encoding_choice choice = kernels::encoding_choice::raw);
 
 /// A full transfer, planned: which range of which tensor starts each bucket. Buckets are made one
 /// at a time when they are sent, so that a transfer needs no second copy of the weights.
@@ -82,9 +86,27 @@ struct bucket_failure {
   std::string detail;
 };
 
-/// Checks that the buckets are rows of well-formed frames of `tensors` whose ranges ascend within a
-/// bucket, and of which none is there twice. Holds 16 bytes a frame meanwhile. Writes
-/// nothing.
+/// What weights digest to, and what they will digest to.
+struct staged_states {
+  digest base;
+  digest target;
+};
+
+/// Makes absorbing buckets of a delta that may hold coded frames, while the weights still are its
+/// base: sets each bucket to one of raw and full frames that makes the target of any mix of base
+/// and target. Reads each byte of the weights once, on several threads, and sets `states` to what
+/// they digest to and what they would digest to. Go on only if these are the base and the target
+/// that were announced: from there on the buckets are what `check_buckets` (which finds ranges that
+/// are there twice), `apply_bucket` and a redo take.
+/// `bytes_max`: what all buckets together may grow to. After a failure some buckets are staged and
+/// others not.
+std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
+                                            const tensor_views& tensors, std::uint64_t bytes_max,
+                                            staged_states& states);
+
+/// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose
+/// ranges ascend within a bucket, and of which none is there twice. Holds 16 bytes a frame
+/// meanwhile. Writes nothing.
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors);
 

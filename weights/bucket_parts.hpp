@@ -9,7 +9,13 @@
 
 namespace lockstep {
 
-/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed.
+inline bucket_failure failed_at(std::size_t byte, kernels::frame_status status) {
+  return {status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
+          std::string("frame at byte ") + std::to_string(byte) + ": " + kernels::to_string(status)};
+}
+
+/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed, or
+/// is coded: such a one can be applied only as what `stage_buckets` makes of it.
 template <class Visit>
 std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor_views& tensors,
                                              Visit visit) {
@@ -17,12 +23,11 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
   while (at < bucket.size()) {
     kernels::frame frame;
     std::size_t length = 0;
-    const auto status =
+    auto status =
         kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
-    if (status != kernels::frame_status::ok)
-      return bucket_failure{
-          status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
-          std::string("frame at byte ") + std::to_string(at) + ": " + kernels::to_string(status)};
+    if (status == kernels::frame_status::ok && frame.encoding == kernels::frame_encoding::coded)
+      status = kernels::frame_status::bad_encoding;
+    if (status != kernels::frame_status::ok) return failed_at(at, status);
     if (!visit(frame)) break;
     at += length;
   }

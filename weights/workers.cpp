@@ -25,37 +25,6 @@ boost::asio::thread_pool& helpers() {
   return pool;
 }
 
-/// One pass: whoever is free takes the next index.
-class pass {
- public:
-  pass(std::size_t count, const std::function<void(std::size_t)>& work)
-      : count_(count), work_(work) {}
-
-  void run() noexcept {
-    for (;;) {
-      const auto i = next_.fetch_add(1, std::memory_order_relaxed);
-      if (i >= count_) return;
-      try {
-        work_(i);
-      } catch (...) {
-        next_ = count_;
-        const std::lock_guard lock(mutex_);
-        if (!failed_) failed_ = std::current_exception();
-      }
-    }
-  }
-  void rethrow() const {
-    if (failed_) std::rethrow_exception(failed_);
-  }
-
- private:
-  std::size_t count_;
-  const std::function<void(std::size_t)>& work_;
-  std::atomic<std::size_t> next_{0};
-  std::mutex mutex_;
-  std::exception_ptr failed_;
-};
-
 }  // namespace
 
 void set_workers(unsigned count) noexcept {
@@ -67,23 +36,40 @@ unsigned workers() noexcept {
   return count == 0 ? cores() : count;
 }
 
-void for_each_index(std::size_t count, const std::function<void(std::size_t)>& work) {
-  pass all(count, work);
+void on_workers(std::size_t most, const std::function<void()>& work) {
+  std::mutex mutex;
+  std::exception_ptr failed;
+  const auto guarded = [&]() noexcept {
+    try {
+      work();
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      if (!failed) failed = std::current_exception();
+    }
+  };
   const auto helping =
-      static_cast<std::ptrdiff_t>(std::min<std::size_t>(count, std::min(workers(), cores()))) - 1;
-  if (helping <= 0) {
-    all.run();
-  } else {
-    std::latch done(helping);
-    for (std::ptrdiff_t i = 0; i < helping; ++i)
-      boost::asio::post(helpers(), [&] {
-        all.run();
-        done.count_down();
-      });
-    all.run();
-    done.wait();
-  }
-  all.rethrow();
+      static_cast<std::ptrdiff_t>(std::min<std::size_t>(most, std::min(workers(), cores()))) - 1;
+  std::latch done(std::max<std::ptrdiff_t>(helping, 0));
+  for (std::ptrdiff_t i = 0; i < helping; ++i)
+    boost::asio::post(helpers(), [&] {
+      guarded();
+      done.count_down();
+    });
+  guarded();
+  done.wait();
+  if (failed) std::rethrow_exception(failed);
+}
+
+void for_each_index(std::size_t count, const std::function<void(std::size_t)>& work) {
+  std::atomic<std::size_t> next{0};
+  on_workers(count, [&] {
+    try {
+      for (std::size_t i = next++; i < count; i = next++) work(i);
+    } catch (...) {
+      next = count;
+      throw;
+    }
+  });
 }
 
 batches::batches(const std::vector<kernels::tensor_view>& tensors) {

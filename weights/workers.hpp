@@ -17,6 +17,11 @@ namespace lockstep {
 void set_workers(unsigned count) noexcept;
 unsigned workers() noexcept;
 
+/// Calls `work` on this thread and on up to `most` - 1 others at the same time, and returns when all
+/// calls have. What one of them throws is thrown here, after that. `work` must not come back to
+/// this function, and shares out by itself what is to be done.
+void on_workers(std::size_t most, const std::function<void()>& work);
+
 /// Calls `work(i)` once for every i below `count`, on this thread and on others, in no order, and
 /// returns when all calls have. What one of them throws is thrown here, after that; what was not
 /// begun by then is left out. `work` must not come back to this function.

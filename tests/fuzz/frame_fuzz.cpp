@@ -102,12 +102,13 @@ void check_unproven(bytes_view data) {
     std::memcpy(&value, data.data + at, sizeof value);
     return value;
   };
-  f.encoding = static_cast<frame_encoding>(get(field::encoding, std::uint16_t{}));
-  f.unit = get(field::unit, std::uint16_t{});
+  f.encoding = static_cast<frame_encoding>(get(field::encoding, std::uint8_t{}));
+  f.unit = get(field::unit, std::uint8_t{});
   f.tensor = get(field::tensor, std::uint32_t{});
-  f.offset = get(field::offset, std::uint64_t{});
-  f.range_bytes = get(field::range_bytes, std::uint32_t{});
-  f.count = get(field::count, std::uint32_t{});
+  f.count = get(field::count, std::uint32_t{}) & 0xffffff;
+  // What a reader sets from the tensor may be anything, too.
+  f.offset = (get(field::range, std::uint32_t{}) & 0xffffff) * std::uint64_t{frame_span_bytes_max};
+  f.range_bytes = get(field::payload_bytes, std::uint32_t{});
   f.payload = {data.data + frame_header_bytes, data.size - frame_header_bytes};
   const auto tensor = f.tensor % world.live.size();
   auto& live = world.live[tensor];

@@ -32,7 +32,7 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   for (std::size_t left = size; left >= frame_header_bytes;) {
     const auto payload =
         std::min<std::size_t>(get(at + field::payload_bytes), left - frame_header_bytes);
-    put(at + field::magic, frame_magic);
+    *at = std::byte{frame_magic};
     put(at + field::payload_bytes, static_cast<std::uint32_t>(payload));
     const auto whole = frame_header_bytes + payload;
     put(at + field::checksum, frame_checksum({at, whole}));

@@ -25,13 +25,17 @@ void put(buffer& bytes, std::size_t at, T value) {
   std::memcpy(bytes.data() + at, &value, sizeof value);
 }
 
+void put_3(buffer& bytes, std::size_t at, std::uint32_t value) {
+  std::memcpy(bytes.data() + at, &value, 3);
+}
+
 void seal(buffer& bytes) {
   put(bytes, field::checksum, frame_checksum(view(bytes)));
 }
 
 std::uint32_t load_count(const buffer& bytes) {
   std::uint32_t count = 0;
-  std::memcpy(&count, bytes.data() + field::count, sizeof count);
+  std::memcpy(&count, bytes.data() + field::count, 3);
   return count;
 }
 
@@ -77,7 +81,7 @@ buffer forge(const gaps& list, std::uint32_t count, std::size_t extra = 0) {
     put(bytes, bytes.size() - (gap == gap_escape ? 2 : 4), gap);
   }
   bytes.resize(bytes.size() + extra);
-  put(bytes, field::count, count);
+  put_3(bytes, field::count, count);
   put(bytes, field::payload_bytes, static_cast<std::uint32_t>(bytes.size() - frame_header_bytes));
   seal(bytes);
   return bytes;
@@ -127,20 +131,16 @@ TEST_CASE("a header that promises what the tensor is not is refused") {
   };
   const std::vector<row> rows{
       {"as it was", frame_status::ok, [](buffer&) {}},
-      {"other magic", frame_status::bad_magic, [](buffer& b) { put(b, 0, 0x01464b4du); }},
-      {"next version", frame_status::bad_magic, [](buffer& b) { put(b, 0, 0x02464b4cu); }},
+      {"other magic", frame_status::bad_magic, [](buffer& b) { put(b, 0, std::uint8_t{0xe2}); }},
+      {"next version", frame_status::bad_magic, [](buffer& b) { put(b, 0, std::uint8_t{0xf3}); }},
       {"payload past the end", frame_status::truncated,
-       [](buffer& b) { put(b, field::payload_bytes, std::uint32_t(b.size() - 35)); }},
+       [](buffer& b) { put(b, field::payload_bytes, std::uint32_t(b.size() - frame_header_bytes + 1)); }},
       {"payload of 4 GiB", frame_status::truncated,
        [](buffer& b) { put(b, field::payload_bytes, 0xffffffffu); }},
       {"encoding 0", frame_status::bad_encoding,
-       [](buffer& b) { put(b, field::encoding, std::uint16_t{0}); }},
-      {"coded", frame_status::bad_encoding,
-       [](buffer& b) { put(b, field::encoding, std::uint16_t{3}); }},
+       [](buffer& b) { put(b, field::encoding, std::uint8_t{0}); }},
       {"encoding 4", frame_status::bad_encoding,
-       [](buffer& b) { put(b, field::encoding, std::uint16_t{4}); }},
-      {"encoding raw + 256", frame_status::bad_encoding,
-       [](buffer& b) { put(b, field::encoding, std::uint16_t{0x101}); }},
+       [](buffer& b) { put(b, field::encoding, std::uint8_t{4}); }},
       {"tensor == count", frame_status::bad_tensor,
        [](buffer& b) { put(b, field::tensor, std::uint32_t{2}); }},
       {"tensor 2^32 - 1", frame_status::bad_tensor,
@@ -148,43 +148,23 @@ TEST_CASE("a header that promises what the tensor is not is refused") {
       {"a tensor of another unit", frame_status::bad_tensor,
        [](buffer& b) { put(b, field::tensor, std::uint32_t{0}); }},
       {"unit 1", frame_status::bad_tensor,
-       [](buffer& b) { put(b, field::unit, std::uint16_t{1}); }},
+       [](buffer& b) { put(b, field::unit, std::uint8_t{1}); }},
       {"unit 4", frame_status::bad_tensor,
-       [](buffer& b) { put(b, field::unit, std::uint16_t{4}); }},
+       [](buffer& b) { put(b, field::unit, std::uint8_t{4}); }},
       {"unit 0", frame_status::bad_tensor,
-       [](buffer& b) { put(b, field::unit, std::uint16_t{0}); }},
-      {"offset 2", frame_status::bad_range,
-       [](buffer& b) { put(b, field::offset, std::uint64_t{2}); }},
-      {"offset 2 and the range from there", frame_status::bad_range,
-       [](buffer& b) {
-         put(b, field::offset, std::uint64_t{2});
-         put(b, field::range_bytes, std::uint32_t{size - 2});
-       }},
-      {"a whole range behind the end", frame_status::bad_range,
-       [](buffer& b) {
-         put(b, field::offset, std::uint64_t{frame_span_bytes_max});
-         put(b, field::range_bytes, std::uint32_t{frame_span_bytes_max});
-       }},
-      {"offset one range on", frame_status::bad_range,
-       [](buffer& b) { put(b, field::offset, std::uint64_t{frame_span_bytes_max}); }},
-      {"offset 2^63", frame_status::bad_range,
-       [](buffer& b) { put(b, field::offset, std::uint64_t{1} << 63); }},
-      {"offset -1 MiB", frame_status::bad_range,
-       [](buffer& b) { put(b, field::offset, ~std::uint64_t{0} - (frame_span_bytes_max - 1)); }},
-      {"range past the end", frame_status::bad_range,
-       [](buffer& b) { put(b, field::range_bytes, std::uint32_t{size + 2}); }},
-      {"range too short", frame_status::bad_range,
-       [](buffer& b) { put(b, field::range_bytes, std::uint32_t{size - 2}); }},
-      {"range of 4 GiB", frame_status::bad_range,
-       [](buffer& b) { put(b, field::range_bytes, 0xffffffffu); }},
+       [](buffer& b) { put(b, field::unit, std::uint8_t{0}); }},
+      {"the range behind the end", frame_status::bad_range,
+       [](buffer& b) { put_3(b, field::range, 1); }},
+      {"the last range there can be", frame_status::bad_range,
+       [](buffer& b) { put_3(b, field::range, 0xffffffu); }},
       {"count one more", frame_status::bad_count,
-       [](buffer& b) { put(b, field::count, 1 + load_count(b)); }},
+       [](buffer& b) { put_3(b, field::count, 1 + load_count(b)); }},
       {"count one less", frame_status::bad_count,
-       [](buffer& b) { put(b, field::count, load_count(b) - 1); }},
+       [](buffer& b) { put_3(b, field::count, load_count(b) - 1); }},
       {"count 0", frame_status::bad_count,
-       [](buffer& b) { put(b, field::count, std::uint32_t{0}); }},
-      {"count 2^32 - 1", frame_status::bad_count,
-       [](buffer& b) { put(b, field::count, 0xffffffffu); }},
+       [](buffer& b) { put_3(b, field::count, std::uint32_t{0}); }},
+      {"count 2^24 - 1", frame_status::bad_count,
+       [](buffer& b) { put_3(b, field::count, 0xffffffu); }},
   };
   const sample s;
   for (const buffer& real : {s.raw, s.full}) {
@@ -206,17 +186,12 @@ TEST_CASE("a header that promises what the tensor is not is refused") {
 TEST_CASE("a tensor that no frame can describe takes none") {
   const sample s;
   buffer bytes = s.raw;
-  put(bytes, field::unit, std::uint16_t{3});
+  put(bytes, field::unit, std::uint8_t{3});
   seal(bytes);
   CHECK(status_of(bytes, {{}, view(s.base, 3)}) == frame_status::bad_tensor);
 
   bytes = s.raw;
-  put(bytes, field::range_bytes, std::uint32_t{199});
-  seal(bytes);
   CHECK(status_of(bytes, {{}, {{s.base.data(), 199}, 2}}) == frame_status::bad_tensor);
-  bytes = s.raw;
-  put(bytes, field::range_bytes, std::uint32_t{0});
-  seal(bytes);
   CHECK(status_of(bytes, {{}, {{}, 2}}) == frame_status::bad_range);
 }
 
@@ -258,10 +233,7 @@ TEST_CASE("a raw payload may not end in an escape, nor skip over the end of a la
   const buffer base(frame_span_bytes_max);
   const std::vector<tensor_view> tensors{{}, view(base, 2)};
   const auto in_large = [&](const gaps& list, std::uint32_t count) {
-    buffer bytes = forge(list, count);
-    put(bytes, field::range_bytes, std::uint32_t{frame_span_bytes_max});
-    seal(bytes);
-    return status_of(bytes, tensors);
+    return status_of(forge(list, count), tensors);
   };
   const std::uint16_t escape = gap_escape;
   CHECK(in_large({escape, 0}, 1) == frame_status::ok);
@@ -396,7 +368,7 @@ TEST_CASE("random damage to a sealed frame is refused or stays inside the tensor
 
 TEST_CASE("every status has a name of its own") {
   std::vector<std::string> names;
-  for (int i = 0; i <= static_cast<int>(frame_status::bad_size); ++i)
+  for (int i = 0; i <= static_cast<int>(frame_status::bad_table); ++i)
     names.emplace_back(to_string(static_cast<frame_status>(i)));
   std::sort(names.begin(), names.end());
   CHECK(std::adjacent_find(names.begin(), names.end()) == names.end());

@@ -6,6 +6,7 @@
 
 #include "kernels/frame.hpp"
 #include "weights/weight_buffer.hpp"
+#include "weights/workers.hpp"
 
 using namespace lockstep;
 
@@ -95,8 +96,29 @@ void check_leads(const std::vector<payload>& buckets, weight_buffer& base, weigh
   CHECK(std::includes(touched.begin(), touched.end(), differing.begin(), differing.end()));
 }
 
+/// What no staged delta can exceed.
+std::uint64_t room_for(const weight_buffer& w) {
+  return 2 * w.shape().total_bytes() + 64 * w.shape().count();
+}
+
+/// The same as coded buckets, which have to be staged first.
+void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
+  const auto delta = encode_delta(base.shape(), views(base), views(target), bytes_max,
+                                  kernels::encoding_choice::coded);
+  check_bounds(delta.content, delta.buckets.size(), bytes_max);
+  for (const auto key : {seed, std::uint64_t{77}}) {
+    auto staged = delta.buckets;
+    staged_states states;
+    REQUIRE_FALSE(stage_buckets(key, staged, views(base), room_for(base), states));
+    CHECK(states.base == digest_of(key, views(base)));
+    CHECK(states.target == digest_of(key, views(target)));
+    check_leads(staged, base, target);
+  }
+}
+
 void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
   const auto& shape = base.shape();
+  check_coded(base, target, bytes_max);
   const auto delta = encode_delta(shape, views(base), views(target), bytes_max);
   CHECK(delta.content.layout == shape.fingerprint());
   check_bounds(delta.content, delta.buckets.size(), bytes_max);
@@ -129,6 +151,92 @@ payload joined(const payload& a, const payload& b) {
 }
 
 }  // namespace
+
+TEST_CASE("every number of threads encodes the same buckets") {
+  std::mt19937_64 rng(21);
+  std::vector<tensor_spec> tensors;
+  for (unsigned i = 0; i < 300; ++i)
+    tensors.push_back({"small" + std::to_string(i), dtype::bf16, {i * 7, 31}});
+  tensors.push_back({"large", dtype::bf16, {11, 1 << 19}});
+  const layout shape(std::move(tensors));
+  auto base = random_weights(shape, rng);
+  auto target = changed(base, rng, 300);
+  for (const auto choice : {kernels::encoding_choice::raw, kernels::encoding_choice::coded,
+                            kernels::encoding_choice::full}) {
+    set_workers(1);
+    const auto one = encode_delta(shape, views(base), views(target), limit, choice);
+    for (const unsigned threads : {2u, 0u}) {
+      set_workers(threads);
+      const auto more = encode_delta(shape, views(base), views(target), limit, choice);
+      CHECK(more.content == one.content);
+      CHECK(more.buckets == one.buckets);
+    }
+  }
+  set_workers(0);
+}
+
+TEST_CASE("coded buckets are refused where only absorbing ones may be") {
+  std::mt19937_64 rng(22);
+  const layout shape({{"t", dtype::bf16, {64, 64}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  for (std::size_t i = 0; i < 4096; i += 100) target.tensor(0)[2 * i] = std::byte{1};
+  const auto delta =
+      encode_delta(shape, views(base), views(target), limit, kernels::encoding_choice::coded);
+  REQUIRE(delta.buckets.size() == 1);
+  const auto failure = check_buckets(delta.buckets, views(base));
+  REQUIRE(failure);
+  CHECK(failure->reason == errc::bad_frame);
+  CHECK(failure->detail == "bucket 0, frame at byte 0: bad_encoding");
+  std::vector<std::size_t> touched;
+  auto live = base.clone();
+  CHECK(apply_bucket(delta.buckets[0], spans(live), touched));
+  CHECK(same(live, base));
+
+  const auto refusal = [&](std::vector<payload> all, std::uint64_t room) {
+    staged_states states;
+    return stage_buckets(seed, all, views(base), room, states).value_or(bucket_failure{});
+  };
+  const auto room = room_for(base);
+  CHECK(refusal({delta.buckets[0], flipped(delta.buckets[0], 50)}, room).detail ==
+        "bucket 1, frame at byte 0: bad_checksum");
+  CHECK(refusal({joined(delta.buckets[0], flipped(delta.buckets[0], 0))}, room).reason ==
+        errc::bad_frame);
+
+  // What is there twice does not digest to the base, and is found once it is staged.
+  std::vector<payload> twice{delta.buckets[0], delta.buckets[0]};
+  staged_states states;
+  REQUIRE_FALSE(stage_buckets(seed, twice, views(base), room, states));
+  CHECK(states.base != digest_of(seed, views(base)));
+  CHECK(check_buckets(twice, views(base)));
+}
+
+TEST_CASE("staged buckets grow to what they may and not beyond") {
+  // Few coded bytes that stand for many raw ones.
+  const layout shape({{"t", dtype::bf16, {512, 1024}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  for (std::size_t i = 0; i < 512 * 1024; i += 3) target.tensor(0)[2 * i] = std::byte{1};
+  const auto delta =
+      encode_delta(shape, views(base), views(target), limit, kernels::encoding_choice::coded);
+  auto staged = delta.buckets;
+  staged_states states;
+  REQUIRE_FALSE(stage_buckets(seed, staged, views(base), 2 << 20, states));
+  std::uint64_t bytes = 0;
+  for (const auto& b : staged) bytes += b.size();
+  CHECK(bytes > 4 * delta.content.bytes);
+
+  staged = delta.buckets;
+  CHECK_FALSE(stage_buckets(seed, staged, views(base), bytes, states));
+  staged = delta.buckets;
+  const auto failure = stage_buckets(seed, staged, views(base), bytes - 1, states);
+  REQUIRE(failure);
+  CHECK(failure->reason == errc::bad_manifest);
+
+  // One range again and again, each time of a MiB.
+  std::vector<payload> many(100, delta.buckets[0]);
+  CHECK(stage_buckets(seed, many, views(base), 3 * bytes, states)->reason == errc::bad_manifest);
+}
 
 TEST_CASE("deltas and full transfers of every dtype lead to the target, bit for bit") {
   const auto number = GENERATE(range(0u, 20u));
