@@ -27,11 +27,14 @@ tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
 }  // namespace
 
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        std::uint64_t bucket_bytes_max) {
+                        const settings& options) {
   const auto target = views_of(store.shape(), tensors);
   encoding out;
   out.delta = std::make_shared<delta_source>(store.read([&](const tensor_views& base) {
-    return encode_delta(store.shape(), base, target, bucket_bytes_max);
+    return encode_delta(store.shape(), base, target, options.bucket.bytes_max,
+                        options.sync.encoding == delta_encoding::coded
+                            ? kernels::encoding_choice::coded
+                            : kernels::encoding_choice::raw);
   }));
   out.state = digest_of(public_digest_seed, target);
   return out;

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "actors/snapshot_store.hpp"
+#include "config/settings.hpp"
 
 namespace lockstep {
 
@@ -16,7 +17,7 @@ struct encoding {
 /// Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the tensor whose size is
 /// not the store's, `std::bad_alloc`, and whatever `tensors` throws.
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        std::uint64_t bucket_bytes_max);
+                        const settings& options);
 
 /// Calls `work`, and says what it threw; nothing if it returned.
 std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work);

@@ -53,8 +53,9 @@ class engine {
   void drop();
   /// Of all buckets that are kept.
   std::uint64_t staged_bytes() const noexcept;
-  /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`.
-  failure verify(const digest& base, const digest& target) const;
+  /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`. What is
+  /// staged from here on leads there from a torn mix as well; it takes at most `bytes_max`.
+  failure verify(const digest& base, const digest& target, std::uint64_t bytes_max);
   /// The staged buckets are sound.
   failure check() const;
   /// Writes the staged buckets. `share`: fail after this part of all frames.

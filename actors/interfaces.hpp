@@ -54,6 +54,7 @@ struct stage_result {
   errc reason = errc::none;
   std::string detail;
   digest proof;  ///< what a receiver that holds the target must answer to the challenge
+  std::shared_ptr<delta_source> absorbing;  ///< the delta as it leads there from a torn mix as well
 };
 
 /// Digest the snapshot under the challenge.

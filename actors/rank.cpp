@@ -142,8 +142,7 @@ void encode(pointer self, const shard_task_msg& t) {
   const auto failed = failure_of([&] {
     if (!state.current.ticket->begin_reading())
       throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
-    auto made =
-        encode_against(*state.store, state.current.tensors, state.env->options.bucket.bytes_max);
+    auto made = encode_against(*state.store, state.current.tensors, state.env->options);
     state.delta = std::move(made.delta);
     state.delta_state = made.state;
   });

@@ -49,9 +49,10 @@ class performer {
   void perform(const act::drop_slot&) { bytes().drop(); }
 
   void perform(const act::verify_slot& a) {
-    auto result = strikes(fault_kind::stage_fail, a.txn)
-                      ? engine::failure{errc::no_memory, "staging failed on purpose"}
-                      : bytes().verify(a.base, a.target);
+    auto result =
+        strikes(fault_kind::stage_fail, a.txn)
+            ? engine::failure{errc::no_memory, "staging failed on purpose"}
+            : bytes().verify(a.base, a.target, state_.env->options.receiver.staged_bytes_max);
     next_ = machine().on_verified(a.txn, result.reason, std::move(result.detail));
   }
   void perform(const act::check_slot& a) {

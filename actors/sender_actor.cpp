@@ -106,8 +106,7 @@ class performer {
     const auto challenge = env_.entropy();
     // The other ranks meanwhile do the same.
     ask_ranks(shard_task::encode, a.txn, a.label, challenge);
-    auto made =
-        encode_against(*state_.setup.store, state_.current.tensors, env_.options.bucket.bytes_max);
+    auto made = encode_against(*state_.setup.store, state_.current.tensors, env_.options);
     state_.delta = std::move(made.delta);
     state_.challenge = challenge;
     auto& mine = state_.gathering.parts.front();
@@ -151,10 +150,13 @@ class performer {
     });
   }
   void perform(const act::ship_redo& a) {
-    state_.measures.sent_bytes += state_.measures.wire_bytes * a.who.size();
-    const auto& d = state_.delta_plan;
-    ship_each(a.txn, a.who, a.round, state_.delta, d.firsts, [&](const envelope& env) {
-      return redo_msg{env, a.target, d.content, a.challenge, a.round};
+    // Who is torn cannot read what is coded against the base. With several ranks nobody comes here.
+    const bool coded = state_.absorbing && state_.setup.ranks.empty();
+    const auto source = coded ? state_.absorbing : state_.delta;
+    const auto& content = coded ? source->content() : state_.delta_plan.content;
+    state_.measures.sent_bytes += content.bytes * a.who.size();
+    ship_each(a.txn, a.who, a.round, source, state_.delta_plan.firsts, [&](const envelope& env) {
+      return redo_msg{env, a.target, content, a.challenge, a.round};
     });
   }
   void perform(const act::ship_full& a) {
@@ -183,6 +185,7 @@ class performer {
     self_->send(state_.setup.snapshot, drop_request{a.txn});
     drop_at_ranks(a.txn);
     state_.delta.reset();
+    state_.absorbing.reset();
     state_.full.reset();
   }
   void perform(const act::mark_down& a) {
@@ -413,8 +416,12 @@ void on_advanced(pointer self, advance_result& m) {
 
 sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
   auto& state = self->state;
+  auto options = setup.env->options;
+  // A redo has to be absorbing, and what of a coded delta is so is not announced between ranks.
+  if (!setup.ranks.empty() && options.sync.encoding == delta_encoding::coded)
+    options.sync.redo_max = 0;
   state.machine.emplace(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
-                        setup.shape.total_bytes(), setup.env->options);
+                        setup.shape.total_bytes(), options);
   state.setup = std::move(setup);
   // The run before this one may have left what it remembers, where one rank's part is the model.
   if (state.setup.ranks.empty())
@@ -427,6 +434,7 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self](stage_result& m) {
         auto& g = self->state.gathering;
         if (g.what != shard_task::encode || g.txn != m.txn || g.parts.empty()) return;
+        self->state.absorbing = std::move(m.absorbing);
         auto mine = g.parts.front();
         mine.what = g.what;
         mine.txn = m.txn;

@@ -12,31 +12,31 @@ namespace {
 
 using pointer = snapshot_actor::stateful_pointer<snapshot_state>;
 
-stage_result stage(snapshot_state& state, const stage_request& m) {
-  const auto& buckets = m.delta->buckets();
-  stage_result out{m.txn, errc::none, {}, {}};
+stage_result stage(snapshot_state& state, const settings& s, const stage_request& m) {
+  stage_result out{m.txn, errc::none, {}, {}, nullptr};
+  const auto refuse = [&out](errc reason, std::string detail) {
+    out.reason = reason;
+    out.detail = std::move(detail);
+  };
   state.store->read([&](const tensor_views& tensors) {
     const auto& held = state.machine->held();
-    const auto [now, proof] = digest_pair(public_digest_seed, m.challenge, tensors);
-    if (now != held.state) {
-      out.reason = errc::torn;
-      out.detail = "the snapshot's own bytes have changed: seed again";
-      return;
-    }
-    if (auto bad = check_buckets(buckets, tensors)) {
-      out.reason = errc::encode_failed;
-      out.detail = bad->detail;
-      return;
-    }
-    const auto predicted = predict(public_digest_seed, held.state, buckets, tensors);
-    if (!state.machine->on_stage(m.txn, m.base, m.target, predicted)) {
-      out.reason = errc::encode_failed;
-      out.detail = "the encoded delta does not lead from the snapshot to the trainer's weights";
-      return;
-    }
-    out.proof = predict(m.challenge, proof, buckets, tensors);
+    const auto& shape = state.store->shape();
+    auto staged = m.delta->buckets();
+    staged_states states;
+    auto bad = stage_buckets(public_digest_seed, staged, tensors,
+                             full_bytes_limit(shape.total_bytes()), states);
+    if (!bad) bad = check_buckets(staged, tensors);
+    if (bad ? digest_of(public_digest_seed, tensors) != held.state : states.base != held.state)
+      return refuse(errc::torn, "the snapshot's own bytes have changed: seed again");
+    if (bad) return refuse(errc::encode_failed, bad->detail);
+    if (!state.machine->on_stage(m.txn, m.base, m.target, states.target))
+      return refuse(errc::encode_failed,
+                    "the encoded delta does not lead from the snapshot to the trainer's weights");
+    out.proof = predict(m.challenge, digest_of(m.challenge, tensors), staged, tensors);
+    out.absorbing =
+        std::make_shared<delta_source>(repacked(shape, staged, tensors, s.bucket.bytes_max));
   });
-  if (out.reason == errc::none) state.pending = m.delta;
+  if (out.reason == errc::none) state.pending = out.absorbing;
   return out;
 }
 
@@ -131,7 +131,8 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         auto& state = self->state;
         if (env->drill) env->drill->pass("snapshot.stage", moment::before);
         state.owner = caf::actor_cast<sender_actor>(self->current_sender());
-        self->send(state.owner, guarded<stage_result>(m.txn, [&] { return stage(state, m); }));
+        self->send(state.owner,
+                   guarded<stage_result>(m.txn, [&] { return stage(state, env->options, m); }));
         if (env->drill) env->drill->pass("snapshot.stage", moment::after);
       },
       [self](const prove_request& m) {

@@ -126,6 +126,7 @@ struct sender_state {
   std::map<participant, route> routes;
   sync_request current;  ///< the trainer's sync under way; no ticket if there is none
   std::shared_ptr<delta_source> delta;
+  std::shared_ptr<delta_source> absorbing;  ///< the same delta for who may be torn
   std::shared_ptr<bucket_source> full;
   shard_plan delta_plan;
   shard_plan full_plan;

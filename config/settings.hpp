@@ -13,6 +13,12 @@ enum class reseed_scope : std::uint8_t {
   all      ///< every receiver
 };
 
+/// How a delta is written.
+enum class delta_encoding : std::uint8_t {
+  coded,  ///< fewest bytes
+  raw     ///< least work
+};
+
 /// Least severe kind of line that is logged.
 enum class log_level : std::uint8_t { trace, debug, info, warn, error, off };
 
@@ -42,7 +48,8 @@ struct sync_settings {
   std::uint32_t redo_max = 2;
   std::uint32_t recovery_timeout_ms = 60'000;
   reseed_scope reseed = reseed_scope::failed;
-  std::uint32_t history_percent = 20;     ///< of the model's bytes; 0: nobody catches up by a delta
+  std::uint32_t history_percent = 20;  ///< of the model's bytes; 0: nobody catches up by a delta
+  delta_encoding encoding = delta_encoding::coded;
   std::uint32_t correlated_percent = 50;  ///< 0 to 100; 0 switches it off
 };
 

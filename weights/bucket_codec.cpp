@@ -116,8 +116,8 @@ std::optional<bucket_failure> stage_bucket(const kernels::digest_key& key, const
 }
 
 /// Digest of the ranges of `which` that are not among `seen`, which ascend.
-kernels::digest_sum digest_of_rest(const kernels::digest_key& key, std::span<const tensor_part> which,
-                                   const tensor_views& tensors,
+kernels::digest_sum digest_of_rest(const kernels::digest_key& key,
+                                   std::span<const tensor_part> which, const tensor_views& tensors,
                                    const std::vector<range_of_tensor>& seen) {
   kernels::digest_sum sum;
   for_each_range(which, [&](std::uint32_t tensor, std::size_t at) {
@@ -148,8 +148,8 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
   return out;
 }
 
-/// Calls `job(i, tool)` for `i` below `count` on several threads, each with a Tool of its own, whose
-/// working memory serves one job after the other.
+/// Calls `job(i, tool)` for `i` below `count` on several threads, each with a Tool of its own,
+/// whose working memory serves one job after the other.
 template <class Tool, class Job>
 void run_jobs(std::size_t count, Job job) {
   std::atomic<std::size_t> next{0};
@@ -211,9 +211,8 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
   const batches all(base);
   std::vector<kernels::class_model> models(base.size());
   if (choice == kernels::encoding_choice::coded)
-    for_each_index(base.size(), [&](std::size_t i) {
-      models[i] = kernels::plan_classes(base[i], target[i]);
-    });
+    for_each_index(base.size(),
+                   [&](std::size_t i) { models[i] = kernels::plan_classes(base[i], target[i]); });
   std::vector<batch_frames> made(all.count());
   run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
     made[i] = encode_batch(all[i], base, target, models, choice, encoder);
@@ -230,6 +229,23 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
     }
     batch = {};
   }
+  out.buckets = pack.finish();
+  return out;
+}
+
+encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
+                       const tensor_views& tensors, std::uint64_t bucket_bytes_max) {
+  encoded_delta out;
+  out.content.layout = shape.fingerprint();
+  packer pack(out.content, bucket_bytes_max);
+  std::vector<std::byte> bytes;
+  for (const auto& bucket : buckets)
+    for_each_frame(bucket, tensors, [&](const kernels::frame& f, kernels::bytes_view whole) {
+      out.content.changed += f.count;
+      bytes.assign(whole.data, whole.data + whole.size);
+      pack.add(bytes);
+      return true;
+    });
   out.buckets = pack.finish();
   return out;
 }
@@ -339,8 +355,8 @@ std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
 }
 
 std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
-                                            const tensor_views& tensors,
-                                            std::uint64_t bytes_max, staged_states& states) {
+                                            const tensor_views& tensors, std::uint64_t bytes_max,
+                                            staged_states& states) {
   return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
     std::vector<stage_totals> totals(buckets.size());
     std::vector<std::optional<bucket_failure>> failures(buckets.size());
@@ -362,9 +378,8 @@ std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payloa
     std::ranges::sort(seen);
     const batches all(tensors);
     std::vector<kernels::digest_sum> rest(all.count());
-    for_each_index(all.count(), [&](std::size_t i) {
-      rest[i] = digest_of_rest(key, all[i], tensors, seen);
-    });
+    for_each_index(all.count(),
+                   [&](std::size_t i) { rest[i] = digest_of_rest(key, all[i], tensors, seen); });
     for (const auto& part : rest) sum.base += part;
     states = {to_digest(sum.base), to_digest(sum.base + sum.change)};
     return std::nullopt;

@@ -50,12 +50,11 @@ struct encoded_delta {
 };
 
 /// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
-/// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`) before
-/// anything else takes them. On several threads; the bytes are the same on however many.
-encoded_delta encode_delta(
-    const layout& shape, const tensor_views& base, const tensor_views& target,
-    std::uint64_t bucket_bytes_max,
-    kernels::encoding_choice choice = kernels::encoding_choice::raw);
+/// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`)
+/// before anything else takes them. On several threads; the bytes are the same on however many.
+encoded_delta encode_delta(const layout& shape, const tensor_views& base,
+                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           kernels::encoding_choice choice = kernels::encoding_choice::raw);
 
 /// A full transfer, planned: which range of which tensor starts each bucket. Buckets are made one
 /// at a time when they are sent, so that a transfer needs no second copy of the weights.
@@ -103,6 +102,11 @@ struct staged_states {
 std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
                                             const tensor_views& tensors, std::uint64_t bytes_max,
                                             staged_states& states);
+
+/// The same frames in the same order, in buckets of at most `bucket_bytes_max` again. The buckets
+/// must have passed `check_buckets`.
+encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
+                       const tensor_views& tensors, std::uint64_t bucket_bytes_max);
 
 /// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose
 /// ranges ascend within a bucket, and of which none is there twice. Holds 16 bytes a frame

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/frame.hpp"
@@ -14,8 +15,9 @@ inline bucket_failure failed_at(std::size_t byte, kernels::frame_status status) 
           std::string("frame at byte ") + std::to_string(byte) + ": " + kernels::to_string(status)};
 }
 
-/// Calls `visit(frame)` for every frame of `bucket`; stops at the first that is not well formed, or
-/// is coded: such a one can be applied only as what `stage_buckets` makes of it.
+/// Calls `visit(frame)`, or `visit(frame, all its bytes)`, for every frame of `bucket`; stops at
+/// the first that is not well formed, or is coded: such a one can be applied only as what
+/// `stage_buckets` makes of it.
 template <class Visit>
 std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor_views& tensors,
                                              Visit visit) {
@@ -28,7 +30,12 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
     if (status == kernels::frame_status::ok && frame.encoding == kernels::frame_encoding::coded)
       status = kernels::frame_status::bad_encoding;
     if (status != kernels::frame_status::ok) return failed_at(at, status);
-    if (!visit(frame)) break;
+    bool more = true;
+    if constexpr (std::is_invocable_v<Visit, const kernels::frame&, kernels::bytes_view>)
+      more = visit(frame, kernels::bytes_view{bucket.data() + at, length});
+    else
+      more = visit(frame);
+    if (!more) break;
     at += length;
   }
   return std::nullopt;

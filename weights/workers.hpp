@@ -17,8 +17,8 @@ namespace lockstep {
 void set_workers(unsigned count) noexcept;
 unsigned workers() noexcept;
 
-/// Calls `work` on this thread and on up to `most` - 1 others at the same time, and returns when all
-/// calls have. What one of them throws is thrown here, after that. `work` must not come back to
+/// Calls `work` on this thread and on up to `most` - 1 others at the same time, and returns when
+/// all calls have. What one of them throws is thrown here, after that. `work` must not come back to
 /// this function, and shares out by itself what is to be done.
 void on_workers(std::size_t most, const std::function<void()>& work);
 

@@ -120,7 +120,7 @@ struct victim {
     r.bytes.drop();
     for (std::uint32_t i = 0; i < buckets.size(); ++i) r.bytes.keep(i, buckets[i]);
     const allocation_counter counted;
-    const bool yes = !r.bytes.verify(run().base_state, run().target_state);
+    const bool yes = !r.bytes.verify(run().base_state, run().target_state, std::uint64_t{1} << 30);
     if (counted.bytes() > verify_allocates_max) FAIL("verifying allocated " << counted.bytes());
     if (!untouched()) FAIL("verifying wrote");
     return yes;

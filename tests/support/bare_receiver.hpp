@@ -123,7 +123,7 @@ class bare_receiver {
   void perform(receiver_action::keep_bucket& a) { bytes.keep(a.index, arrived_); }
   void perform(receiver_action::drop_slot&) { bytes.drop(); }
   void perform(receiver_action::verify_slot& a) {
-    auto result = bytes.verify(a.base, a.target);
+    auto result = bytes.verify(a.base, a.target, std::uint64_t{1} << 30);
     run(machine.on_verified(a.txn, result.reason, std::move(result.detail)));
   }
   void perform(receiver_action::check_slot& a) {
