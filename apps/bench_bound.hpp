@@ -13,8 +13,8 @@
 
 namespace lockstep {
 
-/// What both sides know is the old element. Given its exponent, the bound is the entropy of "does it
-/// change", and, where it does, of the step in last places. Elements that are no floats have one
+/// What both sides know is the old element. Given its exponent, the bound is the entropy of "does
+/// it change", and, where it does, of the step in last places. Elements that are no floats have one
 /// exponent. It is what counts say of all tensors of a dtype together; a coder that looks closer
 /// (at tensors, at places) can fall below it.
 class exponent_bound {

@@ -207,7 +207,8 @@ std::vector<codec_result> bench_codec(bench_data& data, const codec_bench_option
   if (all.implementations.empty()) all.implementations = kernels::available_implementations();
   std::map<dtype, dtype_bench> benches;
   for (std::size_t i = 0; i < data.shape().count(); ++i)
-    if (data.shape().bytes(i) != 0) benches.try_emplace(data.shape()[i].type, data.shape()[i].type, all);
+    if (data.shape().bytes(i) != 0)
+      benches.try_emplace(data.shape()[i].type, data.shape()[i].type, all);
   weight_buffer live(data.shape());
   const auto before = kernels::active_implementation();
   while (data.next()) {

@@ -35,8 +35,8 @@ struct codec_result {
   std::uint64_t wire = 0;  ///< bytes of frames
   double bound = 0;        ///< bytes, given the old exponent
   double encode_seconds = 0;
-  double stage_seconds = 0;  ///< decoding; base and target proven
-  double apply_seconds = 0;  ///< writing what was staged
+  double stage_seconds = 0;   ///< decoding; base and target proven
+  double apply_seconds = 0;   ///< writing what was staged
   double digest_seconds = 0;  ///< the base's digest alone, which staging includes
   double memcpy_seconds = 0;
 };
@@ -44,8 +44,8 @@ struct codec_result {
 std::string_view to_string(kernels::encoding_choice choice) noexcept;
 
 /// Measures all of `data`. Times are medians of interleaved repeats: processor time of this thread
-/// where there is one, the clock's where there are several. Throws `error{wrong_target}` if what was
-/// applied is not the target.
+/// where there is one, the clock's where there are several. Throws `error{wrong_target}` if what
+/// was applied is not the target.
 std::vector<codec_result> bench_codec(bench_data& data, const codec_bench_options& options);
 
 }  // namespace lockstep

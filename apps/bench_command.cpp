@@ -55,22 +55,21 @@ struct figures {
 
 void print_json(const codec_result& r, unsigned threads) {
   const figures f(r);
-  nlohmann::ordered_json line{
-      {"dtype", to_string(r.type)},
-      {"encoding", to_string(r.encoding)},
-      {"implementation", kernels::to_string(r.which)},
-      {"threads", threads},
-      {"density", f.density},
-      {"bytes_per_changed", f.bytes_per_changed},
-      {"bound_bytes_per_changed", f.bound},
-      {"ratio_to_bound", ratio(f.bytes_per_changed, f.bound)},
-      {"percent_of_full", f.percent},
-      {"encode_gb_s", f.encode},
-      {"stage_gb_s", ratio(double(r.bytes), r.stage_seconds) / 1e9},
-      {"apply_gb_s", f.apply},
-      {"memcpy_gb_s", f.memcpy},
-      {"encode_x_memcpy", ratio(f.encode, f.memcpy)},
-      {"apply_x_memcpy", ratio(f.apply, f.memcpy)}};
+  nlohmann::ordered_json line{{"dtype", to_string(r.type)},
+                              {"encoding", to_string(r.encoding)},
+                              {"implementation", kernels::to_string(r.which)},
+                              {"threads", threads},
+                              {"density", f.density},
+                              {"bytes_per_changed", f.bytes_per_changed},
+                              {"bound_bytes_per_changed", f.bound},
+                              {"ratio_to_bound", ratio(f.bytes_per_changed, f.bound)},
+                              {"percent_of_full", f.percent},
+                              {"encode_gb_s", f.encode},
+                              {"stage_gb_s", ratio(double(r.bytes), r.stage_seconds) / 1e9},
+                              {"apply_gb_s", f.apply},
+                              {"memcpy_gb_s", f.memcpy},
+                              {"encode_x_memcpy", ratio(f.encode, f.memcpy)},
+                              {"apply_x_memcpy", ratio(f.apply, f.memcpy)}};
   if (threads == 1) line["base_digest_share_of_apply"] = f.verify;
   line["bytes"] = r.bytes;
   line["changed"] = r.changed;
@@ -106,8 +105,8 @@ int run_codec(const bench_options& o) {
     options.implementations.push_back(parse_implementation(name));
   const auto size = parse_synthetic(o.synthetic);
   if (!o.synthetic.empty() && !size)
-    throw error(errc::bad_input,
-                "--synthetic takes a size and a density, as in 1GiB,0.01; not '" + o.synthetic + "'");
+    throw error(errc::bad_input, "--synthetic takes a size and a density, as in 1GiB,0.01; not '" +
+                                     o.synthetic + "'");
   auto data = size ? bench_data::synthetic(*size) : bench_data::trace(o.trace);
   const auto results = bench_codec(data, options);
   if (o.json)

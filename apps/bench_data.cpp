@@ -22,8 +22,8 @@ std::uint16_t to_bf16(float value) noexcept {
   return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/// Numbers of a training run; quick, and the same everywhere but for the last bit of `exp` and `log`
-/// in the C library.
+/// Numbers of a training run; quick, and the same everywhere but for the last bit of `exp` and
+/// `log` in the C library.
 class made_up_training {
  public:
   made_up_training() {

@@ -26,8 +26,8 @@ std::optional<synthetic_size> parse_synthetic(std::string_view text) noexcept;
 /// One step after the other: two states of the same weights.
 class bench_data {
  public:
-  /// A folder with `base/`, a checkpoint, and `stream/`, the versions that follow it. Throws `error`
-  /// like `checkpoint` and `weight_stream`.
+  /// A folder with `base/`, a checkpoint, and `stream/`, the versions that follow it. Throws
+  /// `error` like `checkpoint` and `weight_stream`.
   static bench_data trace(const std::filesystem::path& dir);
 
   /// Weights that are normally distributed, and one step of an optimiser on their fp32 masters: the
@@ -38,7 +38,8 @@ class bench_data {
   /// Goes to the first or to the next step; false if there is none.
   bool next();
 
-  /// Writes the step that `next` went to as a folder that `trace` reads. Throws `error{unwritable}`.
+  /// Writes the step that `next` went to as a folder that `trace` reads. Throws
+  /// `error{unwritable}`.
   void write(const std::filesystem::path& dir) const;
 
   const layout& shape() const noexcept { return base_.shape(); }

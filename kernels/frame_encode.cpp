@@ -165,7 +165,8 @@ void write_header(std::vector<std::byte>& out, std::size_t start, const frame& f
 
 void require_range(const tensor_view& tensor, std::size_t offset) {
   if (!is_framable(tensor))
-    throw std::invalid_argument("frame: the unit is not 1, 2, 4 or 8, or does not divide the size, or it is too large");
+    throw std::invalid_argument(
+        "frame: the unit is not 1, 2, 4 or 8, or does not divide the size, or it is too large");
   if (offset % frame_span_bytes_max != 0 || offset > tensor.bytes.size ||
       (offset == tensor.bytes.size && offset != 0))
     throw std::invalid_argument("frame: the offset starts no range of the tensor");
