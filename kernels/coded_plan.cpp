@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t key_count = 256;
 constexpr std::size_t piece_bytes = 1024;
 /// Bits, times 2^16, that a class costs in each frame.
-constexpr std::uint64_t class_cost = std::uint64_t{36} << 16;
+constexpr std::uint64_t class_cost = std::uint64_t{24} << 16;
 
 /// log2(1 + i / 256) * 2^16, rounded down.
 struct log2_table {
@@ -228,7 +228,7 @@ class_model plan_classes(tensor_view base, tensor_view target) {
   if (size == 0) return {};
   // All of a small tensor; of a large one pieces, further apart the larger it is.
   std::size_t pieces = (size + piece_bytes - 1) / piece_bytes;
-  if (pieces > 24) pieces = std::min<std::size_t>(24 + pieces / 128, 128);
+  if (pieces > 96) pieces = std::min<std::size_t>(64 + pieces / 128, 192);
   class_model result;
   with_unit(base.unit, [&](auto zero) {
     sample<decltype(zero)> seen;

@@ -55,20 +55,45 @@ class reader {
   bool good_ = true;
 };
 
+// The first byte of all: how many classes there are, how steps go, and how thresholds are written.
+constexpr std::uint8_t classes_mask = 0x07;
+constexpr unsigned order_at = 3;
+constexpr std::uint8_t order_mask = 0x18;
+constexpr std::uint8_t has_far_thresholds = 0x20;
+
+/// Whether some threshold is too far from the one before to say so in 4 bits.
+bool is_far(const class_model& model) noexcept {
+  for (std::size_t i = 1; i + 1 < model.classes; ++i)
+    if (model.thresholds[i] - model.thresholds[i - 1] > 16) return true;
+  return false;
+}
+
+bool read_thresholds(reader& in, bool far, class_model& model) noexcept {
+  const std::size_t count = model.classes - 1u;
+  unsigned pair = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i == 0 || far) {
+      model.thresholds[i] = in.byte();
+      if (model.thresholds[i] <= (i == 0 ? 0 : model.thresholds[i - 1])) return false;
+      continue;
+    }
+    pair = i % 2 != 0 ? in.byte() : pair >> 4;
+    const unsigned threshold = model.thresholds[i - 1] + (pair & 15) + 1;
+    if (threshold > 255) return false;
+    model.thresholds[i] = static_cast<std::uint8_t>(threshold);
+  }
+  const bool half_left = !far && count > 1 && count % 2 == 0;
+  return (!half_left || pair < 16) && far == is_far(model);
+}
+
 bool read_model(reader& in, std::uint32_t unit, class_model& model) noexcept {
   const std::uint8_t first = in.byte();
-  if ((first & 0xe0) != 0) return false;
-  model.classes = static_cast<std::uint8_t>((first & 7) + 1);
-  model.order = static_cast<step_order>(first >> 3);
+  if ((first & ~(classes_mask | order_mask | has_far_thresholds)) != 0) return false;
+  model.classes = static_cast<std::uint8_t>((first & classes_mask) + 1);
+  model.order = static_cast<step_order>((first & order_mask) >> order_at);
   if (model.order > step_order::nibbles) return false;
   if (model.order == step_order::nibbles && unit != 1) return false;
-  std::uint8_t before = 0;
-  for (std::size_t i = 0; i + 1 < model.classes; ++i) {
-    model.thresholds[i] = in.byte();
-    if (model.thresholds[i] <= before) return false;
-    before = model.thresholds[i];
-  }
-  return in.good();
+  return read_thresholds(in, (first & has_far_thresholds) != 0, model) && in.good();
 }
 
 bool read_class(reader& in, std::uint32_t unit, coded_class& c) noexcept {
@@ -91,8 +116,20 @@ bool read_class(reader& in, std::uint32_t unit, coded_class& c) noexcept {
 
 void write_table(const coded_table& table, std::vector<std::byte>& out) {
   const class_model& model = table.model;
-  put(out, (model.classes - 1u) | static_cast<std::uint32_t>(model.order) << 3);
-  for (std::size_t i = 0; i + 1 < model.classes; ++i) put(out, model.thresholds[i]);
+  const bool far = is_far(model);
+  put(out, (model.classes - 1u) | static_cast<std::uint32_t>(model.order) << order_at |
+               (far ? has_far_thresholds : 0u));
+  for (std::size_t i = 0; i + 1 < model.classes; ++i) {
+    if (i == 0 || far) {
+      put(out, model.thresholds[i]);
+      continue;
+    }
+    const unsigned distance = model.thresholds[i] - model.thresholds[i - 1] - 1u;
+    if (i % 2 != 0)
+      put(out, distance);
+    else
+      out.back() |= static_cast<std::byte>(distance << 4);
+  }
   for (std::size_t i = 0; i < model.classes; ++i) {
     const coded_class& c = table.classes[i];
     if (i + 1 < model.classes) put_number(out, c.count);  // the last follows from the frame's

@@ -1,5 +1,5 @@
 // Decides the wire format of a frame: the change of one tensor over one bounded range of its bytes.
-// docs/codec.md describes it byte by byte.
+// docs/wire-format.md describes it byte by byte.
 #pragma once
 
 #include <cstddef>

@@ -59,7 +59,7 @@ inline std::vector<kernels::tensor_span> spans_of(std::vector<bytes>& tensors) {
   return spans;
 }
 
-/// What an accepted frame makes of its tensor, by docs/codec.md, every access checked.
+/// What an accepted frame makes of its tensor, by docs/wire-format.md, every access checked.
 inline void apply_plainly(const kernels::frame& f, bytes& tensor) {
   const auto payload = [&](std::size_t at) {
     demand(at < f.payload.size, "an accepted frame's payload holds what it says");

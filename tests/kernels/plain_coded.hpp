@@ -67,15 +67,39 @@ class plain_decoder {
     return 0;
   }
 
+  bool read_thresholds(std::size_t count, bool far) {
+    if (count > 0) thresholds_.push_back(byte());
+    if (count > 0 && thresholds_[0] == 0) return false;
+    bool any_far = false;
+    std::vector<std::size_t> halves;
+    for (std::size_t i = 1; i < count; ++i) {
+      std::size_t distance = 0;
+      if (far) {
+        const std::size_t next = byte();
+        if (next <= thresholds_.back()) return false;
+        distance = next - thresholds_.back();
+      } else {
+        if (halves.empty()) {
+          const std::size_t both = byte();
+          halves = {both & 15, both >> 4};
+        }
+        distance = halves.front() + 1;
+        halves.erase(halves.begin());
+      }
+      any_far = any_far || distance > 16;
+      thresholds_.push_back(thresholds_.back() + distance);
+      if (thresholds_.back() > 255) return false;
+    }
+    return far == any_far && (halves.empty() || halves.front() == 0);
+  }
+
   bool read_table() {
     const std::size_t first = byte();
-    order_ = first >> 3;
-    if (order_ > 2 || (order_ == 2 && frame_.unit != 1)) return false;
+    order_ = first >> 3 & 3;
+    const bool far = (first & 32) != 0;
+    if (first > 63 || order_ > 2 || (order_ == 2 && frame_.unit != 1)) return false;
     classes_.resize((first & 7) + 1);
-    for (std::size_t i = 1; i < classes_.size(); ++i) {
-      thresholds_.push_back(byte());
-      if (thresholds_[i - 1] <= (i == 1 ? 0 : thresholds_[i - 2])) return false;
-    }
+    if (!read_thresholds(classes_.size() - 1, far)) return false;
     std::size_t left = frame_.count;
     for (auto& c : classes_) {
       c.count = &c == &classes_.back() ? left : number();
