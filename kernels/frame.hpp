@@ -89,8 +89,8 @@ digest_sum change_of(const digest_key& key, const frame& f, tensor_view live);
 /// Sets in `marks` the bit of each element that `f` overwrites, the first of the range being bit 0
 /// of the first word; others stay as they are.
 /// `f` must have been accepted by `parse_frame`.
-/// @throws std::invalid_argument if `marks` holds fewer bits than the range has elements; never
-/// writes outside it.
+/// @throws std::invalid_argument if `marks` holds fewer bits than the range has elements, or `f` is
+/// coded (see coded.hpp); never writes outside it.
 void mark_elements(const frame& f, std::vector<std::uint64_t>& marks);
 
 /// Overwrites the elements that `f` holds. The result is the target whatever mix of base and target

@@ -246,6 +246,8 @@ void mark_elements(const frame& f, std::vector<std::uint64_t>& marks) {
   const std::size_t elements = f.range_bytes / f.unit;
   if (elements > marks.size() * 64)
     throw std::invalid_argument("frame: more elements than there are marks");
+  if (f.encoding == frame_encoding::coded)
+    throw std::invalid_argument("frame: coded, and not staged");
   if (f.encoding == frame_encoding::full) {
     for (std::size_t i = 0; i < elements / 64; ++i) marks[i] = ~std::uint64_t{0};
     if (elements % 64 != 0) marks[elements / 64] |= (std::uint64_t{1} << elements % 64) - 1;

@@ -229,7 +229,7 @@ TEST_CASE("a delta is the same where only the range of the base is there") {
     encode_delta(3, view(base, 2), view(target, 2), at, whole);
     encode_delta_range(3, {base.data() + at, range}, view(target, 2), at, part);
     CHECK(whole == part);
-    CHECK_FALSE(part.empty());
+    if (range == frame_span_bytes_max) CHECK_FALSE(part.empty());
     CHECK_THROWS_AS(encode_delta_range(3, {base.data(), range - 2}, view(target, 2), at, part),
                     std::invalid_argument);
   }
