@@ -225,6 +225,9 @@ constexpr setting_row table[] = {
   text<&root::transport, &transport::relay_listen>("transport.relay_listen", node, "", 0, 256,
     "At a receiver: HOST:PORT at which other receivers have from it what it got; port 0 takes any "
     "that is free; empty: it passes nothing on."),
+  text<&root::transport, &transport::relay_address>("transport.relay_address", node, "", 0, 256,
+    "At a receiver: HOST:PORT that other receivers are told to find it at; empty: where it listens, "
+    "or, if that is every address, the one that the trainer sees."),
   integer<&root::transport, &transport::relay_stall_ms>("transport.relay_stall_ms",
     node, 500, "ms", 1, day_ms,
     "How long another receiver may bring nothing before the trainer sends what is missing itself, "

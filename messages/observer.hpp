@@ -30,29 +30,8 @@ struct observe_msg {
 
 using status_line_msg = receiver_status;
 using audit_line_msg = receiver_audit;
-
-/// From whom a receiver gets one stripe of every delta.
-struct feed_line_msg {
-  receiver_id id = 0;
-  std::uint32_t stripe = 0;
-  std::uint32_t stripes = 0;
-  receiver_id parent = 0;
-  bool up = false;  ///< the two are linked; until then the trainer sends it
-
-  friend bool operator==(const feed_line_msg&, const feed_line_msg&) = default;
-  static constexpr auto fields(auto& x) {
-    return std::tie(x.id, x.stripe, x.stripes, x.parent, x.up);
-  }
-};
-
-/// What a receiver was brought by others than the trainer.
-struct relayed_line_msg {
-  receiver_id id = 0;
-  std::uint64_t bytes = 0;  ///< of all its lives
-
-  friend bool operator==(const relayed_line_msg&, const relayed_line_msg&) = default;
-  static constexpr auto fields(auto& x) { return std::tie(x.id, x.bytes); }
-};
+using feed_line_msg = receiver_feed;
+using relayed_line_msg = receiver_relayed;
 
 /// Nothing follows.
 struct observed_msg {

@@ -27,17 +27,15 @@ struct relay_offer_msg {
   std::uint32_t port = 0;
 
   friend bool operator==(const relay_offer_msg&, const relay_offer_msg&) = default;
-  static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.id, x.inc, x.host, x.port);
-  }
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.id, x.inc, x.host, x.port); }
 };
 
 /// The supervisor to a receiver: from whom it gets one stripe. The highest number of the highest
 /// run stands.
 struct relay_parent_msg {
   std::uint64_t cluster = 0;
-  incarnation inc;           ///< of the receiver
-  version_ref order;         ///< the trainer's run, and the order's number in it
+  incarnation inc;            ///< of the receiver
+  version_ref order;          ///< the trainer's run, and the order's number in it
   std::uint32_t stripes = 1;  ///< that there are
   std::uint32_t stripe = 0;
   receiver_id parent = 0;
@@ -68,18 +66,18 @@ struct relay_link_msg {
   }
 };
 
-/// A receiver to its parent: pass these stripes on to me.
+/// A receiver to its parent: pass this stripe on to me.
 struct relay_ask_msg {
   std::uint64_t cluster = 0;
   receiver_id id = 0;
   incarnation inc;            ///< that buckets are to be addressed to
   receiver_id parent = 0;     ///< who is meant
-  std::uint32_t stripes = 1;  ///< that there are
-  std::uint64_t wanted = 0;   ///< bit s: stripe s
+  std::uint32_t stripes = 0;  ///< that there are; 0: pass nothing on to me any more
+  std::uint32_t stripe = 0;
 
   friend bool operator==(const relay_ask_msg&, const relay_ask_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.id, x.inc, x.parent, x.stripes, x.wanted);
+    return std::tie(x.cluster, x.id, x.inc, x.parent, x.stripes, x.stripe);
   }
 };
 

@@ -87,8 +87,7 @@ class fanout_planner {
         (inner(id, stripe) ? lost_inner : lost_leaves).push_back(id);
     }
     // Who was highest stays so.
-    std::ranges::stable_sort(lost_inner, {},
-                             [&](receiver_id id) { return old_depth(id, stripe); });
+    std::ranges::stable_sort(lost_inner, {}, [&](receiver_id id) { return old_depth(id, stripe); });
     auto next = lost_inner.begin();
     if (!root && next != lost_inner.end()) root = *next++;
     for (; next != lost_inner.end(); ++next) attach_inner(*root, *next, stripe, lost_leaves);

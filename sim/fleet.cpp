@@ -303,7 +303,7 @@ void fleet::begin_life(receiver_process& r) {
                                              hooks_of(r), faults_);
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
-      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}));
+      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}), relay_side{});
   trace_.line(trace_level::events,
               [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
 }
