@@ -80,6 +80,7 @@ void gateway::listen(const node_address& at, greeting as, link_handler take) {
   acceptor_ = std::make_unique<acceptor>(
       io_, security_, std::move(o), admit,
       [this](std::shared_ptr<channel> c) { on_channel(std::move(c)); }, log_);
+  port_ = acceptor_->port();
 }
 
 /// Whoever begins links and does not complete them crowds out its own beginnings first, and then

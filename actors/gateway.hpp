@@ -2,6 +2,7 @@
 // Private to actors/.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -31,8 +32,8 @@ class gateway {
   /// `as`: what this process shows itself as. A trainer is found by receivers, its other ranks and
   /// who looks on; a receiver by receivers.
   void listen(const node_address& at, greeting as, link_handler take);
-  /// The port that is listened on.
-  std::uint16_t port() const { return acceptor_->port(); }
+  /// The port that is listened on; 0: none yet.
+  std::uint16_t port() const { return port_; }
 
   /// Throws `error{bad_setting}` where links without security must not lead to `host`.
   void check_host(const std::string& host) const { security_->check_host(host); }
@@ -64,6 +65,7 @@ class gateway {
   log_function log_;
   io_threads io_;
   std::unique_ptr<acceptor> acceptor_;
+  std::atomic<std::uint16_t> port_ = 0;
   link_handler take_;
   std::mutex mutex_;
   std::map<incarnation, pending> pending_;

@@ -222,7 +222,7 @@ const settings& runtime::options() const noexcept {
 
 std::uint16_t runtime::port() const noexcept {
   const auto& inside = *parts_;
-  return inside.ways && !options().transport.listen.empty() ? inside.ways->port() : 0;
+  return inside.ways ? inside.ways->port() : 0;
 }
 
 }  // namespace lockstep
