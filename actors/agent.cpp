@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <caf/io/middleman.hpp>
 #include <caf/send.hpp>
 
@@ -28,14 +29,54 @@ void arm(pointer self) {
 
 // --- the receiver -------------------------------------------------------------------------------
 
+/// Dials other receivers as this one. Outlives the agent in calls that are under way: whatever it
+/// captures is not called back once the gateway is closed.
+relay_dialer dialer_of(pointer self) {
+  auto& state = self->state;
+  auto g = state.ways->own_greeting(node_role::receiver);
+  g.id = state.bytes->id();
+  g.name = state.bytes->name();
+  return [g, ways = state.ways, env = state.env, system = &self->system()](
+             const relay_actor& me, const relay_parent_msg& order) {
+    const auto weak = caf::actor_cast<caf::actor_addr>(me);
+    ways->dial({order.host, static_cast<std::uint16_t>(order.port)}, g, node_role::receiver,
+               [weak, env, system, order](link_channels channels, failure why) {
+                 const auto relay = caf::actor_cast<relay_actor>(weak);
+                 if (!relay) return;
+                 const auto is_meant = [&](const std::shared_ptr<channel>& c) {
+                   return c->peer().id == order.parent && c->peer().name == order.name;
+                 };
+                 relay_dialed out{order.order, {}, std::move(why)};
+                 if (channels.control &&
+                     (!is_meant(channels.control) || !std::ranges::all_of(channels.bulk, is_meant)))
+                   out.why = {errc::untrusted, "somebody else is there"};
+                 else if (channels.control)
+                   out.link = caf::actor_cast<relay_actor>(system->middleman().spawn_broker(
+                       parent_link_behavior, env, std::move(channels), relay));
+                 caf::anon_send(relay, std::move(out));
+               });
+  };
+}
+
 void start_receiver(pointer self) {
   auto& state = self->state;
   state.restart_at.reset();
   state.hello.reset();
+  state.offer.reset();
   state.born = self->clock().now();
   const incarnation inc{state.env->entropy(), state.env->entropy()};
-  state.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, state.bytes, inc,
-                                               caf::actor_cast<supervisor_actor>(self));
+  const auto id = state.bytes->id();
+  state.relay =
+      self->spawn(relay_behavior, state.env, id, state.bytes->name(), inc, dialer_of(self));
+  relay_side side{state.relay, {}};
+  if (state.place) {
+    state.place->set(state.relay);
+    side.offer =
+        relay_offer_msg{state.env->cluster, id, inc, state.found_at.host, state.found_at.port};
+  }
+  state.receiver =
+      self->spawn<caf::monitored>(receiver_behavior, state.env, state.bytes, inc,
+                                  caf::actor_cast<supervisor_actor>(self), std::move(side));
   for (const auto& d : state.doors)
     if (d.link) self->send(d.link, retarget{state.receiver});
 }
@@ -52,10 +93,18 @@ void leave(pointer self) {
   self->quit();
 }
 
+void end_relay(pointer self) {
+  auto& state = self->state;
+  if (state.place) state.place->set({});
+  if (state.relay) self->send_exit(state.relay, caf::exit_reason::user_shutdown);
+  state.relay = nullptr;
+}
+
 void receiver_ended(pointer self, const caf::error& reason) {
   auto& state = self->state;
   const auto now = self->clock().now();
   state.receiver = nullptr;
+  end_relay(self);
   if (state.leaving) return leave(self);
   state.env->log->warn("{} ended: {}", state.bytes->name(), caf::to_string(reason));
   // Nobody renews or ends its lease now.
@@ -83,10 +132,11 @@ void dial(pointer self, std::size_t index) {
   g.name = state.bytes->name();
   // A weak hold: an agent that has ended is not kept for an answer that nobody needs.
   const auto me = caf::actor_cast<caf::actor_addr>(self);
-  state.ways->dial(d.where, std::move(g), [me, index](link_channels channels, failure why) {
-    if (const auto agent = caf::actor_cast<agent_actor>(me))
-      caf::anon_send(agent, dialed{index, std::move(channels), std::move(why)});
-  });
+  state.ways->dial(d.where, std::move(g), node_role::trainer,
+                   [me, index](link_channels channels, failure why) {
+                     if (const auto agent = caf::actor_cast<agent_actor>(me))
+                       caf::anon_send(agent, dialed{index, std::move(channels), std::move(why)});
+                   });
 }
 
 void on_dialed(pointer self, dialed& m) {
@@ -112,6 +162,7 @@ void on_dialed(pointer self, dialed& m) {
   state.env->log->info("{}: linked to {}:{}", state.bytes->name(), d.where.host, d.where.port);
   self->send(d.link, announced{state.seen});
   if (state.hello) self->send(d.link, *state.hello);
+  if (state.offer) self->send(d.link, *state.offer);
 }
 
 void on_down(pointer self, const caf::down_msg& m) {
@@ -155,11 +206,15 @@ void on_tick(pointer self) {
 
 agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const actor_env> env,
                                           std::shared_ptr<engine> bytes, gateway* ways,
-                                          std::vector<node_address> trainers) {
+                                          std::vector<node_address> trainers,
+                                          std::shared_ptr<relay_place> place,
+                                          node_address found_at) {
   auto& state = self->state;
   state.env = std::move(env);
   state.bytes = std::move(bytes);
   state.ways = ways;
+  state.place = std::move(place);
+  state.found_at = std::move(found_at);
   for (auto& t : trainers) {
     agent_state::door d;
     d.where = std::move(t);
@@ -168,6 +223,7 @@ agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const ac
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     if (self->state.receiver) self->send_exit(self->state.receiver, m.reason);
+    end_relay(self);
     self->quit(m.reason);
   });
   start_receiver(self);
@@ -178,6 +234,12 @@ agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const ac
         for (const auto& d : s.doors)
           if (d.link) self->send(d.link, m);
         s.hello = std::move(m);
+      },
+      [self](relay_offer_msg& m) {
+        auto& s = self->state;
+        for (const auto& d : s.doors)
+          if (d.link) self->send(d.link, m);
+        s.offer = std::move(m);
       },
       [self](const announced& m) {
         auto& s = self->state;

@@ -14,7 +14,7 @@ namespace lockstep {
 /// A trainer's link, as an agent speaks to it.
 using trainer_link_actor = caf::typed_actor<
     // To be said to the trainer.
-    caf::reacts_to<hello_msg>, caf::reacts_to<goodbye_msg>,
+    caf::reacts_to<hello_msg>, caf::reacts_to<goodbye_msg>, caf::reacts_to<relay_offer_msg>,
     // The receiver has a new life.
     caf::reacts_to<retarget>,
     // Another link has heard an announcement.
@@ -23,8 +23,8 @@ using trainer_link_actor = caf::typed_actor<
 /// The receiver's supervisor, as far as this process goes: starts it anew when it ends, and says
 /// for it to every trainer it reaches what it says to its supervisor.
 using agent_actor = caf::typed_actor<
-    // The receiver announces itself.
-    caf::reacts_to<hello_msg>,
+    // The receiver announces itself, and that it passes buckets on.
+    caf::reacts_to<hello_msg>, caf::reacts_to<relay_offer_msg>,
     // A link has heard an announcement.
     caf::reacts_to<announced>,
     // An address was dialed.
@@ -48,10 +48,14 @@ struct agent_state {
 
   std::shared_ptr<const actor_env> env;
   std::shared_ptr<engine> bytes;
-  gateway* ways = nullptr;  ///< outlives all actors
+  gateway* ways = nullptr;             ///< outlives all actors
+  std::shared_ptr<relay_place> place;  ///< where others find the relay, if they do
+  node_address found_at;               ///< likewise
   receiver_actor receiver;
-  std::optional<hello_msg> hello;  ///< of the receiver's life
-  shipment seen;                   ///< announced last
+  relay_actor relay;
+  std::optional<hello_msg> hello;        ///< of the receiver's life
+  std::optional<relay_offer_msg> offer;  ///< likewise
+  shipment seen;                         ///< announced last
   std::vector<door> doors;
   std::uint32_t restarts = 0;
   time_point born;
@@ -60,9 +64,13 @@ struct agent_state {
   tick_timer timer;
 };
 
+/// `place`: where those who find this process at `found_at` look for the receiver's relay; none: it
+/// passes nothing on.
 agent_actor::behavior_type agent_behavior(agent_actor::stateful_pointer<agent_state> self,
                                           std::shared_ptr<const actor_env> env,
                                           std::shared_ptr<engine> bytes, gateway* ways,
-                                          std::vector<node_address> trainers);
+                                          std::vector<node_address> trainers,
+                                          std::shared_ptr<relay_place> place,
+                                          node_address found_at);
 
 }  // namespace lockstep

@@ -1,5 +1,9 @@
-// The flusher: a stream of buckets to one receiver, as fast as it takes them.
+// The flusher: a stream of buckets to one receiver, as fast as it takes them, but for those that
+// other receivers bring it.
+#include <spdlog/spdlog.h>
+
 #include "actors/states.hpp"
+#include "protocol/deadlines.hpp"
 
 namespace lockstep {
 
@@ -16,44 +20,115 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
       state.stop();
       return;
     }
-    *state.sent_bytes += bucket.size();
+    state.sent->sent += bucket.size();
     self->send(state.receiver, bucket_msg{state.env, state.first + index, std::move(bucket)});
   }
+  state.timer.arm(self, state.watch.deadline());
   if (!state.machine.drained()) return;
   self->send(state.owner, drained_notice{state.env.txn, state.id});
   state.stop();
 }
 
+/// Which buckets of a shipment other receivers bring.
+std::vector<bool> elsewhere(const flusher_state& state, std::uint32_t count) {
+  const auto& from = state.route.from;
+  std::vector<bool> out;
+  if (from.empty()) return out;
+  out.resize(count);
+  for (std::uint32_t i = 0; i < count; ++i) out[i] = from[i % from.size()].parent.has_value();
+  return out;
+}
+
+/// What others were to bring of this stripe falls to us. Returns who was to.
+std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
+  auto& state = self->state;
+  const auto parent = state.watch.drop(stripe);
+  if (!parent || !state.source) return std::nullopt;
+  std::vector<std::uint32_t> missing;
+  const auto count = state.source->content().buckets.size();
+  for (auto i = stripe; i < count; i += state.watch.stripes())
+    if (state.machine.awaited(i)) missing.push_back(i);
+  send_buckets(self, state.machine.on_ours(missing));
+  return parent;
+}
+
+void on_ship(pointer self, ship_request& m) {
+  auto& state = self->state;
+  state.owner = caf::actor_cast<sender_actor>(self->current_sender());
+  state.source = std::move(m.source);
+  state.first = 0;
+  if (const auto* part = std::get_if<part_head>(&m.head)) state.first = part->first;
+  // Only deltas are staged by who passes them on.
+  const bool relayed = std::holds_alternative<prepare_msg>(m.head) && !state.route.from.empty();
+  std::visit(
+      [&](auto& head) {
+        state.env = head.env;
+        self->send(state.receiver, std::move(head));
+      },
+      m.head);
+  const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
+  state.watch.on_stop();
+  if (!relayed) return send_buckets(self, state.machine.on_start(state.env, count));
+  const auto& s = state.env_of_process->options;
+  const auto patience =
+      std::chrono::milliseconds(s.transport.relay_stall_ms) +
+      transfer_time(s, s.bucket.bytes_max * (std::uint64_t{state.route.from.size()} + 1));
+  state.watch.on_start(self->clock().now(), patience, count, state.route.from);
+  send_buckets(self, state.machine.on_start(state.env, count, elsewhere(state, count)));
+}
+
+void on_credit(pointer self, const credit_msg& m) {
+  auto& state = self->state;
+  if (!state.source || m.index < state.first) return;
+  const auto index = m.index - state.first;
+  if (m.env == state.env && state.machine.awaited(index)) {
+    state.watch.on_taken(self->clock().now(), index);
+    state.sent->relayed += state.source->content().buckets[index].bytes;
+  }
+  send_buckets(self, state.machine.on_credit({m.env, m.id, index}));
+}
+
+/// What was to come from somebody who brings nothing any more is sent from here at once.
+void on_route(pointer self, relay_route& m) {
+  auto& state = self->state;
+  state.supervisor = caf::actor_cast<supervisor_actor>(self->current_sender());
+  const auto before = std::exchange(state.route, std::move(m)).from;
+  const auto& from = state.route.from;
+  for (std::uint32_t s = 0; s < state.watch.stripes(); ++s) {
+    const bool stays = from.size() == before.size() && s < from.size() && from[s].parent &&
+                       from[s].parent == before[s].parent;
+    if (!stays) recall(self, s);
+  }
+}
+
+void on_tick(pointer self) {
+  auto& state = self->state;
+  state.timer.fired();
+  for (const auto stripe : state.watch.stalled(self->clock().now())) {
+    const auto parent = recall(self, stripe);
+    if (!parent) continue;
+    state.env_of_process->log->warn("receiver {} waits in vain for what receiver {} was to bring",
+                                    state.id, *parent);
+    self->send(state.supervisor, relay_stalled{state.id, *parent});
+  }
+  state.timer.arm(self, state.watch.deadline());
+}
+
 }  // namespace
 
 flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, receiver_actor receiver,
-                                              std::uint32_t credit,
-                                              std::shared_ptr<std::atomic<std::uint64_t>> sent) {
+                                              std::shared_ptr<const actor_env> env,
+                                              std::shared_ptr<sent_counters> sent) {
   self->state.id = id;
-  self->state.sent_bytes = std::move(sent);
+  self->state.sent = std::move(sent);
   self->state.receiver = receiver;
-  self->state.machine = flusher_fsm(credit);
+  self->state.machine = flusher_fsm(env->options.bucket.credit);
+  self->state.env_of_process = std::move(env);
   return {
-      [self](ship_request& m) {
-        auto& state = self->state;
-        state.owner = caf::actor_cast<sender_actor>(self->current_sender());
-        state.source = std::move(m.source);
-        state.first = 0;
-        if (const auto* part = std::get_if<part_head>(&m.head)) state.first = part->first;
-        std::visit(
-            [&](auto& head) {
-              state.env = head.env;
-              self->send(state.receiver, std::move(head));
-            },
-            m.head);
-        const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
-        send_buckets(self, state.machine.on_start(state.env, count));
-      },
-      [self](const credit_msg& m) {
-        auto& state = self->state;
-        if (!state.source || m.index < state.first) return;
-        send_buckets(self, state.machine.on_credit({m.env, m.id, m.index - state.first}));
-      },
+      [self](ship_request& m) { on_ship(self, m); },
+      [self](const credit_msg& m) { on_credit(self, m); },
+      [self](relay_route& m) { on_route(self, m); },
+      [self](const tick&) { on_tick(self); },
       [self](const stop_request& m) {
         if (self->state.env.txn == m.txn) self->state.stop();
       },

@@ -58,15 +58,18 @@ greeting gateway::own_greeting(node_role role) const {
   return g;
 }
 
-void gateway::listen(const node_address& at, link_handler take) {
+void gateway::listen(const node_address& at, greeting as, link_handler take) {
   take_ = std::move(take);
   acceptor_options o;
   o.host = at.host;
   o.port = at.port;
-  o.self = own_greeting(node_role::trainer);
+  o.self = std::move(as);
   o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
   const auto& t = env_->options.transport;
-  const auto admit = [&t](const greeting& g, const std::string&) -> failure {
+  const bool trainer = o.self.role == node_role::trainer;
+  const auto admit = [&t, trainer](const greeting& g, const std::string&) -> failure {
+    if (!trainer && g.role != node_role::receiver)
+      return {errc::bad_input, "only receivers have buckets from here"};
     if (g.role == node_role::trainer && (t.rank != 0 || g.id == 0 || g.id >= t.ranks))
       return {errc::bad_input, "this is a trainer itself, and no rank of it is missing"};
     if (g.purpose == channel_purpose::control &&
@@ -77,6 +80,7 @@ void gateway::listen(const node_address& at, link_handler take) {
   acceptor_ = std::make_unique<acceptor>(
       io_, security_, std::move(o), admit,
       [this](std::shared_ptr<channel> c) { on_channel(std::move(c)); }, log_);
+  port_ = acceptor_->port();
 }
 
 /// Whoever begins links and does not complete them crowds out its own beginnings first, and then
@@ -145,13 +149,14 @@ struct gateway::dialing {
   gateway* owner;
   node_address to;
   greeting self;
+  node_role expected;
   std::uint32_t streams;
   link_channels channels;
   time_point deadline;
   std::function<void(link_channels, failure)> done;
 };
 
-void gateway::dial(const node_address& to, greeting self,
+void gateway::dial(const node_address& to, greeting self, node_role expected,
                    std::function<void(link_channels, failure)> done) {
   const auto& t = env_->options.transport;
   const auto streams = self.role == node_role::receiver ? t.streams : 0;
@@ -162,6 +167,7 @@ void gateway::dial(const node_address& to, greeting self,
       dialing{this,
               to,
               std::move(self),
+              expected,
               streams,
               {},
               std::chrono::steady_clock::now() + milliseconds(t.connect_timeout_ms),
@@ -174,6 +180,7 @@ void gateway::dial_next(std::shared_ptr<dialing> d) {
   o.host = d->to.host;
   o.port = d->to.port;
   o.self = d->self;
+  o.expected = d->expected;
   if (d->channels.control) {
     o.self.purpose = channel_purpose::bulk;
     o.self.stream = static_cast<std::uint32_t>(d->channels.bulk.size());

@@ -2,6 +2,7 @@
 // Private to actors/.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,15 +29,18 @@ class gateway {
 
   /// Listens; `take` is called from a thread of the transport for each link. Throws `error`, naming
   /// the address, if it cannot be listened on.
-  void listen(const node_address& at, link_handler take);
-  /// The port that is listened on.
-  std::uint16_t port() const { return acceptor_->port(); }
+  /// `as`: what this process shows itself as. A trainer is found by receivers, its other ranks and
+  /// who looks on; a receiver by receivers.
+  void listen(const node_address& at, greeting as, link_handler take);
+  /// The port that is listened on; 0: none yet.
+  std::uint16_t port() const { return port_; }
 
   /// Throws `error{bad_setting}` where links without security must not lead to `host`.
   void check_host(const std::string& host) const { security_->check_host(host); }
 
-  /// Makes a link as `self`; `done` is called once, from a thread of the transport.
-  void dial(const node_address& to, greeting self,
+  /// Makes a link as `self` to one that must prove `expected`; `done` is called once, from a thread
+  /// of the transport.
+  void dial(const node_address& to, greeting self, node_role expected,
             std::function<void(link_channels, failure)> done);
 
   /// What every greeting of this process says.
@@ -61,6 +65,7 @@ class gateway {
   log_function log_;
   io_threads io_;
   std::unique_ptr<acceptor> acceptor_;
+  std::atomic<std::uint16_t> port_ = 0;
   link_handler take_;
   std::mutex mutex_;
   std::map<incarnation, pending> pending_;

@@ -17,6 +17,7 @@
 #include "actors/ticket_state.hpp"
 #include "messages/observer.hpp"
 #include "messages/type_ids.hpp"
+#include "protocol/fanout.hpp"
 #include "protocol/join_fsm.hpp"
 #include "protocol/supervision_fsm.hpp"
 #include "protocol/sync_fsm.hpp"
@@ -100,6 +101,17 @@ struct drop_request {
   txn_ref txn;
 };
 
+/// From whom a receiver gets each stripe of a delta; a parent only where the two are linked. Empty:
+/// all of it from the trainer.
+struct relay_route {
+  std::vector<fanout_plan::place> from;
+};
+/// A parent has brought nothing of its stripe for too long.
+struct relay_stalled {
+  receiver_id child = 0;
+  receiver_id parent = 0;
+};
+
 /// This life of a receiver has ended.
 struct down_notice {
   participant who;
@@ -124,6 +136,7 @@ struct fleet_notice {
 struct observation {
   std::vector<receiver_status> states;  ///< ascending by id
   std::vector<receiver_audit> audits;   ///< likewise
+  relay_report relays;
   observed_msg end;
 };
 /// Asks where everybody stands, or what everybody holds. `answer` is called once, on an actor's
@@ -185,6 +198,8 @@ LOCKSTEP_LOCAL_MESSAGE(join_verdict)
 LOCKSTEP_LOCAL_MESSAGE(advance_result)
 LOCKSTEP_LOCAL_MESSAGE(drop_request)
 LOCKSTEP_LOCAL_MESSAGE(down_notice)
+LOCKSTEP_LOCAL_MESSAGE(relay_route)
+LOCKSTEP_LOCAL_MESSAGE(relay_stalled)
 LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
 LOCKSTEP_LOCAL_MESSAGE(newer_run_notice)
 LOCKSTEP_LOCAL_MESSAGE(fleet_notice)
@@ -263,6 +278,8 @@ using receiver_actor = caf::typed_actor<
     caf::reacts_to<welcome>,
     // Say what the bytes are now, tensor by tensor.
     caf::reacts_to<audit_msg>,
+    // Have a stripe of the buckets from another receiver; for the relay.
+    caf::reacts_to<relay_parent_msg>,
     // A deadline: staged data or the lease.
     caf::reacts_to<tick>>;
 
@@ -285,8 +302,12 @@ struct drained_notice {
 using flusher_actor = caf::typed_actor<
     // The sender has something to ship.
     caf::reacts_to<ship_request>,
-    // The receiver has taken a bucket.
+    // The receiver has taken a bucket, from whomever.
     caf::reacts_to<credit_msg>,
+    // The supervisor knows who brings what.
+    caf::reacts_to<relay_route>,
+    // Others may have had their time.
+    caf::reacts_to<tick>,
     // The sender's transaction is over.
     caf::reacts_to<stop_request>>;
 
@@ -346,6 +367,11 @@ using supervisor_actor = caf::typed_actor<
     caf::reacts_to<pong_msg>,
     // A receiver leaves on purpose.
     caf::reacts_to<goodbye_msg>,
+    // A receiver offers to pass buckets on, or says what became of an order to have some from
+    // another.
+    caf::reacts_to<relay_offer_msg>, caf::reacts_to<relay_link_msg>,
+    // A flusher waits in vain for what another receiver was to bring.
+    caf::reacts_to<relay_stalled>,
     // The sender has put a receiver out of the view.
     caf::reacts_to<sync_action::evicted>,
     // The sender has a receiver in the view.

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "actors/interfaces.hpp"
+#include "actors/relay.hpp"
 #include "messages/wire_stream.hpp"
 #include "transport/channel.hpp"
 
@@ -130,6 +131,8 @@ class link_io {
   void watch(caf::io::broker* self);
 
   const greeting& peer() const noexcept { return peer_; }
+  /// The address that its connections come from, without the port.
+  std::string peer_host() const { return where_.substr(0, where_.rfind(':')); }
 
  private:
   /// Counts a message; true if there were too many in this second.
@@ -199,6 +202,27 @@ using trainer_link = caf::stateful_actor<trainer_link_state, link_broker>;
 caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const actor_env> env,
                                     link_channels channels, receiver_actor receiver,
                                     caf::actor agent);
+
+/// Stands for another receiver, which passes buckets on to this one.
+struct parent_link_state {
+  static inline const char* name = "parent_link";
+  relay_actor relay;
+  link_io io;
+};
+using parent_link = caf::stateful_actor<parent_link_state, link_broker>;
+caf::behavior parent_link_behavior(parent_link* self, std::shared_ptr<const actor_env> env,
+                                   link_channels channels, relay_actor relay);
+
+/// Stands for another receiver, which this one passes buckets on to.
+struct child_link_state {
+  static inline const char* name = "child_link";
+  relay_actor relay;
+  link_io io;
+};
+using child_link = caf::stateful_actor<child_link_state, link_broker>;
+/// Ends at once if `relay` is nobody.
+caf::behavior child_link_behavior(child_link* self, std::shared_ptr<const actor_env> env,
+                                  link_channels channels, relay_actor relay);
 
 /// Stands for another rank at the coordinator's.
 struct rank_link_state {

@@ -31,6 +31,10 @@ void answer(observer_link* self, const observation& seen) {
   state.asked = false;
   for (const auto& line : seen.states)
     if (!state.io.write(self, line)) return;
+  for (const auto& line : seen.relays.feeds)
+    if (!state.io.write(self, line)) return;
+  for (const auto& line : seen.relays.relayed)
+    if (!state.io.write(self, line)) return;
   for (const auto& line : seen.audits)
     if (!state.io.write(self, line)) return;
   state.io.write(self, seen.end);

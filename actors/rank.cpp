@@ -254,8 +254,7 @@ void on_hello(pointer self, const hello_msg& m) {
   r.name = m.name;
   r.receiver = from;
   self->monitor(from);
-  r.flusher =
-      self->spawn(flusher_behavior, m.id, from, state.env->options.bucket.credit, r.sent_bytes);
+  r.flusher = self->spawn(flusher_behavior, m.id, from, state.env, r.sent);
   if (const auto early = std::exchange(r.early, std::nullopt)) on_ship(self, *early);
 }
 
@@ -273,10 +272,11 @@ void dial(pointer self) {
   auto g = state.ways->own_greeting(node_role::trainer);
   g.id = state.env->options.transport.rank;
   const auto me = caf::actor_cast<caf::actor_addr>(self);
-  state.ways->dial(state.where, std::move(g), [me](link_channels channels, failure why) {
-    if (const auto rank = caf::actor_cast<rank_actor>(me))
-      caf::anon_send(rank, dialed{0, std::move(channels), std::move(why)});
-  });
+  state.ways->dial(state.where, std::move(g), node_role::trainer,
+                   [me](link_channels channels, failure why) {
+                     if (const auto rank = caf::actor_cast<rank_actor>(me))
+                       caf::anon_send(rank, dialed{0, std::move(channels), std::move(why)});
+                   });
 }
 
 void on_dialed(pointer self, dialed& m) {
@@ -415,6 +415,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       [](const drained_notice&) {},
       [self](const hello_msg& m) { on_hello(self, m); },
       [](const pong_msg&) {},
+      [](const relay_offer_msg&) {},
       [self](const goodbye_msg& m) {
         const auto r = self->state.receivers.find(m.id);
         if (r == self->state.receivers.end() || r->second.inc != m.inc) return;

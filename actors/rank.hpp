@@ -23,7 +23,7 @@ using rank_actor = caf::typed_actor<
     caf::reacts_to<drained_notice>,
     // A receiver announces itself to every rank; who looks on is told to ask the coordinator.
     caf::reacts_to<hello_msg>, caf::reacts_to<pong_msg>, caf::reacts_to<goodbye_msg>,
-    caf::reacts_to<observe_request>,
+    caf::reacts_to<relay_offer_msg>, caf::reacts_to<observe_request>,
     // The coordinator was dialed.
     caf::reacts_to<dialed>,
     // Time to dial again.
@@ -38,8 +38,7 @@ struct rank_state {
     receiver_actor receiver;
     flusher_actor flusher;
     std::optional<shard_ship_msg> early;  ///< asked for before this life was linked
-    std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes =
-        std::make_shared<std::atomic<std::uint64_t>>(0);
+    std::shared_ptr<sent_counters> sent = std::make_shared<sent_counters>();
   };
 
   std::shared_ptr<const actor_env> env;

@@ -14,7 +14,12 @@ receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on
   if (!on_.inside().claim(engine_->id()))
     throw error(errc::bad_input,
                 "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");
-  on_.inside().add(engine_);
+  try {
+    on_.inside().add(engine_);
+  } catch (...) {
+    on_.inside().unclaim(engine_->id());
+    throw;
+  }
 }
 
 receiver::~receiver() {

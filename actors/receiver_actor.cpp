@@ -45,8 +45,15 @@ class performer {
       stop_ = true;
     }
   }
-  void perform(const act::keep_bucket& a) { bytes().keep(a.index, std::move(state_.arrived)); }
-  void perform(const act::drop_slot&) { bytes().drop(); }
+  void perform(const act::keep_bucket& a) {
+    const auto& relay = state_.side.relay;
+    if (relay) self_->send(relay, relay_kept{state_.bucket_env.txn, a.index, state_.arrived});
+    bytes().keep(a.index, std::move(state_.arrived));
+  }
+  void perform(const act::drop_slot&) {
+    if (state_.side.relay) self_->send(state_.side.relay, relay_over{});
+    bytes().drop();
+  }
 
   void perform(const act::verify_slot& a) {
     auto result =
@@ -143,6 +150,7 @@ class performer {
   void perform(const act::announce&) {
     const auto& me = machine().self();
     self_->send(state_.supervisor, hello_msg{me.cluster, me.id, bytes().name(), me.inc, me.layout});
+    if (state_.side.offer) self_->send(state_.supervisor, *state_.side.offer);
   }
   void perform(const act::grant_credit& a) {
     const auto& me = machine().self();
@@ -169,6 +177,15 @@ payload corrupted(const payload& bucket) {
   return payload(std::move(bytes));
 }
 
+/// Others may bring buckets of this from now on.
+void tell_relay(pointer self, prepare_msg& m) {
+  if (!self->state.side.relay) return;
+  using list = const std::vector<bucket_info>;
+  self->send(self->state.side.relay,
+             relay_begin{m.env, std::make_shared<list>(std::move(m.content.buckets)),
+                         caf::actor_cast<flusher_actor>(self->current_sender())});
+}
+
 /// Nothing that is decided depends on it, and nothing is written: the bytes as they are now.
 void answer_audit(pointer self, const audit_msg& m) {
   const auto& machine = *self->state.machine;
@@ -184,7 +201,7 @@ void answer_audit(pointer self, const audit_msg& m) {
 
 receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<const actor_env> env,
                                                 std::shared_ptr<engine> bytes, incarnation inc,
-                                                supervisor_actor supervisor) {
+                                                supervisor_actor supervisor, relay_side side) {
   auto& state = self->state;
   const receiver_fsm::identity me{env->cluster, bytes->id(), inc, bytes->shape().fingerprint(),
                                   bytes->shape().total_bytes()};
@@ -194,13 +211,15 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
   state.env = std::move(env);
   state.bytes = std::move(bytes);
   state.supervisor = std::move(supervisor);
+  state.side = std::move(side);
   perform(self, state.machine->on_start(self->clock().now()));
   const auto now = [self] { return self->clock().now(); };
   return {
       [self, now](const attach_msg& m) { perform(self, self->state.machine->on_attach(now(), m)); },
-      [self, now](const prepare_msg& m) {
+      [self, now](prepare_msg& m) {
         self->state.delta = {m.env.txn, m.target.label};
         perform(self, self->state.machine->on_prepare(now(), m));
+        tell_relay(self, m);
       },
       [self, now](const redo_msg& m) {
         self->state.round = m.round;
@@ -235,6 +254,11 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
       },
       [](const part_head&) {},
       [self](const audit_msg& m) { answer_audit(self, m); },
+      [self](relay_parent_msg& m) {
+        const auto from = caf::actor_cast<supervisor_actor>(self->current_sender());
+        if (self->state.side.relay && from)
+          self->send(self->state.side.relay, relay_order{std::move(m), from});
+      },
       [self, now](const tick&) {
         self->state.timer.fired();
         perform(self, self->state.machine->on_tick(now()));

@@ -61,6 +61,17 @@ class hearer {
     if (const auto asker = state_.auditors.take(m.challenge)) self_->send(asker, std::move(m));
     return true;
   }
+  bool hear(relay_offer_msg& m) {
+    if (!is_own(m.id)) return false;
+    if (m.host.empty()) m.host = state_.io.peer_host();
+    self_->send(state_.supervisor, std::move(m));
+    return true;
+  }
+  bool hear(relay_link_msg& m) {
+    if (!is_own(m.id)) return false;
+    self_->send(state_.supervisor, std::move(m));
+    return true;
+  }
   bool hear(beat_msg&) { return true; }
   /// Only a trainer says these.
   bool hear(auto& m) {
@@ -102,6 +113,7 @@ caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const 
       say<commit_msg>(self),
       say<abort_msg>(self),
       say<ping_msg>(self),
+      say<relay_parent_msg>(self),
       announce<prepare_msg>(self),
       announce<redo_msg>(self),
       announce<full_begin_msg>(self),

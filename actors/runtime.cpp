@@ -77,6 +77,16 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
                         std::to_string(t.rank));
   if (t.rank > 0 && trainers.size() != 1)
     throw setting_error("transport.connect must be the address of rank 0 at every other rank");
+  if (!t.relay_listen.empty()) {
+    parse_address("transport.relay_listen", t.relay_listen);
+    if (!t.relay_address.empty()) parse_address("transport.relay_address", t.relay_address);
+    if (!t.listen.empty() || t.connect.empty())
+      throw setting_error(
+          "transport.relay_listen is for receivers whose trainer is in another process: it needs "
+          "transport.connect, and no transport.listen");
+  }
+  if (t.fanout != 0 && t.ranks > 1)
+    throw setting_error("transport.fanout must be 0 for a trainer of several ranks");
   const bool linked = !t.listen.empty() || !t.connect.empty();
   if (linked) {
     config.load<caf::io::middleman>();
@@ -104,7 +114,7 @@ runtime::parts::~parts() {
 }
 
 void runtime::parts::listen(const node_address& at) {
-  ways->listen(at, [this](link_channels link) {
+  ways->listen(at, ways->own_greeting(node_role::trainer), [this](link_channels link) {
     auto& middleman = system->middleman();
     const auto role = link.control->peer().role;
     if (role == node_role::receiver)
@@ -114,6 +124,29 @@ void runtime::parts::listen(const node_address& at) {
     else
       middleman.spawn_broker(observer_link_behavior, env, std::move(link), supervisor);
   });
+}
+
+/// Those who find this process have buckets from this receiver.
+void runtime::parts::listen_for_receivers(const engine& bytes) {
+  auto g = ways->own_greeting(node_role::receiver);
+  g.id = bytes.id();
+  g.name = bytes.name();
+  auto place = std::make_shared<relay_place>();
+  const auto at = parse_address("transport.relay_listen", env->options.transport.relay_listen);
+  ways->listen(at, std::move(g), [this, place](link_channels link) {
+    system->middleman().spawn_broker(child_link_behavior, env, std::move(link), place->get());
+  });
+  relays_ = std::move(place);
+}
+
+node_address runtime::parts::relays_found_at() const {
+  const auto& t = env->options.transport;
+  if (!t.relay_address.empty()) return parse_address("transport.relay_address", t.relay_address);
+  auto out = parse_address("transport.relay_listen", t.relay_listen);
+  out.port = ways->port();
+  // Nobody can dial "any": they are told the address that the trainer sees.
+  if (out.host == "0.0.0.0" || out.host == "::") out.host.clear();
+  return out;
 }
 
 void runtime::parts::end() {
@@ -136,7 +169,16 @@ void runtime::parts::add(const std::shared_ptr<engine>& bytes) {
     return;
   }
   const std::lock_guard lock(mutex_);
-  agents_[bytes->id()] = system->spawn(agent_behavior, env, bytes, ways.get(), trainers);
+  std::shared_ptr<relay_place> place;
+  node_address found_at;
+  // One receiver of a process passes on: the first, under whose name the process is found.
+  if (!relays_ && !env->options.transport.relay_listen.empty()) {
+    listen_for_receivers(*bytes);
+    place = relays_;
+    found_at = relays_found_at();
+  }
+  agents_[bytes->id()] = system->spawn(agent_behavior, env, bytes, ways.get(), trainers,
+                                       std::move(place), std::move(found_at));
 }
 
 void runtime::parts::remove(receiver_id id, std::shared_ptr<std::promise<void>> done) {
@@ -184,7 +226,7 @@ const settings& runtime::options() const noexcept {
 
 std::uint16_t runtime::port() const noexcept {
   const auto& inside = *parts_;
-  return inside.ways && !options().transport.listen.empty() ? inside.ways->port() : 0;
+  return inside.ways ? inside.ways->port() : 0;
 }
 
 }  // namespace lockstep

@@ -30,8 +30,9 @@ class runtime {
   runtime& operator=(const runtime&) = delete;
 
   const settings& options() const noexcept;
-  /// Where receivers of other processes find this one: the port of `transport.listen`, or the one
-  /// that was free if that is 0; 0 where nobody listens.
+  /// Where receivers of other processes find this one: the port of `transport.listen`, or, once it
+  /// has a receiver, of `transport.relay_listen`; the one that was free if that is 0. 0 where nobody
+  /// listens.
   std::uint16_t port() const noexcept;
 
   /// Private to actors/.

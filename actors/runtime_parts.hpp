@@ -50,12 +50,15 @@ class runtime::parts {
 
  private:
   void listen(const node_address& at);
+  void listen_for_receivers(const engine& bytes);
+  node_address relays_found_at() const;
   void end();
 
   std::atomic<bool> has_trainer_ = false;
   std::mutex mutex_;
   std::uint64_t last_run_ = 0;
   std::set<receiver_id> ids_;
+  std::shared_ptr<relay_place> relays_;  ///< once a receiver of this process passes buckets on
   std::map<receiver_id, agent_actor> agents_;  ///< where trainers are in other processes
 };
 

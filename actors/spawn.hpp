@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "actors/interfaces.hpp"
+#include "actors/relay.hpp"
 
 namespace lockstep {
 
@@ -20,16 +21,22 @@ snapshot_actor::behavior_type snapshot_behavior(
     snapshot_actor::stateful_pointer<snapshot_state> self, std::shared_ptr<const actor_env> env,
     std::shared_ptr<snapshot_store> store, target_info held, std::uint64_t owner_mark);
 
+/// Bulk bytes that a receiver got: from this process, and of what it got from other receivers.
+struct sent_counters {
+  std::atomic<std::uint64_t> sent{0};
+  std::atomic<std::uint64_t> relayed{0};
+};
+
 struct flusher_state;
 flusher_actor::behavior_type flusher_behavior(flusher_actor::stateful_pointer<flusher_state> self,
                                               receiver_id id, receiver_actor receiver,
-                                              std::uint32_t credit,
-                                              std::shared_ptr<std::atomic<std::uint64_t>> sent);
+                                              std::shared_ptr<const actor_env> env,
+                                              std::shared_ptr<sent_counters> sent);
 
 struct receiver_state;
 receiver_actor::behavior_type receiver_behavior(
     receiver_actor::stateful_pointer<receiver_state> self, std::shared_ptr<const actor_env> env,
-    std::shared_ptr<engine> bytes, incarnation inc, supervisor_actor supervisor);
+    std::shared_ptr<engine> bytes, incarnation inc, supervisor_actor supervisor, relay_side side);
 
 /// What a run of the trainer's side starts from.
 struct sender_setup {

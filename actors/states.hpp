@@ -12,6 +12,7 @@
 #include "actors/timer.hpp"
 #include "protocol/flusher_fsm.hpp"
 #include "protocol/receiver_fsm.hpp"
+#include "protocol/relay_watch.hpp"
 #include "protocol/snapshot_fsm.hpp"
 
 namespace lockstep {
@@ -29,13 +30,19 @@ struct flusher_state {
   receiver_actor receiver;
   sender_actor owner;
   flusher_fsm machine{1};
-  std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes;
+  std::shared_ptr<const actor_env> env_of_process;
+  std::shared_ptr<sent_counters> sent;
+  relay_route route;            ///< of deltas to come
+  supervisor_actor supervisor;  ///< who gave it
+  relay_watch watch;            ///< over what others are to bring of the shipment under way
+  tick_timer timer;
   envelope env;
   std::uint32_t first = 0;  ///< index of the source's first bucket among those announced
   std::shared_ptr<bucket_source> source;
 
   void stop() {
     machine.on_stop();
+    watch.on_stop();
     source.reset();
   }
 };
@@ -57,6 +64,7 @@ struct receiver_state {
   supervisor_actor supervisor;
   join_actor join;
   std::uint64_t join_run = 0;
+  relay_side side;
   tick_timer timer;
 
   payload arrived;      ///< of the bucket being handled
@@ -152,6 +160,13 @@ struct sender_state {
 
 struct supervisor_state {
   static inline const char* name = "supervisor";
+  /// From whom a receiver has been told to have a stripe.
+  struct feed {
+    version_ref order;
+    std::optional<participant> parent;  ///< none: from here
+    bool up = false;                    ///< it says that it is linked to it
+    bool answered = false;
+  };
   /// A receiver's actors, and its bytes if it runs in this process.
   struct child {
     std::shared_ptr<engine> bytes;
@@ -159,9 +174,24 @@ struct supervisor_state {
     receiver_actor receiver;
     flusher_actor flusher;
     std::shared_ptr<std::promise<void>> leaving;
-    /// Bulk bytes handed to it; the flushers of all its lives count here.
-    std::shared_ptr<std::atomic<std::uint64_t>> sent_bytes =
-        std::make_shared<std::atomic<std::uint64_t>>(0);
+    /// The flushers of all its lives count here.
+    std::shared_ptr<sent_counters> sent = std::make_shared<sent_counters>();
+    std::optional<relay_offer_msg> offer;  ///< of this life, if it passes buckets on
+    std::vector<feed> feeds;               ///< by stripe; none: all from here
+    std::uint32_t blamed = 0;              ///< others, of late
+    time_point blamed_since;
+  };
+  /// Who fails others passes nothing on for a while.
+  struct distrust {
+    time_point until;
+    std::uint32_t times = 0;
+  };
+  struct fanout_state {
+    fanout_plan plan;
+    std::uint64_t orders = 0;
+    bool dirty = false;               ///< to be planned anew
+    std::optional<time_point> again;  ///< likewise, at this time
+    std::map<receiver_id, distrust> distrusted;
   };
   /// Since when a receiver has been what it is.
   struct phase_note {
@@ -208,6 +238,7 @@ struct supervisor_state {
   std::vector<handed_on> lost;  ///< to senders that were told to end and have not yet
   std::uint64_t last_run = 0;
   version_ref fleet;
+  fanout_state fanout;
   tick_timer timer;
   time_point next_ping;
 };

@@ -27,8 +27,8 @@ void supervising::greet(pointer self, const supervisor_state::child& c) {
 namespace {
 
 void start_flusher(pointer self, supervisor_state::child& c) {
-  c.flusher = self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver,
-                                          self->state.env->options.bucket.credit, c.sent_bytes);
+  c.flusher =
+      self->spawn<caf::monitored>(flusher_behavior, c.life.id, c.receiver, self->state.env, c.sent);
   greet(self, c);
 }
 
@@ -41,6 +41,7 @@ void unreach(pointer self, supervisor_state::child& c) {
   }
   c.receiver = nullptr;
   c.flusher = nullptr;
+  forget_orders(self, c);
 }
 
 /// A receiver that runs elsewhere is reached by the handle that its life announced itself from.
@@ -63,7 +64,7 @@ void start_receiver(pointer self, supervisor_state::child& c) {
   const incarnation inc{state.env->entropy(), state.env->entropy()};
   c.life = {c.bytes->id(), inc};
   c.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, c.bytes, inc,
-                                           supervisor_actor(self));
+                                           supervisor_actor(self), relay_side{});
   start_flusher(self, c);
 }
 
@@ -134,13 +135,16 @@ void note_phase(pointer self, receiver_id id) {
   const auto& r = it->second;
   auto& note = state.phases[id];
   if (note.since != time_point{} && note.where == r.where && note.phase == r.state.phase) return;
+  state.fanout.dirty |= note.where != r.where;
   note = {r.where, r.state.phase, self->clock().now()};
+  replan(self);
 }
 
 }  // namespace
 
 void supervising::perform(pointer self, const supervision_fsm::actions& actions) {
   performer(self).run(actions);
+  replan(self);
   auto& state = self->state;
   const auto due = state.policy->deadline(self->clock().now());
   state.timer.arm(self, due ? std::min(*due, state.next_ping) : state.next_ping);
@@ -172,6 +176,7 @@ void supervising::end_trainer(pointer self) {
   auto& state = self->state;
   if (!state.trainer) return;
   const auto group = *std::exchange(state.trainer, std::nullopt);
+  state.fanout.dirty = true;
   self->send_exit(group.sender, caf::exit_reason::user_shutdown);
   self->send_exit(group.join, caf::exit_reason::user_shutdown);
   self->send_exit(group.snapshot, caf::exit_reason::user_shutdown);
@@ -219,6 +224,7 @@ void on_down(pointer self, const caf::down_msg& m) {
       if (c.flusher) self->send_exit(c.flusher, caf::exit_reason::user_shutdown);
       c.receiver = nullptr;
       c.flusher = nullptr;
+      forget_orders(self, c);
       if (c.leaving) {
         c.leaving->set_value();
         state.children.erase(id);
@@ -326,6 +332,7 @@ void on_goodbye(pointer self, const goodbye_msg& m) {
   if (it == state.children.end() || it->second.bytes || it->second.life.inc != m.inc) return;
   unreach(self, it->second);
   state.children.erase(it);
+  replan(self);
 }
 
 void on_pong(pointer self, const pong_msg& m) {
@@ -377,6 +384,7 @@ void on_tick(pointer self) {
     // The lease is the trainer's word: without one nobody renews it.
     if (state.trainer)
       for (const auto& [id, c] : state.children) send_ping(self, c);
+    repeat_orders(self);
   }
   if (state.waiting && state.waiting->request.deadline <= now)
     refuse_boot(self, errc::timeout, "not every rank has come and seeded its part");
@@ -418,6 +426,9 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       [self](const hello_msg& m) { on_hello(self, m); },
       [self](const pong_msg& m) { on_pong(self, m); },
       [self](const goodbye_msg& m) { on_goodbye(self, m); },
+      [self](const relay_offer_msg& m) { on_offer(self, m); },
+      [self](const relay_link_msg& m) { on_relay_link(self, m); },
+      [self](const relay_stalled& m) { on_stalled(self, m); },
       [self, now](const sync_action::evicted& m) {
         if (!from_sender(self)) return;
         auto& s = self->state;

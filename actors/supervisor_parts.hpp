@@ -29,6 +29,17 @@ void rank_died(pointer self, std::uint32_t rank);
 /// A rank has seeded its part, or cannot.
 void on_rank_result(pointer self, const shard_result_msg& m);
 
+// --- supervisor_fanout.cpp
+/// Plans anew who has what from whom, if anything has changed, and tells whom it concerns.
+void replan(pointer self);
+/// A receiver that is reached anew knows of no orders.
+void forget_orders(pointer self, supervisor_state::child& c);
+/// Says again what has not been answered.
+void repeat_orders(pointer self);
+void on_offer(pointer self, const relay_offer_msg& m);
+void on_relay_link(pointer self, const relay_link_msg& m);
+void on_stalled(pointer self, const relay_stalled& m);
+
 // --- supervisor_status.cpp
 void on_observe(pointer self, const observe_request& m);
 

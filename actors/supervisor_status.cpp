@@ -20,7 +20,7 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
     if (const auto it = state.children.find(id); it != state.children.end()) {
       // Of this process: not as old as the last pong.
       if (it->second.bytes) s.state = it->second.bytes->state();
-      s.sent_bytes = *it->second.sent_bytes;
+      s.sent_bytes = it->second.sent->sent;
     }
     if (const auto it = state.phases.find(id); it != state.phases.end())
       s.phase_ms = milliseconds_since(it->second.since, now);
@@ -64,6 +64,14 @@ void on_observe(pointer self, const observe_request& m) {
   auto& state = self->state;
   observation out;
   out.states = statuses(state, self->clock().now());
+  for (const auto& [id, c] : state.children) {
+    const auto stripes = static_cast<std::uint32_t>(c.feeds.size());
+    for (std::uint32_t s = 0; s < stripes; ++s)
+      if (const auto& f = c.feeds[s]; f.parent)
+        out.relays.feeds.push_back({id, s, stripes, f.parent->id, f.up});
+    if (const std::uint64_t bytes = c.sent->relayed; bytes != 0)
+      out.relays.relayed.push_back({id, bytes});
+  }
   out.end.lines = static_cast<std::uint32_t>(out.states.size());
   if (state.trainer)
     out.end.fleet = state.fleet;

@@ -122,6 +122,10 @@ std::vector<receiver_status> trainer::receivers() const {
   return observe(on_, question::status, answer_timeout).states;
 }
 
+relay_report trainer::relays() const {
+  return observe(on_, question::status, answer_timeout).relays;
+}
+
 std::vector<receiver_audit> trainer::audit() const {
   const auto& s = on_.options();
   const auto work =

@@ -71,6 +71,9 @@ class trainer {
   /// Every receiver that ever announced itself, ascending by id.
   std::vector<receiver_status> receivers() const;
 
+  /// Who has what of whom, where receivers pass deltas on to receivers (`transport.fanout`).
+  relay_report relays() const;
+
   /// Compares what every receiver holds now with what the fleet is said to hold, tensor by tensor:
   /// reads all weights at each and at the snapshot. Receivers that left on purpose are left out.
   /// Ascending by id; empty while there is nothing to compare with. May be called during a sync.

@@ -52,6 +52,7 @@ class hearer {
   bool hear(abort_msg& m) { return pass(m); }
   bool hear(ping_msg& m) { return pass(m); }
   bool hear(audit_msg& m) { return pass(m); }
+  bool hear(relay_parent_msg& m) { return pass(m); }
   bool hear(prepare_msg& m) { return begin(m); }
   bool hear(redo_msg& m) { return begin(m); }
   bool hear(full_begin_msg& m) { return begin(m); }
@@ -119,6 +120,8 @@ caf::behavior trainer_link_behavior(trainer_link* self, std::shared_ptr<const ac
       say<reply_msg>(self),
       say<credit_msg>(self),
       say<audit_reply_msg>(self),
+      say<relay_offer_msg>(self),
+      say<relay_link_msg>(self),
       [self](const retarget& m) { self->state.receiver = m.receiver; },
       [self](const announced& m) { release(self, m.what); },
       [self](const caf::io::new_data_msg& m) {

@@ -111,6 +111,10 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
       out.states.push_back(std::move(*s));
     } else if (auto* a = std::get_if<audit_line_msg>(&m)) {
       out.audits.push_back(std::move(*a));
+    } else if (const auto* f = std::get_if<feed_line_msg>(&m)) {
+      out.relays.feeds.push_back(*f);
+    } else if (const auto* r = std::get_if<relayed_line_msg>(&m)) {
+      out.relays.relayed.push_back(*r);
     } else if (auto* e = std::get_if<observed_msg>(&m)) {
       out.end = *e;
       return out;

@@ -13,6 +13,7 @@ namespace lockstep {
 struct answer_of_fleet {
   std::vector<receiver_status> states;
   std::vector<receiver_audit> audits;
+  relay_report relays;
   observed_msg end;
 };
 

@@ -16,6 +16,7 @@
 #include "apps/standard_output.hpp"
 #include "messages/errors.hpp"
 #include "sim/campaign.hpp"
+#include "sim/links.hpp"
 
 namespace lockstep {
 
@@ -28,6 +29,8 @@ struct sim_options {
   std::optional<std::uint64_t> seeds;
   unsigned receivers = 4;
   unsigned syncs = 20;
+  unsigned fanout = 0;
+  unsigned link_mb_s = 0;
   std::string faults_file;
   std::vector<std::string> faults;
   std::optional<std::string> broken;
@@ -55,6 +58,7 @@ sim::run_options each_of(const sim_options& o) {
   out.seed = o.seed.value_or(0);
   out.receivers = o.receivers;
   out.syncs = o.syncs;
+  out.fanout = o.fanout;
   if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
   if (o.broken) {
@@ -95,6 +99,7 @@ std::string quoted(const std::string& text) {
 std::string replay_of(const sim_options& o, const sim::run_options& each) {
   auto out = fmt::format("lockstep sim --seed {} --receivers {} --syncs {}", each.seed,
                          each.receivers, each.syncs);
+  if (each.fanout != 0) out += fmt::format(" --fanout {}", each.fanout);
   if (!o.faults_file.empty()) out += " --faults " + quoted(o.faults_file);
   for (const auto& text : o.faults) out += " --fault " + quoted(text);
   if (o.broken) out += " --break " + *o.broken;
@@ -247,6 +252,42 @@ class simulator {
 
 }  // namespace
 
+namespace {
+
+/// How long one sync takes on links of this speed, against a fleet of one.
+int measure_links(const sim_options& o) {
+  sim::link_options each;
+  each.seed = o.seed.value_or(0);
+  each.link_bytes_per_s = std::uint64_t{o.link_mb_s} * 1'000'000;
+  each.fanout = 0;
+  each.receivers = 1;
+  const auto one = sim::measure_links(each);
+  each.fanout = o.fanout;
+  each.receivers = o.receivers;
+  const auto all = sim::measure_links(each);
+  const auto deltas = [&](std::uint64_t bytes) {
+    return static_cast<double>(bytes) / static_cast<double>(all.delta_bytes);
+  };
+  if (o.json)
+    print_out(fmt::format(
+        "{{\"kind\":\"links\",\"receivers\":{},\"fanout\":{},\"link_bytes_per_s\":{},"
+        "\"delta_bytes\":{},\"seconds\":{},\"seconds_of_one\":{},\"trainer_bytes\":{},"
+        "\"receiver_bytes_max\":{}}}\n",
+        o.receivers, o.fanout, each.link_bytes_per_s, all.delta_bytes, all.seconds, one.seconds,
+        all.trainer_bytes, all.receiver_bytes_max));
+  else
+    print_out(fmt::format(
+        "{} receivers, fan-out {}, links of {} MB/s, a delta of {:.2f} MB\n"
+        "one sync: {:.3f} s, {:.2f} x that of one receiver ({:.3f} s)\n"
+        "sent by the trainer: {:.2f} deltas; by a receiver at most {:.2f}\n",
+        o.receivers, o.fanout, o.link_mb_s, static_cast<double>(all.delta_bytes) / 1e6,
+        all.seconds, all.seconds / one.seconds, one.seconds, deltas(all.trainer_bytes),
+        deltas(all.receiver_bytes_max)));
+  return 0;
+}
+
+}  // namespace
+
 void add_sim_command(CLI::App& program, std::function<int()>& run) {
   auto* command = program.add_subcommand(
       "sim", "Simulate a whole fleet under faults, in virtual time, and check every promise");
@@ -268,6 +309,17 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 100'000))
       ->type_name("K")
       ->capture_default_str();
+  command
+      ->add_option("--fanout", o->fanout,
+                   "Receivers that one passes a stripe of each delta on to; 0: none does")
+      ->check(plain_number(0, 16))
+      ->type_name("K")
+      ->capture_default_str();
+  command
+      ->add_option("--link-mb-s", o->link_mb_s,
+                   "Measure one sync without faults on links of this speed, and nothing else")
+      ->check(plain_number(1, 1'000'000))
+      ->type_name("MB/S");
   command->add_option("--faults", o->faults_file, "Read fault rates from a file of NAME=RATE lines")
       ->type_name("FILE");
   command
@@ -289,7 +341,12 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
   command->add_flag("--json", o->json, "One JSON object a line");
   command->callback(
-      [o, &run] { run = [o] { return o->list ? list_faults(o->json) : simulator(*o).run(); }; });
+      [o, &run] {
+        run = [o] {
+          if (o->link_mb_s != 0) return measure_links(*o);
+          return o->list ? list_faults(o->json) : simulator(*o).run();
+        };
+      });
 }
 
 }  // namespace lockstep

@@ -226,6 +226,24 @@ constexpr setting_row table[] = {
   integer<&root::transport, &transport::retry_ms_max>("transport.retry_ms_max",
     node, 2'000, "ms", 1, day_ms,
     "Longest wait between two tries; not below the first wait."),
+  integer<&root::transport, &transport::fanout>("transport.fanout", node, 0, "", 0, 16,
+    "At the trainer: into how many stripes a delta is dealt, and how many receivers a receiver "
+    "passes its stripe on to, so that the trainer sends each delta about once; 0: it sends to "
+    "every receiver itself."),
+  text<&root::transport, &transport::relay_listen>("transport.relay_listen", node, "", 0, 256,
+    "At a receiver: HOST:PORT at which other receivers have from it what it got; port 0 takes any "
+    "that is free; empty: it passes nothing on."),
+  text<&root::transport, &transport::relay_address>("transport.relay_address", node, "", 0, 256,
+    "At a receiver: HOST:PORT that other receivers are told to find it at; empty: where it listens, "
+    "or, if that is every address, the one that the trainer sees."),
+  integer<&root::transport, &transport::relay_stall_ms>("transport.relay_stall_ms",
+    node, 500, "ms", 1, day_ms,
+    "How long another receiver may bring nothing before the trainer sends what is missing itself, "
+    "besides the time for a few buckets."),
+  integer<&root::transport, &transport::relay_backoff_ms>("transport.relay_backoff_ms",
+    node, 10'000, "ms", 1, day_ms,
+    "How long a receiver that failed others passes nothing on; doubles with every further time, "
+    "up to 64 times."),
 
   integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
     "Worker threads, and threads of one pass over all weights; 0 takes as many as there are cores."),

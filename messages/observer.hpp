@@ -11,7 +11,9 @@ namespace lockstep {
 
 /// What an observer wants to know.
 enum class question : std::uint8_t {
-  status,  ///< where everybody stands: a `status_line_msg` for each receiver, then the end
+  status,  ///< where everybody stands: a `status_line_msg` for each receiver, a `feed_line_msg` for
+           ///< each stripe that one has from another, a `relayed_line_msg` for each who ever had
+           ///< one, then the end
   audit,   ///< who holds what the snapshot holds, read afresh: an `audit_line_msg` for each, then
            ///< the end
   last_ = audit
@@ -28,11 +30,13 @@ struct observe_msg {
 
 using status_line_msg = receiver_status;
 using audit_line_msg = receiver_audit;
+using feed_line_msg = receiver_feed;
+using relayed_line_msg = receiver_relayed;
 
 /// Nothing follows.
 struct observed_msg {
   version_ref fleet;         ///< what the snapshot holds; none while no trainer's side is up
-  std::uint32_t lines = 0;   ///< that went before
+  std::uint32_t lines = 0;   ///< of receivers that went before
   errc reason = errc::none;  ///< why the question could not be answered
 
   friend bool operator==(const observed_msg&, const observed_msg&) = default;

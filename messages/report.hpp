@@ -110,6 +110,35 @@ struct receiver_status {
   }
 };
 
+/// From whom a receiver has one stripe of every delta, if not from the trainer.
+struct receiver_feed {
+  receiver_id id = 0;
+  std::uint32_t stripe = 0;
+  std::uint32_t stripes = 0;
+  receiver_id parent = 0;
+  bool up = false;  ///< the two are linked; until then the trainer sends it
+
+  friend bool operator==(const receiver_feed&, const receiver_feed&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.id, x.stripe, x.stripes, x.parent, x.up);
+  }
+};
+
+/// What a receiver has taken of other receivers.
+struct receiver_relayed {
+  receiver_id id = 0;
+  std::uint64_t bytes = 0;  ///< of all its lives
+
+  friend bool operator==(const receiver_relayed&, const receiver_relayed&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.id, x.bytes); }
+};
+
+/// Who passes what on to whom.
+struct relay_report {
+  std::vector<receiver_feed> feeds;       ///< ascending by receiver, then by stripe
+  std::vector<receiver_relayed> relayed;  ///< ascending by receiver, of those who ever took any
+};
+
 /// What an audit found of one receiver.
 struct receiver_audit {
   receiver_id id = 0;

@@ -16,6 +16,7 @@
 #include "messages/from_receiver.hpp"
 #include "messages/observer.hpp"
 #include "messages/payload.hpp"
+#include "messages/relays.hpp"
 #include "messages/shards.hpp"
 #include "messages/to_receiver.hpp"
 
@@ -28,7 +29,8 @@ using wire_message =
                  prepare_msg, bucket_msg, commit_msg, abort_msg, redo_msg, reply_msg, credit_msg,
                  welcome_msg, audit_msg, audit_reply_msg, observe_msg, status_line_msg,
                  audit_line_msg, observed_msg, shard_hello_msg, shard_task_msg, shard_result_msg,
-                 shard_ship_msg, beat_msg>;
+                 shard_ship_msg, beat_msg, relay_offer_msg, relay_parent_msg, relay_link_msg,
+                 relay_ask_msg, feed_line_msg, relayed_line_msg>;
 
 /// "hello", "ping", …: as in docs/protocol.md.
 std::string_view name_of(const wire_message& m) noexcept;

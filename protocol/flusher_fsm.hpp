@@ -2,8 +2,10 @@
 // receiver. Its opinion is never success; only votes and acknowledgements are.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "messages/from_receiver.hpp"
@@ -11,49 +13,80 @@
 
 namespace lockstep {
 
-/// One stream of buckets to one receiver. Pure, total, not thread-safe.
+/// One stream of buckets to one receiver, some of which others may bring. Pure, total, not
+/// thread-safe.
 class flusher_fsm {
  public:
   explicit flusher_fsm(std::uint32_t credit) : credit_(credit) {}
 
   /// Starts a stream of `count` buckets, dropping any before it; returns those to send now.
-  std::vector<std::uint32_t> on_start(const envelope& env, std::uint32_t count) {
+  /// `elsewhere`, of `count` or none: others bring this one, it does not leave before `on_ours`.
+  std::vector<std::uint32_t> on_start(const envelope& env, std::uint32_t count,
+                                      const std::vector<bool>& elsewhere = {}) {
     env_ = env;
-    count_ = count;
     next_ = 0;
-    taken_.assign(count, false);
+    under_way_ = 0;
     taken_count_ = 0;
+    buckets_.assign(count, state::ours);
+    for (std::size_t i = 0; i < elsewhere.size() && i < count; ++i)
+      if (elsewhere[i]) buckets_[i] = state::elsewhere;
+    return fill();
+  }
+
+  /// These are ours to send after all, unless the receiver has them; returns those to send now.
+  std::vector<std::uint32_t> on_ours(std::span<const std::uint32_t> indices) {
+    if (!env_) return {};
+    for (const auto i : indices) {
+      if (i >= buckets_.size() || buckets_[i] != state::elsewhere) continue;
+      buckets_[i] = state::fallen_to_us;
+      next_ = std::min(next_, i);
+    }
     return fill();
   }
 
   /// The receiver took a bucket; returns those to send now. Credits of another stream, for a bucket
-  /// that was not sent, or given twice, are ignored: a peer cannot widen the window.
+  /// that nobody has sent, or given twice, are ignored: a peer cannot widen the window.
   std::vector<std::uint32_t> on_credit(const credit_msg& m) {
-    if (!env_ || !(m.env == *env_) || m.index >= next_ || taken_[m.index]) return {};
-    taken_[m.index] = true;
+    if (!env_ || !(m.env == *env_) || m.index >= buckets_.size()) return {};
+    auto& b = buckets_[m.index];
+    if (b == state::ours || b == state::taken) return {};
+    if (b == state::sent) --under_way_;
+    b = state::taken;
     ++taken_count_;
     return fill();
   }
 
   void on_stop() { env_.reset(); }
 
+  /// Others are to bring this one, and the receiver has not got it yet.
+  bool awaited(std::uint32_t index) const {
+    return env_ && index < buckets_.size() && buckets_[index] == state::elsewhere;
+  }
   /// Every bucket was sent and taken.
-  bool drained() const { return env_ && taken_count_ == count_; }
+  bool drained() const { return env_ && taken_count_ == buckets_.size(); }
   bool streaming() const { return env_.has_value(); }
 
  private:
+  enum class state : std::uint8_t { ours, elsewhere, fallen_to_us, sent, taken };
+
   std::vector<std::uint32_t> fill() {
     std::vector<std::uint32_t> out;
-    while (next_ < count_ && next_ - taken_count_ < credit_) out.push_back(next_++);
+    for (; next_ < buckets_.size() && under_way_ < credit_; ++next_) {
+      auto& b = buckets_[next_];
+      if (b != state::ours && b != state::fallen_to_us) continue;
+      b = state::sent;
+      ++under_way_;
+      out.push_back(next_);
+    }
     return out;
   }
 
   std::uint32_t credit_;
   std::optional<envelope> env_;
-  std::uint32_t count_ = 0;
-  std::uint32_t next_ = 0;
-  std::vector<bool> taken_;
-  std::uint32_t taken_count_ = 0;
+  std::vector<state> buckets_;
+  std::uint32_t next_ = 0;  ///< none that is to be sent is before this
+  std::uint32_t under_way_ = 0;
+  std::size_t taken_count_ = 0;
 };
 
 }  // namespace lockstep

@@ -48,6 +48,17 @@ struct describer {
   std::string operator()(const credit_msg& m) const {
     return fmt::format("credit {} of {}", m.index, to_string(m.env.txn));
   }
+  std::string operator()(const relay_parent_msg& m) const {
+    if (m.host.empty()) return fmt::format("stripe {} of {} from the trainer", m.stripe, m.stripes);
+    return fmt::format("stripe {} of {} from receiver-{}", m.stripe, m.stripes, m.parent);
+  }
+  std::string operator()(const relay_link_msg& m) const {
+    if (m.up) return fmt::format("has stripe {}", m.stripe);
+    return fmt::format("has no stripe {} ({})", m.stripe, to_string(m.reason));
+  }
+  std::string operator()(const relay_ask_msg& m) const {
+    return fmt::format("wants stripe {} of {}", m.stripe, m.stripes);
+  }
   /// What simulated processes do not say.
   std::string operator()(const auto& m) const { return std::string(name_of(wire_message(m))); }
 
@@ -96,6 +107,12 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<newer_run_notice>(content, "newer run", out) ||
       name_if<fleet_notice>(content, "fleet", out) || name_if<boot_request>(content, "boot", out) ||
       name_if<end_request>(content, "end", out) || name_if<welcome>(content, "welcome", out) ||
+      name_if<relay_begin>(content, "others bring of this", out) ||
+      name_if<relay_kept>(content, "taken", out) || name_if<relay_over>(content, "over", out) ||
+      name_if<relay_order>(content, "order", out) ||
+      name_if<relay_dialed>(content, "dialed", out) ||
+      name_if<relay_route>(content, "route", out) ||
+      name_if<relay_stalled>(content, "stalled", out) ||
       name_if<ship_request>(content, "ship", out) || name_if<stop_request>(content, "stop", out) ||
       name_if<drained_notice>(content, "drained", out) ||
       name_if<admit_request>(content, "admit", out) ||

@@ -15,6 +15,13 @@ namespace {
 
 constexpr std::uint64_t cluster_id = 77;
 
+layout model_of(std::uint32_t tensors) {
+  std::vector<tensor_spec> all;
+  for (std::uint32_t i = 0; i < tensors; ++i)
+    all.push_back({std::to_string(i), dtype::u8, {4096}});
+  return layout(std::move(all));
+}
+
 layout small_model() {
   return layout({{"a", dtype::bf16, {6, 8}},
                  {"b", dtype::f32, {5}},
@@ -129,7 +136,7 @@ fleet::fleet(const run_options& o, scheduler& on, dice& chance, trace& log)
       dice_(chance),
       trace_(log),
       random_(mix(o.seed, 0xf1ee7)),
-      shape_(small_model()),
+      shape_(o.tensors != 0 ? model_of(o.tensors) : small_model()),
       log_(std::make_shared<spdlog::logger>("simulation",
                                             std::make_shared<spdlog::sinks::null_sink_st>())),
       faults_(std::make_shared<engine_faults>(*this)) {
@@ -159,6 +166,16 @@ void fleet::choose_settings() {
   s.supervision.restart_max = 1000;
   // None, some steps, about a dozen.
   s.sync.history_percent = static_cast<std::uint32_t>(mix(o_.seed, 0x415) % 3) * 400;
+  s.transport.fanout = o_.fanout;
+  s.transport.relay_stall_ms = 200;
+  s.transport.relay_backoff_ms = 2'000;
+  if (o_.tensors == 0) return;
+  s.sync.stage_timeout_ms = s.sync.full_timeout_ms = 3'600'000;
+  s.sync.reseed = reseed_scope::failed;
+  s.sync.members_min = 1;
+  s.bucket.bytes_max = 16 << 10;
+  s.bucket.credit = 8;
+  s.receiver.staged_bytes_max = 1 << 30;
 }
 
 void fleet::start(network& net) {
@@ -198,7 +215,7 @@ endpoint fleet::where_is(const caf::scheduled_actor& actor) {
   const auto address = actor.address();
   const auto is = [&](const auto& handle) { return handle && handle.address() == address; };
   for (const auto& r : receivers_)
-    if (is(r.actor)) known = r.where + 1;
+    if (is(r.actor) || is(r.relay)) known = r.where + 1;
   for (const auto& t : trainers_) {
     if (is(t.supervisor)) known = t.where + 1;
     const auto* s = actors_of(t).supervisor;
@@ -285,6 +302,18 @@ std::shared_ptr<const actor_env> fleet::env_of(endpoint where, std::uint64_t lif
   return env;
 }
 
+/// Others find it at the number of its process.
+relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env) {
+  if (o_.fanout == 0) return {};
+  const auto dial = [this, where = r.where](const relay_actor& me, const relay_parent_msg& order) {
+    const address parent{static_cast<endpoint>(order.port - 1), role::relay, 0};
+    caf::anon_send(me, relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
+  };
+  r.relay =
+      scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc, relay_dialer(dial));
+  return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
+}
+
 void fleet::begin_life(receiver_process& r) {
   if (r.up || !r.wanted) return;
   ++r.lives;
@@ -303,9 +332,10 @@ void fleet::begin_life(receiver_process& r) {
   for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(r.memory.tensor(i));
   r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
                                              hooks_of(r), faults_);
+  auto side = relay_of(r, env);
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
-      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}));
+      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}), std::move(side));
   trace_.line(trace_level::events,
               [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
 }
@@ -313,6 +343,7 @@ void fleet::begin_life(receiver_process& r) {
 void fleet::ended(receiver_process& r, std::uint64_t chance) {
   r.up = false;
   r.actor = nullptr;
+  if (r.relay) stop_actor(std::exchange(r.relay, {}));
   r.standing_still = false;
   r.served = {};
   const char* fate = "its bytes as they are";
@@ -413,7 +444,7 @@ void fleet::train(trainer_process& t) {
   const auto size = static_cast<std::size_t>(shape_.total_bytes());
   auto now = bytes_of(t.weights);
   // Mostly a few elements; at times none, at times all.
-  const auto kind = random_.below(16);
+  const auto kind = o_.tensors != 0 ? 1 : random_.below(16);
   const auto moved = kind == 0 ? 0 : kind == 1 ? size : 1 + random_.below(8);
   for (std::size_t i = 0; i < moved; ++i) {
     const auto at = moved == size ? i : random_.below(size);
@@ -475,6 +506,7 @@ std::optional<address> fleet::address_of(const caf::strong_actor_ptr& actor) {
   if (where == nowhere) return std::nullopt;
   const std::string_view name = scheduled->name();
   if (name == "receiver") return address{where, role::receiver, 0};
+  if (name == "relay") return address{where, role::relay, 0};
   if (name == "supervisor") return address{where, role::supervisor, 0};
   if (name == "join") return address{where, role::join, 0};
   if (name == "flusher") {
@@ -490,7 +522,11 @@ caf::strong_actor_ptr fleet::resolve(const address& who) {
     return caf::actor_cast<caf::strong_actor_ptr>(handle);
   };
   if (!is_up(who.where)) return nullptr;
-  if (who.where < first_trainer) return strong(receivers_[who.where].actor);
+  if (who.where < first_trainer) {
+    if (who.where >= receivers_.size()) return nullptr;
+    const auto& r = receivers_[who.where];
+    return who.what == role::relay ? strong(r.relay) : strong(r.actor);
+  }
   const auto& t = trainers_[who.where - first_trainer];
   if (who.what == role::supervisor) return strong(t.supervisor);
   const auto* s = actors_of(t).supervisor;

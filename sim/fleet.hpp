@@ -35,6 +35,7 @@ struct receiver_process {
   bool up = false;
   std::shared_ptr<engine> bytes_of_life;
   receiver_actor actor;
+  relay_actor relay;  ///< with fan-out
   incarnation inc;
   unsigned lives = 0;
   bool standing_still = false;
@@ -146,6 +147,7 @@ class fleet final : public directory {
 
   void choose_settings();
   receiver_hooks hooks_of(receiver_process& r);
+  relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);
   std::shared_ptr<const actor_env> env_of(endpoint where, std::uint64_t life);
   void train(trainer_process& t);

@@ -123,6 +123,20 @@ void network::say(endpoint from, const address& target, const wire_message& m) {
   ship(std::move(p), &copy);
 }
 
+/// When the last byte is through both ends of the way, without the time in between.
+time_point network::leaves(endpoint from, endpoint to, std::size_t size, bool bulk) {
+  sent_[from] += size;
+  const auto now = scheduler_.now();
+  if (rate_ == 0) return now;
+  const std::chrono::nanoseconds takes(size * 1'000'000'000 / rate_);
+  auto& out = out_free_[from];
+  auto& in = in_free_[to];
+  out = std::max(out, now) + takes;
+  // Bytes come in as they go out: an end that is free costs no further time.
+  in = std::max(in + takes, out);
+  return bulk ? in : now + takes;
+}
+
 void network::ship(packet p, wire_message* m) {
   using f = fault_id;
   p.number = ++number_;
@@ -146,11 +160,15 @@ void network::ship(packet p, wire_message* m) {
   if (dice_.strikes(f::lose)) return lost("lost");
   auto& l = links_[{p.from, to}];
   const auto now = scheduler_.now();
+  const bool bulk = m && std::holds_alternative<bucket_msg>(*m);
   // A tenth of a millisecond to one.
-  auto arrives = now + microseconds(100 + random_.below(900));
+  auto arrives =
+      leaves(p.from, to, p.bytes.size(), bulk) + microseconds(100 + random_.below(900));
   if (l.slow_until > now) arrives += l.slower;
   if (dice_.strikes(f::delay)) arrives += milliseconds(dice_.below(f::delay, 3'000));
-  arrives = std::max(arrives, l.last);
+  // Control travels on a connection of its own where links have limits.
+  auto& last = bulk && rate_ != 0 ? l.last_bulk : l.last;
+  arrives = std::max(arrives, last);
   if (dice_.strikes(f::duplicate)) put(p, arrives + milliseconds(dice_.below(f::duplicate, 100)));
   if (dice_.strikes(f::replay)) put(p, arrives + milliseconds(dice_.below(f::replay, 40'000)));
   if (m && dice_.strikes(f::flip)) damage(p);
@@ -158,7 +176,7 @@ void network::ship(packet p, wire_message* m) {
     const auto late_max = dice_.below(f::reorder, 8) == 0 ? 5'000 : 200;
     arrives += milliseconds(dice_.below(f::reorder, static_cast<std::uint64_t>(late_max)));
   } else {
-    l.last = arrives;
+    last = arrives;
   }
   put(std::move(p), arrives);
 }

@@ -22,7 +22,7 @@ using endpoint = std::uint32_t;
 
 /// Which actor of a process is spoken to. Resolved when a message arrives: like an address of a
 /// container, it may belong to another life by then.
-enum class role : std::uint8_t { supervisor, join, flusher, receiver, door };
+enum class role : std::uint8_t { supervisor, join, flusher, receiver, door, relay };
 
 struct address {
   endpoint where = 0;
@@ -75,6 +75,14 @@ class network {
   void cut(endpoint from, endpoint to, time_point until);
   void slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by);
   void heal();
+  /// No process sends or takes more than this; 0: no limit. Bulk waits for its turn, the rest does
+  /// not, but takes its share.
+  void set_rate(std::uint64_t bytes_per_s) { rate_ = bytes_per_s; }
+  /// Bytes that a process has sent.
+  std::uint64_t sent_by(endpoint from) const {
+    const auto it = sent_.find(from);
+    return it == sent_.end() ? 0 : it->second;
+  }
 
   void set_translator(translator* t) { translator_ = t; }
   /// Called for whatever a process says, as it says it.
@@ -92,6 +100,7 @@ class network {
   friend class proxy;
   struct link {
     time_point last;  ///< when what was sent last arrives
+    time_point last_bulk;  ///< likewise, of buckets, where they travel apart
     time_point cut_until;
     time_point slow_until;
     std::chrono::nanoseconds slower{0};
@@ -107,6 +116,7 @@ class network {
   };
   void send(endpoint from, const address& target, const caf::strong_actor_ptr& sender,
             const caf::message& content);
+  time_point leaves(endpoint from, endpoint to, std::size_t size, bool bulk);
   void ship(packet p, wire_message* m);
   void put(packet p, time_point when);
   void damage(packet& p);
@@ -123,6 +133,10 @@ class network {
   random_stream random_;
   std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
   std::map<std::pair<endpoint, endpoint>, link> links_;
+  std::uint64_t rate_ = 0;
+  std::map<endpoint, time_point> out_free_;  ///< when what was to leave has left
+  std::map<endpoint, time_point> in_free_;
+  std::map<endpoint, std::uint64_t> sent_;
   std::uint64_t number_ = 0;
   std::size_t under_way_ = 0;
   std::string unnoticed_;

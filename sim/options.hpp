@@ -39,6 +39,10 @@ struct run_options {
   std::uint64_t seed = 0;
   unsigned receivers = 4;  ///< at the start, 1 to 64
   unsigned syncs = 20;  ///< asked for while faults strike; two more follow when they have stopped
+  unsigned fanout = 0;  ///< `transport.fanout`; 0: every receiver has everything from the trainer
+  /// Of each process to all others, and back; 0: no matter how much.
+  std::uint64_t link_bytes_per_s = 0;
+  std::uint32_t tensors = 0;  ///< of 4 KiB each, all of which change at every sync; 0: the small model
   fault_rates rates;
   variant broken = variant::none;
   /// Only these strike.

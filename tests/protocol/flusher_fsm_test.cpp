@@ -57,3 +57,22 @@ TEST_CASE("flusher: what an earlier stream's receiver took is not taken of the n
   f.on_credit({other, 9, 1});
   CHECK(f.drained());
 }
+
+TEST_CASE("flusher: what others bring does not leave, unless it falls to us") {
+  flusher_fsm f(2);
+  CHECK(f.on_start(env, 6, {false, true, true, false, true, false}) == indices{0, 3});
+  CHECK(f.awaited(1));
+  CHECK(f.on_credit({env, 9, 1}).empty());  // brought by another: frees nothing of ours
+  CHECK_FALSE(f.awaited(1));
+  CHECK(f.on_ours(indices{1, 2, 4, 77}).empty());  // the window is full
+  CHECK(f.on_credit({env, 9, 2}).empty());         // came after all
+  CHECK(f.on_credit({env, 9, 0}) == indices{4});
+  CHECK(f.on_credit({env, 9, 3}) == indices{5});
+  CHECK(f.on_ours(indices{4}).empty());
+  f.on_credit({env, 9, 4});
+  CHECK_FALSE(f.drained());
+  f.on_credit({env, 9, 5});
+  CHECK(f.drained());
+  f.on_stop();
+  CHECK(f.on_ours(indices{1}).empty());
+}

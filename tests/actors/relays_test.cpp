@@ -1,0 +1,353 @@
+// Receivers that have buckets from each other: each in a runtime of its own, linked over loopback.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <future>
+#include <map>
+#include <optional>
+
+#include "actors/fleet.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+/// Buckets of 1.25 MiB, of which a sync that changes everything has a dozen.
+layout wide_layout() {
+  return layout({{"w", dtype::bf16, {6, 1 << 20}}, {"b", dtype::f32, {17}}});
+}
+
+settings listening(std::uint32_t fanout) {
+  auto s = quiet();
+  s.transport.listen = "127.0.0.1:0";
+  s.transport.fanout = fanout;
+  s.transport.relay_stall_ms = 300;
+  s.transport.relay_backoff_ms = 60'000;
+  s.sync.link_bytes_per_s = 1'000'000'000;
+  s.bucket.bytes_max = (1 << 20) + (256 << 10);
+  s.receiver.lease_ms = 2'000;
+  s.receiver.ping_ms = 50;
+  s.receiver.hello_ms = 100;
+  return s;
+}
+
+settings connecting(std::uint16_t port) {
+  auto s = listening(0);
+  s.transport.listen.clear();
+  s.transport.connect = "127.0.0.1:" + std::to_string(port);
+  s.transport.relay_listen = "127.0.0.1:0";
+  s.transport.retry_ms = 20;
+  s.transport.retry_ms_max = 50;
+  return s;
+}
+
+/// A receiver in a runtime of its own, as in another process.
+struct remote {
+  remote(const settings& s, receiver_id id, receiver_options options = {}) : rt(s) {
+    options.id = id;
+    rx.emplace(rt, wide_layout(), std::move(options));
+  }
+  runtime rt;
+  std::optional<receiver> rx;
+};
+
+bool eventually(const std::function<bool()>& what, std::chrono::milliseconds patience = 10s) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (!what()) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    std::this_thread::sleep_for(2ms);
+  }
+  return true;
+}
+
+/// Stands between a receiver and those that have buckets from it, and does what is wrong with some
+/// networks and some relays.
+class bad_road {
+ public:
+  enum class way { good, lies, stands_still };
+
+  bad_road() {
+    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in at = loopback(0);
+    ::bind(listener_, reinterpret_cast<sockaddr*>(&at), sizeof at);
+    ::listen(listener_, 64);
+    socklen_t size = sizeof at;
+    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&at), &size);
+    port = ntohs(at.sin_port);
+    threads_.emplace_back([this] { accept_all(); });
+  }
+  ~bad_road() {
+    over_ = true;
+    for (std::size_t i = 0; i < threads_.size(); ++i) threads_[i].join();
+    ::close(listener_);
+  }
+
+  std::uint16_t port = 0;
+  std::atomic<std::uint16_t> leads_to = 0;
+  std::atomic<way> now = way::good;
+  std::atomic<std::uint64_t> bytes_down = 0;  ///< from the receiver to others
+
+ private:
+  static sockaddr_in loopback(std::uint16_t port) {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(port);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return at;
+  }
+  static bool readable(int from) {
+    pollfd p{from, POLLIN, 0};
+    return ::poll(&p, 1, 10) > 0;
+  }
+
+  void accept_all() {
+    std::vector<std::thread> pumps;
+    while (!over_) {
+      if (!readable(listener_)) continue;
+      if (leads_to == 0) continue;  // it will be told in a moment
+      const auto child = ::accept(listener_, nullptr, nullptr);
+      const auto parent = ::socket(AF_INET, SOCK_STREAM, 0);
+      const auto at = loopback(leads_to);
+      ::connect(parent, reinterpret_cast<const sockaddr*>(&at), sizeof at);
+      pumps.emplace_back([this, child, parent] { pump(child, parent); });
+    }
+    for (auto& p : pumps) p.join();
+  }
+
+  void pump(int child, int parent) {
+    std::vector<char> buffer(64 << 10);
+    std::uint64_t passed = 0;
+    for (bool open = true; open && !over_;) {
+      std::array<pollfd, 2> p{{{child, POLLIN, 0}, {parent, POLLIN, 0}}};
+      ::poll(p.data(), 2, 10);
+      for (int i = 0; i < 2 && open; ++i) {
+        if (now == way::stands_still || p[static_cast<std::size_t>(i)].revents == 0) continue;
+        const auto count = ::read(i == 0 ? child : parent, buffer.data(), buffer.size());
+        if (count <= 0) open = false;
+        const auto size = static_cast<std::uint64_t>(std::max<ssize_t>(count, 0));
+        // Past the greetings and the first frame's header: a payload.
+        if (i == 1 && now == way::lies && passed > 100'000) buffer[0] ^= 1;
+        if (i == 1) bytes_down += size;
+        if (i == 1) passed += size;
+        for (std::uint64_t done = 0; open && done < size;) {
+          const auto put = ::send(i == 0 ? parent : child, buffer.data() + done, size - done,
+                                  MSG_NOSIGNAL);
+          if (put <= 0) open = false;
+          done += static_cast<std::uint64_t>(std::max<ssize_t>(put, 0));
+        }
+      }
+    }
+    ::close(child);
+    ::close(parent);
+  }
+
+  int listener_ = -1;
+  std::atomic<bool> over_ = false;
+  std::vector<std::thread> threads_;
+};
+
+/// A trainer and receivers that pass buckets on.
+struct relayed_fleet {
+  relayed_fleet(unsigned receivers, std::uint32_t degree) : f(listening(degree), wide_layout()) {
+    f.t.seed(f.w);
+    for (receiver_id id = 1; id <= receivers; ++id) add(id);
+    REQUIRE(f.t.wait_for_members(receivers, 30s));
+    REQUIRE(settled());
+  }
+
+  void add(receiver_id id) {
+    auto s = connecting(f.rt.port());
+    // Others have buckets of it over a road of our own.
+    auto& road = roads[id];
+    s.transport.relay_address = "127.0.0.1:" + std::to_string(road.port);
+    all.try_emplace(id, s, id);
+    road.leads_to = all.at(id).rt.port();
+  }
+
+  /// Some have buckets of this one.
+  bool feeds_others(receiver_id id) {
+    const auto feeds = f.t.relays().feeds;
+    return std::ranges::any_of(feeds, [&](const auto& x) { return x.parent == id; });
+  }
+
+  /// All that is planned is linked, and has stayed so for a moment.
+  bool settled() {
+    std::size_t since = 0;
+    return eventually([&] {
+      const auto feeds = f.t.relays().feeds;
+      const bool up = !feeds.empty() && std::ranges::all_of(feeds, &receiver_feed::up);
+      since = up ? since + 1 : 0;
+      return since > 20;
+    });
+  }
+
+  sync_report sync() {
+    // Everything changes, so that there are many buckets.
+    for (std::size_t i = 0; i < f.w.shape().count(); ++i)
+      for (auto& b : f.w.tensor(i)) b ^= std::byte{0x55};
+    return f.sync(++label);
+  }
+
+  std::uint64_t sent() {
+    std::uint64_t out = 0;
+    for (const auto& s : f.t.receivers()) out += s.sent_bytes;
+    return out;
+  }
+
+  /// Of whom most others have buckets.
+  receiver_id busiest() {
+    std::map<receiver_id, int> children;
+    for (const auto& x : f.t.relays().feeds) ++children[x.parent];
+    REQUIRE_FALSE(children.empty());
+    return std::ranges::max_element(children, {}, [](const auto& c) { return c.second; })->first;
+  }
+
+  std::map<receiver_id, bad_road> roads;
+  fleet f;
+  std::map<receiver_id, remote> all;
+  unsigned label = 0;
+};
+
+}  // namespace
+
+TEST_CASE("with fan-out a trainer sends a delta about once, and everybody has it") {
+  relayed_fleet g(5, 2);
+  for (int i = 0; i < 3; ++i) {
+    const auto before = g.sent();
+    const auto report = g.sync();
+    REQUIRE(report.result == sync_result::ok);
+    for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+    CHECK(report.wire_bytes > 10 * 1'000'000);
+    // One each stripe; more where there was no room in a tree.
+    CHECK(g.sent() - before <= report.wire_bytes * 3 / 2);
+  }
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
+}
+
+TEST_CASE("a relay that changes what it passes on poisons nobody, and passes nothing on any more") {
+  relayed_fleet g(5, 2);
+  const auto liar = g.busiest();
+  g.roads.at(liar).now = bad_road::way::lies;
+  const auto report = g.sync();
+  // Its fault is nobody else's: nobody is evicted.
+  CHECK(report.result == sync_result::ok);
+  CHECK(g.roads.at(liar).bytes_down > 100'000);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  CHECK(eventually([&] { return !g.feeds_others(liar); }));
+  REQUIRE(g.settled());
+  const auto before = g.sent();
+  const auto next = g.sync();
+  CHECK(next.result == sync_result::ok);
+  CHECK(g.sent() - before <= next.wire_bytes * 5 / 2);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+}
+
+TEST_CASE("a relay that stands still delays a sync by the time to notice, and no more") {
+  relayed_fleet g(5, 2);
+  const auto usual = g.sync();
+  REQUIRE(usual.result == sync_result::ok);
+  const auto still = g.busiest();
+  g.roads.at(still).now = bad_road::way::stands_still;
+  const auto report = g.sync();
+  CHECK(report.result == sync_result::ok);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  // It may be missed at two depths of a tree, one after the other.
+  CHECK(report.total.count() < usual.total.count() + 2.0);
+  CHECK(report.total.count() > 0.3);
+  CHECK(eventually([&] { return !g.feeds_others(still); }));
+  REQUIRE(g.settled());
+  const auto next = g.sync();
+  CHECK(next.result == sync_result::ok);
+  CHECK(next.total.count() < usual.total.count() + 0.3);
+}
+
+TEST_CASE("a relay that ends while it passes on is missed by nobody but the trainer") {
+  relayed_fleet g(6, 2);
+  REQUIRE(g.sync().result == sync_result::ok);
+  for (receiver_id id = 2; id <= 4; ++id) {
+    INFO("receiver " << id);
+    REQUIRE(g.settled());
+    for (std::size_t i = 0; i < g.f.w.shape().count(); ++i)
+      for (auto& b : g.f.w.tensor(i)) b ^= std::byte{0x33};
+    const auto ticket = g.f.t.sync(++g.label, g.f.w);
+    std::this_thread::sleep_for(std::chrono::milliseconds(3 * id));
+    g.all.erase(id);
+    const auto report = ticket.wait();
+    // It left on purpose, in the midst of it: the others are whole.
+    for (const auto& p : report.participants)
+      if (p.id != id) CHECK(p.status == terminal::ok);
+    for (auto& [other, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  }
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
+}
+
+TEST_CASE("who comes later has from others, and who restarts is found again") {
+  relayed_fleet g(3, 2);
+  g.add(4);
+  g.add(5);
+  REQUIRE(g.f.t.wait_for_members(5, 20s));
+  REQUIRE(g.settled());
+  CHECK(g.sync().result == sync_result::ok);
+  g.all.erase(2);
+  g.add(2);
+  REQUIRE(g.f.t.wait_for_members(5, 20s));
+  REQUIRE(g.settled());
+  const auto before = g.sent();
+  const auto report = g.sync();
+  CHECK(report.result == sync_result::ok);
+  CHECK(g.sent() - before <= report.wire_bytes * 3 / 2);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  const auto relayed = g.f.t.relays().relayed;
+  CHECK(relayed.size() == 5);
+}
+
+TEST_CASE("receivers that pass nothing on, and a trainer that asks nobody to, get along") {
+  SECTION("no fan-out") {
+    fleet f(listening(0), wide_layout());
+    f.t.seed(f.w);
+    remote a(connecting(f.rt.port()), 1);
+    remote b(connecting(f.rt.port()), 2);
+    REQUIRE(f.t.wait_for_members(2, 20s));
+    CHECK(f.sync(1).result == sync_result::ok);
+    CHECK(f.t.relays().feeds.empty());
+    CHECK(same(*b.rx, f.w));
+  }
+  SECTION("nobody listens") {
+    fleet f(listening(4), wide_layout());
+    f.t.seed(f.w);
+    auto s = connecting(f.rt.port());
+    s.transport.relay_listen.clear();
+    remote a(s, 1);
+    remote b(s, 2);
+    REQUIRE(f.t.wait_for_members(2, 20s));
+    CHECK(f.sync(1).result == sync_result::ok);
+    CHECK(f.t.relays().feeds.empty());
+    CHECK(same(*b.rx, f.w));
+  }
+}
+
+TEST_CASE("settings under which nobody could pass anything on are refused") {
+  auto s = connecting(1);
+  s.transport.listen = "127.0.0.1:0";
+  CHECK_THROWS_AS(runtime(s), setting_error);
+  s = connecting(1);
+  s.transport.connect.clear();
+  CHECK_THROWS_AS(runtime(s), setting_error);
+  s = connecting(1);
+  s.transport.relay_listen = "here";
+  CHECK_THROWS_AS(runtime(s), setting_error);
+  s = listening(2);
+  s.transport.ranks = 2;
+  CHECK_THROWS_AS(runtime(s), setting_error);
+  s = connecting(1);
+  s.transport.relay_listen = "0.0.0.0:0";
+  runtime open(s);  // a receiver is refused that would be found there without any security
+  CHECK_THROWS_AS(receiver(open, wide_layout(), {}), error);
+}

@@ -1,0 +1,165 @@
+#include "protocol/fanout.hpp"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <random>
+#include <set>
+
+#include "protocol/relay_watch.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+std::vector<fanout_member> all_relay(std::uint32_t n) {
+  std::vector<fanout_member> out;
+  for (std::uint32_t i = 0; i < n; ++i) out.push_back({i, true});
+  return out;
+}
+
+/// What every plan must be; returns how many edges leave the trainer.
+std::size_t check_plan(const fanout_plan& plan, const std::vector<fanout_member>& members,
+                       std::uint32_t degree) {
+  const auto relays = std::ranges::count_if(members, &fanout_member::relays);
+  if (members.size() < 2 || relays == 0 || degree == 0) {
+    CHECK(plan.stripes() == 0);
+    CHECK(plan.nodes().empty());
+    return 0;
+  }
+  CHECK(plan.stripes() == std::min<std::uint64_t>(degree, static_cast<std::uint64_t>(relays)));
+  REQUIRE(plan.nodes().size() == members.size());
+  std::size_t from_trainer = 0;
+  for (std::uint32_t s = 0; s < plan.stripes(); ++s) {
+    std::map<receiver_id, std::size_t> children;
+    for (const auto& m : members) {
+      const auto& place = plan.nodes().at(m.id).places.at(s);
+      if (!place.parent) {
+        ++from_trainer;
+        CHECK(place.depth == 1);
+        continue;
+      }
+      ++children[*place.parent];
+      // Only who may, and in one stripe; and every way up ends, since it gets shallower.
+      const auto& parent = plan.nodes().at(*place.parent);
+      CHECK(parent.passes_on == s);
+      CHECK(place.depth == parent.places[s].depth + 1);
+      const auto is_parent = [&](const auto& x) { return x.id == *place.parent; };
+      CHECK(std::ranges::find_if(members, is_parent)->relays);
+    }
+    for (const auto& [id, count] : children) CHECK(count <= plan.stripes() + 1);
+  }
+  return from_trainer;
+}
+
+std::size_t moved(const fanout_plan& a, const fanout_plan& b) {
+  std::size_t out = 0;
+  for (const auto& [id, node] : b.nodes()) {
+    const auto was = a.nodes().find(id);
+    if (was == a.nodes().end()) continue;
+    for (std::uint32_t s = 0; s < b.stripes(); ++s)
+      out += was->second.places[s].parent != node.places[s].parent;
+  }
+  return out;
+}
+
+std::uint32_t deepest(const fanout_plan& plan) {
+  std::uint32_t out = 0;
+  for (const auto& [id, node] : plan.nodes())
+    for (const auto& p : node.places) out = std::max(out, p.depth);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("fan-out: 64 receivers cost the trainer one delta, and each of them about one") {
+  const auto members = all_relay(64);
+  for (const std::uint32_t degree : {2, 3, 4, 8, 16}) {
+    INFO("degree " << degree);
+    const auto plan = plan_fanout({}, members, degree);
+    const auto edges = check_plan(plan, members, degree);
+    // In deltas: edges / stripes. One for the roots, and little for whom there was no room.
+    CHECK(static_cast<double>(edges) / degree <= 1.1 * degree);
+    CHECK(edges <= 2 * degree);
+    std::uint32_t levels = 1;
+    for (std::uint32_t reach = 1; reach < 64; reach *= degree) ++levels;
+    CHECK(deepest(plan) <= levels + 1);
+  }
+}
+
+TEST_CASE("fan-out: nobody to relay to, or nobody who does") {
+  CHECK(plan_fanout({}, all_relay(8), 0).stripes() == 0);
+  CHECK(plan_fanout({}, all_relay(1), 4).stripes() == 0);
+  CHECK(plan_fanout({}, {}, 4).stripes() == 0);
+  std::vector<fanout_member> none{{1, false}, {2, false}};
+  CHECK(plan_fanout({}, none, 4).stripes() == 0);
+  none[1].relays = true;
+  const auto plan = plan_fanout({}, none, 4);
+  CHECK(plan.stripes() == 1);
+  CHECK(plan.nodes().at(1).places[0].parent == 2u);
+}
+
+TEST_CASE("fan-out: whatever comes and goes, the trees hold and few are moved") {
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    std::mt19937 rng(seed);
+    const auto degree = static_cast<std::uint32_t>(1 + rng() % 6);
+    const bool some_do_not = rng() % 2 == 0;
+    std::vector<fanout_member> members;
+    fanout_plan plan;
+    receiver_id next = 0;
+    for (int event = 0; event < 120; ++event) {
+      INFO("seed " << seed << " event " << event << " degree " << degree);
+      const auto what = rng() % 5;
+      if (members.empty() || what < (event < 60 ? 4u : 1u)) {
+        members.push_back({next++, !some_do_not || rng() % 3 != 0});
+      } else if (what == 4 && some_do_not) {
+        auto& m = members[rng() % members.size()];
+        m.relays = !m.relays;
+      } else {
+        members.erase(members.begin() + static_cast<std::ptrdiff_t>(rng() % members.size()));
+      }
+      const auto then = plan_fanout(plan, members, degree);
+      check_plan(then, members, degree);
+      // Of one inner node's children, and of another's that is moved to even the trees out.
+      if (then.stripes() == plan.stripes()) CHECK(moved(plan, then) <= 5 * (degree + 2));
+      check_plan(plan_fanout(then, members, degree), members, degree);
+      plan = then;
+    }
+  }
+}
+
+TEST_CASE("fan-out: the same members again change nothing") {
+  const auto members = all_relay(40);
+  const auto plan = plan_fanout({}, members, 4);
+  CHECK(plan_fanout(plan, members, 4) == plan);
+}
+
+TEST_CASE("relay watch: a stripe has its time from what came last, and who is deeper has more") {
+  using std::chrono::milliseconds;
+  const time_point start = time_point{} + std::chrono::hours(1);
+  const auto at = [&](int ms) { return start + milliseconds(ms); };
+  relay_watch w;
+  CHECK_FALSE(w.deadline());
+  w.on_taken(start, 5);
+  // Stripe 0 from the trainer, 1 from a child of a root, 2 from further down; 7 buckets.
+  w.on_start(start, milliseconds(100), 7, {{std::nullopt, 1}, {4u, 2}, {5u, 4}});
+  CHECK(w.deadline() == at(100));
+  CHECK(w.stalled(at(99)).empty());
+  w.on_taken(at(60), 1);
+  CHECK(w.stalled(at(100)).empty());
+  CHECK(w.deadline() == at(160));
+  CHECK(w.stalled(at(160)) == std::vector<std::uint32_t>{1});
+  CHECK(w.drop(1) == 4u);
+  CHECK_FALSE(w.drop(1));
+  CHECK(w.stalled(at(199)).empty());
+  CHECK(w.stalled(at(200)) == std::vector<std::uint32_t>{2});
+  w.on_taken(at(150), 2);
+  w.on_taken(at(150), 5);
+  CHECK_FALSE(w.deadline());  // buckets 2 and 5 are all of stripe 2
+}
+
+TEST_CASE("relay watch: no stripe of more than there are buckets") {
+  relay_watch w;
+  w.on_start(time_point{}, std::chrono::milliseconds(1), 1, {{1u, 2}, {2u, 2}});
+  w.on_taken(time_point{}, 0);
+  CHECK_FALSE(w.deadline());
+}
