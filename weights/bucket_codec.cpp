@@ -206,7 +206,7 @@ void run_jobs(std::size_t count, unsigned threads, Job job) {
   std::mutex mutex;
   const auto work = [&] {
     try {
-      Worker worker;
+      Worker worker{};
       for (std::size_t i = next++; i < count; i = next++) job(i, worker);
     } catch (...) {
       const std::lock_guard lock(mutex);

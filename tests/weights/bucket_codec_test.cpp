@@ -257,7 +257,7 @@ TEST_CASE("tensors over a mebibyte are cut into ranges") {
 
 TEST_CASE("many small tensors share buckets, and fill more than one") {
   std::vector<tensor_spec> tensors;
-  for (unsigned i = 0; i < 25'000; ++i)
+  for (unsigned i = 0; i < 45'000; ++i)
     tensors.push_back({"t" + std::to_string(i), dtype::bf16, {1 + i % 7}});
   std::mt19937_64 rng(2);
   auto base = random_weights(layout(std::move(tensors)), rng);
