@@ -154,7 +154,7 @@ template <class Tool, class Job>
 void run_jobs(std::size_t count, Job job) {
   std::atomic<std::size_t> next{0};
   on_workers(count, [&] {
-    Tool tool;
+    Tool tool{};
     for (std::size_t i = next++; i < count; i = next++) job(i, tool);
   });
 }

@@ -59,6 +59,36 @@ inline std::vector<kernels::tensor_span> spans_of(std::vector<bytes>& tensors) {
   return spans;
 }
 
+/// Tensors of the target `coded`: long enough that coded frames are the shortest ones.
+inline constexpr std::array<tensor_shape, 5> coded_shapes{
+    {{3000, 2}, {2000, 1}, {1604, 4}, {1600, 8}, {16'386, 2}}};
+
+/// Elements as training has them: floats of bf16 and fp32, bytes and words of few values.
+inline std::vector<bytes> make_coded_tensors() {
+  std::vector<bytes> all;
+  std::uint64_t state = 3;
+  for (const auto& shape : coded_shapes) {
+    bytes one(shape.size);
+    for (std::size_t at = 0; at < shape.size; at += shape.unit) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      // The top byte but for the sign in a narrow band, the rest any.
+      std::uint64_t value = state >> 8;
+      const unsigned top = 8 * shape.unit - 8;
+      value = (value & ~(std::uint64_t{0x7f} << top)) | (0x38 + (state >> 61)) << top;
+      std::memcpy(&one[at], &value, shape.unit);
+    }
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
+inline std::vector<kernels::tensor_view> coded_views_of(const std::vector<bytes>& tensors) {
+  std::vector<kernels::tensor_view> views;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    views.push_back({{tensors[i].data(), tensors[i].size()}, coded_shapes[i].unit});
+  return views;
+}
+
 /// What an accepted frame makes of its tensor, by docs/wire-format.md, every access checked.
 inline void apply_plainly(const kernels::frame& f, bytes& tensor) {
   const auto payload = [&](std::size_t at) {

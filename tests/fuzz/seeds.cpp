@@ -14,6 +14,7 @@
 #include "fuzz/conversation.hpp"
 #include "fuzz/frame_tensors.hpp"
 #include "fuzz/stream_files.hpp"
+#include "kernels/coded.hpp"
 #include "support/sample_messages.hpp"
 #include "transport/bulk_frame.hpp"
 #include "transport/greeting.hpp"
@@ -239,6 +240,33 @@ void frame_seeds(const fs::path& frames, const fs::path& buckets) {
   put(buckets / "full", text_of(full));
 }
 
+/// Coded frames of every unit and order, with and without exceptions and value bits.
+void coded_seeds(const fs::path& dir) {
+  const auto base = fuzz::make_coded_tensors();
+  const auto views = fuzz::coded_views_of(base);
+  kernels::delta_encoder encoder;
+  for (std::uint32_t t = 0; t < base.size(); ++t) {
+    const auto unit = fuzz::coded_shapes[t].unit;
+    for (const unsigned every : {200u, 20u})
+      for (const unsigned add : {1u, 3u, 0x25u}) {
+        auto target = base[t];
+        for (std::size_t i = 0; i < target.size() / unit; i += 1 + (i * 7 + add) % every)
+          target[i * unit] =
+              static_cast<std::byte>(std::to_integer<unsigned>(target[i * unit]) + add);
+        for (unsigned order = 0; order < (unit == 1 ? 3u : 2u); ++order) {
+          auto model = kernels::plan_classes(views[t], {{target.data(), target.size()}, unit});
+          model.order = static_cast<kernels::step_order>(order);
+          bytes out;
+          encoder.encode(t, views[t], {{target.data(), target.size()}, unit}, 0, model,
+                         kernels::encoding_choice::coded, out);
+          put(dir / ("tensor-" + std::to_string(t) + "-every-" + std::to_string(every) + "-add-" +
+                     std::to_string(add) + "-order-" + std::to_string(order)),
+              text_of(out));
+        }
+      }
+  }
+}
+
 void settings_seeds(const fs::path& dir) {
   settings_loader loader;
   const std::string defaults = settings_toml(loader.effective());
@@ -435,6 +463,7 @@ int main(int argc, char** argv) {
   part_seeds(dir / "part");
   stream_seeds(dir / "stream");
   frame_seeds(dir / "frame", dir / "bucket");
+  coded_seeds(dir / "coded");
   settings_seeds(dir / "settings");
   message_seeds(dir / "message");
   greeting_seeds(dir / "greeting");

@@ -17,7 +17,8 @@ inline buffer from_hex(const std::string& text) {
   return bytes;
 }
 
-/// The bytes of an example: what stands left of the bars in the block behind `<!-- example: name -->`.
+/// The bytes of an example: what stands left of the bars in the block behind `<!-- example: name
+/// -->`.
 inline buffer documented(const std::string& name) {
   std::ifstream in(LOCKSTEP_TEST_DATA "/../../docs/wire-format.md");
   std::string line;
