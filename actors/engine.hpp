@@ -51,6 +51,9 @@ class engine {
 
   void keep(std::uint32_t index, payload bucket);
   void drop();
+  bool keeps(std::uint32_t index) const noexcept {
+    return index < staged_.size() && staged_[index].size() != 0;
+  }
   /// Of all buckets that are kept.
   std::uint64_t staged_bytes() const noexcept;
   /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`. What is

@@ -315,7 +315,7 @@ void gathered(pointer self) {
     return;
   }
   if (g.what == shard_task::plan && !s.laggards.empty() && !worth_it(s, g.parts)) {
-    // Nor is it for who was away for as long; perhaps for who was not.
+    // Not for who was away longest; perhaps for the others.
     s.laggards.erase(std::prev(s.laggards.end()));
     performer(self).plan(g.txn);
     return s.timer.arm(self, s.gathering.deadline);

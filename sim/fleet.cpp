@@ -119,11 +119,12 @@ class fleet::engine_faults final : public fault_source {
     return std::nullopt;
   }
 
-  /// A bucket that comes too late to matter is no failure.
+  /// A bucket that comes too late to matter, or once more, is no failure. It is the first that is
+  /// struck.
   bool awaits(receiver_id who, txn_ref txn) const {
     const auto* s = fleet_.state_of_receiver(fleet_.receivers_[who]);
     const auto slot = s ? s->machine->summarize().slot : std::nullopt;
-    return slot && slot->txn == txn && !slot->staged;
+    return slot && slot->txn == txn && !slot->staged && !s->bytes->keeps(0);
   }
 
   fleet& fleet_;
