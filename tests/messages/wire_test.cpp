@@ -107,7 +107,8 @@ TEST_CASE("every message has the name that the protocol gives it") {
       "full_begin",  "prepare",    "bucket",       "commit",     "abort",
       "redo",        "reply",      "credit",       "welcome",    "audit",
       "audit_reply", "observe",    "status_line",  "audit_line", "observed",
-      "shard_hello", "shard_task", "shard_result", "shard_ship", "beat"};
+      "shard_hello", "shard_task", "shard_result", "shard_ship", "beat",
+      "relay_offer", "relay_parent", "relay_link", "relay_ask", "feed_line", "relayed_line"};
   message_source source(1);
   for (std::size_t kind = 0; kind < wire_kinds; ++kind)
     CHECK(name_of(source.draw(kind)) == names[kind]);
