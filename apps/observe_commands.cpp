@@ -91,10 +91,8 @@ json feeds_of(const answer_of_fleet& a, receiver_id id) {
   json out = json::array();
   for (const auto& f : a.relays.feeds)
     if (f.id == id)
-      out.push_back({{"stripe", f.stripe},
-                     {"stripes", f.stripes},
-                     {"parent", f.parent},
-                     {"up", f.up}});
+      out.push_back(
+          {{"stripe", f.stripe}, {"stripes", f.stripes}, {"parent", f.parent}, {"up", f.up}});
   return out;
 }
 
