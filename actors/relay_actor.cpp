@@ -1,5 +1,5 @@
-// The relay: has stripes from other receivers, holds what they bring against the trainer's word, and
-// passes on what its receiver has taken.
+// The relay: has stripes from other receivers, holds what they bring against the trainer's word,
+// and passes on what its receiver has taken.
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -216,8 +216,7 @@ void on_kept(pointer self, relay_kept& m) {
   if (!now || now->over || m.txn != now->what.env.txn || m.index >= now->kept.size()) return;
   now->kept[m.index] = std::move(m.bytes);
   for (auto& c : self->state.children)
-    if (m.index % c.stripes == c.stripe)
-      send_buckets(self, c, c.machine.on_ours({&m.index, 1}));
+    if (m.index % c.stripes == c.stripe) send_buckets(self, c, c.machine.on_ours({&m.index, 1}));
 }
 
 void on_over(pointer self) {

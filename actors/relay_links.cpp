@@ -1,5 +1,6 @@
-// Receivers that pass buckets on to receivers: each other's links. Nothing crosses them but buckets,
-// who wants them, and that they have come: whoever speaks here has no say in anything else.
+// Receivers that pass buckets on to receivers: each other's links. Nothing crosses them but
+// buckets, who wants them, and that they have come: whoever speaks here has no say in anything
+// else.
 #include "actors/link.hpp"
 
 namespace lockstep {

@@ -31,8 +31,8 @@ class runtime {
 
   const settings& options() const noexcept;
   /// Where receivers of other processes find this one: the port of `transport.listen`, or, once it
-  /// has a receiver, of `transport.relay_listen`; the one that was free if that is 0. 0 where nobody
-  /// listens.
+  /// has a receiver, of `transport.relay_listen`; the one that was free if that is 0. 0 where
+  /// nobody listens.
   std::uint16_t port() const noexcept;
 
   /// Private to actors/.

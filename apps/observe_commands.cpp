@@ -81,6 +81,22 @@ json to_json(const receiver_status& s, version_ref fleet) {
           {"sent_bytes", s.sent_bytes}};
 }
 
+std::uint64_t relayed_to(const answer_of_fleet& a, receiver_id id) {
+  for (const auto& r : a.relays.relayed)
+    if (r.id == id) return r.bytes;
+  return 0;
+}
+
+/// From whom a receiver has which stripes.
+json feeds_of(const answer_of_fleet& a, receiver_id id) {
+  json out = json::array();
+  for (const auto& f : a.relays.feeds)
+    if (f.id == id)
+      out.push_back(
+          {{"stripe", f.stripe}, {"stripes", f.stripes}, {"parent", f.parent}, {"up", f.up}});
+  return out;
+}
+
 void print_status(const observe_options& o, const answer_of_fleet& a,
                   const std::vector<receiver_status>& before, double seconds) {
   if (o.json) {
@@ -88,6 +104,8 @@ void print_status(const observe_options& o, const answer_of_fleet& a,
     for (const auto& s : a.states) {
       receivers.push_back(to_json(s, a.end.fleet));
       receivers.back()["bytes_per_s"] = rate_of(s, before, seconds);
+      receivers.back()["relayed_bytes"] = relayed_to(a, s.id);
+      receivers.back()["feeds"] = feeds_of(a, s.id);
     }
     print({{"kind", "status"},
            {"version", to_string(a.end.fleet)},
@@ -111,6 +129,11 @@ void print_status(const observe_options& o, const answer_of_fleet& a,
                         s.state.ready ? "ready" : to_string(reason), s.detail.empty() ? "" : ": ",
                         s.detail);
   }
+  for (const auto& r : a.relays.relayed)
+    text += fmt::format("{} was brought {} by other receivers\n", r.id, human_bytes(r.bytes));
+  for (const auto& f : a.relays.feeds)
+    text += fmt::format("{} has stripe {} of {} from {}{}\n", f.id, f.stripe, f.stripes, f.parent,
+                        f.up ? "" : ", once they are linked");
   print_out(text);
 }
 

@@ -269,20 +269,20 @@ int measure_links(const sim_options& o) {
     return static_cast<double>(bytes) / static_cast<double>(all.delta_bytes);
   };
   if (o.json)
-    print_out(fmt::format(
-        "{{\"kind\":\"links\",\"receivers\":{},\"fanout\":{},\"link_bytes_per_s\":{},"
-        "\"delta_bytes\":{},\"seconds\":{},\"seconds_of_one\":{},\"trainer_bytes\":{},"
-        "\"receiver_bytes_max\":{}}}\n",
-        o.receivers, o.fanout, each.link_bytes_per_s, all.delta_bytes, all.seconds, one.seconds,
-        all.trainer_bytes, all.receiver_bytes_max));
+    print_out(
+        fmt::format("{{\"kind\":\"links\",\"receivers\":{},\"fanout\":{},\"link_bytes_per_s\":{},"
+                    "\"delta_bytes\":{},\"seconds\":{},\"seconds_of_one\":{},\"trainer_bytes\":{},"
+                    "\"receiver_bytes_max\":{}}}\n",
+                    o.receivers, o.fanout, each.link_bytes_per_s, all.delta_bytes, all.seconds,
+                    one.seconds, all.trainer_bytes, all.receiver_bytes_max));
   else
-    print_out(fmt::format(
-        "{} receivers, fan-out {}, links of {} MB/s, a delta of {:.2f} MB\n"
-        "one sync: {:.3f} s, {:.2f} x that of one receiver ({:.3f} s)\n"
-        "sent by the trainer: {:.2f} deltas; by a receiver at most {:.2f}\n",
-        o.receivers, o.fanout, o.link_mb_s, static_cast<double>(all.delta_bytes) / 1e6,
-        all.seconds, all.seconds / one.seconds, one.seconds, deltas(all.trainer_bytes),
-        deltas(all.receiver_bytes_max)));
+    print_out(
+        fmt::format("{} receivers, fan-out {}, links of {} MB/s, a delta of {:.2f} MB\n"
+                    "one sync: {:.3f} s, {:.2f} x that of one receiver ({:.3f} s)\n"
+                    "sent by the trainer: {:.2f} deltas; by a receiver at most {:.2f}\n",
+                    o.receivers, o.fanout, o.link_mb_s, static_cast<double>(all.delta_bytes) / 1e6,
+                    all.seconds, all.seconds / one.seconds, one.seconds, deltas(all.trainer_bytes),
+                    deltas(all.receiver_bytes_max)));
   return 0;
 }
 
@@ -340,13 +340,12 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--trace", o->trace, "Print every message, in order");
   command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
   command->add_flag("--json", o->json, "One JSON object a line");
-  command->callback(
-      [o, &run] {
-        run = [o] {
-          if (o->link_mb_s != 0) return measure_links(*o);
-          return o->list ? list_faults(o->json) : simulator(*o).run();
-        };
-      });
+  command->callback([o, &run] {
+    run = [o] {
+      if (o->link_mb_s != 0) return measure_links(*o);
+      return o->list ? list_faults(o->json) : simulator(*o).run();
+    };
+  });
 }
 
 }  // namespace lockstep

@@ -30,6 +30,10 @@ class fanout_planner {
     const auto it = before_.nodes_.find(id);
     return it == before_.nodes_.end() ? nullptr : &it->second;
   }
+  std::optional<receiver_id> old_parent(receiver_id id, std::uint32_t stripe) const {
+    const auto* node = old(id);
+    return node ? node->places[stripe].parent : std::nullopt;
+  }
   std::uint32_t old_depth(receiver_id id, std::uint32_t stripe) const {
     const auto* node = old(id);
     return node ? node->places[stripe].depth : ~0u;
@@ -78,8 +82,8 @@ class fanout_planner {
     std::optional<receiver_id> root;
     for (const auto& [id, node] : plan_.nodes_) {
       const auto* was = old(id);
-      const auto parent = was ? was->places[stripe].parent : std::nullopt;
-      if (parent && inner(*parent, stripe) && children_[*parent].size() <= plan_.stripes_)
+      const auto parent = old_parent(id, stripe);
+      if (parent && inner(*parent, stripe) && children_[*parent].size() < plan_.stripes_)
         children_[*parent].push_back(id);
       else if (was && !parent && !root && inner(id, stripe))
         root = id;
@@ -120,16 +124,28 @@ class fanout_planner {
     }
   }
 
-  /// Fills every inner node, then gives each one more; whom that leaves the trainer sends to.
+  /// Fills every inner node, then gives each one more, which stays where it was; whom that leaves
+  /// the trainer sends to.
   void attach_leaves(std::optional<receiver_id> root, std::span<const receiver_id> leaves,
                      std::uint32_t stripe) {
     if (!root) return;
     const auto all = inner_below(*root, stripe);
     auto next = leaves.begin();
-    for (const auto most : {plan_.stripes_, plan_.stripes_ + 1})
-      for (const auto parent : all)
-        for (auto& its = children_[parent]; its.size() < most && next != leaves.end(); ++next)
-          its.push_back(*next);
+    for (const auto parent : all)
+      for (auto& its = children_[parent]; its.size() < plan_.stripes_ && next != leaves.end();)
+        its.push_back(*next++);
+    std::vector<receiver_id> more;
+    for (; next != leaves.end(); ++next) {
+      const auto parent = old_parent(*next, stripe);
+      if (parent && inner(*parent, stripe) && children_[*parent].size() <= plan_.stripes_)
+        children_[*parent].push_back(*next);
+      else
+        more.push_back(*next);
+    }
+    auto left = more.begin();
+    for (const auto parent : all)
+      if (auto& its = children_[parent]; its.size() <= plan_.stripes_ && left != more.end())
+        its.push_back(*left++);
   }
 
   void write(std::optional<receiver_id> root, std::uint32_t stripe) {

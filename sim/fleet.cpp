@@ -17,8 +17,7 @@ constexpr std::uint64_t cluster_id = 77;
 
 layout model_of(std::uint32_t tensors) {
   std::vector<tensor_spec> all;
-  for (std::uint32_t i = 0; i < tensors; ++i)
-    all.push_back({std::to_string(i), dtype::u8, {4096}});
+  for (std::uint32_t i = 0; i < tensors; ++i) all.push_back({std::to_string(i), dtype::u8, {4096}});
   return layout(std::move(all));
 }
 
@@ -308,10 +307,11 @@ relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const acto
   if (o_.fanout == 0) return {};
   const auto dial = [this, where = r.where](const relay_actor& me, const relay_parent_msg& order) {
     const address parent{static_cast<endpoint>(order.port - 1), role::relay, 0};
-    caf::anon_send(me, relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
+    caf::anon_send(me,
+                   relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
   };
-  r.relay =
-      scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc, relay_dialer(dial));
+  r.relay = scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc,
+                                      relay_dialer(dial));
   return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
 }
 
@@ -336,7 +336,8 @@ void fleet::begin_life(receiver_process& r) {
   auto side = relay_of(r, env);
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
-      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}), std::move(side));
+      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}),
+      std::move(side));
   trace_.line(trace_level::events,
               [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
 }

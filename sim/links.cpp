@@ -80,7 +80,8 @@ class measurement {
     auto& t = fleet_.leader();
     fleet_.sync(t);
     std::optional<sync_report> report;
-    until([&] { return (report = t.ticket->wait_report(std::chrono::milliseconds(0))).has_value(); });
+    until(
+        [&] { return (report = t.ticket->wait_report(std::chrono::milliseconds(0))).has_value(); });
     const auto now = bytes_of(t.weights);
     for (const auto& r : fleet_.receivers())
       if (report->result != sync_result::ok || !holds(r.memory, now))

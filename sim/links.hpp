@@ -11,7 +11,7 @@ struct link_options {
   unsigned receivers = 64;  ///< 1 to 64
   unsigned fanout = 4;      ///< `transport.fanout`
   std::uint64_t link_bytes_per_s = 10'000'000;
-  std::uint32_t tensors = 512;  ///< of 4 KiB, all of which change
+  std::uint32_t tensors = 1024;  ///< of 4 KiB, all of which change
 };
 
 struct link_result {

@@ -162,8 +162,7 @@ void network::ship(packet p, wire_message* m) {
   const auto now = scheduler_.now();
   const bool bulk = m && std::holds_alternative<bucket_msg>(*m);
   // A tenth of a millisecond to one.
-  auto arrives =
-      leaves(p.from, to, p.bytes.size(), bulk) + microseconds(100 + random_.below(900));
+  auto arrives = leaves(p.from, to, p.bytes.size(), bulk) + microseconds(100 + random_.below(900));
   if (l.slow_until > now) arrives += l.slower;
   if (dice_.strikes(f::delay)) arrives += milliseconds(dice_.below(f::delay, 3'000));
   // Control travels on a connection of its own where links have limits.

@@ -99,7 +99,7 @@ class network {
   class proxy;
   friend class proxy;
   struct link {
-    time_point last;  ///< when what was sent last arrives
+    time_point last;       ///< when what was sent last arrives
     time_point last_bulk;  ///< likewise, of buckets, where they travel apart
     time_point cut_until;
     time_point slow_until;

@@ -42,7 +42,8 @@ struct run_options {
   unsigned fanout = 0;  ///< `transport.fanout`; 0: every receiver has everything from the trainer
   /// Of each process to all others, and back; 0: no matter how much.
   std::uint64_t link_bytes_per_s = 0;
-  std::uint32_t tensors = 0;  ///< of 4 KiB each, all of which change at every sync; 0: the small model
+  std::uint32_t tensors =
+      0;  ///< of 4 KiB each, all of which change at every sync; 0: the small model
   fault_rates rates;
   variant broken = variant::none;
   /// Only these strike.

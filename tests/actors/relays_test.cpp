@@ -137,8 +137,8 @@ class bad_road {
         if (i == 1) bytes_down += size;
         if (i == 1) passed += size;
         for (std::uint64_t done = 0; open && done < size;) {
-          const auto put = ::send(i == 0 ? parent : child, buffer.data() + done, size - done,
-                                  MSG_NOSIGNAL);
+          const auto put =
+              ::send(i == 0 ? parent : child, buffer.data() + done, size - done, MSG_NOSIGNAL);
           if (put <= 0) open = false;
           done += static_cast<std::uint64_t>(std::max<ssize_t>(put, 0));
         }
