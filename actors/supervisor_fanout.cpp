@@ -113,8 +113,10 @@ void blame(pointer self, child& by, receiver_id who, errc reason) {
   if (d.until > now) return;
   if (now - d.until > backoffs_max * backoff) d.times = 0;
   const auto longest = std::uint64_t{t.relay_backoff_ms} * backoffs_max;
-  d.until = now + wait_after(d.times++, t.relay_backoff_ms,
+  d.until = now + wait_after(d.times, t.relay_backoff_ms,
                              static_cast<std::uint32_t>(std::min<std::uint64_t>(longest, ~0u)));
+  // A link that was lost says nothing of the next life; what was said over it does.
+  if (reason != errc::dead && reason != errc::unreachable) ++d.times;
   state.env->log->warn("receiver {} passes nothing on for a while: it failed receiver {}: {}", who,
                        by.life.id, to_string(reason));
   state.fanout.dirty = true;
@@ -161,6 +163,9 @@ void on_offer(pointer self, const relay_offer_msg& m) {
     return;
   if (it->second.offer == m) return;
   it->second.offer = m;
+  if (const auto d = state.fanout.distrusted.find(m.id);
+      d != state.fanout.distrusted.end() && d->second.times == 0)
+    state.fanout.distrusted.erase(d);
   state.fanout.dirty = true;
   replan(self);
 }

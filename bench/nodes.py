@@ -81,11 +81,12 @@ class Bench:
         self.rows = []
         self._big = None
 
-    def fleet(self, base, stream=None):
-        return Fleet(self.options.program, base, stream, self.settings)
+    def fleet(self, base, stream=None, degree=0):
+        return Fleet(self.options.program, base, stream, self.settings,
+                     secured=fleet.passing_on(degree))
 
-    def small(self):
-        return self.fleet(self.options.base, self.options.stream)
+    def small(self, degree=0):
+        return self.fleet(self.options.base, self.options.stream, degree)
 
     def big(self):
         if self._big is None:
@@ -293,25 +294,28 @@ def delta(bench):
 
 @measure
 def fanout(bench):
-    """Whole syncs to more and more processes."""
-    for count in (1, 4, 16):
-        with bench.small() as f:
+    """Whole syncs to more and more processes, which pass deltas on or do not."""
+    for count, degree in ((1, 0), (4, 0), (4, 2), (16, 0), (16, 2), (16, 4)):
+        with bench.small(degree) as f:
             trainer = f.trainer(receivers=count, rounds=10)
             address = address_of(trainer)
             for i in range(count):
                 f.receiver(i, address)
             trainer.wait_for("the last sync", lambda o: o.get("kind") == "summary", LONG)
             lines = [o for o in trainer.objects if o.get("kind") == "sync"]
+            status = f.ask("status", address).find("status")
+        handed = sum(line["sent_bytes"] for line in lines)
+        relayed = sum(r["relayed_bytes"] for r in status["receivers"])
+        once = sum(line["wire_bytes"] for line in lines)
+        mean = once / len(lines)
+        what = f"{count} receivers, fan-out {degree}"
         lines = lines[len(lines) // 10:]  # what comes first is cold
         assert all(line["result"] == "ok" for line in lines)
         total = [line["seconds"]["total"] for line in lines]
-        # The way back to the base is as large as all versions together.
-        each = statistics.median(line["sent_bytes"] for line in lines)
-        once = statistics.median(line["wire_bytes"] for line in lines)
-        bench.row("fanout", f"{count} receivers: a sync", statistics.median(total) * 1e3, "ms",
+        bench.row("fanout", f"{what}: a sync", statistics.median(total) * 1e3, "ms",
                   f"p90 {percentile(total, 0.9) * 1e3:.3g}, n={len(total)}")
-        bench.row("fanout", f"{count} receivers: sent by the trainer", each / 1e3, "kB",
-                  f"{each / once:.3g} times the delta")
+        bench.row("fanout", f"{what}: sent by the trainer", (handed - relayed) / once, "x",
+                  f"deltas, of {mean / 1e3:.3g} kB on the average")
 
 
 def started(bench, f, count, out=None):

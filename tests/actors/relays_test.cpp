@@ -9,11 +9,14 @@
 #include <array>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <cerrno>
 #include <future>
 #include <map>
 #include <optional>
 
 #include "actors/fleet.hpp"
+#include "messages/wire_stream.hpp"
+#include "transport/connector.hpp"
 
 using namespace lockstep;
 
@@ -152,6 +155,41 @@ class bad_road {
   std::atomic<bool> over_ = false;
   std::vector<std::thread> threads_;
 };
+
+/// What comes of dialing a receiver's port for other receivers.
+connect_result dial(io_threads& io, std::uint16_t port, node_role role, channel_purpose purpose) {
+  connect_options o;
+  o.host = "127.0.0.1";
+  o.port = port;
+  o.expected = node_role::receiver;
+  o.self.cluster = cluster_id("lockstep");
+  o.self.role = role;
+  o.self.purpose = purpose;
+  o.self.id = 77;
+  o.self.name = "evil";
+  o.self.link = {7, port};
+  o.self.stream = role == node_role::receiver && purpose == channel_purpose::control ? 1 : 0;
+  o.self.payload_bytes_max = payload_bytes_max;
+  o.self.control_bytes_max = control_bytes_max;
+  auto made = std::make_shared<std::promise<connect_result>>();
+  auto result = made->get_future();
+  connect(io, std::make_shared<security>(security_options{}), o,
+          [made](connect_result r) { made->set_value(std::move(r)); });
+  return result.get();
+}
+
+/// Whether the other side ends the connection soon.
+bool is_ended(int descriptor) {
+  const auto until = std::chrono::steady_clock::now() + 5s;
+  std::vector<char> bytes(4096);
+  while (std::chrono::steady_clock::now() < until) {
+    pollfd p{descriptor, POLLIN, 0};
+    if (::poll(&p, 1, 50) <= 0) continue;
+    const auto count = ::read(descriptor, bytes.data(), bytes.size());
+    if (count == 0 || (count < 0 && errno != EAGAIN)) return true;
+  }
+  return false;
+}
 
 /// A trainer and receivers that pass buckets on.
 struct relayed_fleet {
@@ -295,8 +333,9 @@ TEST_CASE("who comes later has from others, and who restarts is found again") {
   REQUIRE(g.f.t.wait_for_members(5, 20s));
   REQUIRE(g.settled());
   CHECK(g.sync().result == sync_result::ok);
-  g.all.erase(2);
-  g.add(2);
+  const auto again = g.busiest();
+  g.all.erase(again);
+  g.add(again);
   REQUIRE(g.f.t.wait_for_members(5, 20s));
   REQUIRE(g.settled());
   const auto before = g.sent();
@@ -350,4 +389,42 @@ TEST_CASE("settings under which nobody could pass anything on are refused") {
   s.transport.relay_listen = "0.0.0.0:0";
   runtime open(s);  // a receiver is refused that would be found there without any security
   CHECK_THROWS_AS(receiver(open, wide_layout(), {}), error);
+}
+
+TEST_CASE("at a receiver's port nothing is understood but who wants buckets") {
+  relayed_fleet g(3, 2);
+  const auto port = g.all.at(1).rt.port();
+  io_threads io;
+  for (const auto role : {node_role::trainer, node_role::observer}) {
+    const auto refused = dial(io, port, role, channel_purpose::control);
+    const auto* why = std::get_if<failure>(&refused);
+    REQUIRE(why != nullptr);
+    CHECK(why->reason == errc::bad_input);
+  }
+  const auto cluster = cluster_id("lockstep");
+  const envelope env{cluster, {~std::uint64_t{0}, 1}, {1, 2}};
+  const std::vector<wire_message> words{
+      attach_msg{env, {}, {}, 1},
+      commit_msg{env, {}, 1, 1},
+      ping_msg{cluster, {1, 2}, {1, 1}},
+      relay_parent_msg{cluster, {1, 2}, {~std::uint64_t{0}, 1}, 1, 0, 0, "", "", 0},
+      hello_msg{cluster, 77, "evil", {1, 2}, {}},
+      bucket_msg{env, 0, {}},
+      relay_ask_msg{cluster, 2, {1, 2}, 1, 1, 0},  // for another
+      credit_msg{env, 2, 0}};
+  for (const auto& word : words) {
+    INFO(name_of(word));
+    auto control = dial(io, port, node_role::receiver, channel_purpose::control);
+    auto bulk = dial(io, port, node_role::receiver, channel_purpose::bulk);
+    REQUIRE(std::holds_alternative<std::shared_ptr<channel>>(control));
+    REQUIRE(std::holds_alternative<std::shared_ptr<channel>>(bulk));
+    const auto descriptor = std::get<std::shared_ptr<channel>>(control)->release();
+    const auto bytes = encode_message(word);
+    CHECK(::send(descriptor, bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(bytes.size()));
+    CHECK(is_ended(descriptor));
+    ::close(descriptor);
+  }
+  CHECK(g.sync().result == sync_result::ok);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
 }

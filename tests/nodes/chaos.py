@@ -446,6 +446,7 @@ def parse(arguments):
     parser.add_argument("--seconds", type=float, default=180, help="of the whole run, about")
     parser.add_argument("--receivers", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=1, help="processes of the trainer")
+    parser.add_argument("--fanout", type=int, default=0, help="receivers that one passes on to")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--period-ms", type=int, default=20)
     parser.add_argument("--heal-seconds", type=float, default=20)
@@ -476,7 +477,7 @@ def main(arguments=None):
         versions = (model.recorded(options.program, options.base, options.stream) if options.base
                     else model.synthetic(scratch / "model", options.seed,
                                          mebibytes=options.mebibytes))
-        chaos = Chaos(options, versions, scratch, settings)
+        chaos = Chaos(options, versions, scratch, settings, fleet.passing_on(options.fanout))
         began = time.monotonic()
         try:
             chaos.run(plan)

@@ -253,6 +253,17 @@ def group_is_there(group):
     return False
 
 
+def passing_on(degree):
+    """For `Fleet(secured=…)`: receivers that pass deltas on to `degree` others; 0: to nobody."""
+    def of(role, _):
+        if degree == 0 or role == "observer":
+            return {}
+        if role == "trainer":
+            return {"transport.fanout": degree}
+        return {"transport.relay_listen": "127.0.0.1:0"}
+    return of
+
+
 def free_port(host="127.0.0.1"):
     """A port that nobody listens on. Somebody may take it before it is used."""
     with socket.socket() as s:
