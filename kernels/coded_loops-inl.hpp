@@ -103,6 +103,10 @@ template <step_order Order, class T>
 void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
                 std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
   std::uint16_t list[chunk_elements<T> + list_slack];
+  for (std::size_t b = 0; b < blocks; ++b) {
+    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
+    prefetch_next<T, 1>(target + b * block_elements * sizeof(T));
+  }
   const std::size_t count = list_changes(chunk, blocks, list);
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t index = list[i];

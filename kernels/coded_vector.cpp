@@ -186,8 +186,11 @@ void mark(const class_table& table, const std::byte* old, const std::byte* targe
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::byte* const from = old + b * block_elements * sizeof(T);
     prefetch_next<T>(from);
-    if (target != nullptr)
-      mark_changed<T>(from, target + b * block_elements * sizeof(T), chunk.changed[b]);
+    if (target != nullptr) {
+      const std::byte* const to = target + b * block_elements * sizeof(T);
+      prefetch_next<T>(to);
+      mark_changed<T>(from, to, chunk.changed[b]);
+    }
     for (std::size_t i = 0; i < block_elements; i += lanes) {
       const auto keys = keys_at(d8, from + i * sizeof(T), T{});
       auto classes = hn::Zero(d8);

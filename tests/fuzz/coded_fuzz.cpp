@@ -86,9 +86,9 @@ bytes encode_again(const frame& f, const bytes& target) {
   bytes staged;
   staged_digest digest;
   frame_stager stager;
-  fuzz::demand(stager.stage(world.key, again, world.views[f.tensor], staged, digest) ==
-                   frame_status::ok,
-               "what is encoded is staged");
+  fuzz::demand(
+      stager.stage(world.key, again, world.views[f.tensor], staged, digest) == frame_status::ok,
+      "what is encoded is staged");
   check_staged(again, staged, target);
   return made;
 }
