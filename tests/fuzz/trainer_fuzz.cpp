@@ -85,7 +85,8 @@ class trainer {
     bounded(supervision_.on_evicted(now_, {fuzz::id, m.env.inc}, errc::timeout, {}));
   }
   void take(const commit_msg& m) {
-    bounded(supervision_.on_admitted(now_, {fuzz::id, m.env.inc}, m.round % 2 == 1));
+    bounded(
+        supervision_.on_admitted(now_, {fuzz::id, m.env.inc}, static_cast<admission>(m.round % 3)));
   }
   void take(const auto&) {}
 
