@@ -211,8 +211,11 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
   const batches all(base);
   std::vector<kernels::class_model> models(base.size());
   if (choice == kernels::encoding_choice::coded)
-    for_each_index(base.size(),
-                   [&](std::size_t i) { models[i] = kernels::plan_classes(base[i], target[i]); });
+    for_each_index(all.count(), [&](std::size_t i) {
+      for (const auto& part : all[i])
+        if (part.offset == 0)
+          models[part.tensor] = kernels::plan_classes(base[part.tensor], target[part.tensor]);
+    });
   std::vector<batch_frames> made(all.count());
   run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
     made[i] = encode_batch(all[i], base, target, models, choice, encoder);

@@ -1,12 +1,16 @@
 #include "weights/workers.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <condition_variable>
 #include <exception>
-#include <latch>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace lockstep {
@@ -19,11 +23,44 @@ unsigned cores() noexcept {
 
 std::atomic<unsigned> wanted{0};
 
-/// Those who help whoever makes a pass. Made with the first pass that is worth it.
-boost::asio::thread_pool& helpers() {
-  static boost::asio::thread_pool pool(cores());
-  return pool;
+/// Those who help whoever makes a pass, or nobody: a process that was forked from one that had them
+/// does not. Made with the first pass that is worth it; they end with the process.
+boost::asio::thread_pool* helpers() {
+  struct crew {
+    boost::asio::thread_pool* pool = new boost::asio::thread_pool(cores());
+    pid_t process = ::getpid();
+  };
+  static const crew made;
+  return made.process == ::getpid() ? made.pool : nullptr;
 }
+
+/// A pass that helpers may join while it goes on.
+class gate {
+ public:
+  bool enter() {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    ++inside_;
+    return true;
+  }
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    --inside_;
+    left_.notify_all();
+  }
+  /// Nobody is inside once this returns, nor will be.
+  void close() {
+    std::unique_lock lock(mutex_);
+    closed_ = true;
+    left_.wait(lock, [this] { return inside_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable left_;
+  bool closed_ = false;
+  int inside_ = 0;
+};
 
 }  // namespace
 
@@ -47,16 +84,25 @@ void on_workers(std::size_t most, const std::function<void()>& work) {
       if (!failed) failed = std::current_exception();
     }
   };
-  const auto helping =
-      static_cast<std::ptrdiff_t>(std::min<std::size_t>(most, std::min(workers(), cores()))) - 1;
-  std::latch done(std::max<std::ptrdiff_t>(helping, 0));
-  for (std::ptrdiff_t i = 0; i < helping; ++i)
-    boost::asio::post(helpers(), [&] {
-      guarded();
-      done.count_down();
-    });
-  guarded();
-  done.wait();
+  const auto together = std::min<std::size_t>(most, std::min(workers(), cores()));
+  auto* const pool = together > 1 ? helpers() : nullptr;
+  if (pool == nullptr) {
+    guarded();
+  } else {
+    const auto open = std::make_shared<gate>();
+    try {
+      for (std::size_t i = 1; i < together; ++i)
+        boost::asio::post(*pool, [open, &guarded] {
+          if (!open->enter()) return;  // it is over, and `guarded` with it
+          guarded();
+          open->leave();
+        });
+    } catch (const std::bad_alloc&) {
+      // Then with fewer.
+    }
+    guarded();
+    open->close();
+  }
   if (failed) std::rethrow_exception(failed);
 }
 

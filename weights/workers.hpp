@@ -17,9 +17,10 @@ namespace lockstep {
 void set_workers(unsigned count) noexcept;
 unsigned workers() noexcept;
 
-/// Calls `work` on this thread and on up to `most` - 1 others at the same time, and returns when
-/// all calls have. What one of them throws is thrown here, after that. `work` must not come back to
-/// this function, and shares out by itself what is to be done.
+/// Calls `work` on this thread, and on up to `most` - 1 others at the same time as far as any are
+/// idle, and returns when all calls have. What one of them throws is thrown here, after that.
+/// `work` shares out by itself what is to be done: when the first call returns, nothing may be left
+/// that nobody has begun.
 void on_workers(std::size_t most, const std::function<void()>& work);
 
 /// Calls `work(i)` once for every i below `count`, on this thread and on others, in no order, and

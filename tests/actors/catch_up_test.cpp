@@ -156,7 +156,9 @@ TEST_CASE("whose write of what it missed fails is given all weights in the same 
 }
 
 TEST_CASE("a sync tells who caught up within it, and what that took") {
-  fleet f(remembering(100));
+  auto s = remembering(100);
+  s.sync.encoding = delta_encoding::raw;  // as who is behind is sent it
+  fleet f(s);
   f.add();
   receiver_options options;
   options.faults = std::make_shared<fault_plan>(std::vector<fault>{{fault_kind::stage_fail, 1, 1}});

@@ -113,6 +113,7 @@ TEST_CASE("many buckets arrive one at a time, and damage to them is recovered fr
   auto s = quiet();
   s.bucket.bytes_max = 2ull << 20;
   s.bucket.credit = 1;
+  s.sync.encoding = delta_encoding::raw;  // which takes more than one
   fleet f(s, layout({{"a", dtype::bf16, {3u << 18}}, {"b", dtype::u8, {3u << 20}}}));
   const auto plan = std::make_shared<fault_plan>(
       std::vector<fault>{{fault_kind::corrupt_frame, 1, 0}, {fault_kind::crash, 2, 0}});

@@ -1,5 +1,8 @@
 #include "weights/workers.hpp"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
@@ -72,6 +75,25 @@ TEST_CASE("several threads make passes at the same time") {
     });
   for (auto& t : threads) t.join();
   CHECK(sum == 4 * 50 * 190);
+}
+
+TEST_CASE("a forked process makes its passes alone") {
+  std::atomic<int> done{0};
+  const auto pass = [&] {
+    done = 0;
+    for_each_index(100, [&](std::size_t) { ++done; });
+    return done == 100;
+  };
+  REQUIRE(pass());  // now there are helpers here, and none in the child
+  const auto child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::alarm(20);
+    ::_exit(pass() && pass() ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
 }
 
 TEST_CASE("what a worker throws is thrown by the pass, after all have let go") {
