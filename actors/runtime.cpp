@@ -77,9 +77,16 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
                         std::to_string(t.rank));
   if (t.rank > 0 && trainers.size() != 1)
     throw setting_error("transport.connect must be the address of rank 0 at every other rank");
+  if (!t.relay_address.empty()) {
+    if (t.relay_listen.empty())
+      throw setting_error(
+          "transport.relay_address is where transport.relay_listen is found, which is empty");
+    if (parse_address("transport.relay_address", t.relay_address).port == 0)
+      throw setting_error("transport.relay_address is \"" + t.relay_address +
+                          "\", must have a port");
+  }
   if (!t.relay_listen.empty()) {
     parse_address("transport.relay_listen", t.relay_listen);
-    if (!t.relay_address.empty()) parse_address("transport.relay_address", t.relay_address);
     if (!t.listen.empty() || t.connect.empty())
       throw setting_error(
           "transport.relay_listen is for receivers whose trainer is in another process: it needs "

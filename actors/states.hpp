@@ -185,6 +185,7 @@ struct supervisor_state {
   struct distrust {
     time_point until;
     std::uint32_t times = 0;
+    std::optional<receiver_id> by;  ///< who found fault with it last
   };
   struct fanout_state {
     fanout_plan plan;

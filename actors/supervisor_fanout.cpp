@@ -116,7 +116,9 @@ void blame(pointer self, child& by, receiver_id who, errc reason) {
   d.until = now + wait_after(d.times, t.relay_backoff_ms,
                              static_cast<std::uint32_t>(std::min<std::uint64_t>(longest, ~0u)));
   // A link that was lost says nothing of the next life; what was said over it does.
-  if (reason != errc::dead && reason != errc::unreachable) ++d.times;
+  // And one that finds fault again and again may be at fault itself: others have to say so too.
+  if (reason != errc::dead && reason != errc::unreachable && d.by && *d.by != by.life.id) ++d.times;
+  d.by = by.life.id;
   state.env->log->warn("receiver {} passes nothing on for a while: it failed receiver {}: {}", who,
                        by.life.id, to_string(reason));
   state.fanout.dirty = true;

@@ -23,7 +23,8 @@ class relay_watch {
       if (!from[s].parent || s >= count) continue;
       // Whoever is further down waits longer: what its parent lacks, the parent gets first.
       const auto extra = from[s].depth > 2 ? from[s].depth - 2 : 0;
-      stripes_[s] = {(count - s - 1) / n + 1, patience + patience * extra / 2, now, from[s].parent};
+      stripes_[s] = {(count - s - 1) / n + 1, patience + patience * extra / 2, now, from[s].parent,
+                     false};
     }
   }
   void on_stop() { stripes_.clear(); }
@@ -35,6 +36,7 @@ class relay_watch {
     if (s.missing == 0) return;
     --s.missing;
     s.heard = now;
+    s.forgiven = false;
   }
 
   /// Others do not bring this stripe any more; returns who was to.
@@ -44,11 +46,20 @@ class relay_watch {
     return stripes_[stripe].parent;
   }
 
-  /// The stripes of which nothing has come for too long.
-  std::vector<std::uint32_t> stalled(time_point now) const {
+  /// The stripes of which nothing has come for too long. Who asks far too late was stopped itself,
+  /// and what came meanwhile waits to be taken: then the time begins anew, once.
+  std::vector<std::uint32_t> stalled(time_point now) {
     std::vector<std::uint32_t> out;
-    for (std::uint32_t s = 0; s < stripes_.size(); ++s)
-      if (stripes_[s].missing != 0 && now >= stripes_[s].due()) out.push_back(s);
+    for (std::uint32_t s = 0; s < stripes_.size(); ++s) {
+      auto& w = stripes_[s];
+      if (w.missing == 0 || now < w.due()) continue;
+      if (!w.forgiven && now > w.due() + w.patience / 2) {
+        w.forgiven = true;
+        w.heard = now;
+      } else {
+        out.push_back(s);
+      }
+    }
     return out;
   }
   /// When one will be, if nothing comes.
@@ -66,6 +77,7 @@ class relay_watch {
     std::chrono::milliseconds patience{0};
     time_point heard;
     std::optional<receiver_id> parent;
+    bool forgiven = false;
 
     time_point due() const { return heard + patience; }
   };

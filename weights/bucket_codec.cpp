@@ -139,9 +139,26 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
                           const tensor_views& target,
                           const std::vector<kernels::class_model>& models,
                           kernels::encoding_choice choice, kernels::delta_encoder& encoder) {
+  // Above this density coded frames save little, and take far longer to stage than deadlines allow.
+  constexpr std::uint64_t dense_share = 4;
   batch_frames out;
+  bool dense = false;  // as the range before was
   for_each_range(which, [&](std::uint32_t i, std::size_t at) {
-    out.changed += encoder.encode(i, base[i], target[i], at, models[i], choice, out.bytes);
+    const auto start = out.bytes.size();
+    const auto encode = [&] {
+      const auto how = dense && choice == kernels::encoding_choice::coded
+                           ? kernels::encoding_choice::raw
+                           : choice;
+      return encoder.encode(i, base[i], target[i], at, models[i], how, out.bytes);
+    };
+    auto changed = encode();
+    const auto range = std::min(kernels::frame_span_bytes_max, base[i].bytes.size - at);
+    const bool is_dense = changed * dense_share > range / base[i].unit;
+    if (std::exchange(dense, is_dense) != is_dense && choice == kernels::encoding_choice::coded) {
+      out.bytes.resize(start);
+      changed = encode();
+    }
+    out.changed += changed;
     if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
       out.ends.push_back(out.bytes.size());
   });

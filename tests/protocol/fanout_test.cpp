@@ -157,6 +157,26 @@ TEST_CASE("relay watch: a stripe has its time from what came last, and who is de
   CHECK_FALSE(w.deadline());  // buckets 2 and 5 are all of stripe 2
 }
 
+TEST_CASE("relay watch: who was stopped itself blames nobody, once") {
+  using std::chrono::milliseconds;
+  const time_point start = time_point{} + std::chrono::hours(1);
+  const auto at = [&](int ms) { return start + milliseconds(ms); };
+  const std::vector<std::uint32_t> stripe{0};
+  relay_watch w;
+  w.on_start(start, milliseconds(100), 3, {{4u, 2}});
+  CHECK(w.stalled(at(1'500)).empty());
+  CHECK(w.deadline() == at(1'600));
+  CHECK(w.stalled(at(1'599)).empty());
+  CHECK(w.stalled(at(3'000)) == stripe);
+  // What comes makes up for it.
+  w.on_taken(at(3'000), 0);
+  CHECK(w.stalled(at(5'000)).empty());
+  CHECK(w.stalled(at(5'100)) == stripe);
+  // A little late is not stopped.
+  w.on_taken(at(5'100), 1);
+  CHECK(w.stalled(at(5'250)) == stripe);
+}
+
 TEST_CASE("relay watch: no stripe of more than there are buckets") {
   relay_watch w;
   w.on_start(time_point{}, std::chrono::milliseconds(1), 1, {{1u, 2}, {2u, 2}});

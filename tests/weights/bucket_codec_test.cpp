@@ -211,12 +211,39 @@ TEST_CASE("coded buckets are refused where only absorbing ones may be") {
   CHECK(check_buckets(twice, views(base)));
 }
 
+TEST_CASE("what is dense is not coded, and what follows it is again") {
+  // Of the four ranges the middle ones change in every other element.
+  const layout shape({{"t", dtype::bf16, {4, 512 * 1024}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  for (std::size_t i = 0; i < 4 * 512 * 1024; ++i) {
+    const auto range = i / (512 * 1024);
+    if (i % (range == 1 || range == 2 ? 2 : 50) == 0) target.tensor(0)[2 * i] = std::byte{1};
+  }
+  const auto delta =
+      encode_delta(shape, views(base), views(target), 4 * limit, kernels::encoding_choice::coded);
+  CHECK(delta.content.changed == 512 * 1024 + 2 * (512 * 1024 / 50 + 1));
+  REQUIRE(delta.buckets.size() == 1);
+  std::vector<kernels::frame_encoding> found;
+  for (std::size_t at = 0; at < delta.buckets[0].size();) {
+    kernels::frame f;
+    std::size_t length = 0;
+    REQUIRE(kernels::parse_frame({delta.buckets[0].data() + at, delta.buckets[0].size() - at},
+                                 views(base), f, length) == kernels::frame_status::ok);
+    found.push_back(f.encoding);
+    at += length;
+  }
+  using enum kernels::frame_encoding;
+  CHECK(found == std::vector{coded, full, full, coded});
+  check_both_ways(base, target, 4 * limit);
+}
+
 TEST_CASE("staged buckets grow to what they may and not beyond") {
   // Few coded bytes that stand for many raw ones.
   const layout shape({{"t", dtype::bf16, {512, 1024}}});
   weight_buffer base(shape);
   auto target = base.clone();
-  for (std::size_t i = 0; i < 512 * 1024; i += 3) target.tensor(0)[2 * i] = std::byte{1};
+  for (std::size_t i = 0; i < 512 * 1024; i += 5) target.tensor(0)[2 * i] = std::byte{1};
   const auto delta =
       encode_delta(shape, views(base), views(target), limit, kernels::encoding_choice::coded);
   auto staged = delta.buckets;
