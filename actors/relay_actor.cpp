@@ -272,10 +272,7 @@ relay_actor::behavior_type relay_behavior(pointer self, std::shared_ptr<const ac
   state.dial = std::move(dial);
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
-    // Without a word: that the link ends says it all, and what is being written when the process
-    // ends too is never given back by CAF.
-    for (const auto& f : self->state.feeds)
-      if (f.link) self->send_exit(f.link, m.reason);
+    for (auto& f : self->state.feeds) close(self, f, errc::none);
     self->quit(m.reason);
   });
   arm(self);
