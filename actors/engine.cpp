@@ -103,19 +103,14 @@ engine::failure engine::check() const {
 
 engine::failure engine::verify(const digest& base, const digest& target, std::uint64_t bytes_max) {
   return guarded(errc::bad_frame, [&]() -> failure {
-    const failure wrong_base{errc::wrong_base, "the bytes held do not digest to the base"};
     const auto views = as_views(memory_);
     staged_states states;
-    if (auto bad = stage_buckets(public_digest_seed, staged_, views, bytes_max, states)) {
-      // Over other bytes than it was made for a sound delta seems not to be one.
-      if (digest_of(public_digest_seed, views) != base) return wrong_base;
-      return as_failure(std::move(bad));
-    }
-    if (auto bad = check_buckets(staged_, views)) {
-      if (digest_of(public_digest_seed, views) != base) return wrong_base;
-      return as_failure(std::move(bad));
-    }
-    if (states.base != base) return wrong_base;
+    auto bad = stage_buckets(public_digest_seed, staged_, views, bytes_max, states);
+    if (!bad) bad = check_buckets(staged_, views);
+    // Over other bytes than it was made for a sound delta seems not to be one.
+    if ((bad ? digest_of(public_digest_seed, views) : states.base) != base)
+      return {errc::wrong_base, "the bytes held do not digest to the base"};
+    if (bad) return as_failure(std::move(bad));
     if (states.target != target)
       return {errc::wrong_target, "the delta does not lead to the target"};
     return {};
