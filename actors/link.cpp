@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <caf/io/network/multiplexer.hpp>
 #include <caf/send.hpp>
 
 namespace lockstep {
@@ -16,6 +17,20 @@ constexpr std::size_t read_bytes = 64 << 10;
 constexpr std::uint32_t messages_per_s_max = 100'000;
 
 }  // namespace
+
+bool link_broker::cleanup(caf::error&& reason, caf::execution_unit* host) {
+  // A connection that is closed in the round of CAF's loop in which it was opened would stay, and
+  // its descriptor with it: the loop takes in what was added and removed between two rounds as one
+  // change, and tells a connection only of what it took part in. So they close a round later.
+  for (const auto& c : connections())
+    backend().post([connection = take(c)] { connection->graceful_shutdown(); });
+  auto why = reason;
+  const bool ended = caf::io::broker::cleanup(std::move(reason), host);
+  // CAF's brokers end with their mailbox open: what is in it would stay, and the ticks in it are
+  // from the link itself, so that it would hold itself for ever.
+  caf::scheduled_actor::cleanup(std::move(why), host);
+  return ended;
+}
 
 void link_io::open(caf::io::broker* self, link_channels channels,
                    std::shared_ptr<const actor_env> env) {

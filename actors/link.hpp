@@ -72,18 +72,12 @@ struct dialed {
   failure why;
 };
 
-/// What every link is. CAF's brokers end with their mailbox open: what is in it would stay, and the
-/// ticks in it are from the link itself, so that it would hold itself for ever.
+/// What every link is: a broker that gives back all it held when it ends, which CAF's do not.
 class link_broker : public caf::io::broker {
  public:
   using caf::io::broker::broker;
 
-  bool cleanup(caf::error&& reason, caf::execution_unit* host) override {
-    auto why = reason;
-    const bool ended = caf::io::broker::cleanup(std::move(reason), host);
-    caf::scheduled_actor::cleanup(std::move(why), host);  // empties the mailbox, closes it
-    return ended;
-  }
+  bool cleanup(caf::error&& reason, caf::execution_unit* host) override;
 };
 
 /// The connections of a link in use. Its owner is the broker, and nobody else calls it.

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cerrno>
+#include <filesystem>
 #include <future>
 #include <map>
 #include <optional>
@@ -189,6 +190,12 @@ bool is_ended(int descriptor) {
     if (count == 0 || (count < 0 && errno != EAGAIN)) return true;
   }
   return false;
+}
+
+/// Of this process.
+std::ptrdiff_t open_descriptors() {
+  return std::ranges::distance(std::filesystem::directory_iterator("/proc/self/fd"),
+                               std::filesystem::directory_iterator());
 }
 
 /// A trainer and receivers that pass buckets on.
@@ -389,6 +396,27 @@ TEST_CASE("settings under which nobody could pass anything on are refused") {
   s.transport.relay_listen = "0.0.0.0:0";
   runtime open(s);  // a receiver is refused that would be found there without any security
   CHECK_THROWS_AS(receiver(open, wide_layout(), {}), error);
+}
+
+TEST_CASE("a link that ends as soon as it begins gives its connections back") {
+  fleet f(listening(2), wide_layout());
+  auto s = connecting(f.rt.port());
+  remote r(s, 1);
+  const auto port = r.rt.port();
+  r.rx.reset();  // nobody is left who passes buckets on
+  io_threads io;
+  const auto before = open_descriptors();
+  for (int i = 0; i < 20; ++i) {
+    auto control = dial(io, port, node_role::receiver, channel_purpose::control);
+    auto bulk = dial(io, port, node_role::receiver, channel_purpose::bulk);
+    REQUIRE(std::holds_alternative<std::shared_ptr<channel>>(control));
+    REQUIRE(std::holds_alternative<std::shared_ptr<channel>>(bulk));
+    const auto descriptor = std::get<std::shared_ptr<channel>>(control)->release();
+    CHECK(is_ended(descriptor));
+    ::close(descriptor);
+  }
+  // What the threads that dial need is opened at the first call.
+  CHECK(eventually([&] { return open_descriptors() < before + 10; }));
 }
 
 TEST_CASE("at a receiver's port nothing is understood but who wants buckets") {
