@@ -122,6 +122,10 @@ class performer {
       state_.env->log->error("receiver {} is given up: {} {}", a.id, to_string(a.reason), a.detail);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
   }
+  void perform(const act::silent& a) {
+    state_.env->log->warn("receiver {} is silent: no sync waits for it", a.id);
+    if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, errc::timeout});
+  }
 
   pointer self_;
   supervisor_state& state_;

@@ -23,11 +23,18 @@ bool supervision_fsm::heard_lately(time_point now, const record& r) const {
   return now - r.last_heard <= std::chrono::milliseconds(settings_.receiver.lease_ms);
 }
 
+/// An attach waits for its answer, and syncs wait for the attach. So who did not answer in time has
+/// to be heard first, and who failed otherwise must have been heard of within its lease.
+bool supervision_fsm::would_answer(time_point now, const record& r) const {
+  return heard_lately(now, r) && (r.reason != errc::timeout || r.heard_since);
+}
+
 supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id, record& r,
                                                  errc reason, std::string detail) {
   actions out;
   r.reason = reason;
   r.detail = std::move(detail);
+  r.heard_since = false;
   if (r.attempts >= settings_.supervision.attempts_max) {
     r.where = standing::gave_up;
     out.push_back(act::gave_up{id, reason, r.detail});
@@ -48,6 +55,8 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
 
 supervision_fsm::actions supervision_fsm::heard(time_point now, receiver_id id, record& r) {
   r.last_heard = now;
+  r.heard_since = true;
+  r.let_go = false;
   // We were told that it had ended, and here it is: a lost connection, not a lost life.
   const bool ended = r.where == standing::dead || r.where == standing::gave_up;
   if (!ended || r.reason != errc::dead) return {};
@@ -82,6 +91,8 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   r.name = m.name;
   r.inc = m.inc;
   r.last_heard = now;
+  r.heard_since = true;
+  r.let_go = false;
   r.state = {};
   r.where = standing::attaching;
   out.push_back(act::admit{{m.id, m.inc}});
@@ -177,20 +188,29 @@ supervision_fsm::actions supervision_fsm::on_new_run(time_point now) {
 supervision_fsm::actions supervision_fsm::on_tick(time_point now) {
   actions out;
   for (auto& [id, r] : records_) {
-    // Only a life that was heard of lately is tried: an attach waits for its answer, and syncs
-    // wait for the attach.
-    if (r.where != standing::quarantined || now < r.next_try || !heard_lately(now, r)) continue;
-    r.where = standing::attaching;
-    out.push_back(act::admit{{id, r.inc}});
+    if (r.where != standing::quarantined) continue;
+    if (now >= r.next_try && would_answer(now, r)) {
+      r.where = standing::attaching;
+      out.push_back(act::admit{{id, r.inc}});
+    } else if (!r.let_go && !heard_lately(now, r)) {
+      r.let_go = true;
+      out.push_back(act::silent{id});
+    }
   }
   return out;
 }
 
 std::optional<time_point> supervision_fsm::deadline(time_point now) const {
   std::optional<time_point> next;
-  for (const auto& [id, r] : records_)
-    if (r.where == standing::quarantined && heard_lately(now, r))
-      next = next ? std::min(*next, r.next_try) : r.next_try;
+  const auto at = [&next](time_point t) { next = next ? std::min(*next, t) : t; };
+  for (const auto& [id, r] : records_) {
+    if (r.where != standing::quarantined) continue;
+    if (would_answer(now, r)) {
+      at(r.next_try);
+    } else if (!r.let_go) {
+      at(r.last_heard + std::chrono::milliseconds(settings_.receiver.lease_ms + 1));
+    }
+  }
   return next;
 }
 

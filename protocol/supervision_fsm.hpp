@@ -39,7 +39,13 @@ struct gave_up {
   std::string detail;
 };
 
-using any = std::variant<admit, down, restart, gave_up>;
+/// Tell the sender that no sync need wait for this one: it is silent. It is tried again when it is
+/// heard of.
+struct silent {
+  receiver_id id;
+};
+
+using any = std::variant<admit, down, restart, gave_up, silent>;
 using list = std::vector<any>;
 
 }  // namespace supervision_action
@@ -78,7 +84,9 @@ class supervision_fsm {
     std::uint32_t reseeds = 0;
     std::uint32_t catch_ups = 0;
     time_point next_try;
+    bool heard_since = true;  ///< since its last failure
     time_point last_heard;
+    bool let_go = false;  ///< silent, and no sync waits for it
     readiness state;
   };
 
@@ -112,6 +120,7 @@ class supervision_fsm {
   actions failed(time_point now, receiver_id id, record& r, errc reason, std::string detail);
   actions heard(time_point now, receiver_id id, record& r);
   bool heard_lately(time_point now, const record& r) const;
+  bool would_answer(time_point now, const record& r) const;
 
   settings settings_;
   std::map<receiver_id, record> records_;

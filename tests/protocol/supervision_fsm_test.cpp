@@ -117,17 +117,17 @@ TEST_CASE_METHOD(fixture, "supervision: failures back off, doubling, up to a lim
   s.supervision.backoff_ms_max = 150;
   f = supervision_fsm(s);
   member();
-  CHECK(find<act::admit>(f.on_evicted(t0, a1, errc::timeout, {})));  // the first try: at once
-  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());
+  CHECK(find<act::admit>(f.on_evicted(t0, a1, errc::wrong_base, {})));  // the first try: at once
+  CHECK(f.on_not_admitted(t0, a1, errc::wrong_base, {}).empty());
   CHECK(f.deadline(t0) == t0 + milliseconds(100));
   CHECK(f.on_tick(t0 + milliseconds(99)).empty());
   CHECK(find<act::admit>(f.on_tick(t0 + milliseconds(100))));
-  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());
+  CHECK(f.on_not_admitted(t0, a1, errc::wrong_base, {}).empty());
   CHECK(f.deadline(t0) == t0 + milliseconds(150));
-  CHECK(f.on_not_admitted(t0, a1, errc::timeout, {}).empty());  // it was not asked for
+  CHECK(f.on_not_admitted(t0, a1, errc::wrong_base, {}).empty());  // it was not asked for
   CHECK(rec().attempts == 3);
   f.on_tick(t0 + milliseconds(150));
-  f.on_not_admitted(t0, a1, errc::timeout, {});
+  f.on_not_admitted(t0, a1, errc::wrong_base, {});
   f.on_tick(t0 + milliseconds(150));
   const auto last = f.on_not_admitted(t0, a1, errc::apply_failed, "why");
   REQUIRE(find<act::gave_up>(last));
@@ -148,7 +148,7 @@ TEST_CASE_METHOD(fixture, "supervision: however often it fails, the wait stays t
   for (int i = 0; i < 100; ++i) {
     f.on_pong(now, {1, 7, one, {}});
     f.on_tick(now);
-    f.on_not_admitted(now, a1, errc::timeout, {});
+    f.on_not_admitted(now, a1, errc::wrong_base, {});
     if (i >= 20) {
       REQUIRE(rec().next_try == now + longest);
     }
@@ -158,8 +158,8 @@ TEST_CASE_METHOD(fixture, "supervision: however often it fails, the wait stays t
 
 TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the count anew") {
   member();
-  f.on_evicted(t0, a1, errc::timeout, "why");
-  CHECK(rec().reason == errc::timeout);
+  f.on_evicted(t0, a1, errc::wrong_base, "why");
+  CHECK(rec().reason == errc::wrong_base);
   f.on_admitted(t0, a1, admission::reseeded);
   CHECK(rec().attempts == 1);
   CHECK(rec().reseeds == 1);
@@ -177,7 +177,7 @@ TEST_CASE_METHOD(fixture, "supervision: only an acknowledged sync starts the cou
 TEST_CASE_METHOD(fixture, "supervision: a new life inherits the count of failures") {
   // Or one that fails, ends and comes back would be reseeded for ever.
   member();
-  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_evicted(t0, a1, errc::wrong_base, {});
   f.on_hello(t0, hello(two));
   CHECK(rec().attempts == 1);
 }
@@ -186,13 +186,13 @@ TEST_CASE_METHOD(fixture, "supervision: a failure counts whatever the admission 
   f.on_hello(t0, hello(one));
   SECTION("a member that was to be seeded again, with all, and failed") {
     f.on_admitted(t0, a1, admission::attached);
-    f.on_not_admitted(t0, a1, errc::timeout, {});
+    f.on_not_admitted(t0, a1, errc::wrong_base, {});
   }
   SECTION("evicted, while it is asked to be admitted anew") {
-    f.on_evicted(t0, a1, errc::timeout, {});
+    f.on_evicted(t0, a1, errc::wrong_base, {});
   }
   CHECK(rec().attempts == 1);
-  CHECK(rec().reason == errc::timeout);
+  CHECK(rec().reason == errc::wrong_base);
 }
 
 TEST_CASE_METHOD(fixture, "supervision: the next try is that of whoever is due first") {
@@ -201,15 +201,15 @@ TEST_CASE_METHOD(fixture, "supervision: the next try is that of whoever is due f
   const bool swapped = GENERATE(false, true);
   const auto& soon = swapped ? b1 : a1;
   const auto& late = swapped ? a1 : b1;
-  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0, soon, errc::timeout, {});
-  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0 + milliseconds(1), late, errc::timeout, {});
+  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0, soon, errc::wrong_base, {});
+  for (int i = 0; i < 2; ++i) f.on_not_admitted(t0 + milliseconds(1), late, errc::wrong_base, {});
   CHECK(f.deadline(t0) == t0 + milliseconds(s.supervision.backoff_ms));
 }
 
 TEST_CASE_METHOD(fixture, "supervision: a silent life is not tried until it is heard again") {
   member();
   const auto late = t0 + milliseconds(s.receiver.lease_ms + 1);
-  CHECK(f.on_evicted(late, a1, errc::timeout, {}).empty());
+  CHECK_FALSE(find<act::admit>(f.on_evicted(late, a1, errc::wrong_base, {})));
   CHECK(rec().where == standing::quarantined);
   CHECK_FALSE(f.deadline(late));
   CHECK(f.on_tick(late).empty());
@@ -218,6 +218,34 @@ TEST_CASE_METHOD(fixture, "supervision: a silent life is not tried until it is h
   f.on_pong(late, {1, 7, one, {}});
   REQUIRE(f.deadline(late));
   CHECK(find<act::admit>(f.on_tick(late)));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who did not answer is heard before it is tried") {
+  member();
+  const auto failed = t0 + milliseconds(10);  // well within its lease
+  CHECK(f.on_evicted(failed, a1, errc::timeout, {}).empty());
+  CHECK(f.on_tick(failed + milliseconds(1)).empty());
+  f.on_pong(failed + milliseconds(2), {1, 7, one, {}});
+  CHECK(f.deadline(failed + milliseconds(2)) <= failed + milliseconds(2));
+  CHECK(find<act::admit>(f.on_tick(failed + milliseconds(2))));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: no sync waits for the silent longer than for their lease") {
+  member();
+  const auto over = t0 + milliseconds(s.receiver.lease_ms + 1);
+  f.on_evicted(t0 + milliseconds(10), a1, errc::timeout, {});
+  REQUIRE(f.deadline(t0 + milliseconds(10)) == over);
+  CHECK(f.on_tick(over - milliseconds(1)).empty());
+  const auto told = f.on_tick(over);
+  REQUIRE(find<act::silent>(told));
+  CHECK(find<act::silent>(told)->id == 7);
+  CHECK(f.on_tick(over + milliseconds(1)).empty());  // told once
+  CHECK_FALSE(f.deadline(over + milliseconds(1)));
+  // It is heard, tried, fails, and falls silent again.
+  f.on_pong(over + milliseconds(2), {1, 7, one, {}});
+  CHECK(find<act::admit>(f.on_tick(over + milliseconds(2))));
+  f.on_not_admitted(over + milliseconds(3), a1, errc::timeout, {});
+  CHECK(find<act::silent>(f.on_tick(over + milliseconds(3 + s.receiver.lease_ms))));
 }
 
 TEST_CASE_METHOD(fixture, "supervision: an ended life is restarted so often, then given up") {
@@ -275,7 +303,7 @@ TEST_CASE_METHOD(fixture, "supervision: word of an admission does not revive who
   const auto where = rec().where;
   f.on_admitted(t0, a1, admission::attached);
   CHECK(rec().where == where);
-  CHECK(f.on_evicted(t0, a1, errc::timeout, {}).empty());
+  CHECK(f.on_evicted(t0, a1, errc::wrong_base, {}).empty());
   CHECK(rec().where == where);
 }
 
@@ -298,8 +326,8 @@ TEST_CASE_METHOD(fixture, "supervision: words about another life change nothing"
   CHECK(f.on_down(t0, {99, one}, true).empty());
   CHECK(f.records().size() == 1);
   f.on_admitted(t0, a2, admission::reseeded);
-  CHECK(f.on_not_admitted(t0, a2, errc::timeout, {}).empty());
-  CHECK(f.on_evicted(t0, a2, errc::timeout, {}).empty());
+  CHECK(f.on_not_admitted(t0, a2, errc::wrong_base, {}).empty());
+  CHECK(f.on_evicted(t0, a2, errc::wrong_base, {}).empty());
   CHECK(rec().where == standing::member);
   CHECK(rec().reseeds == 0);
 }
@@ -309,8 +337,8 @@ TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up o
   f.on_hello(t0, hello(one, 8));
   f.on_down(t0, {8, one}, false);
   f.on_hello(t0, hello(one, 9));
-  f.on_evicted(t0, a1, errc::timeout, {});
-  f.on_not_admitted(t0, a1, errc::timeout, {});
+  f.on_evicted(t0, a1, errc::wrong_base, {});
+  f.on_not_admitted(t0, a1, errc::wrong_base, {});
   f.on_hello(t0, hello(two));
   REQUIRE(rec().next_try > t0);  // of the life before, in the run before
   const auto actions = f.on_new_run(t0);

@@ -272,6 +272,9 @@ void cluster::perform(trainer& t, const va::list& actions) {
       [&](const va::gave_up& a) {
         tell([this, a](auto& s) { return s.on_gave_up(now_, a.id, a.reason); });
       },
+      [&](const va::silent& a) {
+        tell([this, a](auto& s) { return s.on_gave_up(now_, a.id, errc::timeout); });
+      },
   };
   for (const auto& any : actions) std::visit(act, any);
 }
