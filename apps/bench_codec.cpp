@@ -197,12 +197,15 @@ std::vector<codec_result> bench_codec(bench_data& data, const codec_bench_option
     if (data.shape().bytes(i) != 0)
       benches.try_emplace(data.shape()[i].type, data.shape()[i].type, all);
   weight_buffer live(data.shape());
+  // Times of one thread are its own processor time: nobody may help it.
+  set_workers(options.threads);
   const auto before = kernels::active_implementation();
   while (data.next()) {
     if (!all.write.empty()) data.write(std::exchange(all.write, {}));
     for (auto& [type, bench] : benches) bench.step(data, live);
   }
   kernels::set_implementation(before);
+  set_workers(0);
   std::vector<codec_result> results;
   for (const auto& [type, bench] : benches)
     results.insert(results.end(), bench.results().begin(), bench.results().end());

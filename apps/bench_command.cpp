@@ -9,6 +9,7 @@
 
 #include "apps/bench_codec.hpp"
 #include "apps/bench_data.hpp"
+#include "apps/bench_sync.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/plain_number.hpp"
@@ -18,9 +19,36 @@
 namespace lockstep {
 namespace {
 
-struct bench_options {
+/// What is measured on.
+struct data_options {
   std::string trace;
   std::string synthetic;
+
+  void add_to(CLI::App& command) {
+    command
+        .add_option("--trace", trace, "A folder with base/, a checkpoint, and stream/, versions")
+        ->type_name("DIR");
+    command
+        .add_option("--synthetic", synthetic,
+                    "Made-up bf16 weights of a size and density of change: 1GiB,0.01")
+        ->type_name("SIZE,DENSITY");
+  }
+
+  bench_data load() const {
+    if (trace.empty() == synthetic.empty())
+      throw error(errc::bad_input, "say --trace DIR or --synthetic SIZE,DENSITY");
+    if (!trace.empty()) return bench_data::trace(trace);
+    const auto size = parse_synthetic(synthetic);
+    if (!size)
+      throw error(
+          errc::bad_input,
+          "--synthetic takes a size and a density, as in 1GiB,0.01; not '" + synthetic + "'");
+    return bench_data::synthetic(*size);
+  }
+};
+
+struct codec_options {
+  data_options data;
   std::string write;
   std::vector<std::string> implementations;
   unsigned threads = 1;
@@ -94,25 +122,94 @@ void print_table(const std::vector<codec_result>& results, unsigned threads) {
   }
 }
 
-int run_codec(const bench_options& o) {
-  if (o.trace.empty() == o.synthetic.empty())
-    throw error(errc::bad_input, "say --trace DIR or --synthetic SIZE,DENSITY");
+int run_codec(const codec_options& o) {
   codec_bench_options options;
   options.threads = o.threads;
   options.repeats = o.repeats;
   options.write = o.write;
   for (const auto& name : o.implementations)
     options.implementations.push_back(parse_implementation(name));
-  const auto size = parse_synthetic(o.synthetic);
-  if (!o.synthetic.empty() && !size)
-    throw error(errc::bad_input, "--synthetic takes a size and a density, as in 1GiB,0.01; not '" +
-                                     o.synthetic + "'");
-  auto data = size ? bench_data::synthetic(*size) : bench_data::trace(o.trace);
+  auto data = o.data.load();
   const auto results = bench_codec(data, options);
   if (o.json)
     for (const auto& r : results) print_json(r, o.threads);
   else
     print_table(results, o.threads);
+  return exit_ok;
+}
+
+struct sync_options {
+  data_options data;
+  settings_options settings;
+  std::uint32_t receivers = 1;
+  std::uint32_t syncs = 6;
+  bool json = false;
+};
+
+double median_of(const std::vector<sync_result_of_bench>& results, auto figure) {
+  std::vector<double> all;
+  for (const auto& r : results) all.push_back(figure(r).count());
+  const auto middle = all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2);
+  std::nth_element(all.begin(), middle, all.end());
+  return *middle;
+}
+
+int run_sync(const sync_options& o) {
+  sync_bench_options options;
+  options.runtime = o.settings.load().build();
+  options.receivers = o.receivers;
+  options.syncs = o.syncs;
+  auto data = o.data.load();
+  const auto results = bench_sync(data, options);
+  using result = sync_result_of_bench;
+  const std::vector<std::pair<std::string, double>> stages{
+      {"encode", median_of(results, [](const result& r) { return r.report.encode; })},
+      {"ship", median_of(results, [](const result& r) { return r.report.ship; })},
+      {"vote", median_of(results, [](const result& r) { return r.report.vote; })},
+      {"commit", median_of(results, [](const result& r) { return r.report.commit; })}};
+  const auto total = median_of(results, [](const result& r) { return r.report.total; });
+  const auto released = median_of(results, [](const result& r) { return r.released; });
+  const auto copied = median_of(results, [](const result& r) { return r.copied; });
+  const auto slowest =
+      *std::ranges::max_element(stages, {}, [](const auto& s) { return s.second; });
+  const auto& last = results.back().report;
+  const auto changed = 100 * ratio(double(last.changed), double(last.elements));
+  const auto full = double(last.full_bytes);
+  if (o.json) {
+    nlohmann::ordered_json line{{"kind", "sync"},
+                                {"receivers", o.receivers},
+                                {"syncs", results.size()},
+                                {"full_bytes", last.full_bytes},
+                                {"changed_percent", changed},
+                                {"wire_bytes", last.wire_bytes},
+                                {"seconds", nullptr},
+                                {"slowest", slowest.first},
+                                {"total_x_slowest", ratio(total, slowest.second)},
+                                {"total_gb_s", ratio(full, total) / 1e9},
+                                {"memcpy_gb_s", ratio(full, copied) / 1e9}};
+    auto& seconds = line["seconds"] = nlohmann::ordered_json::object();
+    for (const auto& [name, time] : stages) seconds[name] = time;
+    seconds["total"] = total;
+    seconds["until_tensors_are_free"] = released;
+    seconds["memcpy"] = copied;
+    print_out(line.dump() + '\n');
+    return exit_ok;
+  }
+  print_out(
+      fmt::format("{} syncs of {:.1f} MB to {} receiver{}, {:.3f} % changed, {:.3f} % of the bytes "
+                  "shipped; medians\n",
+                  results.size(), full / 1e6, o.receivers, o.receivers == 1 ? "" : "s", changed,
+                  100 * ratio(double(last.wire_bytes), full)));
+  const auto row = [&](std::string_view name, double time) {
+    print_out(
+        fmt::format("{:22} {:9.1f} ms {:7.2f} GB/s\n", name, 1e3 * time, ratio(full, time) / 1e9));
+  };
+  for (const auto& [name, time] : stages) row(name, time);
+  row("total", total);
+  row("until tensors are free", released);
+  row("memcpy, one thread", copied);
+  print_out(fmt::format("the total is {:.2f} x the slowest stage, {}\n",
+                        ratio(total, slowest.second), slowest.first));
   return exit_ok;
 }
 
@@ -123,13 +220,8 @@ void add_bench_command(CLI::App& program, std::function<int()>& run) {
   command->require_subcommand(1);
   auto* codec = command->add_subcommand(
       "codec", "Bytes and speed of every encoding and implementation, beside memcpy");
-  const auto o = std::make_shared<bench_options>();
-  codec->add_option("--trace", o->trace, "A folder with base/, a checkpoint, and stream/, versions")
-      ->type_name("DIR");
-  codec
-      ->add_option("--synthetic", o->synthetic,
-                   "Made-up bf16 weights of a size and density of change: 1GiB,0.01")
-      ->type_name("SIZE,DENSITY");
+  const auto o = std::make_shared<codec_options>();
+  o->data.add_to(*codec);
   codec->add_option("--threads", o->threads, "Threads that encode, stage, write and copy")
       ->check(plain_number(1, 256))
       ->type_name("N")
@@ -147,6 +239,22 @@ void add_bench_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("DIR");
   codec->add_flag("--json", o->json, "One JSON object a line");
   codec->callback([o, &run] { run = [o] { return run_codec(*o); }; });
+
+  auto* sync = command->add_subcommand(
+      "sync", "Whole syncs in this process: every stage, beside a memcpy of the weights");
+  const auto s = std::make_shared<sync_options>();
+  s->data.add_to(*sync);
+  sync->add_option("--receivers", s->receivers, "How many receivers, each with its own weights")
+      ->check(plain_number(1, 64))
+      ->type_name("N")
+      ->capture_default_str();
+  sync->add_option("--syncs", s->syncs, "Syncs of which the median counts; one goes before them")
+      ->check(plain_number(1, 10'000))
+      ->type_name("K")
+      ->capture_default_str();
+  sync->add_flag("--json", s->json, "One JSON object a line");
+  s->settings.add_to(*sync);
+  sync->callback([s, &run] { run = [s] { return run_sync(*s); }; });
 }
 
 }  // namespace lockstep

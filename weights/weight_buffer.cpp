@@ -1,5 +1,7 @@
 #include "weights/weight_buffer.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -12,10 +14,23 @@ namespace lockstep {
 
 namespace {
 
+/// Every pass over weights goes through all of them, and looks up a page each 4 KiB if they lie in
+/// small ones: a tenth of its time. Where the system has none to give, nothing is lost.
+void ask_for_huge_pages(void* memory, std::uint64_t bytes) {
+  constexpr std::size_t page = 4096, huge_page = 2 << 20;
+  if (bytes < 2 * huge_page) return;
+  auto* begin = static_cast<std::byte*>(memory);
+  auto space = static_cast<std::size_t>(bytes);
+  void* aligned = begin;
+  if (std::align(page, page, aligned, space) == nullptr) return;
+  ::madvise(aligned, space / page * page, MADV_HUGEPAGE);
+}
+
 std::byte* allocate(std::uint64_t bytes) {
   void* memory = ::operator new (bytes, std::align_val_t{weight_alignment}, std::nothrow);
   if (!memory)
     throw error(errc::no_memory, "no memory for " + std::to_string(bytes) + " bytes of weights");
+  ask_for_huge_pages(memory, bytes);
   return static_cast<std::byte*>(memory);
 }
 
