@@ -154,13 +154,31 @@ def measure(trace, repeats):
     return sums
 
 
+def ours_of(command):
+    """The lines of `lockstep bench codec`, or the end with what it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as problem:
+        raise SystemExit(f"peers.py: {problem}") from None
+    if done.returncode != 0:
+        raise SystemExit(done.stderr.strip())
+    return done.stdout.splitlines()
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--trace")
     data.add_argument("--synthetic")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -169,7 +187,7 @@ def main():
             command += ["--synthetic", arguments.synthetic, "--write", scratch]
         else:
             command += ["--trace", arguments.trace]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = ours_of(command)
         sums = measure(pathlib.Path(arguments.trace or scratch), arguments.repeats)
     # The best implementation is measured last.
     ours = {(r["dtype"], r["encoding"]): r for r in map(json.loads, lines)}
