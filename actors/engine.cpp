@@ -120,20 +120,23 @@ engine::failure engine::verify(const digest& base, const digest& target, std::ui
 engine::failure engine::apply(const target_info& target, std::optional<double> share) {
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&]() -> failure {
-    std::size_t frames = 0;
-    const auto views = as_views(memory_);
-    if (share)
-      for (const auto& bucket : staged_) frames += count_frames(bucket, views);
-    std::size_t left =
-        share ? static_cast<std::size_t>(static_cast<double>(frames) * *share) : SIZE_MAX;
     std::vector<std::size_t> touched;
-    for (const auto& bucket : staged_) {
-      if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
-      if (share) left -= std::min(left, count_frames(bucket, views));
-    }
-    if (share) return {errc::apply_failed, "interrupted on purpose"};
+    if (share) return apply_share(*share, touched);
+    if (auto bad = as_failure(apply_buckets(staged_, memory_, touched))) return bad;
     return tell_engine(target, touched);
   });
+}
+
+engine::failure engine::apply_share(double share, std::vector<std::size_t>& touched) {
+  const auto views = as_views(memory_);
+  std::size_t frames = 0;
+  for (const auto& bucket : staged_) frames += count_frames(bucket, views);
+  auto left = static_cast<std::size_t>(static_cast<double>(frames) * share);
+  for (const auto& bucket : staged_) {
+    if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
+    left -= std::min(left, count_frames(bucket, views));
+  }
+  return {errc::apply_failed, "interrupted on purpose"};
 }
 
 engine::failure engine::write_full(const payload& bucket) {

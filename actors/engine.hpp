@@ -84,6 +84,8 @@ class engine {
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
  private:
+  /// Writes this part of all frames, and fails.
+  failure apply_share(double share, std::vector<std::size_t>& touched);
   failure tell_engine(const target_info& target, const std::vector<std::size_t>& touched);
 
   receiver_id id_;

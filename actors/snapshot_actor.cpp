@@ -62,8 +62,8 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
   // What is thrown in here leaves the store torn: no later run may start from it.
   state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
-    for (const auto& bucket : delta->buckets())
-      if (auto bad = apply_bucket(bucket, tensors, touched)) throw error(bad->reason, bad->detail);
+    if (auto bad = apply_buckets(delta->buckets(), tensors, touched))
+      throw error(bad->reason, bad->detail);
     if (!state.machine->on_applied(m.txn, digest_of(public_digest_seed, as_views(tensors))))
       throw error(errc::wrong_target, "the snapshot does not digest to its target: seed again");
     auto& history = state.store->history();

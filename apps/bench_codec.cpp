@@ -78,10 +78,9 @@ class dtype_step {
   }
 
   void apply(const std::vector<payload>& buckets) {
-    for_each_index(buckets.size(), [&](std::size_t i) {
-      std::vector<std::size_t> touched;
-      apply_bucket(buckets[i], live_, touched);
-    });
+    std::vector<std::size_t> touched;
+    if (const auto bad = apply_buckets(buckets, live_, touched))
+      throw error(bad->reason, bad->detail);
   }
 
   void check() const {

@@ -344,12 +344,15 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
                const tensor_views& tensors) {
   return with_key(seed, [&](const kernels::digest_key& key) {
-    kernels::digest_sum sum{{base.lane0, base.lane1}};
-    for (const auto& bucket : buckets)
-      for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
-        sum += kernels::change_of(key, f, tensors[f.tensor]);
+    std::vector<kernels::digest_sum> changes(buckets.size());
+    for_each_index(buckets.size(), [&](std::size_t i) {
+      for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
+        changes[i] += kernels::change_of(key, f, tensors[f.tensor]);
         return true;
       });
+    });
+    kernels::digest_sum sum{{base.lane0, base.lane1}};
+    for (const auto& change : changes) sum += change;
     return to_digest(sum);
   });
 }
@@ -366,6 +369,20 @@ std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_s
     if (at == touched.end() || *at != index) touched.insert(at, index);
     return true;
   });
+}
+
+std::optional<bucket_failure> apply_buckets(std::span<const payload> buckets,
+                                            const tensor_spans& tensors,
+                                            std::vector<std::size_t>& touched) {
+  std::vector<std::optional<bucket_failure>> failures(buckets.size());
+  std::vector<std::vector<std::size_t>> each(buckets.size());
+  for_each_index(buckets.size(),
+                 [&](std::size_t i) { failures[i] = apply_bucket(buckets[i], tensors, each[i]); });
+  for (const auto& of_one : each) touched.insert(touched.end(), of_one.begin(), of_one.end());
+  std::ranges::sort(touched);
+  touched.erase(std::ranges::unique(touched).begin(), touched.end());
+  const auto failed = std::ranges::find_if(failures, [](const auto& f) { return f.has_value(); });
+  return failed == failures.end() ? std::nullopt : *failed;
 }
 
 std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {

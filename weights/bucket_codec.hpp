@@ -126,6 +126,12 @@ std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_s
                                            std::vector<std::size_t>& touched,
                                            std::size_t frames_max = SIZE_MAX);
 
+/// All buckets, on several threads. They must have passed `check_buckets` together: no range is
+/// there twice. After a failure any of the others may have been written.
+std::optional<bucket_failure> apply_buckets(std::span<const payload> buckets,
+                                            const tensor_spans& tensors,
+                                            std::vector<std::size_t>& touched);
+
 /// Number of frames in a bucket that passed `check_buckets`.
 std::size_t count_frames(const payload& bucket, const tensor_views& tensors);
 
