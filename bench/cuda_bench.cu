@@ -153,7 +153,7 @@ class bench {
                       stream_);
     }
   }
-  void digest() { run_.digest(layout_, which_state::base, key_, sum_, stream_); }
+  void digest() { run_.digest(layout_, which_state::base, key_, nullptr, sum_, stream_); }
   void check() {
     run_.begin_stage(layout_, claims_, stage_, stream_);
     run_.check(layout_, {frames_, capacity_, frame_at_, layout_.range_count}, key_, checked_, undo_,

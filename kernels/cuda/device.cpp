@@ -1,5 +1,6 @@
 #include "kernels/cuda/device.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "kernels/cuda/device_kernels.hpp"
@@ -29,6 +30,28 @@ std::uint64_t encode_memory_bytes(std::uint64_t ranges) noexcept {
   std::uint64_t used = 0;
   cut_encode_memory(nullptr, ranges, used);
   return used;
+}
+
+std::uint64_t coded_memory_bytes(std::uint64_t ranges, std::uint64_t changes,
+                                 std::uint32_t unit) noexcept {
+  std::uint64_t used = 0;
+  encode_memory raw{};
+  cut_coded_memory(nullptr, ranges, raw, used);
+  return used + changes * 2 * (4 + std::max<std::uint64_t>(unit, 2)) + ranges * 32;
+}
+
+device_model to_device(const class_model& model) noexcept {
+  device_model result{};
+  result.classes = model.classes;
+  result.order = model.order;
+  std::copy(model.thresholds.begin(), model.thresholds.end(), result.thresholds);
+  return result;
+}
+
+std::uint64_t decode_memory_bytes(std::uint64_t frames, std::uint64_t changes) noexcept {
+  std::uint64_t used = 0;
+  cut_decode_memory(nullptr, frames, used);
+  return used + changes * 12 + frames * 8;
 }
 
 }  // namespace lockstep::kernels::cuda

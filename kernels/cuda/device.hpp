@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/bytes.hpp"
+#include "kernels/coded.hpp"
 #include "kernels/digest.hpp"
 #include "kernels/frame.hpp"
 
@@ -77,6 +78,16 @@ struct encode_result {
 /// `frame_at` of a range without a frame, or whose frame there was no room for.
 inline constexpr std::uint64_t no_frame = ~std::uint64_t{0};
 
+/// A kernels::class_model, plain: how a tensor's elements are told apart when they are coded.
+struct device_model {
+  std::uint32_t classes;
+  step_order order;
+  std::uint8_t thresholds[class_count_max];
+};
+
+/// `model` must be one that `plan_classes` may give.
+device_model to_device(const class_model& model) noexcept;
+
 /// Where an encoder writes. All pointers lie in the device's memory.
 struct encode_output {
   std::byte* frames = nullptr;
@@ -104,10 +115,11 @@ struct stage_result {
 inline constexpr std::uint64_t nothing_refused = ~std::uint64_t{0};
 
 /// Reasons of a refusal beside those of frame_status: another frame is of the same range; the
-/// weights are not the base; the frames do not lead to the target.
+/// weights are not the base; the frames do not lead to the target; what was decoded found no room.
 inline constexpr std::uint32_t refused_twice = 100;
 inline constexpr std::uint32_t refused_base = 101;
 inline constexpr std::uint32_t refused_target = 102;
+inline constexpr std::uint32_t refused_room = 103;
 /// In place of a frame's index: it is all of them together that is refused.
 inline constexpr std::uint64_t all_frames = (std::uint64_t{1} << 56) - 2;
 
@@ -118,6 +130,21 @@ inline std::uint64_t refused_frame(std::uint64_t refused) noexcept {
 inline std::uint32_t refused_reason(std::uint64_t refused) noexcept {
   return static_cast<std::uint32_t>(refused & 0xff);
 }
+
+/// Where a decoder writes. All pointers lie in the device's memory; the arrays have a number for
+/// each frame of the list, but `claims`.
+struct decode_output {
+  std::byte* frames = nullptr;
+  std::uint64_t capacity = 0;
+  std::uint64_t* frame_at =
+      nullptr;  ///< of the raw or full frame made of a coded one; or `no_frame`
+  std::uint64_t* pass_at =
+      nullptr;                      ///< of every other one, in the list's own frames; or `no_frame`
+  encode_result* result = nullptr;  ///< what was written; zeros at first
+  /// A number for each range of the whole layout, zeros at first: 1 for ranges that were digested.
+  std::uint32_t* claims = nullptr;
+  device_digest* base = nullptr;  ///< takes the digests of those ranges, added to what it is
+};
 
 /// A frame that was checked: all that writing it needs. Made and read by kernels only.
 struct checked_frame {

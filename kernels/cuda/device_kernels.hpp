@@ -26,9 +26,10 @@ struct device_kernels {
   /// Sets `key` to what `digest_key(seed)` is.
   void (*expand_key)(std::uint64_t seed, device_key* key, stream on);
 
-  /// Adds the digest of one state of the ranges to `sum`.
+  /// Adds the digest of one state of the ranges to `sum`; if `skip` is not null, without those for
+  /// which it has another number than 0 (`decode_output::claims`).
   void (*digest)(const device_layout& layout, which_state which, const device_key* key,
-                 device_digest* sum, stream on);
+                 const std::uint32_t* skip, device_digest* sum, stream on);
 
   /// Writes the frames that kernels::encode_delta writes, in the order of the ranges, behind what
   /// `out.result` has counted so far. `memory` holds `encode_memory_bytes(layout.range_count)`.
@@ -40,10 +41,29 @@ struct device_kernels {
   void (*encode_full)(const device_layout& layout, const encode_output& out, void* memory,
                       std::uint64_t memory_bytes, stream on);
 
+  /// The same with the frames that kernels::delta_encoder writes if coded ones are preferred.
+  /// `models` has one for each tensor of the layout. `memory` holds `coded_memory_bytes` or more;
+  /// ranges that find no room there go raw or full.
+  /// @throws std::invalid_argument if it could not take a range without a change.
+  void (*encode_coded)(const device_layout& layout, const device_model* models,
+                       const encode_output& out, void* memory, std::uint64_t memory_bytes,
+                       stream on);
+
   /// Before the first `check` of a stage. `claims` has room for a number for each range of the
   /// whole layout; it belongs to the stage.
   void (*begin_stage)(const device_layout& layout, std::uint32_t* claims, stage_result* result,
                       stream on);
+
+  /// Makes raw and full frames of coded ones, those that kernels::frame_stager makes, while the
+  /// tensors still are their base; reads each byte of their ranges once. Each frame stands in
+  /// `out.frames` with room behind it. Give `check` both what was made and what was passed on: both
+  /// know a frame by its index in `list`. What is no coded frame is refused there, not here.
+  /// `memory` holds `decode_memory_bytes` or more; frames that find no room there or in `out` are
+  /// refused.
+  /// @throws std::invalid_argument if not even an empty list would fit `memory`.
+  void (*decode)(const device_layout& layout, const frame_list& list, const device_key* key,
+                 const decode_output& out, void* memory, std::uint64_t memory_bytes,
+                 stage_result* result, stream on);
 
   /// Checks raw and full frames against the layout and each other, sums up in `result` how they
   /// change the digest of the base, and sets `checked`, one for each. If `undo` is not null, it has
@@ -69,6 +89,15 @@ struct device_kernels {
 
 /// Working memory that encoding so many ranges takes: about an eighth of their bytes.
 std::uint64_t encode_memory_bytes(std::uint64_t ranges) noexcept;
+
+/// Working memory that coding so many ranges takes, with `changes` elements of `unit` bytes that
+/// differ: what encode_raw takes, and 12 bytes a change for units of 1 and 2.
+std::uint64_t coded_memory_bytes(std::uint64_t ranges, std::uint64_t changes,
+                                 std::uint32_t unit) noexcept;
+
+/// Working memory that decoding `frames` takes whose changes are `changes` together: about 12 bytes
+/// a change.
+std::uint64_t decode_memory_bytes(std::uint64_t frames, std::uint64_t changes) noexcept;
 
 /// Those of the CUDA device that is current; null if there is none that this build has code for.
 const device_kernels* cuda_kernels() noexcept;

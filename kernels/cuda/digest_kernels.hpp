@@ -114,6 +114,7 @@ struct digest_ranges {
   const device_range* ranges;
   which_state which;
   const device_key* key;
+  const std::uint32_t* skip;
   device_digest* sum;
 
   template <class Block>
@@ -124,6 +125,7 @@ struct digest_ranges {
     const auto first =
         static_cast<std::uint32_t>(index % range_blocks * block_tiles * digest_tile_bytes);
     if (first >= size) return;
+    if (skip != nullptr && skip[tensor.first_range + range.number] != 0) return;
     const std::byte* const data = (which == which_state::base ? tensor.base : tensor.target) +
                                   std::uint64_t{range.number} * frame_span_bytes_max;
     typename Block::template local<std::uint64_t> lane0;

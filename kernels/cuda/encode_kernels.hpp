@@ -294,6 +294,8 @@ struct write_tiles {
     if (at.size == 0 || frame == no_frame) return;
     const device_tensor& tensor = tensors[at.tensor];
     std::byte* const payload = out.frames + frame + frame_header_bytes;
+    if (memory.plans[at.range].encoding == static_cast<std::uint32_t>(frame_encoding::coded))
+      return;
     if (memory.plans[at.range].encoding == static_cast<std::uint32_t>(frame_encoding::full)) {
       std::byte* const to = payload + at.tile * digest_tile_bytes;
       const std::byte* const from = tensor.target + at.offset;

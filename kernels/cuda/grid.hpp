@@ -237,6 +237,13 @@ LOCKSTEP_DEVICE inline void atomic_max(std::uint32_t* to, std::uint32_t x) {
   if (x > *to) *to = x;
 #endif
 }
+LOCKSTEP_DEVICE inline void atomic_or(std::uint64_t* to, std::uint64_t x) {
+#if defined(__CUDA_ARCH__)
+  atomicOr(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(x));
+#else
+  *to |= x;
+#endif
+}
 /// @returns what was there.
 LOCKSTEP_DEVICE inline std::uint32_t atomic_exchange(std::uint32_t* at, std::uint32_t x) {
 #if defined(__CUDA_ARCH__)

@@ -46,7 +46,7 @@ const std::vector<bed>& all_beds() {
   return beds;
 }
 
-encoded encode_on(const bed& on, const device_model& model, std::size_t capacity, bool full,
+encoded encode_on(const bed& on, const device_tensors& model, std::size_t capacity, bool full,
                   std::uint64_t ranges_at_once) {
   const device_layout& all = model.layout();
   const device_array<std::byte> frames(on, capacity, 4096);
@@ -69,7 +69,7 @@ encoded encode_on(const bed& on, const device_model& model, std::size_t capacity
   return {frames.get(), frame_at.get(), result.one()};
 }
 
-device_stage::device_stage(const bed& on, const device_model& model, const buffer& frames,
+device_stage::device_stage(const bed& on, const device_tensors& model, const buffer& frames,
                            const std::vector<std::uint64_t>& frame_at, std::uint64_t seed)
     : bed_(on),
       model_(model),
@@ -83,7 +83,7 @@ device_stage::device_stage(const bed& on, const device_model& model, const buffe
       result_(on, 1) {
   const device_kernels& run = *on.kernels;
   run.expand_key(seed, key_.data(), nullptr);
-  run.digest(model.layout(), which_state::base, key_.data(), base_.data(), nullptr);
+  run.digest(model.layout(), which_state::base, key_.data(), nullptr, base_.data(), nullptr);
   run.begin_stage(model.layout(), claims_.data(), result_.data(), nullptr);
   run.check(model.layout(), {frames_.data(), frames.size(), frame_at_.data(), frame_at.size()},
             key_.data(), checked_.data(), undo_.data(), claims_.data(), result_.data(), nullptr);

@@ -94,9 +94,9 @@ struct tensor_states {
 
 /// All that calls of device_kernels need of some tensors. Each tensor begins `shift` bytes behind a
 /// boundary of 16 bytes, and lies between guards.
-class device_model {
+class device_tensors {
  public:
-  device_model(const bed& on, const std::vector<tensor_states>& tensors, std::size_t shift = 0)
+  device_tensors(const bed& on, const std::vector<tensor_states>& tensors, std::size_t shift = 0)
       : bed_(&on), shift_(shift) {
     std::vector<device_tensor> list;
     for (const auto& tensor : tensors) {
@@ -159,13 +159,13 @@ struct encoded {
 };
 
 /// Encodes all of `model`, `ranges_at_once` at a time, into `capacity` bytes.
-encoded encode_on(const bed& on, const device_model& model, std::size_t capacity, bool full = false,
-                  std::uint64_t ranges_at_once = ~0ull);
+encoded encode_on(const bed& on, const device_tensors& model, std::size_t capacity,
+                  bool full = false, std::uint64_t ranges_at_once = ~0ull);
 
 /// A stage on a bed: frames, what was found of them, and their undo record.
 class device_stage {
  public:
-  device_stage(const bed& on, const device_model& model, const buffer& frames,
+  device_stage(const bed& on, const device_tensors& model, const buffer& frames,
                const std::vector<std::uint64_t>& frame_at, std::uint64_t seed);
 
   stage_result result() const { return result_.one(); }
@@ -179,7 +179,7 @@ class device_stage {
 
  private:
   const bed& bed_;
-  const device_model& model_;
+  const device_tensors& model_;
   device_array<std::byte> frames_;
   device_array<std::byte> undo_;
   device_array<std::uint64_t> frame_at_;

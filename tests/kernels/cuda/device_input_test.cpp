@@ -70,7 +70,7 @@ frame_status expected_status(const buffer& bytes, const std::vector<tensor_view>
 }
 
 /// Holds a device's answer to one frame against the CPU's, and what it writes, too.
-void check_one(const bed& on, const device_model& model, const sample& s, const buffer& bytes) {
+void check_one(const bed& on, const device_tensors& model, const sample& s, const buffer& bytes) {
   frame f;
   const frame_status expected = expected_status(bytes, s.views, f);
   device_stage stage(on, model, bytes, {0}, 9);
@@ -107,7 +107,7 @@ void on_each_bed(Run run) {
 TEST_CASE("a device notices every flipped bit of a frame") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     for (buffer bytes : {s.raw, s.full}) {
       check_one(on, model, s, bytes);
       for (std::size_t bit = 0; bit < 8 * bytes.size(); bit += bit < 400 ? 1 : 13) {
@@ -122,7 +122,7 @@ TEST_CASE("a device notices every flipped bit of a frame") {
 TEST_CASE("a device notices every truncation, and frames that begin outside") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     for (const buffer& whole : {s.raw, s.full}) {
       for (std::size_t length = 0; length < whole.size(); ++length)
         check_one(on, model, s, buffer(whole.begin(), whole.begin() + std::ptrdiff_t(length)));
@@ -143,7 +143,7 @@ TEST_CASE("a device notices every truncation, and frames that begin outside") {
 TEST_CASE("a device refuses forged positions, counts and sizes as the CPU does") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     const std::uint16_t escape = gap_escape;
     const std::vector<buffer> rows{forge(s, {0, 98}, 2),
                                    forge(s, {0, 99}, 2),
@@ -181,7 +181,7 @@ TEST_CASE("a device refuses escapes that lead past the end of a large range") {
     sample large;
     large.tensors[1].base = large.tensors[1].target = buffer(frame_span_bytes_max);
     large.views[1] = view(large.tensors[1].base, 2);
-    const device_model model(on, large.tensors);
+    const device_tensors model(on, large.tensors);
     const std::uint16_t escape = gap_escape;
     // 524288 elements are eight escapes and 8 elements.
     gaps fits(8, escape);
@@ -206,7 +206,7 @@ TEST_CASE("a device refuses escapes that lead past the end of a large range") {
 TEST_CASE("a device takes randomly damaged frames as the CPU does") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     std::mt19937_64 random(20261124);
     for (int round = 0; round < 400; ++round) {
       buffer bytes = random() % 2 != 0 ? s.raw : s.full;
@@ -235,7 +235,7 @@ TEST_CASE("one bad frame among good ones keeps all from being written") {
       encode_delta(i, view(states.base, 2), view(states.target, 2), 0, frames);
       tensors.push_back(states);
     }
-    const device_model model(on, tensors);
+    const device_tensors model(on, tensors);
     const auto check_refused = [&](const buffer& bytes, const std::vector<std::uint64_t>& list,
                                    std::uint64_t index, std::uint32_t reason) {
       device_stage stage(on, model, bytes, list, 5);
@@ -265,7 +265,7 @@ TEST_CASE("one bad frame among good ones keeps all from being written") {
 TEST_CASE("weights that are not the base, and frames to another target, are refused") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     for (int wrong = 0; wrong < 5; ++wrong) {
       device_stage stage(on, model, s.raw, {0}, 9);
       digest_sum base = stage.base_digest();
@@ -291,7 +291,7 @@ TEST_CASE("weights that are not the base, and frames to another target, are refu
 TEST_CASE("frames that were damaged after they were checked write nothing outside their range") {
   on_each_bed([](const bed& on) {
     const sample s;
-    const device_model model(on, s.tensors);
+    const device_tensors model(on, s.tensors);
     std::mt19937_64 random(6);
     for (int round = 0; round < 200; ++round) {
       device_stage stage(on, model, s.raw, {0}, 9);

@@ -77,7 +77,7 @@ digest_sum digest_here(const std::vector<tensor_states>& tensors, std::uint64_t 
 void check_encoding(const bed& on, const std::vector<tensor_states>& tensors, std::size_t shift,
                     bool full = false, std::uint64_t ranges_at_once = ~0ull) {
   const expected_frames expected = encode_here(tensors, full);
-  const device_model model(on, tensors, shift);
+  const device_tensors model(on, tensors, shift);
   const encoded got = encode_on(on, model, expected.frames.size(), full, ranges_at_once);
   REQUIRE(got.result.bytes == expected.frames.size());
   REQUIRE(got.result.frames == expected.count);
@@ -90,7 +90,7 @@ void check_encoding(const bed& on, const std::vector<tensor_states>& tensors, st
 void check_stage(const bed& on, const std::vector<tensor_states>& tensors, std::size_t shift) {
   constexpr std::uint64_t seed = 77;
   const expected_frames delta = encode_here(tensors);
-  const device_model model(on, tensors, shift);
+  const device_tensors model(on, tensors, shift);
   device_stage stage(on, model, delta.frames, delta.frame_at, seed);
   const stage_result result = stage.result();
   REQUIRE(result.refused == nothing_refused);
@@ -126,7 +126,7 @@ TEST_CASE("a device expands the same key, and digests as the CPU does at every l
     std::mt19937_64 random(1);
     for (const auto& tensors : {all_lengths(random, 0.3), some_large(random, 0.3)}) {
       for (const std::size_t shift : {0u, 8u, 3u}) {
-        const device_model model(on, tensors, shift);
+        const device_tensors model(on, tensors, shift);
         const device_array<device_key> key(on, 1);
         on.kernels->expand_key(shift, key.data(), nullptr);
         const digest_key here(shift);
@@ -135,7 +135,7 @@ TEST_CASE("a device expands the same key, and digests as the CPU does at every l
         for (const bool target : {false, true}) {
           const device_array<device_digest> sum(on, std::vector<device_digest>{{}});
           on.kernels->digest(model.layout(), target ? which_state::target : which_state::base,
-                             key.data(), sum.data(), nullptr);
+                             key.data(), nullptr, sum.data(), nullptr);
           REQUIRE(sum.one().to_sum() == digest_here(tensors, shift, target));
         }
       }
@@ -199,7 +199,7 @@ TEST_CASE("frames there is no room for are counted and not written") {
     std::mt19937_64 random(5);
     const auto tensors = all_lengths(random, 0.3);
     const expected_frames expected = encode_here(tensors);
-    const device_model model(on, tensors);
+    const device_tensors model(on, tensors);
     for (const std::size_t capacity : {std::size_t{0}, std::size_t{40}, expected.frames.size() / 2,
                                        expected.frames.size() - 1}) {
       const encoded got = encode_on(on, model, capacity);
@@ -226,7 +226,7 @@ TEST_CASE("frames there is no room for are counted and not written") {
 
 TEST_CASE("too little working memory is refused") {
   on_each_bed([](const bed& on) {
-    const device_model model(on, {{2, buffer(100), buffer(100)}});
+    const device_tensors model(on, {{2, buffer(100), buffer(100)}});
     const std::uint64_t needed = encode_memory_bytes(1);
     const device_array<std::byte> memory(on, needed);
     CHECK_THROWS_AS(on.kernels->encode_raw(model.layout(), {}, memory.data(), needed - 1, nullptr),
@@ -271,7 +271,7 @@ TEST_CASE("an apply that was interrupted is repeated or rolled back") {
     const std::vector<tensor_states> tensors{make_states(random, 2, 30000, 0.05),
                                              make_states(random, 4, 9000, 0.9)};
     const expected_frames delta = encode_here(tensors);
-    const device_model model(on, tensors);
+    const device_tensors model(on, tensors);
     device_stage stage(on, model, delta.frames, delta.frame_at, 1);
     for (const bool back : {false, true}) {
       for (std::size_t i = 0; i < tensors.size(); ++i) {
@@ -291,7 +291,7 @@ TEST_CASE("the base becomes the target by a copy") {
     std::mt19937_64 random(8);
     for (const std::size_t shift : {0u, 8u, 5u}) {
       for (const auto& tensors : {all_lengths(random, 0.5), some_large(random, 0.5)}) {
-        const device_model model(on, tensors, shift);
+        const device_tensors model(on, tensors, shift);
         on.kernels->copy(model.layout(), nullptr);
         for (std::size_t i = 0; i < tensors.size(); ++i)
           REQUIRE((model.base(i) == tensors[i].target));
