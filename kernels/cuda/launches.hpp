@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/coded_encode_kernels.hpp"
 #include "kernels/cuda/device_kernels.hpp"
+#include "kernels/cuda/place_kernels.hpp"
 
 namespace lockstep::kernels::cuda {
 
