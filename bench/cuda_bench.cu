@@ -102,22 +102,40 @@ class bench {
     line("digest", measure([&] { digest(); }), size);
     // A sector read for each change.
     line("check_raw", measure([&] { check(); }), 32 * changes);
-    const stage_result staged = read(stage_);
+    bool refused = read(stage_).refused != nothing_refused;
     line("apply_raw", measure([&] { apply(); }), 64 * changes);
-    const double sync = measure([&] {
-      encode();
+    const auto receive = [&] {
       check();
       apply();
+    };
+    line("receive_raw", measure(receive), 64 * changes);
+    const double sync = measure([&] {
+      encode();
+      receive();
     });
-    line("encode_check_apply_raw", sync, 2 * size + 96 * changes);
+    line("sync_raw", sync, 2 * size + 64 * changes);
     // Fewer ranges at a time: working memory against the time between launches.
     for (batch_ = 128; batch_ <= 4096; batch_ *= 4)
       line("encode_raw_" + std::to_string(batch_), measure([&] { encode(); }), 2 * size);
-    std::printf("\n  ],\n  \"changes\": %llu,\n  \"frame_bytes\": %llu,\n  \"refused\": %s\n}\n",
-                static_cast<unsigned long long>(result.changes),
-                static_cast<unsigned long long>(result.bytes),
-                staged.refused == nothing_refused ? "false" : "true");
-    return staged.refused == nothing_refused && result.missing == 0 ? 0 : 1;
+    batch_ = 1024;
+    prepare_coded(result.changes);
+    line("encode_coded", measure([&] { encode_coded(); }), 2 * size);
+    const encode_result coded = read(result_);
+    line("decode_coded", measure([&] { decode(); }), size + 32 * changes);
+    line("receive_coded", measure([&] { receive_coded(); }), size + 32 * changes);
+    refused = refused || read(stage_).refused != nothing_refused;
+    const double coded_sync = measure([&] {
+      encode_coded();
+      receive_coded();
+    });
+    line("sync_coded", coded_sync, 3 * size + 32 * changes);
+    std::printf(
+        "\n  ],\n  \"changes\": %llu,\n  \"raw_bytes\": %llu,\n  \"coded_bytes\": %llu,\n"
+        "  \"refused\": %s\n}\n",
+        static_cast<unsigned long long>(result.changes),
+        static_cast<unsigned long long>(result.bytes), static_cast<unsigned long long>(coded.bytes),
+        refused ? "true" : "false");
+    return !refused && result.missing == 0 && coded.missing == 0 ? 0 : 1;
   }
 
  private:
@@ -141,6 +159,64 @@ class bench {
     stage_ = room_for<stage_result>(1);
     sum_ = room_for<device_digest>(1);
     undo_ = room_for<std::byte>(capacity_);
+  }
+
+  /// Classes from a sample of both states, and memory for lists of changes.
+  void prepare_coded(std::uint64_t changes) {
+    const std::size_t size = std::min<std::uint64_t>(bytes_, 1 << 20);
+    std::vector<std::byte> base(size);
+    std::vector<std::byte> target(size);
+    make_again();
+    require(cudaStreamSynchronize(stream_));
+    require(cudaMemcpy(base.data(), base_, size, cudaMemcpyDeviceToHost));
+    require(cudaMemcpy(target.data(), target_, size, cudaMemcpyDeviceToHost));
+    const device_model model =
+        to_device(plan_classes({{base.data(), size}, 2}, {{target.data(), size}, 2}));
+    models_ = room_for<device_model>(1);
+    require(cudaMemcpy(models_, &model, sizeof model, cudaMemcpyHostToDevice));
+    const std::uint64_t at_once = std::min(batch_, layout_.range_count);
+    // Twice what a batch has on average.
+    const std::uint64_t most = 2 * changes / layout_.range_count * at_once + (1 << 20);
+    coded_bytes_ = coded_memory_bytes(at_once, most, 2);
+    coded_memory_ = room_for<std::byte>(coded_bytes_);
+    decode_bytes_ = decode_memory_bytes(at_once, most);
+    decode_memory_ = room_for<std::byte>(decode_bytes_);
+    made_ = room_for<std::byte>(capacity_);
+    made_at_ = room_for<std::uint64_t>(layout_.range_count);
+    pass_at_ = room_for<std::uint64_t>(layout_.range_count);
+    made_result_ = room_for<encode_result>(1);
+    digested_ = room_for<std::uint32_t>(layout_.range_count);
+  }
+
+  void encode_coded() {
+    require(cudaMemsetAsync(result_, 0, sizeof *result_, stream_));
+    for (std::uint64_t at = 0; at < layout_.range_count; at += batch_) {
+      device_layout part = layout_;
+      part.ranges += at;
+      part.range_count = std::min(batch_, layout_.range_count - at);
+      run_.encode_coded(part, models_, {frames_, capacity_, frame_at_ + at, result_}, coded_memory_,
+                        coded_bytes_, stream_);
+    }
+  }
+  void decode() {
+    require(cudaMemsetAsync(made_result_, 0, sizeof *made_result_, stream_));
+    require(cudaMemsetAsync(digested_, 0, layout_.range_count * sizeof *digested_, stream_));
+    require(cudaMemsetAsync(sum_, 0, sizeof *sum_, stream_));
+    run_.begin_stage(layout_, claims_, stage_, stream_);
+    for (std::uint64_t at = 0; at < layout_.range_count; at += batch_) {
+      const frame_list list{frames_, capacity_, frame_at_ + at,
+                            std::min(batch_, layout_.range_count - at)};
+      run_.decode(layout_, list, key_,
+                  {made_, capacity_, made_at_ + at, pass_at_ + at, made_result_, digested_, sum_},
+                  decode_memory_, decode_bytes_, stage_, stream_);
+    }
+    run_.digest(layout_, which_state::base, key_, digested_, sum_, stream_);
+  }
+  void receive_coded() {
+    decode();
+    run_.check(layout_, {made_, capacity_, made_at_, layout_.range_count}, key_, checked_, undo_,
+               claims_, stage_, stream_);
+    run_.apply(layout_, made_, checked_, layout_.range_count, stage_, stream_);
   }
 
   void encode() {
@@ -230,6 +306,16 @@ class bench {
   std::uint32_t* claims_ = nullptr;
   stage_result* stage_ = nullptr;
   device_digest* sum_ = nullptr;
+  device_model* models_ = nullptr;
+  std::uint64_t coded_bytes_ = 0;
+  std::byte* coded_memory_ = nullptr;
+  std::uint64_t decode_bytes_ = 0;
+  std::byte* decode_memory_ = nullptr;
+  std::byte* made_ = nullptr;
+  std::uint64_t* made_at_ = nullptr;
+  std::uint64_t* pass_at_ = nullptr;
+  encode_result* made_result_ = nullptr;
+  std::uint32_t* digested_ = nullptr;
 };
 
 }  // namespace
