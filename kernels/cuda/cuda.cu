@@ -1,0 +1,47 @@
+// The kernels of CUDA devices.
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "kernels/cuda/launches.hpp"
+
+namespace lockstep::kernels::cuda {
+namespace {
+
+void require(cudaError_t status, const char* what) {
+  if (status != cudaSuccess)
+    throw device_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+struct cuda_grid {
+  template <class Kernel>
+  static void launch(const Kernel& kernel, std::uint64_t blocks, stream on) {
+    // The device numbers blocks with 31 bits: 16 TiB of tiles.
+    if (blocks > 0x7fffffff) throw std::invalid_argument("device_kernels: too many ranges at once");
+    if (blocks == 0) return;
+    run_kernel<<<static_cast<unsigned>(blocks), Kernel::threads, 0, on>>>(kernel);
+    require(cudaGetLastError(), "a kernel was not launched");
+  }
+  static void fill(void* memory, int byte, std::uint64_t size, stream on) {
+    if (size != 0) require(cudaMemsetAsync(memory, byte, size, on), "memory was not set");
+  }
+};
+
+}  // namespace
+
+const device_kernels* cuda_kernels() noexcept {
+  static const device_kernels kernels = launches<cuda_grid>::table("cuda");
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    cudaGetLastError();  // so that no later call finds it
+    return nullptr;
+  }
+  cudaFuncAttributes attributes{};
+  if (cudaFuncGetAttributes(&attributes, run_kernel<expand_key>) != cudaSuccess) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  return &kernels;
+}
+
+}  // namespace lockstep::kernels::cuda

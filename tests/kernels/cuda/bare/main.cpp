@@ -1,0 +1,2 @@
+#define LOCKSTEP_BARE_MAIN
+#include <catch2/catch.hpp>
