@@ -79,7 +79,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::string problem;
   {
     const fuzz::held_bytes bound(5 * old.size() + context_bytes);
-    problem = decode_part(encoding, compressed, old, out);
+    problem = decode_part(encoding, 1, compressed, old, out);
   }
   check_room(compressed, old.size() * 5 + 4);
   if (problem.empty())
