@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <system_error>
 #include <utility>
@@ -55,18 +54,6 @@ std::vector<fs::path> companions_of(const checkpoint& source) {
   }
   if (failure) refuse(errc::bad_input, source.path(), "cannot be listed: " + failure.message());
   return out;
-}
-
-// The version that a reader's marker names; nothing below which anything may go if it has none.
-std::uint64_t marker_of(const fs::path& reader) {
-  const auto marker = reader / ".weight_sync" / "state.json";
-  if (!stands(marker)) return 0;
-  const auto state = nlohmann::json::parse(read_small(marker, 64 << 10), nullptr, false);
-  const auto at = state.is_object() ? state.find("version") : state.end();
-  const auto version = state.is_object() && at != state.end() && at->is_string()
-                           ? parse_version(at->get<std::string>())
-                           : std::nullopt;
-  return version.value_or(0);
 }
 
 // What killed publishers left: nobody else is here.
@@ -162,7 +149,8 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
 std::size_t publisher::prune(std::uint64_t newest) const {
   if (options_.keep == 0 || newest < options_.keep) return 0;
   auto bound = newest - options_.keep + 1;
-  for (const auto& reader : options_.readers) bound = std::min(bound, marker_of(reader) + 1);
+  for (const auto& reader : options_.readers)
+    bound = std::min(bound, marker_of(reader).value_or(0) + 1);
   const auto versions = published_versions(options_.out);
   std::uint64_t first = 0;
   for (const auto v : versions)

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -120,6 +121,41 @@ class puller {
   std::pair<std::string, std::size_t> shown_;
 };
 
+int run_verify(const pull_arguments& a) {
+  const auto started = std::chrono::steady_clock::now();
+  progress_bar bar(100);
+  auto options = a.pull;
+  options.source = a.source;
+  options.checkpoint = a.checkpoint;
+  if (a.base) options.base = *a.base;
+  options.target = a.to;
+  std::size_t shown = 101;
+  options.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t all) {
+    const auto step = static_cast<std::size_t>(
+        100 * static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(all, 1)));
+    if (step != shown) bar.show(shown = step, what);
+  };
+  const auto r = verify(options);
+  bar.clear();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+  if (a.json) {
+    const nlohmann::ordered_json line{{"kind", "verified"},
+                                      {"from", r.from},
+                                      {"version", r.version},
+                                      {"whole", r.whole},
+                                      {"deltas", r.deltas},
+                                      {"read_bytes", r.read_bytes},
+                                      {"changed_bytes", r.changed_bytes},
+                                      {"seconds", took.count()}};
+    print_out(line.dump() + '\n');
+  } else {
+    print_out(fmt::format("version {} can be reached from {}: {}{} deltas, {}, {} would change\n",
+                          r.version, r.from, r.whole ? "a full version, " : "", r.deltas,
+                          human_bytes(r.read_bytes), human_bytes(r.changed_bytes)));
+  }
+  return exit_ok;
+}
+
 int run_pull(const pull_arguments& a) {
   puller work(a);
   if (a.watch)
@@ -129,23 +165,36 @@ int run_pull(const pull_arguments& a) {
   return exit_ok;
 }
 
+void add_way_options(CLI::App& command, pull_arguments& a) {
+  command.add_option("--source", a.source, "Directory that holds weight_v000001, …")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--checkpoint", a.checkpoint, "The checkpoint of this host")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--to", a.to, "Version to reach; the newest one if not given")
+      ->check(plain_number(1, UINT64_MAX))
+      ->type_name("N");
+  command.add_option("--base", a.base, "Checkpoint that a host without one starts from")
+      ->type_name("DIR");
+  command.add_flag("--json", a.json, "One JSON object a line");
+}
+
 }  // namespace
+
+void add_verify_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "verify", "Whether a pull would succeed: decodes and compares everything, writes nothing");
+  const auto a = std::make_shared<pull_arguments>();
+  add_way_options(*command, *a);
+  command->callback([a, &run] { run = [a] { return run_verify(*a); }; });
+}
 
 void add_pull_command(CLI::App& program, std::function<int()>& run) {
   auto* command = program.add_subcommand(
       "pull", "Bring a checkpoint directory up to a version that a stream publishes");
   const auto a = std::make_shared<pull_arguments>();
-  command->add_option("--source", a->source, "Directory that holds weight_v000001, …")
-      ->type_name("DIR")
-      ->required();
-  command->add_option("--checkpoint", a->checkpoint, "The checkpoint; changed where it lies")
-      ->type_name("DIR")
-      ->required();
-  command->add_option("--to", a->to, "Version to reach; the newest one if not given")
-      ->check(plain_number(1, UINT64_MAX))
-      ->type_name("N");
-  command->add_option("--base", a->base, "Checkpoint that a host without one starts from")
-      ->type_name("DIR");
+  add_way_options(*command, *a);
   command->add_flag("--rebuild", a->pull.rebuild,
                     "Take a whole checkpoint, a full version or the base, whatever is there");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");
@@ -157,7 +206,6 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(0, 86'400'000))
       ->type_name("N")
       ->capture_default_str();
-  command->add_flag("--json", a->json, "One JSON object a line");
   command->callback([a, &run] { run = [a] { return run_pull(*a); }; });
 }
 

@@ -92,6 +92,14 @@ std::optional<std::uint64_t> parse_version(const std::string& text) {
   return value;
 }
 
+std::optional<std::uint64_t> marker_of(const fs::path& checkpoint) {
+  const auto marker = checkpoint / ".weight_sync" / "state.json";
+  if (!stands(marker)) return std::nullopt;
+  const auto version = parse_version(text_in(parse_object(marker, state_bytes_max), "version"));
+  if (!version) refuse(errc::bad_input, marker, "does not say a version");
+  return version;
+}
+
 // What is being done, durable from before the first live byte changes until the marker stands.
 struct host_checkpoint::intent {
   version_record record;
@@ -141,11 +149,8 @@ void host_checkpoint::lock(std::chrono::milliseconds patience) {
 void host_checkpoint::read_marker() {
   version_.reset();
   record_.reset();
-  const auto marker = sync_dir_ / "state.json";
-  if (!stands(marker)) return;
-  const auto state = parse_object(marker, state_bytes_max);
-  version_ = parse_version(text_in(state, "version"));
-  if (!version_) refuse(errc::bad_input, marker, "does not say a version");
+  version_ = marker_of(dir_);
+  if (!version_) return;
   const auto note = sync_dir_ / "lockstep.json";
   if (!stands(note)) return;
   // Only a note; whoever wrote the marker after us did not know of it.

@@ -86,6 +86,10 @@ class host_checkpoint {
   bool recovered_ = false;
 };
 
+/// What the marker of a checkpoint says, read without the lock; nothing if there is none. Throws
+/// `error{bad_input}` on one that cannot be read.
+std::optional<std::uint64_t> marker_of(const std::filesystem::path& checkpoint);
+
 /// A version's number as the format writes it: "000007".
 std::string version_text(std::uint64_t version);
 /// Reads it, padded or not; nothing if it is no number.

@@ -239,7 +239,57 @@ class pulling {
   bool not_the_base_ = false;
 };
 
+constexpr std::size_t verified_deltas_max = 256;
+
+// What a chain starts from, proven where it can be.
+checkpoint open_whole(const fs::path& dir) {
+  auto whole = checkpoint::open(dir);
+  if (!has_index(dir)) return whole;
+  const auto metadata = read_index(dir).metadata;
+  const auto digest = metadata.find(std::string(own_key::target));
+  if (digest != metadata.end() &&
+      state_digest(whole.shape(), tensor_digests(whole)) != digest->second)
+    refuse(errc::bad_input, dir, "does not have the digest that its index says");
+  return whole;
+}
+
 }  // namespace
+
+pull_report verify(const pull_options& options) {
+  const auto target = options.target ? options.target : newest_published(options.source);
+  if (!target) refuse(errc::bad_input, options.source, "holds no published version");
+  std::optional<std::uint64_t> marker;
+  std::optional<checkpoint> here;
+  if (!options.rebuild && holds_checkpoint(options.checkpoint)) {
+    here = checkpoint::open(options.checkpoint);
+    marker = marker_of(options.checkpoint).value_or(0);
+    if (*marker > *target)
+      refuse(errc::wrong_base, options.checkpoint,
+             fmt::format("is at version {}, later than {}", *marker, *target));
+  }
+  const auto plan = plan_pull(options.source, *target, marker, options.base.has_value(),
+                              here ? &here->shape() : nullptr);
+  const auto start = plan.whole ? open_whole(plan.whole->dir)
+                     : marker   ? *here
+                                : checkpoint::open(*options.base);
+  if (here && plan.whole) start.require(here->shape());
+  if (plan.deltas.size() > verified_deltas_max)
+    refuse(errc::bad_input, options.source,
+           fmt::format("has {} deltas on the way, more than {}: give a nearer version",
+                       plan.deltas.size(), verified_deltas_max));
+  std::vector<published_delta> deltas;
+  for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
+  pull_report report;
+  report.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
+    if (options.progress) options.progress("verifying", done, all);
+  });
+  report.from = marker.value_or(0);
+  report.version = *target;
+  report.whole = plan.whole.has_value();
+  report.deltas = deltas.size();
+  for (const auto& d : deltas) report.read_bytes += d.compressed_bytes();
+  return report;
+}
 
 pull_report pull(const pull_options& options) {
   return pulling(options).run();

@@ -50,6 +50,10 @@ struct pull_report {
 /// then what it was, or an earlier version of the chain, as the marker says.
 pull_report pull(const pull_options& options);
 
+/// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the
+/// way are decoded at once, at most 256 of them. Throws like `pull`.
+pull_report verify(const pull_options& options);
+
 /// The versions in `source` that are published, ascending. Throws `error{bad_input}`.
 std::vector<std::uint64_t> published_versions(const std::filesystem::path& source);
 /// The newest version in `source` that is published; nothing if there is none.

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <mutex>
+#include <numeric>
 #include <optional>
 
 #include "weights/file.hpp"
@@ -122,6 +124,10 @@ class staging {
       }
       if (log_ && !parts.empty())
         differ += log_->add(static_cast<std::uint32_t>(place.file), place.offset + at, from, to);
+      else if (!parts.empty())
+        differ += static_cast<std::uint64_t>(std::inner_product(
+            from.begin(), from.end(), to.begin(), std::ptrdiff_t{0}, std::plus<>(),
+            [](std::byte a, std::byte b) { return std::ptrdiff_t{a != b}; }));
       report(length);
     }
     for (auto& p : parts) prove(p, tensor);

@@ -555,11 +555,12 @@ def crash_at(call, name, after=False):
 SHIM = None
 
 
-def main():
+def main(tests):
+    """Runs what begins with test_ in `tests`, or those of the names on the command line."""
     global PROGRAM, SHIM
     PROGRAM, SHIM, names = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), sys.argv[3:]
     failed = 0
-    for name, test in list(globals().items()):
+    for name, test in list(tests.items()):
         if not name.startswith("test_") or (names and name not in names):
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -574,4 +575,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(globals())
