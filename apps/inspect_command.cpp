@@ -278,13 +278,13 @@ class inspection {
       if (encoding == published_encoding::overwrite && fresh.size() > overwrite_bytes_max) continue;
       std::vector<std::byte> out;
       std::uint64_t bytes = 0;
-      const auto spill = [&] {
+      const auto spill = [&](std::uint64_t) {
         bytes += out.size();
         out.clear();
       };
       encode_part(encoding, published_checksum::xxh3_128, unit_bytes(base_->shape()[tensor].type),
                   base_->tensor(tensor), fresh, out, spill);
-      spill();
+      spill(fresh.size());
       const std::string name(to_string(encoding));
       line["schemes"][name] = bytes;
       sums[name] += bytes;

@@ -127,9 +127,9 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   if (out.there) return out;
   auto how = options_.how;
   how.digests = &digests_;
-  how.done = [&](std::size_t i) {
-    base.release(i);
-    target.release(i);
+  how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
+    base.release(i, begin, end);
+    target.release(i, begin, end);
   };
   if (out.full) {
     how.companions = companions_of(target);

@@ -120,13 +120,14 @@ void checkpoint::take_files() {
   }
 }
 
-void checkpoint::release(std::size_t index) const noexcept {
+void checkpoint::release(std::size_t index, std::uint64_t begin, std::uint64_t end) const noexcept {
   constexpr std::uintptr_t page = 4096;
-  const auto bytes = tensors_[index];
-  const auto begin = (reinterpret_cast<std::uintptr_t>(bytes.data()) + page - 1) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size()) / page * page;
-  // They are the file's, so that who reads them again reads them from there.
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto first = reinterpret_cast<std::uintptr_t>(tensors_[index].data());
+  // Outward: a page that a neighbour shares is read from the file again.
+  const auto from = (first + begin) / page * page;
+  const auto to =
+      (first + std::min<std::uint64_t>(end, tensors_[index].size()) + page - 1) / page * page;
+  if (from < to) ::madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
 }
 
 const fs::path& checkpoint::file(std::size_t number) const {

@@ -36,8 +36,10 @@ class checkpoint {
 
   const layout& shape() const noexcept { return shape_; }
 
-  /// Tells the system that the pages of tensor `index` that were read are not needed any more.
-  void release(std::size_t index) const noexcept;
+  /// Tells the system that bytes [begin, end) of tensor `index`, which may have been read, are not
+  /// needed for now.
+  void release(std::size_t index, std::uint64_t begin = 0,
+               std::uint64_t end = UINT64_MAX) const noexcept;
 
   /// Bytes of tensor `index` in canonical order (`index < shape().count()`): a view of the mapped
   /// file, at whatever alignment it has there, valid while any copy of this checkpoint lives.

@@ -125,8 +125,9 @@ struct publish_options {
   std::vector<std::string>* digests = nullptr;
   /// Files that a full version holds beside the tensors: copied into it.
   std::vector<std::filesystem::path> companions;
-  /// Told when a tensor has been read for the last time. May be empty; on any thread.
-  std::function<void(std::size_t tensor)> done;
+  /// Told that bytes [begin, end) of a tensor of base and target have been read, for now. May be
+  /// empty; on any thread.
+  std::function<void(std::size_t tensor, std::uint64_t begin, std::uint64_t end)> done;
 };
 
 /// Where version `version` of `stream` stands: `stream/weight_v000007`.

@@ -15,6 +15,8 @@ namespace {
 
 using bytes_in = std::span<const std::byte>;
 
+using spill_to = std::function<void(std::uint64_t)>;
+
 constexpr std::size_t window_bytes = part_stream::window_bytes;
 
 // Calls `visit(offset, old, fresh)` for each window.
@@ -67,26 +69,27 @@ class hashing {
 };
 
 void encode_xored(bytes_in base, bytes_in target, hashing& hash, std::vector<std::byte>& out,
-                  const std::function<void()>& spill) {
+                  const spill_to& spill) {
   frame_writer frame(target.size());
   std::vector<std::byte> change(std::min(window_bytes, target.size()));
-  for_each_window(base, target, [&](std::size_t, bytes_in old, bytes_in fresh) {
+  for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
     hash.update(fresh);
     std::transform(old.begin(), old.end(), fresh.begin(), change.begin(),
                    [](std::byte a, std::byte b) { return a ^ b; });
     frame.write(std::span(change).first(fresh.size()), false, out);
-    spill();
+    spill(at + fresh.size());
   });
   frame.write({}, true, out);
 }
 
 // Three passes: how many changes, their positions, their values.
 void encode_overwritten(bytes_in base, bytes_in target, hashing& hash, std::vector<std::byte>& out,
-                        const std::function<void()>& spill) {
+                        const spill_to& spill) {
   std::size_t count = 0;
-  for_each_window(base, target, [&](std::size_t, bytes_in old, bytes_in fresh) {
+  for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
     hash.update(fresh);
     for_each_difference(old, fresh, [&](std::size_t) { ++count; });
+    spill(at + fresh.size());
   });
   frame_writer frame(4 + 5 * std::uint64_t{count});
   std::vector<std::byte> piece;
@@ -95,19 +98,19 @@ void encode_overwritten(bytes_in base, bytes_in target, hashing& hash, std::vect
     for_each_difference(old, fresh, [&](std::size_t i) { append_little_endian32(piece, at + i); });
     frame.write(piece, false, out);
     piece.clear();
-    spill();
+    spill(at + fresh.size());
   });
-  for_each_window(base, target, [&](std::size_t, bytes_in old, bytes_in fresh) {
+  for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
     for_each_difference(old, fresh, [&](std::size_t i) { piece.push_back(fresh[i]); });
     frame.write(piece, false, out);
     piece.clear();
-    spill();
+    spill(at + fresh.size());
   });
   frame.write(piece, true, out);  // an empty tensor has its count yet to write
 }
 
 void encode_coded(std::uint32_t unit, bytes_in base, bytes_in target, hashing& hash,
-                  std::vector<std::byte>& out, const std::function<void()>& spill) {
+                  std::vector<std::byte>& out, const spill_to& spill) {
   const kernels::tensor_view from{{base.data(), base.size()}, unit};
   const kernels::tensor_view to{{target.data(), target.size()}, unit};
   const auto model = kernels::plan_classes(from, to);
@@ -115,7 +118,7 @@ void encode_coded(std::uint32_t unit, bytes_in base, bytes_in target, hashing& h
   for_each_window(base, target, [&](std::size_t at, bytes_in, bytes_in fresh) {
     hash.update(fresh);
     encoder.encode(0, from, to, at, model, kernels::encoding_choice::coded, out);
-    spill();
+    spill(at + fresh.size());
   });
 }
 
@@ -124,7 +127,7 @@ void encode_coded(std::uint32_t unit, bytes_in base, bytes_in target, hashing& h
 part_digests encode_part(published_encoding encoding, published_checksum checksum,
                          std::uint32_t unit, std::span<const std::byte> base,
                          std::span<const std::byte> target, std::vector<std::byte>& out,
-                         const std::function<void()>& spill) {
+                         const spill_to& spill) {
   hashing hash(checksum);
   switch (encoding) {
     case published_encoding::xored:

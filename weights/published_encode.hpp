@@ -24,6 +24,6 @@ struct part_digests {
 part_digests encode_part(published_encoding encoding, published_checksum checksum,
                          std::uint32_t unit, std::span<const std::byte> base,
                          std::span<const std::byte> target, std::vector<std::byte>& out,
-                         const std::function<void()>& spill);
+                         const std::function<void(std::uint64_t)>& spill);
 
 }  // namespace lockstep

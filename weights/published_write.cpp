@@ -135,9 +135,12 @@ std::vector<std::size_t> changed_tensors(const fs::path& dir, const layout& shap
   }
   std::vector<unsigned char> differs(shape.count());
   for_each_index(shape.count(), [&](std::size_t i) {
-    differs[i] =
-        shape.bytes(i) > 0 && std::memcmp(base(i).data(), target(i).data(), base(i).size()) != 0;
-    if (!differs[i] && options.done) options.done(i);
+    constexpr std::uint64_t window_bytes = 4 << 20;
+    for (std::uint64_t at = 0; at < shape.bytes(i) && !differs[i]; at += window_bytes) {
+      const auto size = std::min(window_bytes, shape.bytes(i) - at);
+      differs[i] = std::memcmp(base(i).data() + at, target(i).data() + at, size) != 0;
+      if (options.done) options.done(i, at, at + size);
+    }
   });
   std::vector<std::size_t> changed;
   for (std::size_t i = 0; i < shape.count(); ++i)
@@ -246,14 +249,16 @@ class shard_encoding {
     std::vector<part_digests> digests(tensors.size());
     for_each_index(tensors.size(), [&](std::size_t n) {
       const auto i = tensors[n];
-      const auto spill = [&] {
+      std::uint64_t released = 0;
+      const auto spill = [&](std::uint64_t read) {
+        if (options_.done && read > released) options_.done(i, released, read);
+        released = read;
         if (tensors.size() > 1) return;
         out.write(parts[n]);
         parts[n].clear();
       };
       digests[n] = encode_part(options_.encoding, options_.checksum, unit_bytes(shape_[i].type),
                                base_(i), target_(i), parts[n], spill);
-      if (options_.done) options_.done(i);
     });
     for (std::size_t n = 0; n < tensors.size(); ++n) {
       out.write(parts[n]);
@@ -322,7 +327,7 @@ std::uint64_t publish_full(const fs::path& stream, std::uint64_t version, const 
         out.add_shard(g, groups.size(), names), layout(std::move(specs)),
         [&](std::size_t i) { return source(groups[g][i]); }, checkpoint_metadata);
     if (options.done)
-      for (const auto i : groups[g]) options.done(i);
+      for (const auto i : groups[g]) options.done(i, 0, shape.bytes(i));
   }
   for (const auto& file : options.companions) out.add_companion(file);
   nlohmann::ordered_json metadata{{"version", version_text(version)},
@@ -331,7 +336,7 @@ std::uint64_t publish_full(const fs::path& stream, std::uint64_t version, const 
     options.digests->resize(shape.count());
     for_each_index(shape.count(), [&](std::size_t i) {
       (*options.digests)[i] = published_digest(published_checksum::xxh3_128, source(i));
-      if (options.done) options.done(i);
+      if (options.done) options.done(i, 0, shape.bytes(i));
     });
     metadata[own_key::target] = state_digest(shape, *options.digests);
   }

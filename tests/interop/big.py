@@ -4,7 +4,8 @@ and published in a bounded number of bytes held.
 
     tests/interop/big.py PROGRAM [--gb N] [--held-mb N]
 
---gb 20 takes minutes; the test has 5.
+--gb 20 takes minutes; the test has 5. A publisher maps its input, and where it samples a tensor the system may map
+2 MiB around each place, which counts as held: it may hold a GiB, however large the model is.
 """
 import argparse
 import json
@@ -56,19 +57,11 @@ def payload_of(size, changes):
     return b"".join(data) + compressor.flush(), digest.hexdigest()
 
 
-def held_bytes(command):
-    """The most that the program had resident, of its own and of mapped files."""
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = child.communicate(timeout=3000)
-    assert child.returncode == 0, err
-    return out
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--gb", type=int, default=5)
-    parser.add_argument("--held-mb", type=int, default=256)
+    parser.add_argument("--held-mb", type=int, default=128)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -92,15 +85,17 @@ def main():
             {"metadata": {"version": "1", "base_version": "0", "delta_encoding": "xor", "compression_format": "zstd",
                           "checksum_format": "xxh3-128"}, "weight_map": {"a": shard}}).encode())
 
-        def measured(*command):
+        def measured(held_mb, *command):
             before = time.monotonic()
-            held_bytes([options.program, *map(str, command)])
+            ended = subprocess.run([options.program, *map(str, command)], capture_output=True, text=True, timeout=3000)
+            assert ended.returncode == 0, ended.stderr
+            # Of all so far the one that held most, so the smallest limit comes first; mapped files count.
             held = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
             print(f"ok   {command[0]}: {sum(tensors.values()) / 1e9:.1f} GB, {held / MIB:.0f} MiB held, "
                   f"{time.monotonic() - before:.1f} s", flush=True)
-            assert held < options.held_mb * MIB, f"{held / MIB:.0f} MiB held"
+            assert held < held_mb * MIB, f"{held / MIB:.0f} MiB held"
 
-        measured("pull", "--source", stream, "--checkpoint", host, "--to", 1)
+        measured(options.held_mb, "pull", "--source", stream, "--checkpoint", host, "--to", 1)
         with open(host / "model.safetensors", "rb") as file:
             for position, value in changes.items():
                 file.seek(begin + position)
@@ -109,8 +104,8 @@ def main():
         base.mkdir()
         write_sparse(base / "model.safetensors", tensors)
         again = folder / "again"
-        measured("publish", "--checkpoints", base, host, "--out", again, "--scheme", "coded")
-        measured("pull", "--source", again, "--checkpoint", base, "--to", 1)
+        measured(1024, "publish", "--checkpoints", base, host, "--out", again, "--scheme", "coded")
+        measured(1024, "pull", "--source", again, "--checkpoint", base, "--to", 1)
         with open(base / "model.safetensors", "rb") as file:
             for position, value in changes.items():
                 file.seek(begin + position)
