@@ -27,6 +27,14 @@ class settings_options {
 /// Sets `run` to what must be called if the command was chosen; it returns the exit status.
 void add_bench_command(CLI::App& program, std::function<int()>& run);
 void add_config_command(CLI::App& program, std::function<int()>& run);
+void add_pull_command(CLI::App& program, std::function<int()>& run);
+void add_publish_command(CLI::App& program, std::function<int()>& run);
+void add_convert_command(CLI::App& program, std::function<int()>& run);
+void add_fold_command(CLI::App& program, std::function<int()>& run);
+void add_verify_command(CLI::App& program, std::function<int()>& run);
+void add_inspect_command(CLI::App& program, std::function<int()>& run);
+void add_diff_command(CLI::App& program, std::function<int()>& run);
+void add_serve_pull_command(CLI::App& program, std::function<int()>& run);
 void add_replay_command(CLI::App& program, std::function<int()>& run);
 void add_trainer_command(CLI::App& program, std::function<int()>& run);
 void add_receiver_command(CLI::App& program, std::function<int()>& run);

@@ -87,6 +87,14 @@ std::function<int()> parse(int argc, char** argv) {
   add_audit_command(program, run);
   add_sim_command(program, run);
   add_bench_command(program, run);
+  add_pull_command(program, run);
+  add_publish_command(program, run);
+  add_convert_command(program, run);
+  add_fold_command(program, run);
+  add_serve_pull_command(program, run);
+  add_verify_command(program, run);
+  add_inspect_command(program, run);
+  add_diff_command(program, run);
   add_config_command(program, run);
   try {
     program.parse(argc, argv);

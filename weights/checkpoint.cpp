@@ -1,8 +1,12 @@
 #include "weights/checkpoint.hpp"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "weights/checkpoint_index.hpp"
@@ -62,23 +66,72 @@ checkpoint checkpoint::open(const fs::path& path) {
   else
     result.files_ = {std::make_shared<const safetensors_file>(path)};
 
-  std::vector<tensor_spec> specs;
-  for (const auto& file : result.files_)
-    for (std::size_t i = 0; i < file->count(); ++i) specs.push_back(file->spec(i));
-  if (specs.empty()) refuse(errc::bad_input, path, "holds no tensor");
-  result.shape_ = layout(std::move(specs));
-
-  result.tensors_.resize(result.shape_.count());
-  result.file_of_.resize(result.shape_.count());
-  for (std::size_t f = 0; f < result.files_.size(); ++f) {
-    const auto& file = *result.files_[f];
-    for (std::size_t i = 0; i < file.count(); ++i) {
-      const auto at = *result.shape_.find(file.spec(i).name);
-      result.tensors_[at] = file.bytes(i);
-      result.file_of_[at] = f;
-    }
-  }
+  result.take_files();
   return result;
+}
+
+checkpoint checkpoint::open_ranks(const fs::path& path) {
+  std::error_code failure;
+  if (!fs::is_directory(path, failure) || has_index(path) || stands(path / single_file_name))
+    return open(path);
+  std::vector<fs::path> names;
+  for (fs::directory_iterator it(path, failure), end; !failure && it != end; it.increment(failure))
+    if (it->path().extension() == ".safetensors") names.push_back(it->path());
+  if (failure) refuse(errc::bad_input, path, "cannot be listed: " + failure.message());
+  std::sort(names.begin(), names.end());
+  checkpoint result;
+  result.path_ = path;
+  for (const auto& name : names)
+    result.files_.push_back(std::make_shared<const safetensors_file>(name));
+  result.take_files();
+  return result;
+}
+
+void checkpoint::take_files() {
+  struct source {
+    std::size_t file;
+    std::size_t index;
+  };
+  std::map<std::string_view, source> sources;
+  std::vector<tensor_spec> specs;
+  for (std::size_t f = 0; f < files_.size(); ++f)
+    for (std::size_t i = 0; i < files_[f]->count(); ++i) {
+      const auto& spec = files_[f]->spec(i);
+      const auto [at, fresh] = sources.try_emplace(spec.name, source{f, i});
+      if (fresh) {
+        specs.push_back(spec);
+        continue;
+      }
+      const auto& other = *files_[at->second.file];
+      const auto a = other.bytes(at->second.index);
+      const auto b = files_[f]->bytes(i);
+      if (!(other.spec(at->second.index) == spec) || !std::equal(a.begin(), a.end(), b.begin()))
+        refuse(errc::bad_input, files_[f]->path(),
+               fmt::format("tensor {} is another than in {}", in_quotes(spec.name),
+                           other.path().filename().string()));
+    }
+  if (specs.empty()) refuse(errc::bad_input, path_, "holds no tensor");
+  shape_ = layout(std::move(specs));
+  for (const auto& spec : shape_.tensors()) {
+    const auto [f, i] = sources.at(spec.name);
+    tensors_.push_back(files_[f]->bytes(i));
+    file_of_.push_back(f);
+    offsets_.push_back(files_[f]->offset(i));
+  }
+}
+
+void checkpoint::release(std::size_t index, std::uint64_t begin, std::uint64_t end) const noexcept {
+  constexpr std::uintptr_t page = 4096;
+  const auto first = reinterpret_cast<std::uintptr_t>(tensors_[index].data());
+  // Outward: a page that a neighbour shares is read from the file again.
+  const auto from = (first + begin) / page * page;
+  const auto to =
+      (first + std::min<std::uint64_t>(end, tensors_[index].size()) + page - 1) / page * page;
+  if (from < to) ::madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+}
+
+const fs::path& checkpoint::file(std::size_t number) const {
+  return files_[number]->path();
 }
 
 void checkpoint::require(const layout& expected) const {

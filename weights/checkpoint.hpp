@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -28,11 +29,31 @@ class checkpoint {
   /// names the file and, where there is one, the tensor.
   static checkpoint open(const std::filesystem::path& path);
 
+  /// The same, and of a directory with neither an index nor `model.safetensors` all files together,
+  /// as the ranks of a trainer leave them: a tensor that several of them hold is taken once if it
+  /// is the same everywhere, else refused.
+  static checkpoint open_ranks(const std::filesystem::path& path);
+
   const layout& shape() const noexcept { return shape_; }
+
+  /// Tells the system that bytes [begin, end) of tensor `index`, which may have been read, are not
+  /// needed for now.
+  void release(std::size_t index, std::uint64_t begin = 0,
+               std::uint64_t end = UINT64_MAX) const noexcept;
 
   /// Bytes of tensor `index` in canonical order (`index < shape().count()`): a view of the mapped
   /// file, at whatever alignment it has there, valid while any copy of this checkpoint lives.
   std::span<const std::byte> tensor(std::size_t index) const { return tensors_[index]; }
+
+  /// Number of files, the path of each, and where tensor `index` begins: in which file, at which of
+  /// its bytes.
+  std::size_t file_count() const noexcept { return files_.size(); }
+  const std::filesystem::path& file(std::size_t number) const;
+  struct place {
+    std::size_t file;
+    std::uint64_t offset;
+  };
+  place place_of(std::size_t index) const { return {file_of_[index], offsets_[index]}; }
 
   /// Throws `error{wrong_layout}` unless this has exactly the tensors, dtypes and shapes of
   /// `expected`; the message names the file and the first tensor that differs.
@@ -42,11 +63,14 @@ class checkpoint {
   const std::filesystem::path& path() const noexcept { return path_; }
 
  private:
+  void take_files();
+
   std::filesystem::path path_;
   layout shape_;
   std::vector<std::span<const std::byte>> tensors_;
   std::vector<std::shared_ptr<const safetensors_file>> files_;
-  std::vector<std::size_t> file_of_;  // tensor → its file, for messages
+  std::vector<std::size_t> file_of_;  // tensor → its file
+  std::vector<std::uint64_t> offsets_;
 };
 
 /// What the format allows beside the tensors: the header's `__metadata__`.

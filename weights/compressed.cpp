@@ -5,6 +5,7 @@
 #include <zstd_errors.h>
 
 #include <algorithm>
+#include <new>
 #include <stdexcept>
 
 namespace lockstep {
@@ -74,6 +75,103 @@ std::vector<std::byte> compress(std::span<const std::byte> bytes) {
   out.resize(size);
   out.shrink_to_fit();
   return out;
+}
+
+std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept {
+  return ZSTD_compressBound(bytes);
+}
+
+struct frame_reader::context {
+  ZSTD_DCtx* zstd = nullptr;
+  ZSTD_inBuffer in{};
+  bool ended = false;
+  ~context() { ZSTD_freeDCtx(zstd); }
+};
+
+frame_reader::frame_reader(std::span<const std::byte> compressed, int window_log_max)
+    : context_(std::make_unique<context>()) {
+  context_->zstd = ZSTD_createDCtx();
+  if (!context_->zstd) throw std::bad_alloc();
+  ZSTD_DCtx_setParameter(context_->zstd, ZSTD_d_windowLogMax, window_log_max);
+  context_->in = {compressed.data(), compressed.size(), 0};
+}
+
+frame_reader::frame_reader(frame_reader&&) noexcept = default;
+frame_reader& frame_reader::operator=(frame_reader&&) noexcept = default;
+frame_reader::~frame_reader() = default;
+
+// One call to the library: some output, some input, or the frame's end.
+std::string frame_reader::step(std::span<std::byte> out, std::size_t& filled) {
+  ZSTD_outBuffer to{out.data(), out.size(), filled};
+  const auto before = context_->in.pos;
+  const auto left = ZSTD_decompressStream(context_->zstd, &to, &context_->in);
+  if (ZSTD_isError(left)) {
+    if (ZSTD_getErrorCode(left) == ZSTD_error_prefix_unknown) return "is not one whole zstd frame";
+    return fmt::format("cannot be decompressed: {}", ZSTD_getErrorName(left));
+  }
+  context_->ended = left == 0;
+  const bool stuck = to.pos == filled && context_->in.pos == before;
+  filled = to.pos;
+  if (stuck && !context_->ended) return "is not one whole zstd frame";
+  return {};
+}
+
+std::string frame_reader::read(std::span<std::byte> out) {
+  std::size_t filled = 0;
+  while (filled < out.size()) {
+    if (context_->ended) return "decompresses to fewer bytes than it must give";
+    if (auto problem = step(out, filled); !problem.empty()) return problem;
+  }
+  return {};
+}
+
+std::string frame_reader::skip(std::uint64_t count) {
+  std::vector<std::byte> unwanted(std::min<std::uint64_t>(count, 64 << 10));
+  while (count > 0) {
+    const auto piece = std::span(unwanted).first(std::min<std::uint64_t>(count, unwanted.size()));
+    if (auto problem = read(piece); !problem.empty()) return problem;
+    count -= piece.size();
+  }
+  return {};
+}
+
+std::string frame_reader::finish() {
+  while (!context_->ended) {
+    std::byte surplus[1];
+    std::size_t filled = 0;
+    if (auto problem = step(surplus, filled); !problem.empty()) return problem;
+    if (filled > 0) return "decompresses to more bytes than it must give";
+  }
+  if (const auto rest = context_->in.size - context_->in.pos; rest > 0)
+    return fmt::format("has {} bytes after its zstd frame", rest);
+  return {};
+}
+
+struct frame_writer::context {
+  ZSTD_CCtx* zstd = ZSTD_createCCtx();
+  ~context() { ZSTD_freeCCtx(zstd); }
+};
+
+frame_writer::frame_writer(std::uint64_t size) : context_(std::make_unique<context>()) {
+  if (!context_->zstd) throw std::bad_alloc();
+  ZSTD_CCtx_setParameter(context_->zstd, ZSTD_c_compressionLevel, publish_level);
+  ZSTD_CCtx_setPledgedSrcSize(context_->zstd, size);
+}
+
+frame_writer::~frame_writer() = default;
+
+void frame_writer::write(std::span<const std::byte> bytes, bool last, std::vector<std::byte>& out) {
+  ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
+  for (;;) {
+    const auto start = out.size();
+    out.resize(start + ZSTD_CStreamOutSize());
+    ZSTD_outBuffer to{out.data() + start, out.size() - start, 0};
+    const auto left =
+        ZSTD_compressStream2(context_->zstd, &to, &in, last ? ZSTD_e_end : ZSTD_e_continue);
+    out.resize(start + to.pos);
+    if (ZSTD_isError(left)) throw std::runtime_error(ZSTD_getErrorName(left));
+    if (last ? left == 0 : in.pos == in.size) return;
+  }
 }
 
 }  // namespace lockstep

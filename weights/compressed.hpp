@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,5 +23,51 @@ std::string decompress_up_to(std::span<const std::byte> compressed, std::uint64_
 
 /// One frame with its content size, at the level that publishers use (1).
 std::vector<std::byte> compress(std::span<const std::byte> bytes);
+
+/// No frame of `bytes` is longer than this.
+std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept;
+
+/// Decompresses one frame piece by piece. Holds the frame's window, at most
+/// 2^`window_log_max` bytes, and some hundred KiB. Not thread-safe.
+class frame_reader {
+ public:
+  /// `compressed` must outlive this.
+  frame_reader(std::span<const std::byte> compressed, int window_log_max);
+  frame_reader(frame_reader&&) noexcept;
+  frame_reader& operator=(frame_reader&&) noexcept;
+  ~frame_reader();
+
+  /// Fills all of `out` with what comes next. Returns why it cannot, or an empty string.
+  std::string read(std::span<std::byte> out);
+  /// The same for `count` bytes that nobody wants.
+  std::string skip(std::uint64_t count);
+  /// To be called after the last byte: why the frame does not end there, with nothing behind it, or
+  /// an empty string.
+  std::string finish();
+
+ private:
+  std::string step(std::span<std::byte> out, std::size_t& filled);
+
+  struct context;
+  std::unique_ptr<context> context_;
+};
+
+/// Compresses to one frame as `compress` does, piece by piece. Not thread-safe.
+class frame_writer {
+ public:
+  /// `size`: bytes that will come, all told.
+  explicit frame_writer(std::uint64_t size);
+  frame_writer(const frame_writer&) = delete;
+  frame_writer& operator=(const frame_writer&) = delete;
+  ~frame_writer();
+
+  /// Appends to `out` what `bytes` compress to, as far as it is known yet; with `last`, all that is
+  /// left.
+  void write(std::span<const std::byte> bytes, bool last, std::vector<std::byte>& out);
+
+ private:
+  struct context;
+  std::unique_ptr<context> context_;
+};
 
 }  // namespace lockstep

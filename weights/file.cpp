@@ -128,6 +128,20 @@ void file_writer::write(std::span<const std::byte> bytes) {
   }
 }
 
+void file_writer::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto written =
+        ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max),
+                 static_cast<off_t>(offset));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      fail("written");
+    }
+    offset += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
 void file_writer::commit() {
   if (::fsync(descriptor_) != 0) fail("synced");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");

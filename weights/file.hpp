@@ -53,6 +53,8 @@ class file_writer {
   ~file_writer();
 
   void write(std::span<const std::byte> bytes);
+  /// Overwrites what was written at `offset` or will be.
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
   void commit();
 

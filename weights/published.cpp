@@ -68,6 +68,22 @@ void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
 
 }  // namespace
 
+std::string_view to_string(published_encoding encoding) noexcept {
+  switch (encoding) {
+    case published_encoding::xored:
+      return "xor";
+    case published_encoding::overwrite:
+      return "overwrite";
+    case published_encoding::coded:
+      break;
+  }
+  return "lockstep-coded";
+}
+
+std::string_view to_string(published_checksum format) noexcept {
+  return format == published_checksum::xxh3_128 ? "xxh3-128" : "adler32";
+}
+
 std::string published_digest(published_checksum format, std::span<const std::byte> bytes) {
   if (format == published_checksum::adler32) {
     const auto* data = reinterpret_cast<const Bytef*>(bytes.data());
@@ -101,11 +117,16 @@ void published_delta::read_metadata(const checkpoint_index& index) {
   base_version_ = version_in(index, "base_version");
   encoding_ = choice_in<published_encoding>(
       index, "delta_encoding",
-      {{"xor", published_encoding::xored}, {"overwrite", published_encoding::overwrite}});
-  choice_in<bool>(index, "compression_format", {{"zstd", true}});
+      {{to_string(published_encoding::xored), published_encoding::xored},
+       {to_string(published_encoding::overwrite), published_encoding::overwrite},
+       {to_string(published_encoding::coded), published_encoding::coded}});
+  // Frames are as dense as they get.
+  choice_in<bool>(index, "compression_format",
+                  {{encoding_ == published_encoding::coded ? "none" : "zstd", true}});
   checksum_ = choice_in<published_checksum>(
       index, "checksum_format",
-      {{"xxh3-128", published_checksum::xxh3_128}, {"adler32", published_checksum::adler32}});
+      {{to_string(published_checksum::xxh3_128), published_checksum::xxh3_128},
+       {to_string(published_checksum::adler32), published_checksum::adler32}});
 }
 
 void published_delta::add_shard(const fs::path& path, const std::vector<std::string>& mapped) {
@@ -127,6 +148,10 @@ void published_delta::add_shard(const fs::path& path, const std::vector<std::str
   files_.push_back(std::move(file));
 }
 
+const fs::path& published_delta::file(std::size_t index) const {
+  return files_[parts_[index].file]->path();
+}
+
 std::uint64_t published_delta::compressed_bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const auto& p : parts_) sum += p.compressed.size();
@@ -137,7 +162,8 @@ std::unique_ptr<std::byte[]> published_delta::decode(const part& p,
                                                      std::span<const std::byte> old) const {
   auto fresh = std::make_unique_for_overwrite<std::byte[]>(old.size());
   const std::span<std::byte> bytes(fresh.get(), old.size());
-  auto problem = decode_part(encoding_, p.compressed, old, bytes);
+  auto problem =
+      decode_part(encoding_, unit_bytes(shape_[p.tensor].type), p.compressed, old, bytes);
   if (problem.empty() && published_digest(checksum_, bytes) != p.digest)
     problem = "does not match its checksum: the file is damaged, or made for another base";
   if (!problem.empty())

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -21,8 +22,9 @@ struct checkpoint_index;
 
 /// How a changed tensor's new bytes are written down. docs/files.md has the bytes.
 enum class published_encoding : std::uint8_t {
-  xored,     ///< "xor": as many bytes as the tensor has, new xor old
-  overwrite  ///< "overwrite": positions and new values of the changed bytes
+  xored,      ///< "xor": as many bytes as the tensor has, new xor old
+  overwrite,  ///< "overwrite": positions and new values of the changed bytes
+  coded       ///< "lockstep-coded": frames of docs/wire-format.md; only we read it
 };
 
 /// What proves a tensor's new, whole, uncompressed bytes. "blake3" is refused by name.
@@ -30,6 +32,17 @@ enum class published_checksum : std::uint8_t {
   xxh3_128,  ///< "xxh3-128"
   adler32    ///< "adler32"
 };
+
+/// The names of both in an index.
+std::string_view to_string(published_encoding encoding) noexcept;
+std::string_view to_string(published_checksum format) noexcept;
+
+/// Keys of our own in an index's metadata; readers of others skip them.
+namespace own_key {
+inline constexpr std::string_view run = "lockstep_run";               ///< which training wrote it
+inline constexpr std::string_view base = "lockstep_base_digest";      ///< of all tensors before
+inline constexpr std::string_view target = "lockstep_target_digest";  ///< and after
+}  // namespace own_key
 
 /// Largest tensor in bytes that "overwrite" can carry: positions and their count are 32 bits wide.
 inline constexpr std::uint64_t overwrite_bytes_max = 0xffff'ffff;
@@ -61,6 +74,14 @@ class published_delta {
   std::size_t tensor(std::size_t index) const { return parts_[index].tensor; }
   /// Size of the compressed parts in bytes.
   std::uint64_t compressed_bytes() const noexcept;
+  /// A part as it lies in its shard: for part_stream. Valid while any copy of this lives.
+  std::span<const std::byte> compressed(std::size_t index) const {
+    return parts_[index].compressed;
+  }
+  /// The checksum that its tensor's new bytes must have.
+  const std::string& digest(std::size_t index) const { return parts_[index].digest; }
+  /// The shard that holds it.
+  const std::filesystem::path& file(std::size_t index) const;
 
   /// Turns `weights` from the base's bytes into the version's. Every tensor is decoded beside the
   /// live ones and its checksum compared before the first live byte changes: after a throw
@@ -99,22 +120,34 @@ struct publish_options {
   std::uint64_t shard_bytes_max = 4ull << 30;
   /// Further keys of the index's `metadata`. May not be one of the format's own.
   std::map<std::string, std::string> metadata;
+  /// If given: XXH3-128 of each of the base's tensors (32 hexadecimal digits; empty for a full
+  /// version's), made the target's in place. Then own_key::base and own_key::target are written.
+  std::vector<std::string>* digests = nullptr;
+  /// Files that a full version holds beside the tensors: copied into it.
+  std::vector<std::filesystem::path> companions;
+  /// Told that bytes [begin, end) of a tensor of base and target have been read, for now. May be
+  /// empty; on any thread.
+  std::function<void(std::size_t tensor, std::uint64_t begin, std::uint64_t end)> done;
 };
 
 /// Where version `version` of `stream` stands: `stream/weight_v000007`.
 std::filesystem::path published_dir(const std::filesystem::path& stream, std::uint64_t version);
 
 /// Publishes the change from `base` to `target`, both of layout `shape`, as version `version` of
-/// `stream`; the index is written last. Tensors that did not change are left out. Throws
-/// `error{unwritable}` if a file cannot be written or the version is already published,
-/// `error{wrong_layout}` if a tensor is too large for "overwrite" (nothing is written then).
-void publish_delta(const std::filesystem::path& stream, std::uint64_t version,
-                   std::uint64_t base_version, const layout& shape, const tensor_reader& base,
-                   const tensor_reader& target, const publish_options& options = {});
+/// `stream`; everything is durable before the index is written. Tensors that did not change are
+/// left out. On several threads; the bytes are the same on however many. Returns how many bytes
+/// stand in the version's files. Throws `error{unwritable}` if a file cannot be written or the
+/// version is already published, `error{wrong_layout}` if a tensor is too large for "overwrite"
+/// (nothing is written then).
+std::uint64_t publish_delta(const std::filesystem::path& stream, std::uint64_t version,
+                            std::uint64_t base_version, const layout& shape,
+                            const tensor_reader& base, const tensor_reader& target,
+                            const publish_options& options = {});
 
 /// Publishes all of `source` as version `version`, an ordinary checkpoint with an index: it resets
-/// the chain. Of `options`, `shard_bytes_max` and `metadata` count.
-void publish_full(const std::filesystem::path& stream, std::uint64_t version, const layout& shape,
-                  const tensor_reader& source, const publish_options& options = {});
+/// the chain. Of `options`, encoding and checksum do not count. Returns how many bytes of tensors.
+std::uint64_t publish_full(const std::filesystem::path& stream, std::uint64_t version,
+                           const layout& shape, const tensor_reader& source,
+                           const publish_options& options = {});
 
 }  // namespace lockstep

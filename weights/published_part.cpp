@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "weights/compressed.hpp"
+#include "weights/part_stream.hpp"
 
 namespace lockstep {
 
@@ -41,10 +42,23 @@ std::string overwrite(std::span<const std::byte> payload, std::span<std::byte> b
   return {};
 }
 
+std::string decode_frames(std::uint32_t unit, std::span<const std::byte> frames,
+                          std::span<const std::byte> old, std::span<std::byte> out) {
+  part_stream stream(published_encoding::coded, frames, old.size(), unit, 0);
+  for (std::size_t at = 0; at < old.size(); at += part_stream::window_bytes) {
+    const auto size = std::min(part_stream::window_bytes, old.size() - at);
+    auto problem = stream.next(old.subspan(at, size), out.subspan(at, size));
+    if (!problem.empty()) return problem;
+  }
+  return stream.finish();
+}
+
 }  // namespace
 
-std::string decode_part(published_encoding encoding, std::span<const std::byte> compressed,
-                        std::span<const std::byte> old, std::span<std::byte> out) {
+std::string decode_part(published_encoding encoding, std::uint32_t unit,
+                        std::span<const std::byte> compressed, std::span<const std::byte> old,
+                        std::span<std::byte> out) {
+  if (encoding == published_encoding::coded) return decode_frames(unit, compressed, old, out);
   if (encoding == published_encoding::xored) {
     auto problem = decompress_exactly(compressed, out);
     if (problem.empty())

@@ -66,6 +66,10 @@ class safetensors_file {
   const tensor_spec& spec(std::size_t index) const { return header_.tensors[index].spec; }
   /// A view of the mapped file.
   std::span<const std::byte> bytes(std::size_t index) const;
+  /// Where in the file they begin, in bytes.
+  std::uint64_t offset(std::size_t index) const {
+    return header_.data_offset + header_.tensors[index].begin;
+  }
 
  private:
   mapped_file file_;

@@ -41,35 +41,8 @@ bool is_published_name(const fs::path& dir) {
   return name.starts_with(prefix) && name.find_first_not_of(digits, prefix.size()) == name.npos;
 }
 
-// Without an index a published version is not there yet, and what looks like a checkpoint may be
-// the shards of a delta. The one exception cannot be mistaken: a single file with all the tensors.
-void require_lone_checkpoint(const fs::path& dir, const layout& expected) {
-  const auto unpublished = [&](const std::string& why) {
-    refuse(errc::bad_input, dir,
-           fmt::format("has no {}: it is not published yet, and {}", index_name, why));
-  };
-  std::size_t files = 0;
-  std::error_code failure;
-  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure))
-    if (it->path().extension() == ".safetensors") ++files;
-  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
-  if (files != 1 || !stands(dir / single_file_name))
-    unpublished(fmt::format("no checkpoint in a single {} either", single_file_name));
-  const safetensors_file file(dir / single_file_name);
-  for (std::size_t i = 0; i < file.count(); ++i) {
-    const auto& spec = file.spec(i);
-    const auto at = expected.find(spec.name);
-    if (!at || !(expected[*at] == spec))
-      unpublished(fmt::format("tensor {} of its {} is not as in the base", in_quotes(spec.name),
-                              single_file_name));
-    if (file.metadata().contains(spec.name))
-      unpublished(fmt::format("its {} is part of a delta: it has a checksum for tensor {}",
-                              single_file_name, in_quotes(spec.name)));
-  }
-}
-
 checkpoint open_full(const fs::path& dir, const layout& expected) {
-  if (is_published_name(dir) && !has_index(dir)) require_lone_checkpoint(dir, expected);
+  if (is_published_name(dir) && !has_index(dir)) require_lone_checkpoint(dir, &expected);
   auto result = checkpoint::open(dir);
   result.require(expected);
   return result;
@@ -142,6 +115,31 @@ void weight_stream::load(std::size_t index, weight_buffer& weights) const {
     weights.copy_from(open_full(e.dir, expected_));
   else
     open_delta(e, index == 0 ? 0 : versions_[index - 1].version, expected_).apply(weights);
+}
+
+void require_lone_checkpoint(const fs::path& dir, const layout* expected) {
+  const auto unpublished = [&](const std::string& why) {
+    refuse(errc::bad_input, dir,
+           fmt::format("has no {}: it is not published yet, and {}", index_name, why));
+  };
+  std::size_t files = 0;
+  std::error_code failure;
+  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure))
+    if (it->path().extension() == ".safetensors") ++files;
+  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
+  if (files != 1 || !stands(dir / single_file_name))
+    unpublished(fmt::format("no checkpoint in a single {} either", single_file_name));
+  const safetensors_file file(dir / single_file_name);
+  for (std::size_t i = 0; i < file.count(); ++i) {
+    const auto& spec = file.spec(i);
+    const auto at = expected ? expected->find(spec.name) : std::nullopt;
+    if (expected && (!at || !((*expected)[*at] == spec)))
+      unpublished(fmt::format("tensor {} of its {} is not as in the base", in_quotes(spec.name),
+                              single_file_name));
+    if (file.metadata().contains(spec.name))
+      unpublished(fmt::format("its {} is part of a delta: it has a checksum for tensor {}",
+                              single_file_name, in_quotes(spec.name)));
+  }
 }
 
 }  // namespace lockstep

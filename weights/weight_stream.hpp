@@ -52,4 +52,10 @@ class weight_stream {
   std::vector<entry> versions_;
 };
 
+/// Without an index a published version is not there yet, and what looks like a checkpoint may be
+/// the shards of a delta. One exception cannot be mistaken: a lone `model.safetensors` that has all
+/// tensors of `expected` (null: any tensors) and no tensor's checksum. Throws `error{bad_input}`
+/// unless `dir` is that.
+void require_lone_checkpoint(const std::filesystem::path& dir, const layout* expected);
+
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 
 #include "fuzz/fuzz.hpp"
 #include "weights/compressed.hpp"
+#include "weights/part_stream.hpp"
 #include "weights/published_part.hpp"
 
 namespace {
@@ -61,6 +62,28 @@ void check_room(std::span<const std::byte> compressed, std::size_t bytes_max) {
   fuzz::demand(!whole || guessed == all, "all of it arrives");
 }
 
+/// Window by window a part gives what it gives in one piece, or is refused there too. A window is
+/// longer than these tensors, so there is one.
+void check_stream(published_encoding encoding, std::span<const std::byte> compressed,
+                  const std::vector<std::byte>& old, bool accepted,
+                  const std::vector<std::byte>& expected) {
+  part_stream stream(encoding, compressed, old.size(), 1, 20);
+  std::vector<std::byte> out(old.size());
+  auto problem = old.empty() ? std::string() : stream.next(old, out);
+  if (problem.empty()) problem = stream.finish();
+  if (problem.empty())
+    fuzz::demand(accepted && out == expected, "a stream gives what the whole part does");
+  else
+    fuzz::demand_message(problem);
+}
+
+/// Frames are refused or decoded, in bounds: the sanitizers look on.
+void decode_frames(std::span<const std::byte> frames, const std::vector<std::byte>& old) {
+  std::vector<std::byte> out(old.size());
+  const auto problem = decode_part(published_encoding::coded, 1, frames, old, out);
+  if (!problem.empty()) fuzz::demand_message(problem);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -79,9 +102,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::string problem;
   {
     const fuzz::held_bytes bound(5 * old.size() + context_bytes);
-    problem = decode_part(encoding, compressed, old, out);
+    problem = decode_part(encoding, 1, compressed, old, out);
   }
   check_room(compressed, old.size() * 5 + 4);
+  check_stream(encoding, compressed, old, problem.empty(), out);
+  decode_frames(compressed, old);
   if (problem.empty())
     fuzz::demand(out == expected(encoding, compressed, old), "a part gives what it says");
   else

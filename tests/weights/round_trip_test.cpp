@@ -75,7 +75,8 @@ TEST_CASE("any weights survive the file, and any change the stream, bit for bit"
     RC_ASSERT(contents(read) == contents(base));
 
     publish_options options;
-    options.encoding = *rc::gen::element(published_encoding::xored, published_encoding::overwrite);
+    options.encoding = *rc::gen::element(published_encoding::xored, published_encoding::overwrite,
+                                         published_encoding::coded);
     options.checksum = *rc::gen::element(published_checksum::xxh3_128, published_checksum::adler32);
     options.shard_bytes_max = *rc::gen::element<std::uint64_t>(1, 50, 1u << 30);
     publish_delta(dir.path(), 1, 0, shape, reader_of(base), reader_of(target), options);

@@ -1,0 +1,270 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/progress_bar.hpp"
+#include "apps/publisher.hpp"
+#include "apps/replay_output.hpp"
+#include "apps/standard_output.hpp"
+#include "weights/file.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/pull.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+struct publish_arguments {
+  publisher_options to;
+  std::string out;
+  std::vector<std::string> checkpoints;
+  std::string trace;
+  std::string base;
+  std::string stream;
+  std::vector<std::string> readers;
+  std::string scheme = "xor";
+  std::string digest = "xxh3-128";
+  std::uint64_t from_version = 0;
+  std::uint64_t to_version = 0;
+  bool json = false;
+
+  publisher_options options() const {
+    auto out_options = to;
+    out_options.out = out;
+    out_options.readers.assign(readers.begin(), readers.end());
+    out_options.how.encoding = scheme == "xor"         ? published_encoding::xored
+                               : scheme == "overwrite" ? published_encoding::overwrite
+                                                       : published_encoding::coded;
+    if (digest == "blake3")
+      throw error(errc::bad_input, "--digest blake3: built without a library that computes it");
+    out_options.how.checksum =
+        digest == "adler32" ? published_checksum::adler32 : published_checksum::xxh3_128;
+    return out_options;
+  }
+};
+
+/// A copy of a checkpoint that is taken through a stream on disk, so that no model is in memory.
+class travelling_copy {
+ public:
+  travelling_copy(fs::path dir, const fs::path& base, fs::path stream)
+      : dir_(std::move(dir)), stream_(std::move(stream)) {
+    fs::create_directories(dir_);
+    if (!fs::is_directory(base)) {
+      copy_whole(base, dir_ / "model.safetensors");
+      return;
+    }
+    for (const auto& entry : fs::directory_iterator(base))
+      if (entry.is_regular_file() && !entry.path().filename().string().starts_with('.'))
+        copy_whole(entry.path(), dir_ / entry.path().filename());
+  }
+
+  void go_to(std::uint64_t version) {
+    if (version == 0) return;
+    pull_options how;
+    how.source = stream_;
+    how.checkpoint = dir_;
+    how.target = version;
+    pull(how);
+  }
+
+  checkpoint open() const { return checkpoint::open(dir_); }
+
+ private:
+  fs::path dir_;
+  fs::path stream_;
+};
+
+class publishing {
+ public:
+  explicit publishing(const publish_arguments& a) : arguments_(a), publisher_(a.options()) {}
+
+  int checkpoints() {
+    const auto& all = arguments_.checkpoints;
+    if (all.size() < 2)
+      throw error(errc::bad_input, "--checkpoints: needs the base and at least one version");
+    progress_bar bar(all.size() - 1);
+    auto base = checkpoint::open_ranks(all[0]);
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      auto target = checkpoint::open_ranks(all[i]);
+      add(i, i - 1, base, target, bar, i - 1);
+      base = std::move(target);
+    }
+    return exit_ok;
+  }
+
+  /// Every version of a stream anew.
+  int trace(const fs::path& base, const fs::path& stream) {
+    const auto versions = published_versions(stream);
+    if (versions.empty()) refuse(errc::bad_input, stream, "holds no published version");
+    const scratch_directory scratch(arguments_.out);
+    travelling_copy before(scratch.path() / "a", base, stream);
+    travelling_copy after(scratch.path() / "b", base, stream);
+    progress_bar bar(versions.size());
+    std::uint64_t last = 0;
+    for (std::size_t i = 0; i < versions.size(); ++i) {
+      bar.show(i, fmt::format("reading version {}", versions[i]));
+      after.go_to(versions[i]);
+      add(versions[i], last, before.open(), after.open(), bar, i);
+      std::swap(before, after);
+      last = versions[i];
+    }
+    return exit_ok;
+  }
+
+  /// One version that leads from one version of a stream to a later one.
+  int fold() {
+    const auto from = arguments_.from_version;
+    const auto to = arguments_.to_version;
+    if (from >= to) throw error(errc::bad_input, "--from must be before --to");
+    const scratch_directory scratch(arguments_.out);
+    travelling_copy before(scratch.path() / "a", arguments_.base, arguments_.stream);
+    travelling_copy after(scratch.path() / "b", arguments_.base, arguments_.stream);
+    progress_bar bar(2);
+    bar.show(0, fmt::format("reading version {}", from));
+    before.go_to(from);
+    bar.show(1, fmt::format("reading version {}", to));
+    after.go_to(to);
+    add(to, from, before.open(), after.open(), bar, 1);
+    return exit_ok;
+  }
+
+ private:
+  void add(std::uint64_t version, std::uint64_t base_version, const checkpoint& base,
+           const checkpoint& target, progress_bar& bar, std::size_t done) {
+    const auto started = std::chrono::steady_clock::now();
+    bar.show(done, fmt::format("publishing version {}", version));
+    const auto made = publisher_.add(version, base_version, base, target);
+    bar.clear();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+    print(made, base_version, target.shape().total_bytes(), took.count());
+  }
+
+  void print(const published_version& v, std::uint64_t base, std::uint64_t model_bytes,
+             double seconds) const {
+    if (arguments_.json) {
+      const nlohmann::ordered_json line{{"kind", "published"},        {"version", v.version},
+                                        {"base_version", base},       {"full", v.full},
+                                        {"there", v.there},           {"bytes", v.bytes},
+                                        {"model_bytes", model_bytes}, {"removed", v.removed},
+                                        {"seconds", seconds}};
+      return print_out(line.dump() + '\n');
+    }
+    if (v.there) return print_out(fmt::format("version {} is there already\n", v.version));
+    print_out(fmt::format("version {}{} {}, {:.2f} % of {}, {}{}\n", v.version,
+                          v.full ? " full" : "", human_bytes(v.bytes),
+                          100.0 * static_cast<double>(v.bytes) / static_cast<double>(model_bytes),
+                          human_bytes(model_bytes), human_seconds(seconds),
+                          v.removed > 0 ? fmt::format(", {} removed", v.removed) : ""));
+  }
+
+  const publish_arguments& arguments_;
+  publisher publisher_;
+};
+
+void add_output_options(CLI::App& command, publish_arguments& a) {
+  command.add_option("--out", a.out, "Stream to publish into, made if it is not there")
+      ->type_name("DIR")
+      ->required();
+  command
+      .add_option("--scheme", a.scheme, "xor and overwrite are read by others, coded by us alone")
+      ->check(CLI::IsMember({"xor", "overwrite", "coded"}))
+      ->capture_default_str();
+  command.add_option("--digest", a.digest, "Checksum of each tensor: xxh3-128, adler32 or blake3")
+      ->check(CLI::IsMember({"xxh3-128", "adler32", "blake3"}))
+      ->capture_default_str();
+  command
+      .add_option("--run", a.to.run, "Name of this training, told to readers; drawn if not given")
+      ->type_name("TEXT");
+  command
+      .add_option("--shard-mb", a.to.how.shard_bytes_max, "Close a shard at so many MB of tensors")
+      ->check(plain_number(1, 1'000'000))
+      ->transform([](const std::string& text) { return text + "000000"; })
+      ->type_name("N");
+  command.add_flag("--json", a.json, "One JSON object a line");
+}
+
+void add_series_options(CLI::App& command, publish_arguments& a) {
+  command.add_option("--full-every", a.to.full_every, "Every so many versions a full one")
+      ->check(plain_number(1, 1'000'000'000))
+      ->type_name("N");
+  command
+      .add_option("--keep", a.to.keep,
+                  "Remove versions before a full one that so many newest do not need")
+      ->check(plain_number(1, 1'000'000'000))
+      ->type_name("N");
+  command
+      .add_option("--reader", a.readers,
+                  "Checkpoint whose version bounds what is removed. May be repeated")
+      ->type_name("DIR")
+      ->allow_extra_args(false);
+}
+
+void add_source_options(CLI::App& command, publish_arguments& a) {
+  command.add_option("--base", a.base, "Checkpoint that the stream starts from")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--stream", a.stream, "Stream to read")->type_name("DIR")->required();
+}
+
+}  // namespace
+
+void add_publish_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "publish", "Write checkpoints as a stream of versions that hosts pull");
+  const auto a = std::make_shared<publish_arguments>();
+  auto* source = command->add_option_group("source");
+  source->add_option("--checkpoints", a->checkpoints, "The base, then version 1, 2, …")
+      ->type_name("DIR");
+  source->add_option("--trace", a->trace, "Directory with base/ and stream/: each version anew")
+      ->type_name("DIR");
+  source->require_option(1);
+  add_output_options(*command, *a);
+  add_series_options(*command, *a);
+  command->callback([a, &run] {
+    run = [a] {
+      publishing work(*a);
+      const fs::path trace = a->trace;
+      return trace.empty() ? work.checkpoints() : work.trace(trace / "base", trace / "stream");
+    };
+  });
+}
+
+void add_convert_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "convert", "Write a stream anew in another scheme: others' as ours, ours as others'");
+  const auto a = std::make_shared<publish_arguments>();
+  add_source_options(*command, *a);
+  add_output_options(*command, *a);
+  add_series_options(*command, *a);
+  command->callback([a, &run] { run = [a] { return publishing(*a).trace(a->base, a->stream); }; });
+}
+
+void add_fold_command(CLI::App& program, std::function<int()>& run) {
+  auto* command =
+      program.add_subcommand("fold", "Write many deltas of a stream as one, for who comes late");
+  const auto a = std::make_shared<publish_arguments>();
+  add_source_options(*command, *a);
+  command->add_option("--from", a->from_version, "Version that the delta starts from")
+      ->check(plain_number(0, UINT64_MAX))
+      ->type_name("A")
+      ->required();
+  command->add_option("--to", a->to_version, "Version that it leads to")
+      ->check(plain_number(1, UINT64_MAX))
+      ->type_name("B")
+      ->required();
+  add_output_options(*command, *a);
+  command->callback([a, &run] { run = [a] { return publishing(*a).fold(); }; });
+}
+
+}  // namespace lockstep

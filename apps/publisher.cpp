@@ -1,0 +1,184 @@
+#include "apps/publisher.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <random>
+#include <system_error>
+#include <utility>
+
+#include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
+#include "weights/host_checkpoint.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/pull.hpp"
+#include "weights/state_digest.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::string_view scratch_prefix = ".lockstep-scratch-";
+
+std::string fresh_run() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}", random(), random());
+}
+
+std::string metadata_in(const fs::path& dir, std::string_view key) {
+  const auto index = read_index(dir);
+  const auto at = index.metadata.find(std::string(key));
+  return at == index.metadata.end() ? std::string() : at->second;
+}
+
+// What stands beside the tensors of a checkpoint: its configuration, its tokenizer.
+std::vector<fs::path> companions_of(const checkpoint& source) {
+  std::vector<fs::path> out;
+  std::error_code failure;
+  if (!fs::is_directory(source.path(), failure)) return out;
+  for (fs::directory_iterator it(source.path(), failure), end; !failure && it != end;
+       it.increment(failure)) {
+    const auto& file = it->path();
+    const auto name = file.filename().string();
+    if (name.starts_with('.') || file.extension() == ".safetensors" || name.ends_with(".tmp") ||
+        name == index_name || !it->is_regular_file())
+      continue;
+    out.push_back(file);
+  }
+  if (failure) refuse(errc::bad_input, source.path(), "cannot be listed: " + failure.message());
+  return out;
+}
+
+// What killed publishers left: nobody else is here.
+void clear_scratch(const fs::path& out) {
+  std::vector<fs::path> left;
+  std::error_code failure;
+  for (fs::directory_iterator it(out, failure), end; !failure && it != end; it.increment(failure))
+    if (it->path().filename().string().starts_with(scratch_prefix)) left.push_back(it->path());
+  for (const auto& dir : left)
+    if (!failure) fs::remove_all(dir, failure);
+  if (failure) refuse(errc::unwritable, out, "cannot be cleared: " + failure.message());
+}
+
+// Unpublished first, so that nobody begins to read what is going.
+void remove_version(const fs::path& dir) {
+  remove_file(dir / index_name);
+  sync_directory(dir);
+  std::error_code failure;
+  fs::remove_all(dir, failure);
+  if (failure) refuse(errc::unwritable, dir, "cannot be removed: " + failure.message());
+}
+
+}  // namespace
+
+publisher::publisher(publisher_options options) : options_(std::move(options)) {
+  std::error_code failure;
+  fs::create_directories(options_.out, failure);
+  if (failure) refuse(errc::unwritable, options_.out, "cannot be made: " + failure.message());
+  lock_ = ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    const bool held = lock_ >= 0 && errno == EWOULDBLOCK;
+    const auto why = std::generic_category().message(errno);
+    if (lock_ >= 0) ::close(lock_);
+    refuse(errc::unwritable, options_.out,
+           held ? "another process publishes there" : "cannot be locked: " + why);
+  }
+  try {
+    clear_scratch(options_.out);
+    const auto there = published_versions(options_.out);
+    if (options_.run.empty() && !there.empty())
+      options_.run = metadata_in(published_dir(options_.out, there.back()), own_key::run);
+  } catch (...) {
+    ::close(lock_);
+    throw;
+  }
+  if (options_.run.empty()) options_.run = fresh_run();
+  options_.how.metadata[std::string(own_key::run)] = options_.run;
+}
+
+publisher::~publisher() {
+  ::close(lock_);
+}
+
+// After an interruption the same call goes on where the last one ended.
+bool publisher::is_published(const fs::path& dir, std::uint64_t version, const checkpoint& target) {
+  if (!has_index(dir)) return false;
+  digests_ = tensor_digests(target);
+  digests_of_ = version;
+  if (metadata_in(dir, own_key::target) == state_digest(target.shape(), digests_)) return true;
+  refuse(errc::unwritable, dir, "is published already, and not with these weights");
+}
+
+published_version publisher::add(std::uint64_t version, std::uint64_t base_version,
+                                 const checkpoint& base, const checkpoint& target) {
+  target.require(base.shape());
+  const auto dir = published_dir(options_.out, version);
+  published_version out;
+  out.version = version;
+  out.full = options_.full_every != 0 && version % options_.full_every == 0;
+  out.there = is_published(dir, version, target);
+  if (out.there) return out;
+  auto how = options_.how;
+  how.digests = &digests_;
+  how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
+    base.release(i, begin, end);
+    target.release(i, begin, end);
+  };
+  if (out.full) {
+    how.companions = companions_of(target);
+    out.bytes = publish_full(options_.out, version, target.shape(), reader_of(target), how);
+  } else {
+    if (digests_of_ != base_version) digests_ = tensor_digests(base);
+    digests_of_.reset();
+    out.bytes = publish_delta(options_.out, version, base_version, target.shape(), reader_of(base),
+                              reader_of(target), how);
+  }
+  digests_of_ = version;
+  out.removed = prune(version);
+  return out;
+}
+
+// All before a full version from which everybody who matters can be brought up.
+std::size_t publisher::prune(std::uint64_t newest) const {
+  if (options_.keep == 0 || newest < options_.keep) return 0;
+  auto bound = newest - options_.keep + 1;
+  for (const auto& reader : options_.readers)
+    bound = std::min(bound, marker_of(reader).value_or(0) + 1);
+  const auto versions = published_versions(options_.out);
+  std::uint64_t first = 0;
+  for (const auto v : versions)
+    if (v <= bound && !read_index(published_dir(options_.out, v)).is_delta()) first = v;
+  std::size_t removed = 0;
+  for (const auto v : versions) {
+    if (v >= first) break;
+    remove_version(published_dir(options_.out, v));
+    ++removed;
+  }
+  if (removed > 0) sync_directory(options_.out);
+  return removed;
+}
+
+scratch_directory::scratch_directory(const fs::path& beside) {
+  std::error_code failure;
+  fs::create_directories(beside, failure);
+  if (failure) refuse(errc::unwritable, beside, "cannot be made: " + failure.message());
+  auto name = (beside / (std::string(scratch_prefix) + "XXXXXX")).string();
+  if (!::mkdtemp(name.data()))
+    refuse(errc::unwritable, beside,
+           "cannot be written to: " + std::generic_category().message(errno));
+  path_ = name;
+}
+
+scratch_directory::~scratch_directory() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+}  // namespace lockstep

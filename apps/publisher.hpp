@@ -1,0 +1,74 @@
+// Decides how a series of states becomes a stream of published versions, and which of them stay.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weights/checkpoint.hpp"
+#include "weights/published.hpp"
+
+namespace lockstep {
+
+/// How to publish a series.
+struct publisher_options {
+  std::filesystem::path out;
+  publish_options how;
+  std::string run;               ///< own_key::run; empty: that of the stream, or a new one
+  std::uint64_t full_every = 0;  ///< every so many versions a full one; 0: never
+  std::uint64_t keep = 0;        ///< newest versions that must stay; 0: all stay
+  /// Checkpoints whose markers bound what may go: none that one of them has yet to pass.
+  std::vector<std::filesystem::path> readers;
+};
+
+/// What became of one version.
+struct published_version {
+  std::uint64_t version = 0;
+  bool full = false;
+  bool there = false;       ///< it was published before, with the same weights, and left alone
+  std::uint64_t bytes = 0;  ///< of its files
+  std::size_t removed = 0;  ///< versions that went
+};
+
+/// Publishes into one directory, alone: a second one there is refused. Not thread-safe.
+class publisher {
+ public:
+  /// Throws `error`.
+  explicit publisher(publisher_options options);
+  publisher(const publisher&) = delete;
+  publisher& operator=(const publisher&) = delete;
+  ~publisher();
+
+  /// Publishes `target` as `version`, `base` being `base_version`'s weights. Throws `error`:
+  /// `unwritable` if the version is published with other weights; `wrong_layout`.
+  published_version add(std::uint64_t version, std::uint64_t base_version, const checkpoint& base,
+                        const checkpoint& target);
+
+ private:
+  bool is_published(const std::filesystem::path& dir, std::uint64_t version,
+                    const checkpoint& target);
+  std::size_t prune(std::uint64_t newest) const;
+
+  publisher_options options_;
+  int lock_ = -1;
+  std::optional<std::uint64_t> digests_of_;  // the version whose tensors' digests are held
+  std::vector<std::string> digests_;
+};
+
+/// A directory for now, beside what is being made, removed with all that is in it.
+class scratch_directory {
+ public:
+  explicit scratch_directory(const std::filesystem::path& beside);
+  scratch_directory(const scratch_directory&) = delete;
+  scratch_directory& operator=(const scratch_directory&) = delete;
+  ~scratch_directory();
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace lockstep

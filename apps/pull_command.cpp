@@ -1,0 +1,212 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/progress_bar.hpp"
+#include "apps/replay_output.hpp"
+#include "apps/standard_output.hpp"
+#include "apps/stop_signal.hpp"
+#include "weights/file.hpp"
+#include "weights/pull.hpp"
+
+namespace lockstep {
+
+namespace {
+
+struct pull_arguments {
+  pull_options pull;
+  std::string source;
+  std::string checkpoint;
+  std::optional<std::string> base;
+  std::optional<std::uint64_t> to;
+  std::uint64_t lock_ms = 600'000;
+  std::uint64_t poll_ms = 500;
+  bool watch = false;
+  bool json = false;
+};
+
+void print(const pull_report& r, double seconds, bool json) {
+  if (json) {
+    const nlohmann::ordered_json line{{"kind", "pull"},
+                                      {"from", r.from},
+                                      {"version", r.version},
+                                      {"recovered", r.recovered},
+                                      {"whole", r.whole},
+                                      {"deltas", r.deltas},
+                                      {"read_bytes", r.read_bytes},
+                                      {"changed_bytes", r.changed_bytes},
+                                      {"seconds", seconds}};
+    return print_out(line.dump() + '\n');
+  }
+  std::string line = r.recovered ? "ended what was interrupted; " : "";
+  if (!r.whole && r.deltas == 0)
+    line += fmt::format("already at version {}", r.version);
+  else
+    line +=
+        fmt::format("version {} from {}: {}{} deltas, {} read, {} changed, {}", r.version, r.from,
+                    r.whole ? "a whole checkpoint, " : "", r.deltas, human_bytes(r.read_bytes),
+                    human_bytes(r.changed_bytes), human_seconds(seconds));
+  print_out(line + '\n');
+}
+
+class puller {
+ public:
+  explicit puller(const pull_arguments& a) : arguments_(a), options_(a.pull) {
+    options_.source = a.source;
+    options_.checkpoint = a.checkpoint;
+    if (a.base) options_.base = *a.base;
+    options_.target = a.to;
+    options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
+  }
+
+  void once() {
+    const auto started = std::chrono::steady_clock::now();
+    progress_bar bar(bar_steps);
+    options_.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t all) {
+      const auto step =
+          all == 0 ? 0
+                   : static_cast<std::size_t>(static_cast<double>(done) / static_cast<double>(all) *
+                                              static_cast<double>(bar_steps));
+      if (std::pair(std::string(what), step) == shown_) return;
+      shown_ = {std::string(what), step};
+      bar.show(step, what);
+    };
+    const auto report = pull(options_);
+    bar.clear();
+    if (report.whole || report.deltas > 0 || report.recovered || !arguments_.watch)
+      print(report,
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(),
+            arguments_.json);
+    options_.rebuild = false;
+    reached_ = report.version;
+  }
+
+  /// Until it is told to stop, or is at the version that was asked for. What cannot be read yet may
+  /// be there at the next look: a mount shows files in any order.
+  void watch() {
+    stop_signal stop;
+    std::string said;
+    do {
+      try {
+        const auto newest = newest_published(options_.source);
+        const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
+        if (!newest || (reached_ && *to <= *reached_)) continue;
+        options_.target = to;
+        once();
+        said.clear();
+      } catch (const error& e) {
+        if (said == e.what()) continue;
+        said = e.what();
+        fmt::print(stderr, "lockstep: {}\n", said);
+      }
+      if (arguments_.to && reached_ && *reached_ >= *arguments_.to) return;
+    } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
+  }
+
+ private:
+  static constexpr std::size_t bar_steps = 100;
+
+  const pull_arguments& arguments_;
+  pull_options options_;
+  std::optional<std::uint64_t> reached_;
+  std::pair<std::string, std::size_t> shown_;
+};
+
+int run_verify(const pull_arguments& a) {
+  const auto started = std::chrono::steady_clock::now();
+  progress_bar bar(100);
+  auto options = a.pull;
+  options.source = a.source;
+  options.checkpoint = a.checkpoint;
+  if (a.base) options.base = *a.base;
+  options.target = a.to;
+  std::size_t shown = 101;
+  options.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t all) {
+    const auto step = static_cast<std::size_t>(
+        100 * static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(all, 1)));
+    if (step != shown) bar.show(shown = step, what);
+  };
+  const auto r = verify(options);
+  bar.clear();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+  if (a.json) {
+    const nlohmann::ordered_json line{{"kind", "verified"},
+                                      {"from", r.from},
+                                      {"version", r.version},
+                                      {"whole", r.whole},
+                                      {"deltas", r.deltas},
+                                      {"read_bytes", r.read_bytes},
+                                      {"changed_bytes", r.changed_bytes},
+                                      {"seconds", took.count()}};
+    print_out(line.dump() + '\n');
+  } else {
+    print_out(fmt::format("version {} can be reached from {}: {}{} deltas, {}, {} would change\n",
+                          r.version, r.from, r.whole ? "a full version, " : "", r.deltas,
+                          human_bytes(r.read_bytes), human_bytes(r.changed_bytes)));
+  }
+  return exit_ok;
+}
+
+int run_pull(const pull_arguments& a) {
+  puller work(a);
+  if (a.watch)
+    work.watch();
+  else
+    work.once();
+  return exit_ok;
+}
+
+void add_way_options(CLI::App& command, pull_arguments& a) {
+  command.add_option("--source", a.source, "Directory that holds weight_v000001, …")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--checkpoint", a.checkpoint, "The checkpoint of this host")
+      ->type_name("DIR")
+      ->required();
+  command.add_option("--to", a.to, "Version to reach; the newest one if not given")
+      ->check(plain_number(1, UINT64_MAX))
+      ->type_name("N");
+  command.add_option("--base", a.base, "Checkpoint that a host without one starts from")
+      ->type_name("DIR");
+  command.add_flag("--json", a.json, "One JSON object a line");
+}
+
+}  // namespace
+
+void add_verify_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "verify", "Whether a pull would succeed: decodes and compares everything, writes nothing");
+  const auto a = std::make_shared<pull_arguments>();
+  add_way_options(*command, *a);
+  command->callback([a, &run] { run = [a] { return run_verify(*a); }; });
+}
+
+void add_pull_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "pull", "Bring a checkpoint directory up to a version that a stream publishes");
+  const auto a = std::make_shared<pull_arguments>();
+  add_way_options(*command, *a);
+  command->add_flag("--rebuild", a->pull.rebuild,
+                    "Take a whole checkpoint, a full version or the base, whatever is there");
+  command->add_flag("--watch", a->watch, "Go on with every version that appears");
+  command->add_option("--poll-ms", a->poll_ms, "How long to wait between two looks")
+      ->check(plain_number(1, 3'600'000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--lock-ms", a->lock_ms, "How long to wait for others on this host")
+      ->check(plain_number(0, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->callback([a, &run] { run = [a] { return run_pull(*a); }; });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,217 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "apps/commands.hpp"
+#include "apps/exit_codes.hpp"
+#include "apps/plain_number.hpp"
+#include "apps/standard_output.hpp"
+#include "apps/stop_signal.hpp"
+#include "transport/http.hpp"
+#include "weights/file.hpp"
+#include "weights/host_checkpoint.hpp"
+#include "weights/pull.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using nlohmann::json;
+
+struct serve_arguments {
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 30'100;
+  std::vector<std::string> sources;
+  std::vector<std::string> checkpoints;
+  std::string base;
+  std::string engine;
+  std::uint64_t lock_ms = 600'000;
+  std::uint64_t engine_ms = 600'000;
+};
+
+bool is_same(const fs::path& a, const fs::path& b) {
+  std::error_code failure;
+  const auto x = fs::weakly_canonical(a, failure);
+  if (failure) return false;
+  const auto y = fs::weakly_canonical(b, failure);
+  return !failure && x == y;
+}
+
+http_response answer(unsigned status, const json& body) {
+  return {status, body.dump(-1, ' ', false, json::error_handler_t::replace)};
+}
+
+/// The route of engines that can pull, for one that cannot.
+class pull_route {
+ public:
+  explicit pull_route(const serve_arguments& a)
+      : arguments_(a), version_(marker_of(a.checkpoints.front()).value_or(0)) {}
+
+  std::optional<http_response> quick(const http_request& r) {
+    if (r.path == "/healthz" && r.method == "GET") return answer(200, {{"status", "ok"}});
+    if (r.path == "/readyz" && r.method == "GET") {
+      const std::lock_guard lock(mutex_);
+      const bool ready = !pulling_ && why_not_.empty();
+      return answer(ready ? 200 : 503, {{"ready", ready},
+                                        {"version", version_},
+                                        {"message", pulling_ ? "a pull is under way" : why_not_}});
+    }
+    if (r.path != "/pull_weights")
+      return answer(404, {{"success", false}, {"message", "no such route"}});
+    if (r.method != "POST")
+      return answer(405, {{"success", false}, {"message", "only POST is answered"}});
+    return std::nullopt;
+  }
+
+  http_response slow(const http_request& r) {
+    begin();
+    std::string why;
+    std::uint64_t version = 0;
+    try {
+      version = handle(r.body);
+    } catch (const std::exception& e) {
+      why = e.what();
+    }
+    end(version, why);
+    if (!why.empty()) {
+      fmt::print(stderr, "lockstep: {}\n", printable(why));
+      return answer(400, {{"success", false}, {"message", why}});
+    }
+    print_out(fmt::format("version {}\n", version));
+    return answer(200, {{"success", true}, {"message", fmt::format("at version {}", version)}});
+  }
+
+ private:
+  void begin() {
+    const std::lock_guard lock(mutex_);
+    pulling_ = true;
+  }
+
+  void end(std::uint64_t version, const std::string& why) {
+    const std::lock_guard lock(mutex_);
+    pulling_ = false;
+    why_not_ = why;
+    if (why.empty()) version_ = version;
+  }
+
+  std::uint64_t handle(const std::string& body) const {
+    const auto request = json::parse(body, nullptr, false);
+    if (!request.is_object()) throw error(errc::bad_input, "the body is not a JSON object");
+    const auto checkpoint = text_in(request, "local_checkpoint_dir");
+    const auto source = text_in(request, "source_dir");
+    const auto target = request.find("target_version");
+    if (target == request.end() || !target->is_number_unsigned() ||
+        target->get<std::uint64_t>() == 0)
+      throw error(errc::bad_input, "target_version is not a number from 1 on");
+    pull_options options;
+    options.source = permitted(source, arguments_.sources, "source_dir");
+    options.checkpoint = permitted(checkpoint, arguments_.checkpoints, "local_checkpoint_dir");
+    if (!arguments_.base.empty()) options.base = arguments_.base;
+    options.target = target->get<std::uint64_t>();
+    options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
+    const auto report = pull(options);
+    if (!arguments_.engine.empty()) reload(options.checkpoint, report.version);
+    return report.version;
+  }
+
+  static std::string text_in(const json& request, const char* key) {
+    const auto at = request.find(key);
+    if (at == request.end() || !at->is_string())
+      throw error(errc::bad_input, fmt::format("{} is not a string", key));
+    return at->get<std::string>();
+  }
+
+  /// Whoever may ask is not known, so where may be read and written is not theirs to say.
+  static fs::path permitted(const std::string& dir, const std::vector<std::string>& all,
+                            const char* key) {
+    const auto at = std::find_if(all.begin(), all.end(),
+                                 [&](const auto& known) { return is_same(known, dir); });
+    if (at == all.end())
+      throw error(errc::bad_input,
+                  fmt::format("{} {} is not one that is served", key, in_quotes(dir)));
+    return *at;
+  }
+
+  void reload(const fs::path& checkpoint, std::uint64_t version) const {
+    const json body{{"model_path", fs::absolute(checkpoint).string()},
+                    {"weight_version", std::to_string(version)}};
+    const auto reply =
+        http_call(arguments_.engine, {"POST", "/update_weights_from_disk", body.dump()},
+                  std::chrono::milliseconds(arguments_.engine_ms));
+    const auto said = json::parse(reply.body, nullptr, false);
+    const bool took = reply.status == 200 && (!said.is_object() || said.value("success", true));
+    if (!took)
+      throw error(errc::hook_failed,
+                  fmt::format("the engine did not load version {}: status {}: {}", version,
+                              reply.status, printable(reply.body)));
+  }
+
+  const serve_arguments& arguments_;
+  std::mutex mutex_;
+  bool pulling_ = false;
+  std::string why_not_;  // the last pull failed
+  std::uint64_t version_;
+};
+
+int serve(const serve_arguments& a) {
+  stop_signal stop;
+  pull_route route(a);
+  const http_server server(
+      a.host, a.port, [&](const http_request& r) { return route.quick(r); },
+      [&](const http_request& r) { return route.slow(r); });
+  print_out(fmt::format("serving on {}:{}\n", a.host, server.port()));
+  while (!stop.wait_for(std::chrono::minutes(1))) {
+  }
+  return exit_ok;
+}
+
+}  // namespace
+
+void add_serve_pull_command(CLI::App& program, std::function<int()>& run) {
+  auto* command = program.add_subcommand(
+      "serve-pull", "Answer POST /pull_weights beside an engine that has no such route");
+  const auto a = std::make_shared<serve_arguments>();
+  command->add_option("--host", a->host, "Address to listen on; whoever reaches it may ask")
+      ->type_name("ADDRESS")
+      ->capture_default_str();
+  command->add_option("--port", a->port, "Port to listen on, 0 for a free one")
+      ->check(plain_number(0, 65'535))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--source", a->sources, "Stream that may be pulled from. May be repeated")
+      ->type_name("DIR")
+      ->allow_extra_args(false)
+      ->required();
+  command
+      ->add_option("--checkpoint", a->checkpoints,
+                   "Checkpoint that may be brought up. May be repeated")
+      ->type_name("DIR")
+      ->allow_extra_args(false)
+      ->required();
+  command->add_option("--base", a->base, "Checkpoint that a host without one starts from")
+      ->type_name("DIR");
+  command
+      ->add_option("--engine", a->engine,
+                   "http://HOST:PORT of the engine, told to load the checkpoint after each pull")
+      ->type_name("URL");
+  command->add_option("--lock-ms", a->lock_ms, "How long to wait for others on this host")
+      ->check(plain_number(0, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->add_option("--engine-ms", a->engine_ms, "How long to wait for the engine")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str();
+  command->callback([a, &run] { run = [a] { return serve(*a); }; });
+}
+
+}  // namespace lockstep

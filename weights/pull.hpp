@@ -1,0 +1,62 @@
+// Decides how a checkpoint on a host is brought up to a version that a stream publishes.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep {
+
+/// What to bring where.
+struct pull_options {
+  std::filesystem::path source;      ///< holds weight_v000001, …
+  std::filesystem::path checkpoint;  ///< an ordinary checkpoint directory, changed in place
+  /// What a host that has nothing starts from, as version 0.
+  std::optional<std::filesystem::path> base;
+  /// The version to reach; nothing: the newest one that is published.
+  std::optional<std::uint64_t> target;
+  /// Take a whole checkpoint, a full version or `base`, whatever the marker says.
+  bool rebuild = false;
+  /// How long others may hold the lock.
+  std::chrono::milliseconds lock_patience{600'000};
+  /// Told what is under way and how far it is: bytes done, of all. May be empty. Called by one
+  /// thread at a time.
+  std::function<void(std::string_view what, std::uint64_t done, std::uint64_t all)> progress;
+};
+
+/// What was done.
+struct pull_report {
+  std::uint64_t from = 0;  ///< what the marker said; 0 without one
+  std::uint64_t version = 0;
+  bool recovered = false;           ///< an earlier process's interrupted work was ended first
+  bool whole = false;               ///< a whole checkpoint was taken
+  std::size_t deltas = 0;           ///< how many were applied
+  std::uint64_t read_bytes = 0;     ///< of parts and whole checkpoints in the source
+  std::uint64_t changed_bytes = 0;  ///< of the checkpoint by deltas
+};
+
+/// Brings `options.checkpoint` to the target. Before the first live byte changes, every tensor of
+/// every delta has been decoded beside it and its checksum compared, and so has the digest of the
+/// whole state where the stream has one; then the change is durably declared, and whoever is killed
+/// after that is succeeded by the next call. Memory does not grow with the model. Throws `error`
+/// that names the file: `bad_input` on anything malformed, missing or not published yet;
+/// `wrong_base` where the checkpoint is not what the deltas start from, is later than the target,
+/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock. What is live is
+/// then what it was, or an earlier version of the chain, as the marker says.
+pull_report pull(const pull_options& options);
+
+/// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the
+/// way are decoded at once, at most 256 of them. Throws like `pull`.
+pull_report verify(const pull_options& options);
+
+/// The versions in `source` that are published, ascending. Throws `error{bad_input}`.
+std::vector<std::uint64_t> published_versions(const std::filesystem::path& source);
+/// The newest version in `source` that is published; nothing if there is none.
+std::optional<std::uint64_t> newest_published(const std::filesystem::path& source);
+
+}  // namespace lockstep

@@ -1,0 +1,173 @@
+#include "weights/pull_plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+#include <string_view>
+
+#include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/published.hpp"
+#include "weights/pull.hpp"
+#include "weights/safetensors.hpp"
+#include "weights/state_digest.hpp"
+#include "weights/weight_stream.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::uint64_t number_in(const checkpoint_index& index, const std::string& key) {
+  const auto at = index.metadata.find(key);
+  if (at == index.metadata.end()) refuse(errc::bad_input, index.path, "has no " + key);
+  const auto number = parse_version(at->second);
+  if (!number)
+    refuse(errc::bad_input, index.path,
+           fmt::format("its {} {} is not a number", key, in_quotes(at->second)));
+  return *number;
+}
+
+void update(published_hasher& hash, std::string_view text) {
+  hash.update(std::as_bytes(std::span(text)));
+  hash.update(std::as_bytes(std::span<const char>("\n", 1)));
+}
+
+// Indexes of two runs may be alike to the byte; the checksums in the shards are not. Of a full
+// version only our own index says what it holds.
+std::string identity_of(const checkpoint_index& index, const fs::path& dir) {
+  if (!index.is_delta() && !index.metadata.contains(std::string(own_key::target))) return {};
+  published_hasher hash(published_checksum::xxh3_128);
+  update(hash, read_small(index.path, file_limits().index_bytes_max));
+  if (index.is_delta())
+    for (const auto& [shard, mapped] : index.shards()) {
+      const safetensors_file file(dir / shard);
+      for (const auto& [tensor, digest] : file.metadata()) {
+        update(hash, tensor);
+        update(hash, digest);
+      }
+    }
+  return hash.digest();
+}
+
+version_record record_in(const checkpoint_index& index, const fs::path& source,
+                         std::uint64_t version) {
+  const auto dir = published_dir(source, version);
+  require_files_inside(source, dir);
+  const auto run = index.metadata.find(std::string(own_key::run));
+  return {version, run == index.metadata.end() ? std::string() : run->second,
+          identity_of(index, dir)};
+}
+
+// A delta's index, held to be that version's; of an ordinary checkpoint nothing is asked.
+checkpoint_index index_of(const fs::path& dir, std::uint64_t version) {
+  auto index = read_index(dir);
+  if (!index.is_delta()) return index;
+  if (const auto said = number_in(index, "version"); said != version)
+    refuse(errc::bad_input, index.path,
+           fmt::format("says it is version {}, not {}", said, version));
+  return index;
+}
+
+void require_there(const fs::path& dir, std::uint64_t version, std::uint64_t later) {
+  if (stands(dir)) return;
+  refuse(errc::bad_input, dir,
+         version == later ? std::string("is not there: that version is not published")
+                          : fmt::format("is not there, but version {} is based on it", later));
+}
+
+}  // namespace
+
+pull_plan plan_pull(const fs::path& source, std::uint64_t target,
+                    std::optional<std::uint64_t> marker, bool has_base, const layout* expected) {
+  pull_plan plan;
+  for (auto at = target, later = target; at != marker.value_or(0);) {
+    const auto dir = published_dir(source, at);
+    require_there(dir, at, later);
+    require_inside(source, dir);
+    if (!has_index(dir)) {
+      require_lone_checkpoint(dir, expected);
+      plan.whole = plan_step{dir, {at, {}, {}}};
+      break;
+    }
+    require_inside(source, dir / index_name);
+    const auto index = index_of(dir, at);
+    plan_step step{dir, record_in(index, source, at)};
+    if (!index.is_delta()) {
+      plan.whole = std::move(step);
+      break;
+    }
+    const auto base = number_in(index, "base_version");
+    if (base >= at)
+      refuse(errc::bad_input, index.path, fmt::format("its base {} is not earlier", base));
+    if (base < marker.value_or(0))
+      refuse(errc::wrong_base, dir,
+             fmt::format("is a delta to version {}, but the checkpoint is at version {}", base,
+                         *marker));
+    plan.deltas.push_back(std::move(step));
+    later = at;
+    at = base;
+  }
+  std::reverse(plan.deltas.begin(), plan.deltas.end());
+  if (!plan.whole && !marker && !has_base)
+    refuse(errc::wrong_base, source,
+           fmt::format("has no full version up to {}, and the checkpoint cannot be what its deltas "
+                       "start from: a base is needed",
+                       target));
+  return plan;
+}
+
+version_record record_of(const fs::path& source, std::uint64_t version) {
+  const auto dir = published_dir(source, version);
+  require_inside(source, dir / index_name);
+  return record_in(read_index(dir), source, version);
+}
+
+bool holds_checkpoint(const fs::path& dir) {
+  return stands(dir / single_file_name) || has_index(dir);
+}
+
+void require_inside(const fs::path& root, const fs::path& path) {
+  std::error_code failure;
+  const auto whole = fs::canonical(root, failure);
+  if (failure) refuse(errc::bad_input, root, "cannot be found: " + failure.message());
+  const auto real = fs::canonical(path, failure);
+  if (failure) refuse(errc::bad_input, path, "cannot be found: " + failure.message());
+  const auto [end, rest] = std::mismatch(whole.begin(), whole.end(), real.begin(), real.end());
+  if (end != whole.end()) refuse(errc::bad_input, path, "is a link that leads out of the stream");
+}
+
+void require_files_inside(const fs::path& root, const fs::path& dir) {
+  std::error_code failure;
+  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure))
+    require_inside(root, it->path());
+  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
+}
+
+std::vector<std::uint64_t> published_versions(const fs::path& source) {
+  std::vector<std::uint64_t> out;
+  constexpr std::string_view prefix = "weight_v";
+  std::error_code failure;
+  for (fs::directory_iterator it(source, failure), end; !failure && it != end;
+       it.increment(failure)) {
+    const auto name = it->path().filename().string();
+    if (!name.starts_with(prefix)) continue;
+    const auto number = parse_version(name.substr(prefix.size()));
+    if (number && *number != 0 && published_dir(source, *number) == source / name &&
+        has_index(it->path()))
+      out.push_back(*number);
+  }
+  if (failure) refuse(errc::bad_input, source, "cannot be listed: " + failure.message());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::optional<std::uint64_t> newest_published(const fs::path& source) {
+  const auto all = published_versions(source);
+  return all.empty() ? std::nullopt : std::optional(all.back());
+}
+
+}  // namespace lockstep

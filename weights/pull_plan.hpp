@@ -1,0 +1,45 @@
+// Decides which whole checkpoint and which deltas lead a host to a version. Private to weights/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "messages/layout.hpp"
+#include "weights/host_checkpoint.hpp"
+
+namespace lockstep {
+
+/// One published version that is on the way.
+struct plan_step {
+  std::filesystem::path dir;
+  version_record record;
+};
+
+/// At most one whole checkpoint, then deltas, each of which has the one before it as its base.
+struct pull_plan {
+  std::optional<plan_step> whole;
+  std::vector<plan_step> deltas;
+};
+
+/// The way from `marker` (nothing: from no checkpoint at all) to `target`: back from the target to
+/// the marker or, above it, to the newest full version. Throws `error{bad_input}` where a version
+/// on the way is missing, malformed or not published yet, `error{wrong_base}` where the way misses
+/// the marker or, with nothing to start from and no base (`has_base`), leads to version 0.
+/// `expected`: the checkpoint's layout, where it has one.
+pull_plan plan_pull(const std::filesystem::path& source, std::uint64_t target,
+                    std::optional<std::uint64_t> marker, bool has_base, const layout* expected);
+
+/// What is to be noted of a version of `source` that has an index. Throws `error{bad_input}`.
+version_record record_of(const std::filesystem::path& source, std::uint64_t version);
+
+/// Whether a checkpoint, or what is left of one, stands in `dir`.
+bool holds_checkpoint(const std::filesystem::path& dir);
+
+/// Throws `error{bad_input}` unless `path`, with all links followed, is inside `root`.
+void require_inside(const std::filesystem::path& root, const std::filesystem::path& path);
+/// The same for everything in the directory `dir`.
+void require_files_inside(const std::filesystem::path& root, const std::filesystem::path& dir);
+
+}  // namespace lockstep

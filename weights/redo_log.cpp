@@ -1,0 +1,199 @@
+#include "weights/redo_log.hpp"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <optional>
+
+#include "messages/ids.hpp"
+#include "weights/file.hpp"
+#include "weights/plain_file.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// A block: number of the file, offset in it, length of the window, length of what follows; then
+// runs of a gap, a length and that many new bytes. Numbers of runs in base 128, low digits first.
+struct block_head {
+  std::uint32_t file;
+  std::uint32_t window_bytes;
+  std::uint64_t offset;
+  std::uint64_t run_bytes;
+};
+static_assert(sizeof(block_head) == 24);
+
+constexpr std::array<char, 8> magic{'L', 'S', 'R', 'E', 'D', 'O', '1', '\n'};
+// Equal bytes between two runs that cost no more than a new run would.
+constexpr std::size_t worth_a_run = 2;
+constexpr std::size_t run_bytes_max = 3 * redo_log::window_bytes_max;
+
+void put_number(std::vector<std::byte>& out, std::size_t value) {
+  for (; value >= 128; value >>= 7) out.push_back(static_cast<std::byte>(value | 128));
+  out.push_back(static_cast<std::byte>(value));
+}
+
+bool take_number(std::span<const std::byte>& in, std::size_t& value) {
+  value = 0;
+  for (int shift = 0; shift < 28 && !in.empty(); shift += 7) {
+    const auto digit = std::to_integer<std::size_t>(in[0]);
+    in = in.subspan(1);
+    value |= (digit & 127) << shift;
+    if (digit < 128) return true;
+  }
+  return false;
+}
+
+std::uint64_t word_at(std::span<const std::byte> bytes, std::size_t at) {
+  std::uint64_t word;
+  std::memcpy(&word, bytes.data() + at, sizeof(word));
+  return word;
+}
+
+// The first place from `at` on where the two differ.
+std::size_t next_difference(std::span<const std::byte> a, std::span<const std::byte> b,
+                            std::size_t at) {
+  for (; at + 8 <= a.size(); at += 8)
+    if (const auto x = word_at(a, at) ^ word_at(b, at); x != 0)
+      return at + static_cast<std::size_t>(std::countr_zero(x)) / 8;
+  while (at < a.size() && a[at] == b[at]) ++at;
+  return at;
+}
+
+std::size_t write_runs(std::span<const std::byte> old, std::span<const std::byte> fresh,
+                       std::vector<std::byte>& out) {
+  std::size_t differ = 0;
+  std::size_t written = 0;  // up to here
+  for (auto begin = next_difference(old, fresh, 0); begin < old.size();) {
+    auto end = begin + 1;
+    auto next = end;
+    ++differ;
+    for (;;) {
+      while (next < old.size() && old[next] == fresh[next] && next - end < worth_a_run) ++next;
+      if (next >= old.size() || old[next] == fresh[next]) break;
+      end = ++next;
+      ++differ;
+    }
+    put_number(out, begin - written);
+    put_number(out, end - begin);
+    out.insert(out.end(), fresh.begin() + static_cast<std::ptrdiff_t>(begin),
+               fresh.begin() + static_cast<std::ptrdiff_t>(end));
+    written = end;
+    begin = next_difference(old, fresh, end);
+  }
+  return differ;
+}
+
+bool apply_runs(std::span<const std::byte> runs, std::span<std::byte> window) {
+  std::size_t at = 0;
+  while (!runs.empty()) {
+    std::size_t gap = 0;
+    std::size_t length = 0;
+    if (!take_number(runs, gap) || !take_number(runs, length)) return false;
+    if (gap > window.size() - at || length > window.size() - at - gap || length > runs.size())
+      return false;
+    at += gap;
+    std::copy_n(runs.begin(), length, window.begin() + static_cast<std::ptrdiff_t>(at));
+    at += length;
+    runs = runs.subspan(length);
+  }
+  return true;
+}
+
+std::string hex_of(const XXH3_state_t& state) {
+  const auto hash = XXH3_128bits_digest(&state);
+  return to_string(hash128{hash.high64, hash.low64});
+}
+
+}  // namespace
+
+redo_log::redo_log(const fs::path& file)
+    : out_(std::make_unique<file_writer>(file)),
+      hash_(XXH3_createState(), [](XXH3_state_s* state) { XXH3_freeState(state); }) {
+  if (!hash_) throw std::bad_alloc();
+  XXH3_128bits_reset(hash_.get());
+  out_->write(std::as_bytes(std::span(magic)));
+  XXH3_128bits_update(hash_.get(), magic.data(), magic.size());
+  bytes_ = magic.size();
+}
+
+redo_log::~redo_log() = default;
+
+std::size_t redo_log::add(std::uint32_t file, std::uint64_t offset, std::span<const std::byte> old,
+                          std::span<const std::byte> fresh) {
+  thread_local std::vector<std::byte> block;
+  block.resize(sizeof(block_head));
+  const auto differ = write_runs(old, fresh, block);
+  if (differ == 0) return 0;
+  const block_head head{file, static_cast<std::uint32_t>(old.size()), offset,
+                        block.size() - sizeof(block_head)};
+  std::memcpy(block.data(), &head, sizeof(head));
+  const std::lock_guard lock(mutex_);
+  out_->write(block);
+  XXH3_128bits_update(hash_.get(), block.data(), block.size());
+  bytes_ += block.size();
+  return differ;
+}
+
+redo_seal redo_log::seal() {
+  out_->commit();
+  return {bytes_, hex_of(*hash_)};
+}
+
+bool is_sealed(const fs::path& log, const redo_seal& seal) {
+  if (!stands(log)) return false;
+  const plain_file file(log, plain_file::access::read);
+  if (file.size() != seal.bytes) return false;
+  const std::unique_ptr<XXH3_state_t, void (*)(XXH3_state_t*)> hash(
+      XXH3_createState(), [](XXH3_state_t* state) { XXH3_freeState(state); });
+  if (!hash) throw std::bad_alloc();
+  XXH3_128bits_reset(hash.get());
+  std::vector<std::byte> buffer(redo_log::window_bytes_max);
+  for (std::uint64_t at = 0; at < seal.bytes;) {
+    const auto piece =
+        std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), seal.bytes - at));
+    file.read(at, piece);
+    XXH3_128bits_update(hash.get(), piece.data(), piece.size());
+    at += piece.size();
+  }
+  return hex_of(*hash) == seal.digest;
+}
+
+std::uint64_t redo(const fs::path& log, const std::vector<fs::path>& files) {
+  const plain_file in(log, plain_file::access::read);
+  const auto damaged = [&] { refuse(errc::bad_input, log, "is damaged"); };
+  const auto end = in.size();
+  std::vector<std::optional<plain_file>> open(files.size());
+  std::vector<std::byte> runs;
+  std::vector<std::byte> window;
+  std::uint64_t rewritten = 0;
+  for (std::uint64_t at = magic.size(); at < end;) {
+    block_head head;
+    if (end - at < sizeof(head)) damaged();
+    in.read(at, std::as_writable_bytes(std::span(&head, 1)));
+    at += sizeof(head);
+    if (head.file >= files.size() || head.window_bytes > redo_log::window_bytes_max ||
+        head.run_bytes > run_bytes_max || head.run_bytes > end - at)
+      damaged();
+    runs.resize(head.run_bytes);
+    in.read(at, runs);
+    at += head.run_bytes;
+    auto& file = open[head.file];
+    if (!file) file.emplace(files[head.file], plain_file::access::write);
+    window.resize(head.window_bytes);
+    file->read(head.offset, window);
+    if (!apply_runs(runs, window)) damaged();
+    file->write(head.offset, window);
+    rewritten += window.size();
+  }
+  for (auto& file : open)
+    if (file) file->sync();
+  return rewritten;
+}
+
+}  // namespace lockstep

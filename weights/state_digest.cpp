@@ -1,0 +1,78 @@
+#include "weights/state_digest.hpp"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <new>
+
+#include "messages/ids.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/workers.hpp"
+
+namespace lockstep {
+
+struct published_hasher::state {
+  XXH3_state_t* xxh3 = nullptr;
+  unsigned long adler = 1;
+  ~state() { XXH3_freeState(xxh3); }
+};
+
+published_hasher::published_hasher(published_checksum format) : state_(std::make_unique<state>()) {
+  if (format != published_checksum::xxh3_128) return;
+  state_->xxh3 = XXH3_createState();
+  if (!state_->xxh3) throw std::bad_alloc();
+  XXH3_128bits_reset(state_->xxh3);
+}
+
+published_hasher::published_hasher(published_hasher&&) noexcept = default;
+published_hasher& published_hasher::operator=(published_hasher&&) noexcept = default;
+published_hasher::~published_hasher() = default;
+
+void published_hasher::update(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return;
+  if (state_->xxh3)
+    XXH3_128bits_update(state_->xxh3, bytes.data(), bytes.size());
+  else
+    state_->adler =
+        adler32_z(state_->adler, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+}
+
+std::string published_hasher::digest() const {
+  if (!state_->xxh3) return fmt::format("{:08x}", state_->adler);
+  const auto hash = XXH3_128bits_digest(state_->xxh3);
+  return to_string(hash128{hash.high64, hash.low64});
+}
+
+std::string state_digest(const layout& shape, const std::vector<std::string>& digests) {
+  published_hasher sum(published_checksum::xxh3_128);
+  for (std::size_t i = 0; i < shape.count(); ++i) {
+    const auto line = shape[i].name + '\0' + digests[i] + '\n';
+    sum.update(std::as_bytes(std::span(line)));
+  }
+  return sum.digest();
+}
+
+std::vector<std::string> tensor_digests(const checkpoint& from) {
+  constexpr std::size_t window_bytes = 1 << 20;
+  std::vector<plain_file> files;
+  for (std::size_t f = 0; f < from.file_count(); ++f)
+    files.emplace_back(from.file(f), plain_file::access::read);
+  std::vector<std::string> out(from.shape().count());
+  for_each_index(out.size(), [&](std::size_t i) {
+    const auto place = from.place_of(i);
+    const auto size = from.shape().bytes(i);
+    std::vector<std::byte> window(std::min<std::uint64_t>(size, window_bytes));
+    published_hasher hash(published_checksum::xxh3_128);
+    for (std::uint64_t at = 0; at < size; at += window.size()) {
+      const auto piece = std::span(window).first(std::min<std::uint64_t>(window.size(), size - at));
+      files[place.file].read(place.offset + at, piece);
+      hash.update(piece);
+    }
+    out[i] = hash.digest();
+  });
+  return out;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,42 @@
+// Decides how bytes that arrive piece by piece are proven, and how one digest names the state of a
+// whole model in a published stream.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "weights/checkpoint.hpp"
+#include "weights/published.hpp"
+
+namespace lockstep {
+
+/// Makes what published_digest makes of the same bytes in one piece. Movable; not thread-safe.
+class published_hasher {
+ public:
+  explicit published_hasher(published_checksum format);
+  published_hasher(published_hasher&&) noexcept;
+  published_hasher& operator=(published_hasher&&) noexcept;
+  ~published_hasher();
+
+  void update(std::span<const std::byte> bytes);
+  std::string digest() const;
+
+ private:
+  struct state;
+  std::unique_ptr<state> state_;
+};
+
+/// The digest of a whole state, as own_key::base and own_key::target hold it: XXH3-128, in 32
+/// hexadecimal digits, over each tensor's name, a zero byte, the 32 hexadecimal digits of the
+/// XXH3-128 of its bytes and a line feed, in the order of `shape`. `digests`: one for each tensor.
+std::string state_digest(const layout& shape, const std::vector<std::string>& digests);
+
+/// XXH3-128 of each tensor of a checkpoint, on several threads, reading a window at a time. Throws
+/// `error{bad_input}`.
+std::vector<std::string> tensor_digests(const checkpoint& from);
+
+}  // namespace lockstep
