@@ -81,38 +81,65 @@ struct staging_room {
   std::atomic<std::uint64_t> left;
 };
 
-struct stage_totals {
-  kernels::staged_digest digest;
-  std::vector<range_of_tensor> seen;
+struct frame_at {
+  kernels::frame frame;
+  std::size_t at;  ///< in its bucket
 };
 
-std::optional<bucket_failure> stage_bucket(const kernels::digest_key& key, const payload& bucket,
-                                           const tensor_views& tensors,
-                                           kernels::frame_stager& stager, staging_room& room,
-                                           payload& staged, stage_totals& totals) {
-  std::vector<std::byte> out;
-  std::size_t taken = 0;
-  stage_totals added;
+std::optional<bucket_failure> parse_bucket(const payload& bucket, const tensor_views& tensors,
+                                           std::vector<frame_at>& out) {
   for (std::size_t at = 0; at < bucket.size();) {
     kernels::frame frame;
     std::size_t length = 0;
-    auto status =
+    const auto status =
         kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
-    if (status == kernels::frame_status::ok)
-      status = stager.stage(key, frame, tensors[frame.tensor], out, added.digest);
     if (status != kernels::frame_status::ok) return failed_at(at, status);
-    added.seen.emplace_back(frame.tensor, frame.offset);
+    out.push_back({frame, at});
     at += length;
-    if (!room.take(out.size() - taken))
-      return bucket_failure{errc::bad_manifest, "staged, it is larger than may be held"};
-    taken = out.size();
   }
-  out.shrink_to_fit();
-  staged = payload(std::move(out));
-  totals.digest.base += added.digest.base;
-  totals.digest.change += added.digest.change;
-  totals.seen.insert(totals.seen.end(), added.seen.begin(), added.seen.end());
   return std::nullopt;
+}
+
+/// Some frames of a bucket that follow each other, and what becomes of them.
+struct stage_job {
+  std::size_t bucket = 0;
+  std::span<const frame_at> frames;
+  std::vector<std::byte> staged;
+  kernels::staged_digest digest;
+  std::optional<bucket_failure> failure;
+};
+
+void stage(const kernels::digest_key& key, const tensor_views& tensors,
+           kernels::frame_stager& stager, staging_room& room, stage_job& job) {
+  std::size_t taken = 0;
+  for (const auto& [frame, at] : job.frames) {
+    const auto status = stager.stage(key, frame, tensors[frame.tensor], job.staged, job.digest);
+    if (status != kernels::frame_status::ok) {
+      job.failure = failed_at(at, status);
+      return;
+    }
+    if (!room.take(job.staged.size() - taken)) {
+      job.failure = bucket_failure{errc::bad_manifest, "staged, it is larger than may be held"};
+      return;
+    }
+    taken = job.staged.size();
+  }
+}
+
+/// Frames that one thread takes at a time: few, since a bucket of coded frames may be all of a
+/// model's delta, and each stands for up to a MiB of weights.
+constexpr std::size_t job_frames = 4;
+
+std::vector<stage_job> jobs_of(const std::vector<std::vector<frame_at>>& frames) {
+  std::vector<stage_job> out;
+  for (std::size_t i = 0; i < frames.size(); ++i)
+    for (std::size_t at = 0; at < frames[i].size(); at += job_frames) {
+      stage_job job;
+      job.bucket = i;
+      job.frames = std::span(frames[i]).subspan(at, std::min(job_frames, frames[i].size() - at));
+      out.push_back(std::move(job));
+    }
+  return out;
 }
 
 /// Digest of the ranges of `which` that are not among `seen`, which ascend.
@@ -174,6 +201,52 @@ void run_jobs(std::size_t count, Job job) {
     Tool tool{};
     for (std::size_t i = next++; i < count; i = next++) job(i, tool);
   });
+}
+
+/// How many of the first buckets are staged at a time: their frames are held meanwhile, and those
+/// of a hostile bucket take a few times as much as the bucket.
+std::size_t window_of(std::span<const payload> buckets) {
+  constexpr std::size_t window_bytes = 64 << 20;
+  std::size_t count = 0;
+  for (std::size_t bytes = 0; count < buckets.size() && bytes < window_bytes; ++count)
+    bytes += buckets[count].size();
+  return count;
+}
+
+/// Stages these buckets in place; which of them failed, and why, if one did.
+std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
+    const kernels::digest_key& key, std::span<payload> buckets, const tensor_views& tensors,
+    staging_room& room, kernels::staged_digest& sum, std::vector<range_of_tensor>& seen) {
+  std::vector<std::vector<frame_at>> frames(buckets.size());
+  std::vector<std::optional<bucket_failure>> failures(buckets.size());
+  for_each_index(buckets.size(), [&](std::size_t i) {
+    failures[i] = parse_bucket(buckets[i], tensors, frames[i]);
+  });
+  for (std::size_t i = 0; i < buckets.size(); ++i)
+    if (failures[i]) return std::pair(i, *failures[i]);
+  auto jobs = jobs_of(frames);
+  run_jobs<kernels::frame_stager>(jobs.size(), [&](std::size_t i, auto& stager) {
+    stage(key, tensors, stager, room, jobs[i]);
+  });
+  std::vector<std::size_t> sizes(buckets.size());
+  for (const auto& job : jobs) {
+    if (job.failure) return std::pair(job.bucket, *job.failure);
+    sizes[job.bucket] += job.staged.size();
+    sum.base += job.digest.base;
+    sum.change += job.digest.change;
+    for (const auto& f : job.frames) seen.emplace_back(f.frame.tensor, f.frame.offset);
+  }
+  auto job = jobs.begin();
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    std::vector<std::byte> staged;
+    staged.reserve(sizes[i]);
+    for (; job != jobs.end() && job->bucket == i; ++job) {
+      staged.insert(staged.end(), job->staged.begin(), job->staged.end());
+      job->staged = {};
+    }
+    buckets[i] = payload(std::move(staged));
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -395,22 +468,18 @@ std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payloa
                                             const tensor_views& tensors, std::uint64_t bytes_max,
                                             staged_states& states) {
   return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
-    std::vector<stage_totals> totals(buckets.size());
-    std::vector<std::optional<bucket_failure>> failures(buckets.size());
     staging_room room{bytes_max};
-    run_jobs<kernels::frame_stager>(buckets.size(), [&](std::size_t i, auto& stager) {
-      failures[i] = stage_bucket(key, buckets[i], tensors, stager, room, buckets[i], totals[i]);
-    });
     kernels::staged_digest sum;
     std::vector<range_of_tensor> seen;
-    for (std::size_t i = 0; i < buckets.size(); ++i) {
-      if (failures[i]) {
-        failures[i]->detail = "bucket " + std::to_string(i) + ", " + failures[i]->detail;
-        return failures[i];
+    for (std::size_t from = 0; from < buckets.size();) {
+      const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
+      if (auto failure = stage_window(key, some, tensors, room, sum, seen)) {
+        failure->first += from;
+        failure->second.detail =
+            "bucket " + std::to_string(failure->first) + ", " + failure->second.detail;
+        return failure->second;
       }
-      sum.base += totals[i].digest.base;
-      sum.change += totals[i].digest.change;
-      seen.insert(seen.end(), totals[i].seen.begin(), totals[i].seen.end());
+      from += some.size();
     }
     std::ranges::sort(seen);
     const batches all(tensors);
