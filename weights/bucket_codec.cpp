@@ -453,7 +453,7 @@ std::optional<bucket_failure> apply_buckets(std::span<const payload> buckets,
                  [&](std::size_t i) { failures[i] = apply_bucket(buckets[i], tensors, each[i]); });
   for (const auto& of_one : each) touched.insert(touched.end(), of_one.begin(), of_one.end());
   std::ranges::sort(touched);
-  touched.erase(std::ranges::unique(touched).begin(), touched.end());
+  touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
   const auto failed = std::ranges::find_if(failures, [](const auto& f) { return f.has_value(); });
   return failed == failures.end() ? std::nullopt : *failed;
 }
