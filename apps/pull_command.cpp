@@ -99,7 +99,8 @@ class puller {
       try {
         const auto newest = newest_published(options_.source);
         const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
-        if (!newest || (reached_ && *to <= *reached_)) continue;
+        // Fewer than there were: the trainer may have begun anew, and a pull can tell.
+        if (!newest || (reached_ && *to == *reached_)) continue;
         options_.target = to;
         once();
         said.clear();

@@ -73,11 +73,17 @@ class pull_route {
   }
 
   http_response slow(const http_request& r) {
-    begin();
     std::string why;
     std::uint64_t version = 0;
+    pull_options asked;
     try {
-      version = handle(r.body);
+      asked = parse(r.body);
+    } catch (const std::exception& e) {  // says nothing of the checkpoint
+      return answer(400, {{"success", false}, {"message", e.what()}});
+    }
+    begin();
+    try {
+      version = handle(asked);
     } catch (const std::exception& e) {
       why = e.what();
     }
@@ -103,7 +109,7 @@ class pull_route {
     if (why.empty()) version_ = version;
   }
 
-  std::uint64_t handle(const std::string& body) const {
+  pull_options parse(const std::string& body) const {
     const auto request = json::parse(body, nullptr, false);
     if (!request.is_object()) throw error(errc::bad_input, "the body is not a JSON object");
     const auto checkpoint = text_in(request, "local_checkpoint_dir");
@@ -118,6 +124,10 @@ class pull_route {
     if (!arguments_.base.empty()) options.base = arguments_.base;
     options.target = target->get<std::uint64_t>();
     options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
+    return options;
+  }
+
+  std::uint64_t handle(const pull_options& options) const {
     const auto report = pull(options);
     if (!arguments_.engine.empty()) reload(options.checkpoint, report.version);
     return report.version;

@@ -186,6 +186,13 @@ void host_checkpoint::recover() {
   } catch (const error&) {  // written whole or not at all: the disk is at fault
     torn_ = true;
   }
+  // The marker goes before the first live byte changes. One that stands was not taken away yet, or
+  // is the next one, or somebody else's since: what is here is what it says.
+  if (begun && stands(sync_dir_ / "state.json")) {
+    begun.reset();
+    remove_file(sync_dir_ / "intent.json");
+    sync_directory(sync_dir_);
+  }
   // Of a full version what is not in `incoming` any more is in place already.
   if (begun && !begun->full && !is_sealed(log_file(), begun->seal)) torn_ = true;
   if (torn_) return remove_file(sync_dir_ / "state.json");

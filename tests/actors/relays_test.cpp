@@ -32,7 +32,7 @@ settings listening(std::uint32_t fanout) {
   auto s = quiet();
   s.transport.listen = "127.0.0.1:0";
   s.transport.fanout = fanout;
-  s.transport.relay_stall_ms = 300;
+  s.transport.relay_stall_ms = 2'000;  // longer than anybody is slow, wherever this runs
   s.transport.relay_backoff_ms = 60'000;
   s.sync.link_bytes_per_s = 1'000'000'000;
   s.bucket.bytes_max = (1 << 20) + (256 << 10);
@@ -307,7 +307,7 @@ TEST_CASE("a relay that stands still delays a sync by the time to notice, and no
   for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
   // Far below what staging has time for.
   CHECK(report.total.count() < 30.0);
-  CHECK(report.total.count() > 0.3);
+  CHECK(report.total.count() > 2.0);
   CHECK(eventually([&] { return !g.feeds_others(still); }));
   REQUIRE(g.settled());
   // Nobody waits for it again, so nobody has to be helped by the trainer.

@@ -287,6 +287,50 @@ def test_a_watcher_follows_and_stops(folder):
         watcher.communicate()
 
 
+def test_a_watcher_takes_what_a_trainer_that_begins_anew_publishes(folder):
+    states = walk(3)
+    again = [step(s, 77) for s in states[:3]]
+    streams = []
+    for where, series, more in ((folder / "old", states, ()), (folder / "new", again, ("--full-every", "2"))):
+        where.mkdir()
+        streams.append(publish_series(where, series, *more))
+    stream, host = streams[0], folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    command = [PROGRAM, "pull", "--source", stream, "--checkpoint", host, "--watch", "--poll-ms", "20"]
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def reaches(version, state):
+        deadline = time.monotonic() + 20
+        while fmt.marker(host) != version:
+            assert time.monotonic() < deadline and watcher.poll() is None, f"not at {version}"
+            time.sleep(0.02)
+        holds(host, state)
+
+    try:
+        reaches(3, states[3])
+        shutil.rmtree(stream)
+        os.rename(streams[1], stream)
+        reaches(2, again[2])
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def test_what_was_interrupted_is_not_ended_over_what_others_put_there_since(folder):
+    place = Place(folder, walk(3))
+    for version in (1, 2, 3):
+        place.publish(version)
+    pull(place.stream, place.host, 1)
+    killed = subprocess.run([PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host, "--to", "2"],
+                            env={**os.environ, **crash_at("rename", "state.json")}, capture_output=True)
+    assert killed.returncode != 0 and fmt.marker(place.host) is None
+    fmt.write_checkpoint(place.host, place.states[3])
+    fmt.set_marker(place.host, 3)
+    pull(place.stream, place.host, 3)
+    holds(place.host, place.states[3])
+    assert fmt.marker(place.host) == 3
+
+
 def test_files_that_others_share_are_not_written_through(folder):
     place = Place(folder, walk(2))
     for version in (1, 2):
