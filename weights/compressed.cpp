@@ -85,6 +85,7 @@ struct frame_reader::context {
   ZSTD_DCtx* zstd = nullptr;
   ZSTD_inBuffer in{};
   bool ended = false;
+  std::uint64_t given = 0;  // bytes that came out
   ~context() { ZSTD_freeDCtx(zstd); }
 };
 
@@ -122,6 +123,7 @@ std::string frame_reader::read(std::span<std::byte> out) {
     if (context_->ended) return "decompresses to fewer bytes than it must give";
     if (auto problem = step(out, filled); !problem.empty()) return problem;
   }
+  context_->given += filled;
   return {};
 }
 
@@ -144,6 +146,10 @@ std::string frame_reader::finish() {
   }
   if (const auto rest = context_->in.size - context_->in.pos; rest > 0)
     return fmt::format("has {} bytes after its zstd frame", rest);
+  // The library looks at this only where all of a frame is decompressed at once.
+  const auto announced = ZSTD_getFrameContentSize(context_->in.src, context_->in.size);
+  if (announced < ZSTD_CONTENTSIZE_ERROR && announced != context_->given)
+    return fmt::format("announces {} bytes, and has {}", announced, context_->given);
   return {};
 }
 
