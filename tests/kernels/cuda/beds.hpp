@@ -2,6 +2,7 @@
 // device if there is one.
 #pragma once
 
+#include <catch2/catch.hpp>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -31,6 +32,16 @@ std::vector<bed> cuda_beds();
 
 /// All, or those that the environment's LOCKSTEP_BEDS ("emulated" or "cuda") names.
 const std::vector<bed>& all_beds();
+
+/// Calls `run(bed)` for each of them; what fails names its bed.
+template <class Run>
+void on_each_bed(Run run) {
+  for (const bed& on : all_beds()) {
+    INFO(on.name);
+    on.prepare();
+    run(on);
+  }
+}
 
 /// An array in the memory of a bed, between two zones of `guard` bytes that must stay what they
 /// are.

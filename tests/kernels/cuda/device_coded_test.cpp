@@ -156,15 +156,6 @@ void check_coding(const bed& on, const coded_list& list, std::size_t shift) {
   REQUIRE(memory.guards_hold());
 }
 
-template <class Run>
-void on_each_bed(Run run) {
-  for (const bed& on : all_beds()) {
-    INFO(on.name);
-    on.prepare();
-    run(on);
-  }
-}
-
 /// A coded frame of one tensor, and what the CPU says of it after damage.
 struct coded_sample {
   tensor_states states;

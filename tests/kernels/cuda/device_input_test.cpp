@@ -93,15 +93,6 @@ void check_one(const bed& on, const device_tensors& model, const sample& s, cons
   REQUIRE(model.guards_hold());
 }
 
-template <class Run>
-void on_each_bed(Run run) {
-  for (const bed& on : all_beds()) {
-    INFO(on.name);
-    on.prepare();
-    run(on);
-  }
-}
-
 }  // namespace
 
 TEST_CASE("a device notices every flipped bit of a frame") {

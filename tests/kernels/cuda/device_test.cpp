@@ -109,16 +109,6 @@ void check_stage(const bed& on, const std::vector<tensor_states>& tensors, std::
   REQUIRE(model.guards_hold());
 }
 
-/// Calls `run(bed)` for each bed.
-template <class Run>
-void on_each_bed(Run run) {
-  for (const bed& on : all_beds()) {
-    INFO(on.name);
-    on.prepare();
-    run(on);
-  }
-}
-
 }  // namespace
 
 TEST_CASE("a device expands the same key, and digests as the CPU does at every length") {
