@@ -8,24 +8,6 @@
 
 namespace lockstep {
 
-namespace {
-
-/// The trainer's tensors as the kernels see them.
-tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
-  tensor_views out;
-  for (std::size_t i = 0; i < shape.count(); ++i) {
-    const auto bytes = tensors(i);
-    if (bytes.size() != shape.bytes(i))
-      throw error(errc::wrong_layout, "tensor '" + shape[i].name + "' has " +
-                                          std::to_string(bytes.size()) + " bytes, not " +
-                                          std::to_string(shape.bytes(i)));
-    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(shape[i].type)});
-  }
-  return out;
-}
-
-}  // namespace
-
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
                         const settings& options) {
   const auto target = views_of(store.shape(), tensors);

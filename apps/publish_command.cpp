@@ -8,15 +8,17 @@
 #include <optional>
 #include <random>
 
+#include "actors/published_fleet.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
-#include "apps/publisher.hpp"
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
+#include "apps/stop_signal.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/publisher.hpp"
 #include "weights/pull.hpp"
 
 namespace lockstep {
@@ -33,6 +35,11 @@ struct publish_arguments {
   std::string base;
   std::string stream;
   std::vector<std::string> readers;
+  std::vector<std::string> receivers;
+  std::string acks;
+  std::uint64_t ack_ms = 60'000;
+  std::uint64_t recovery_ms = 60'000;
+  bool no_reseed = false;
   std::string scheme = "xor";
   std::string digest = "xxh3-128";
   std::uint64_t from_version = 0;
@@ -87,7 +94,24 @@ class travelling_copy {
 
 class publishing {
  public:
-  explicit publishing(const publish_arguments& a) : arguments_(a), publisher_(a.options()) {}
+  explicit publishing(const publish_arguments& a) : arguments_(a) {
+    if (a.receivers.empty()) {
+      publisher_.emplace(a.options());
+      return;
+    }
+    stop_.emplace();
+    published_fleet_options followed;
+    followed.stream = a.options();
+    followed.receivers = a.receivers;
+    followed.acks = a.acks;
+    followed.ack_timeout = std::chrono::milliseconds(a.ack_ms);
+    followed.recovery_timeout = std::chrono::milliseconds(a.recovery_ms);
+    followed.reseed = !a.no_reseed;
+    followed.stopped = [this] { return stop_->wait_for(std::chrono::milliseconds(0)); };
+    fleet_.emplace(std::move(followed));
+  }
+  publishing(const publishing&) = delete;
+  publishing& operator=(const publishing&) = delete;
 
   int checkpoints() {
     const auto& all = arguments_.checkpoints;
@@ -99,8 +123,9 @@ class publishing {
       auto target = checkpoint::open_ranks(all[i]);
       add(i, i - 1, base, target, bar, i - 1);
       base = std::move(target);
+      if (stopped_) break;
     }
-    return exit_ok;
+    return status_;
   }
 
   /// Every version of a stream anew.
@@ -118,8 +143,9 @@ class publishing {
       add(versions[i], last, before.open(), after.open(), bar, i);
       std::swap(before, after);
       last = versions[i];
+      if (stopped_) break;
     }
-    return exit_ok;
+    return status_;
   }
 
   /// One version that leads from one version of a stream to a later one.
@@ -136,7 +162,7 @@ class publishing {
     bar.show(1, fmt::format("reading version {}", to));
     after.go_to(to);
     add(to, from, before.open(), after.open(), bar, 1);
-    return exit_ok;
+    return status_;
   }
 
  private:
@@ -144,10 +170,70 @@ class publishing {
            const checkpoint& target, progress_bar& bar, std::size_t done) {
     const auto started = std::chrono::steady_clock::now();
     bar.show(done, fmt::format("publishing version {}", version));
-    const auto made = publisher_.add(version, base_version, base, target);
+    target.require(base.shape());
+    if (fleet_) return add_and_wait(version, base, target, bar);
+    const auto made = publisher_->add(version, base_version, source_of(base), source_of(target));
     bar.clear();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
     print(made, base_version, target.shape().total_bytes(), took.count());
+  }
+
+  /// The next version of the fleet, whichever number that is: the label stays the series'.
+  void add_and_wait(std::uint64_t label, const checkpoint& base, const checkpoint& target,
+                    progress_bar& bar) {
+    auto pending = fleet_->publish(source_of(base), source_of(target), label);
+    bar.clear();
+    print(pending.version, pending.report.base.number, target.shape().total_bytes(),
+          pending.report.encode.count());
+    const auto report =
+        fleet_->conclude(std::move(pending), [&target] { return source_of(target); });
+    if (!report.participants.empty() || !report.complete()) print(report);
+    if (report.reason == errc::shut_down) {
+      stopped_ = true;
+      status_ = exit_unreachable;
+    } else if (!report.complete()) {
+      status_ = exit_check_failed;
+    }
+  }
+
+  void print(const sync_report& r) const {
+    if (arguments_.json) {
+      auto receivers = nlohmann::ordered_json::array();
+      for (const auto& p : r.participants)
+        receivers.push_back({{"name", p.name},
+                             {"status", to_string(p.status)},
+                             {"reason", to_string(p.reason)},
+                             {"detail", p.detail},
+                             {"member", p.member},
+                             {"version", p.version.number},
+                             {"reseeds", p.reseeds}});
+      auto absent = nlohmann::ordered_json::array();
+      for (const auto& name : fleet_->absent()) absent.push_back(name);
+      const nlohmann::ordered_json line{{"kind", "sync"},
+                                        {"label", r.label},
+                                        {"base_version", r.base.number},
+                                        {"version", r.target.number},
+                                        {"held", fleet_->held()},
+                                        {"result", to_string(r.result)},
+                                        {"reason", to_string(r.reason)},
+                                        {"detail", r.detail},
+                                        {"wire_bytes", r.wire_bytes},
+                                        {"reseed_bytes", r.reseed_bytes},
+                                        {"publish_seconds", r.encode.count()},
+                                        {"commit_seconds", r.commit.count()},
+                                        {"recover_seconds", r.recover.count()},
+                                        {"receivers", std::move(receivers)},
+                                        {"absent", std::move(absent)}};
+      return print_out(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
+    }
+    auto line = fmt::format("version {} {} after {}", r.target.number, to_string(r.result),
+                            human_seconds(r.commit.count()));
+    for (const auto& p : r.participants)
+      if (p.status != terminal::ok)
+        line += fmt::format("; {} {}{} ({})", p.name, to_string(p.reason),
+                            p.reseeds > 0 ? ", given all weights" : "", printable(p.detail));
+    for (const auto& name : fleet_->absent()) line += fmt::format("; {} OUT", name);
+    print_out(line + '\n');
   }
 
   void print(const published_version& v, std::uint64_t base, std::uint64_t model_bytes,
@@ -169,7 +255,11 @@ class publishing {
   }
 
   const publish_arguments& arguments_;
-  publisher publisher_;
+  std::optional<stop_signal> stop_;
+  std::optional<publisher> publisher_;   // nobody is waited for
+  std::optional<published_fleet> fleet_;  // or these are
+  int status_ = exit_ok;
+  bool stopped_ = false;
 };
 
 void add_output_options(CLI::App& command, publish_arguments& a) {
@@ -210,6 +300,36 @@ void add_series_options(CLI::App& command, publish_arguments& a) {
       ->allow_extra_args(false);
 }
 
+void add_receiver_options(CLI::App& command, publish_arguments& a) {
+  auto* receivers =
+      command
+          .add_option("--receiver", a.receivers,
+                      "Name of a host that must acknowledge each version before the next is "
+                      "published (pull --name). May be repeated")
+          ->type_name("NAME")
+          ->allow_extra_args(false);
+  command.add_option("--acks", a.acks, "Where hosts acknowledge; OUT/acks if not given")
+      ->type_name("DIR")
+      ->needs(receivers);
+  command
+      .add_option("--ack-ms", a.ack_ms, "How long to wait for acknowledgements of a version")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str()
+      ->needs(receivers);
+  command
+      .add_option("--recovery-ms", a.recovery_ms,
+                  "How long to wait for hosts that failed to hold it after all")
+      ->check(plain_number(0, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str()
+      ->needs(receivers);
+  command
+      .add_flag("--no-reseed", a.no_reseed,
+                "Publish no full version for hosts whose bytes are not what the chain needs")
+      ->needs(receivers);
+}
+
 void add_source_options(CLI::App& command, publish_arguments& a) {
   command.add_option("--base", a.base, "Checkpoint that the stream starts from")
       ->type_name("DIR")
@@ -231,6 +351,7 @@ void add_publish_command(CLI::App& program, std::function<int()>& run) {
   source->require_option(1);
   add_output_options(*command, *a);
   add_series_options(*command, *a);
+  add_receiver_options(*command, *a);
   command->callback([a, &run] {
     run = [a] {
       publishing work(*a);

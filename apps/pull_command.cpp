@@ -15,6 +15,7 @@
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
+#include "weights/acknowledgement.hpp"
 #include "weights/file.hpp"
 #include "weights/pull.hpp"
 
@@ -26,6 +27,7 @@ struct pull_arguments {
   pull_options pull;
   std::string source;
   std::string checkpoint;
+  std::string acks;
   std::optional<std::string> base;
   std::optional<std::uint64_t> to;
   std::uint64_t lock_ms = 600'000;
@@ -64,6 +66,7 @@ class puller {
     options_.source = a.source;
     options_.checkpoint = a.checkpoint;
     if (a.base) options_.base = *a.base;
+    options_.acks = a.acks;
     options_.target = a.to;
     options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
   }
@@ -198,6 +201,15 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
   add_way_options(*command, *a);
   command->add_flag("--rebuild", a->pull.rebuild,
                     "Take a whole checkpoint, a full version or the base, whatever is there");
+  command
+      ->add_option("--name", a->pull.name,
+                   "Say what becomes of each version, as the receiver of that name")
+      ->check([](const std::string& name) {
+        return is_host_name(name) ? std::string() : "is no name of a host";
+      })
+      ->type_name("NAME");
+  command->add_option("--acks", a->acks, "Where to say it; SOURCE/acks if not given")
+      ->type_name("DIR");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");
   command->add_option("--poll-ms", a->poll_ms, "How long to wait between two looks")
       ->check(plain_number(1, 3'600'000))

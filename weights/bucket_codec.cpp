@@ -255,6 +255,19 @@ tensor_views as_views(const tensor_spans& tensors) {
   return {tensors.begin(), tensors.end()};
 }
 
+tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
+  tensor_views out;
+  for (std::size_t i = 0; i < shape.count(); ++i) {
+    const auto bytes = tensors(i);
+    if (bytes.size() != shape.bytes(i))
+      throw error(errc::wrong_layout, "tensor '" + shape[i].name + "' has " +
+                                          std::to_string(bytes.size()) + " bytes, not " +
+                                          std::to_string(shape.bytes(i)));
+    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(shape[i].type)});
+  }
+  return out;
+}
+
 digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
   return with_key(
       seed, [&](const kernels::digest_key& key) { return sum_over<1>(tensors, {&key}).front(); });

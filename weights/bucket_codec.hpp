@@ -18,6 +18,7 @@
 #include "messages/layout.hpp"
 #include "messages/payload.hpp"
 #include "messages/to_receiver.hpp"
+#include "weights/weight_buffer.hpp"
 
 namespace lockstep {
 
@@ -26,6 +27,13 @@ using tensor_views = std::vector<kernels::tensor_view>;
 using tensor_spans = std::vector<kernels::tensor_span>;
 
 tensor_views as_views(const tensor_spans& tensors);
+/// Those of a reader. Throws `error{wrong_layout}` naming a tensor that is not as long as `shape`
+/// says.
+tensor_views views_of(const layout& shape, const tensor_reader& tensors);
+template <tensor_source T>
+tensor_views views_of(const T& source) {
+  return views_of(source.shape(), reader_of(source));
+}
 
 /// Seed of the digest that names states on the wire. Known to everybody, the same in every run, so
 /// that a restarted trainer recognises receivers that still hold its weights.

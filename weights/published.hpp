@@ -42,6 +42,11 @@ namespace own_key {
 inline constexpr std::string_view run = "lockstep_run";               ///< which training wrote it
 inline constexpr std::string_view base = "lockstep_base_digest";      ///< of all tensors before
 inline constexpr std::string_view target = "lockstep_target_digest";  ///< and after
+/// What an acknowledgement is proven under: 16 hexadecimal digits.
+inline constexpr std::string_view challenge = "lockstep_challenge";
+/// Of a full version that changes no weights: whom it is for, names with commas between them. All
+/// others hold what it holds.
+inline constexpr std::string_view meant_for = "lockstep_meant_for";
 }  // namespace own_key
 
 /// Largest tensor in bytes that "overwrite" can carry: positions and their count are 32 bits wide.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "weights/acknowledgement.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
@@ -33,12 +34,28 @@ class pulling {
       : options_(options), host_(options.checkpoint, options.lock_patience) {}
 
   pull_report run() {
+    if (options_.name.empty()) return reach();
+    try {
+      reach();
+      acknowledge(report_.version, errc::none, {});
+    } catch (const error& e) {
+      refuse_aloud(e);
+      throw;
+    }
+    return report_;
+  }
+
+ private:
+  pull_report reach() {
     report_.recovered = host_.recovered();
     report_.from = report_.version = host_.version().value_or(0);
     const auto target = options_.target ? options_.target : newest_published(options_.source);
     if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
-    const auto marker = start(*target);
+    target_ = *target;
+    auto marker = start(*target);
     if (marker && is_there(*target, *marker)) return report_;
+    while (marker && *marker < *target && is_for_others(*marker + 1)) step_over(++*marker);
+    if (marker == target) return report_;
     try {
       go(*target, marker);
     } catch (const error&) {
@@ -50,7 +67,63 @@ class pulling {
     return report_;
   }
 
- private:
+  /// Says what became of `version`, where its publisher waits for that.
+  void acknowledge(std::uint64_t version, errc reason, const std::string& detail) const {
+    const auto challenge = challenge_in(published_dir(options_.source, version));
+    if (!challenge) return;
+    const auto acks =
+        options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
+    acknowledgement what{version, *challenge, reason, detail, {}};
+    if (reason == errc::none) {
+      if (has_said(acks, what)) return;
+      what.proof = proof_of(checkpoint::open(host_.dir()), *challenge);
+    }
+    write_acknowledgement(acks, options_.name, what);
+  }
+
+  bool has_said(const fs::path& acks, const acknowledgement& what) const {
+    try {
+      const auto before = read_acknowledgement(acks, options_.name);
+      return before && before->version == what.version && before->challenge == what.challenge &&
+             before->reason == errc::none;
+    } catch (const error&) {
+      return false;  // damaged: said anew
+    }
+  }
+
+  void refuse_aloud(const error& why) const {
+    try {
+      if (target_ > 0) acknowledge(target_, why.code(), why.what());
+    } catch (const error& e) {
+      throw error(why.code(), std::string(why.what()) + "; nor could that be said: " + e.what());
+    }
+  }
+
+  /// A full version that changes no weights, for hosts of which this is none.
+  bool is_for_others(std::uint64_t version) const {
+    const auto dir = published_dir(options_.source, version);
+    const auto before = published_dir(options_.source, version - 1);
+    if (version == 1 || !has_index(dir) || !has_index(before)) return false;
+    const auto index = read_index(dir);
+    const auto names = index.metadata.find(std::string(own_key::meant_for));
+    if (index.is_delta() || names == index.metadata.end() ||
+        ("," + names->second + ",").find("," + options_.name + ",") != std::string::npos)
+      return false;
+    const auto& state = index.metadata.find(std::string(own_key::target));
+    const auto earlier = read_index(before).metadata;
+    const auto same = earlier.find(std::string(own_key::target));
+    const auto& ours = host_.record();
+    return state != index.metadata.end() && same != earlier.end() &&
+           state->second == same->second && ours && !ours->index.empty() &&
+           ours->index == record_of(options_.source, version - 1).index;
+  }
+
+  void step_over(std::uint64_t version) {
+    redo_log nothing(host_.log_file());
+    host_.change_to(record_of(options_.source, version), nothing.seal(), {});
+    report_.version = version;
+  }
+
   void go(std::uint64_t target, std::optional<std::uint64_t> marker) {
     const auto shape = layout_here();
     const auto plan = plan_pull(options_.source, target, marker, options_.base.has_value(),
@@ -236,6 +309,7 @@ class pulling {
   const pull_options& options_;
   host_checkpoint host_;
   pull_report report_;
+  std::uint64_t target_ = 0;
   bool not_the_base_ = false;
 };
 

@@ -22,6 +22,10 @@ struct pull_options {
   std::optional<std::uint64_t> target;
   /// Take a whole checkpoint, a full version or `base`, whatever the marker says.
   bool rebuild = false;
+  /// Who says what became of the target (weights/acknowledgement.hpp), if its publisher asks; empty:
+  /// nobody. And where; empty: `acknowledgements_of(source)`.
+  std::string name;
+  std::filesystem::path acks;
   /// How long others may hold the lock.
   std::chrono::milliseconds lock_patience{600'000};
   /// Told what is under way and how far it is: bytes done, of all. May be empty. Called by one

@@ -75,4 +75,12 @@ std::vector<std::string> tensor_digests(const checkpoint& from) {
   return out;
 }
 
+std::vector<std::string> tensor_digests(const layout& shape, const tensor_reader& tensors) {
+  std::vector<std::string> out(shape.count());
+  for_each_index(out.size(), [&](std::size_t i) {
+    out[i] = published_digest(published_checksum::xxh3_128, tensors(i));
+  });
+  return out;
+}
+
 }  // namespace lockstep

@@ -38,5 +38,7 @@ std::string state_digest(const layout& shape, const std::vector<std::string>& di
 /// XXH3-128 of each tensor of a checkpoint, on several threads, reading a window at a time. Throws
 /// `error{bad_input}`.
 std::vector<std::string> tensor_digests(const checkpoint& from);
+/// The same of tensors in memory.
+std::vector<std::string> tensor_digests(const layout& shape, const tensor_reader& tensors);
 
 }  // namespace lockstep

@@ -16,13 +16,6 @@ using bytes = std::vector<std::byte>;
 
 namespace {
 
-tensor_views views_of(const weight_buffer& w) {
-  tensor_views out;
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    out.push_back({{w.tensor(i).data(), w.tensor(i).size()}, unit_bytes(w.shape()[i].type)});
-  return out;
-}
-
 /// Some tensors of the example's run, at the start and after its first step.
 struct real_run {
   weight_buffer base, target;

@@ -11,13 +11,6 @@ using namespace lockstep;
 
 namespace {
 
-tensor_views views_of(const weight_buffer& w) {
-  tensor_views out;
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    out.push_back({{w.tensor(i).data(), w.tensor(i).size()}, unit_bytes(w.shape()[i].type)});
-  return out;
-}
-
 /// A run of one trainer whose weights are `base` as version 1.0 and `target` as 1.2 and 1.3.
 struct talk {
   layout shape{{{"a", dtype::bf16, {24}}, {"b", dtype::u8, {7}}, {"c", dtype::f32, {9}}}};

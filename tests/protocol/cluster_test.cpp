@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "tests/support/cluster_sim.hpp"
@@ -6,7 +7,8 @@ using namespace lockstep::sim;
 
 namespace {
 
-// Fewer where the machines are built for debugging or under a sanitizer.
+// Fewer where the machines are built for debugging or under a sanitizer, but so many that the rarest
+// thing that holds_for wants to have seen (a redo, in one seed of twenty) is seen.
 #if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t seeds = 3000;
 #else
@@ -66,7 +68,7 @@ TEST_CASE("the cluster keeps I1 to I6 through every fault and becomes whole agai
 }
 
 TEST_CASE("the fences keep I1 to I6 without the digests") {
-  holds_for(1'000'000, seeds / 3, {broken::no, false, 20});
+  holds_for(1'000'000, std::max<std::uint64_t>(seeds / 3, 150), {broken::no, false, 20});
 }
 
 TEST_CASE("the checkers notice every broken protocol") {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,31 @@ struct publisher_options {
   std::uint64_t keep = 0;        ///< newest versions that must stay; 0: all stay
   /// Checkpoints whose markers bound what may go: none that one of them has yet to pass.
   std::vector<std::filesystem::path> readers;
+  /// Further readers' oldest version, asked before anything goes. May be empty.
+  std::function<std::uint64_t()> slowest;
+};
+
+/// One state of all weights, as a publisher reads it. Borrows what it was made from.
+struct published_source {
+  const layout& shape;
+  tensor_reader tensors;
+  /// XXH3-128 of each tensor, as `tensor_digests` makes them.
+  std::function<std::vector<std::string>()> digests;
+  /// Told that bytes [begin, end) of a tensor have been read, for now; on any thread. May be empty.
+  std::function<void(std::size_t tensor, std::uint64_t begin, std::uint64_t end)> done;
+  /// Files that a full version of it holds beside the tensors: configuration, tokenizer.
+  std::vector<std::filesystem::path> companions;
+};
+
+/// A checkpoint is read a window at a time and given back to the system. Throws `error{bad_input}`
+/// if its directory cannot be listed.
+published_source source_of(const checkpoint& from);
+published_source source_of(const weight_buffer& from);
+
+/// How one version is special.
+struct version_options {
+  bool full = false;  ///< also where `publisher_options::full_every` says nothing
+  std::map<std::string, std::string> metadata;  ///< further keys of the index's `metadata`
 };
 
 /// What became of one version.
@@ -42,14 +68,18 @@ class publisher {
   publisher& operator=(const publisher&) = delete;
   ~publisher();
 
-  /// Publishes `target` as `version`, `base` being `base_version`'s weights. Throws `error`:
-  /// `unwritable` if the version is published with other weights; `wrong_layout`.
-  published_version add(std::uint64_t version, std::uint64_t base_version, const checkpoint& base,
-                        const checkpoint& target);
+  /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout.
+  /// Throws `error`: `unwritable` if the version is published with other weights; `wrong_layout`.
+  published_version add(std::uint64_t version, std::uint64_t base_version,
+                        const published_source& base, const published_source& target,
+                        const version_options& special = {});
+  /// Which training this stream's versions are of.
+  const std::string& run() const noexcept { return options_.run; }
+  const std::filesystem::path& stream() const noexcept { return options_.out; }
 
  private:
   bool is_published(const std::filesystem::path& dir, std::uint64_t version,
-                    const checkpoint& target);
+                    const published_source& target);
   std::size_t prune(std::uint64_t newest) const;
 
   publisher_options options_;

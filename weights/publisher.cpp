@@ -1,4 +1,4 @@
-#include "apps/publisher.hpp"
+#include "weights/publisher.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -78,6 +78,22 @@ void remove_version(const fs::path& dir) {
 
 }  // namespace
 
+published_source source_of(const checkpoint& from) {
+  return {from.shape(), reader_of(from), [&from] { return tensor_digests(from); },
+          [&from](std::size_t i, std::uint64_t begin, std::uint64_t end) {
+            from.release(i, begin, end);
+          },
+          companions_of(from)};
+}
+
+published_source source_of(const weight_buffer& from) {
+  return {from.shape(),
+          reader_of(from),
+          [&from] { return tensor_digests(from.shape(), reader_of(from)); },
+          {},
+          {}};
+}
+
 publisher::publisher(publisher_options options) : options_(std::move(options)) {
   std::error_code failure;
   fs::create_directories(options_.out, failure);
@@ -108,37 +124,40 @@ publisher::~publisher() {
 }
 
 // After an interruption the same call goes on where the last one ended.
-bool publisher::is_published(const fs::path& dir, std::uint64_t version, const checkpoint& target) {
+bool publisher::is_published(const fs::path& dir, std::uint64_t version,
+                             const published_source& target) {
   if (!has_index(dir)) return false;
-  digests_ = tensor_digests(target);
+  digests_ = target.digests();
   digests_of_ = version;
-  if (metadata_in(dir, own_key::target) == state_digest(target.shape(), digests_)) return true;
+  if (metadata_in(dir, own_key::target) == state_digest(target.shape, digests_)) return true;
   refuse(errc::unwritable, dir, "is published already, and not with these weights");
 }
 
 published_version publisher::add(std::uint64_t version, std::uint64_t base_version,
-                                 const checkpoint& base, const checkpoint& target) {
-  target.require(base.shape());
+                                 const published_source& base, const published_source& target,
+                                 const version_options& special) {
   const auto dir = published_dir(options_.out, version);
   published_version out;
   out.version = version;
-  out.full = options_.full_every != 0 && version % options_.full_every == 0;
+  out.full =
+      special.full || (options_.full_every != 0 && version % options_.full_every == 0);
   out.there = is_published(dir, version, target);
   if (out.there) return out;
   auto how = options_.how;
   how.digests = &digests_;
+  how.metadata.insert(special.metadata.begin(), special.metadata.end());
   how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
-    base.release(i, begin, end);
-    target.release(i, begin, end);
+    if (base.done) base.done(i, begin, end);
+    if (target.done) target.done(i, begin, end);
   };
   if (out.full) {
-    how.companions = companions_of(target);
-    out.bytes = publish_full(options_.out, version, target.shape(), reader_of(target), how);
+    how.companions = target.companions;
+    out.bytes = publish_full(options_.out, version, target.shape, target.tensors, how);
   } else {
-    if (digests_of_ != base_version) digests_ = tensor_digests(base);
+    if (digests_of_ != base_version) digests_ = base.digests();
     digests_of_.reset();
-    out.bytes = publish_delta(options_.out, version, base_version, target.shape(), reader_of(base),
-                              reader_of(target), how);
+    out.bytes = publish_delta(options_.out, version, base_version, target.shape, base.tensors,
+                              target.tensors, how);
   }
   digests_of_ = version;
   out.removed = prune(version);
@@ -151,6 +170,7 @@ std::size_t publisher::prune(std::uint64_t newest) const {
   auto bound = newest - options_.keep + 1;
   for (const auto& reader : options_.readers)
     bound = std::min(bound, marker_of(reader).value_or(0) + 1);
+  if (options_.slowest) bound = std::min(bound, options_.slowest() + 1);
   const auto versions = published_versions(options_.out);
   std::uint64_t first = 0;
   for (const auto v : versions)

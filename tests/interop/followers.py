@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""A fleet that is reached through a directory alone: publish --receiver, and pull --watch --name.
+
+    tests/interop/followers.py PROGRAM SHIM [NAME…]
+"""
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+try:
+    import interop
+    import published as fmt
+    from interop import holds, walk
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+PATIENCE = 60
+
+
+class Fleet:
+    """Hosts that follow a stream, each a process; ended with this."""
+
+    def __init__(self, folder, states, names):
+        self.folder, self.stream, self.states, self.names = folder, folder / "stream", states, names
+        self.running = {}
+        for name in names:
+            fmt.write_checkpoint(folder / name, states[0])
+        for number, state in enumerate(states):
+            fmt.write_checkpoint(folder / f"step-{number}", state)
+        self.stream.mkdir()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for name in list(self.running):
+            self.end(name, signal.SIGKILL)
+
+    def start(self, *names):
+        for name in names or self.names:
+            self.running[name] = subprocess.Popen(
+                [interop.PROGRAM, "pull", "--source", self.stream, "--checkpoint", self.folder / name, "--name", name,
+                 "--watch", "--poll-ms", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def end(self, name, how):
+        process = self.running.pop(name)
+        process.send_signal(how)
+        return process.wait(PATIENCE)
+
+    def publish(self, *more, names=None):
+        receivers = [word for name in names or self.names for word in ("--receiver", name)]
+        return subprocess.Popen(
+            [interop.PROGRAM, "publish", "--checkpoints", *[self.folder / f"step-{i}" for i in range(len(self.states))],
+             "--out", self.stream, "--json", *receivers, *map(str, more)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def syncs(self, process, status=0):
+        out, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == status, f"status {process.returncode}: {said}{out}"
+        return [line for line in map(json.loads, out.splitlines()) if line["kind"] == "sync"]
+
+    def all_hold(self, *names):
+        for name in names or self.names:
+            holds(self.folder / name, self.states[-1])
+
+
+def wait_for(what):
+    until = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def test_each_version_waits_for_every_host(folder):
+    with Fleet(folder, walk(4), ["a", "b", "c"]) as fleet:
+        fleet.start("a", "b")
+        publisher = fleet.publish()
+        wait_for(lambda: (fleet.stream / "acks" / "b.json").exists())
+        time.sleep(0.3)
+        assert not (fleet.stream / "weight_v000002").exists(), "it did not wait for c"
+        fleet.start("c")
+        syncs = fleet.syncs(publisher)
+        assert [(s["version"], s["result"]) for s in syncs] == [(v, "ok") for v in range(1, 5)]
+        assert all([r["status"] for r in s["receivers"]] == ["ok"] * 3 for s in syncs)
+        fleet.all_hold()
+        for name in fleet.names:
+            assert fleet.end(name, signal.SIGTERM) == 0
+
+
+def test_hosts_that_are_killed_come_back(folder):
+    dice = random.Random(5)
+    with Fleet(folder, walk(12), ["a", "b", "c"]) as fleet:
+        fleet.start()
+        publisher = fleet.publish()
+        while publisher.poll() is None:
+            name = dice.choice(fleet.names)
+            fleet.end(name, signal.SIGKILL)
+            time.sleep(dice.uniform(0, 0.05))
+            fleet.start(name)
+            time.sleep(dice.uniform(0, 0.05))
+        syncs = fleet.syncs(publisher)
+        assert len(syncs) == 12 and {s["result"] for s in syncs} <= {"ok", "recovered"}
+        fleet.all_hold()
+
+
+def test_a_silent_host_is_named_and_costs_its_time_once(folder):
+    with Fleet(folder, walk(3), ["a", "b"]) as fleet:
+        fleet.start("a")
+        began = time.monotonic()
+        syncs = fleet.syncs(fleet.publish("--ack-ms", 500, "--recovery-ms", 100), status=1)
+        assert time.monotonic() - began < 10
+        assert [s["result"] for s in syncs] == ["degraded", "ok", "ok"]
+        assert [r["status"] for r in syncs[0]["receivers"]] == ["ok", "timeout"]
+        assert all(s["absent"] == ["b"] for s in syncs)
+        fleet.all_hold("a")
+        fleet.start("b")
+        wait_for(lambda: json.loads((fleet.stream / "acks" / "b.json").read_text())["version"] == "000003"
+                 if (fleet.stream / "acks" / "b.json").exists() else False)
+        fleet.all_hold()
+
+
+def test_a_host_that_rotted_is_given_all_weights(folder):
+    with Fleet(folder, walk(3), ["a", "b"]) as fleet:
+        file = next((folder / "b").glob("*.safetensors"))
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        fleet.start()
+        syncs = fleet.syncs(fleet.publish())
+        assert [s["result"] for s in syncs] == ["recovered", "ok", "ok"]
+        assert [(r["reason"], r["reseeds"]) for r in syncs[0]["receivers"]] == [("none", 0), ("wrong_base", 1)]
+        assert [(s["label"], s["version"]) for s in syncs] == [(1, 1), (2, 3), (3, 4)]
+        fleet.all_hold()
+        # Anybody else's reader follows the same stream.
+        state = fleet.states[0]
+        for version, label in ((1, 1), (3, 2), (4, 3)):
+            state = fmt.apply(fleet.stream, version, state)
+            assert state == fleet.states[label]
+
+
+def test_a_publisher_that_is_killed_is_succeeded(folder):
+    for restart in range(2):
+        place = folder / str(restart)
+        place.mkdir()
+        with Fleet(place, walk(4), ["a", "b"]) as fleet:
+            if restart:
+                fleet.start()
+            publisher = fleet.publish()
+            wait_for(lambda: (fleet.stream / "weight_v000001" / "model.safetensors.index.json").exists())
+            publisher.kill()
+            publisher.communicate(timeout=PATIENCE)
+            if not restart:
+                fleet.start()
+            fleet.syncs(fleet.publish())
+            fleet.all_hold()
+
+
+def test_a_publisher_that_is_told_to_stop_says_so(folder):
+    with Fleet(folder, walk(2), ["a"]) as fleet:
+        publisher = fleet.publish()
+        wait_for(lambda: (fleet.stream / "weight_v000001" / "model.safetensors.index.json").exists())
+        time.sleep(0.1)
+        publisher.terminate()
+        syncs = fleet.syncs(publisher, status=3)
+        assert [(s["result"], s["reason"]) for s in syncs] == [("aborted", "shut_down")]
+        assert not (fleet.stream / "weight_v000002").exists()
+
+
+def test_names_that_are_none_are_refused(folder):
+    fmt.write_checkpoint(folder / "base", walk(0)[0])
+    for name in ("../x", "a/b", ".a", ""):
+        interop.run("publish", "--checkpoints", folder / "base", folder / "base", "--out", folder / "stream",
+                    "--receiver", name, status=2, says="name")
+    interop.run("publish", "--checkpoints", folder / "base", folder / "base", "--out", folder / "stream",
+                "--receiver", "a", "--receiver", "a", status=2, says="twice")
+
+
+if __name__ == "__main__":
+    interop.main(globals())

@@ -1,0 +1,145 @@
+#include "weights/acknowledgement.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "kernels/digest.hpp"
+#include "messages/from_receiver.hpp"
+#include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
+#include "weights/host_checkpoint.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/published.hpp"
+#include "weights/workers.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr std::size_t name_max = 64;
+constexpr std::size_t file_bytes_max = 64 << 10;
+constexpr std::size_t word_digits = 16;
+
+std::optional<std::uint64_t> word_in(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto* end = text.data() + text.size();
+  const auto [rest, problem] = std::from_chars(text.data(), end, value, 16);
+  if (text.size() != word_digits || problem != std::errc() || rest != end) return std::nullopt;
+  return value;
+}
+
+std::string text_in(const json& object, const char* key) {
+  const auto at = object.find(key);
+  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
+}
+
+std::optional<errc> reason_named(std::string_view name) {
+  for (auto i = 0; i <= static_cast<int>(errc::last_); ++i)
+    if (to_string(static_cast<errc>(i)) == name) return static_cast<errc>(i);
+  return std::nullopt;
+}
+
+fs::path file_of(const fs::path& dir, std::string_view name) {
+  if (!is_host_name(name))
+    throw error(errc::bad_input, in_quotes(name) + " is no name of a host: 1 to 64 letters, "
+                                                   "digits, dots, underscores and hyphens");
+  return dir / (std::string(name) + ".json");
+}
+
+}  // namespace
+
+bool is_host_name(std::string_view name) noexcept {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '.' || c == '_' || c == '-';
+  };
+  return !name.empty() && name.size() <= name_max && name.front() != '.' &&
+         std::all_of(name.begin(), name.end(), plain);
+}
+
+fs::path acknowledgements_of(const fs::path& stream) {
+  return stream / "acks";
+}
+
+void write_acknowledgement(const fs::path& dir, std::string_view name,
+                           const acknowledgement& what) {
+  const auto file = file_of(dir, name);
+  const json said{{"version", version_text(what.version)},
+                  {"challenge", challenge_text(what.challenge)},
+                  {"reason", to_string(what.reason)},
+                  {"detail", what.detail.substr(0, reply_detail_max)},
+                  {"proof", to_string(what.proof)}};
+  // A detail names files, whose names may be anything, and may be cut inside of a letter.
+  file_writer out(file);
+  out.write(said.dump(-1, ' ', false, json::error_handler_t::replace));
+  out.commit();
+}
+
+std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::string_view name) {
+  const auto file = file_of(dir, name);
+  if (!stands(file)) return std::nullopt;
+  const auto said = json::parse(read_small(file, file_bytes_max), nullptr, false);
+  if (!said.is_object()) refuse(errc::bad_input, file, "is not a JSON object");
+  const auto version = parse_version(text_in(said, "version"));
+  const auto challenge = word_in(text_in(said, "challenge"));
+  const auto reason = reason_named(text_in(said, "reason"));
+  const auto proof = text_in(said, "proof");
+  const auto lane0 = word_in(std::string_view(proof).substr(0, word_digits));
+  const auto lane1 = word_in(std::string_view(proof).substr(std::min(word_digits, proof.size())));
+  if (!version || !challenge || !reason || !lane0 || !lane1)
+    refuse(errc::bad_input, file, "is no acknowledgement");
+  return acknowledgement{*version, *challenge, *reason,
+                         text_in(said, "detail").substr(0, reply_detail_max), {*lane0, *lane1}};
+}
+
+std::optional<std::uint64_t> challenge_in(const fs::path& dir) {
+  if (!has_index(dir)) return std::nullopt;
+  const auto index = read_index(dir);
+  const auto at = index.metadata.find(std::string(own_key::challenge));
+  if (at == index.metadata.end()) return std::nullopt;
+  const auto value = word_in(at->second);
+  if (!value)
+    refuse(errc::bad_input, index.path,
+           fmt::format("its {} {} is no challenge", own_key::challenge, in_quotes(at->second)));
+  return value;
+}
+
+std::string challenge_text(std::uint64_t challenge) {
+  return fmt::format("{:016x}", challenge);
+}
+
+digest proof_of(const checkpoint& holder, std::uint64_t challenge) {
+  constexpr std::size_t window_bytes = 128 * kernels::digest_tile_bytes;
+  std::vector<plain_file> files;
+  for (std::size_t f = 0; f < holder.file_count(); ++f)
+    files.emplace_back(holder.file(f), plain_file::access::read);
+  const kernels::digest_key key(challenge);
+  kernels::digest_sum sum;
+  std::mutex mutex;
+  for_each_index(holder.shape().count(), [&](std::size_t i) {
+    const auto place = holder.place_of(i);
+    const auto size = holder.shape().bytes(i);
+    std::vector<std::byte> window(std::min<std::uint64_t>(size, window_bytes));
+    kernels::digest_sum own;
+    for (std::uint64_t at = 0; at < size; at += window.size()) {
+      const auto piece = std::span(window).first(std::min<std::uint64_t>(window.size(), size - at));
+      files[place.file].read(place.offset + at, piece);
+      own += kernels::digest_range(key, static_cast<std::uint32_t>(i), at,
+                                   {piece.data(), piece.size()});
+    }
+    const std::lock_guard lock(mutex);
+    sum += own;
+  });
+  return {sum.lane[0], sum.lane[1]};
+}
+
+}  // namespace lockstep

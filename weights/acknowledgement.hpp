@@ -1,0 +1,53 @@
+// Decides how a host that follows a published stream says what became of a version there.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "messages/errors.hpp"
+#include "messages/ids.hpp"
+#include "weights/checkpoint.hpp"
+
+namespace lockstep {
+
+/// What one host says of one version. The proof is the digest of all tensors as they stand in its
+/// files, under the challenge that the version's index carries: it cannot be given by who does not
+/// hold the bytes, nor for another publication of the same number.
+struct acknowledgement {
+  std::uint64_t version = 0;    ///< what was to be reached
+  std::uint64_t challenge = 0;  ///< of that version, which fences it
+  errc reason = errc::none;     ///< none: the checkpoint holds it
+  std::string detail;           ///< one line for people; at most `reply_detail_max` bytes
+  digest proof;                 ///< where `reason` is none
+};
+
+/// 1 to 64 letters, digits, dots, underscores and hyphens, the first of them no dot: what names a
+/// host, and its file.
+bool is_host_name(std::string_view name) noexcept;
+
+/// Where acknowledgements of a stream stand unless told otherwise.
+std::filesystem::path acknowledgements_of(const std::filesystem::path& stream);
+
+/// Says it: `dir/NAME.json` appears whole or not at all, and replaces what was said before. Throws
+/// `error{unwritable}`, `error{bad_input}` for a name that is none.
+void write_acknowledgement(const std::filesystem::path& dir, std::string_view name,
+                           const acknowledgement& what);
+/// What `name` said last; nothing if nothing yet. Throws `error{bad_input}` on a file that is not
+/// one, or is longer than 64 KiB.
+std::optional<acknowledgement> read_acknowledgement(const std::filesystem::path& dir,
+                                                    std::string_view name);
+
+/// The challenge in the index of the version in `dir`; nothing if nobody waits for it. Throws
+/// `error{bad_input}`.
+std::optional<std::uint64_t> challenge_in(const std::filesystem::path& dir);
+/// A challenge as an index holds it: 16 hexadecimal digits.
+std::string challenge_text(std::uint64_t challenge);
+
+/// The proof of `holder`'s tensors, read anew from its files a tensor at a time. Throws
+/// `error{bad_input}`.
+digest proof_of(const checkpoint& holder, std::uint64_t challenge);
+
+}  // namespace lockstep
