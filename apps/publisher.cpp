@@ -14,7 +14,7 @@
 
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/pull.hpp"
 #include "weights/state_digest.hpp"

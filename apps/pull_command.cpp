@@ -44,12 +44,15 @@ void print(const pull_report& r, double seconds, bool json) {
                                       {"deltas", r.deltas},
                                       {"read_bytes", r.read_bytes},
                                       {"changed_bytes", r.changed_bytes},
+                                      {"compared_bytes", r.compared_bytes},
                                       {"seconds", seconds}};
     return print_out(line.dump() + '\n');
   }
   std::string line = r.recovered ? "ended what was interrupted; " : "";
   if (!r.whole && r.deltas == 0)
-    line += fmt::format("already at version {}", r.version);
+    line += fmt::format(
+        "already at version {}{}", r.version,
+        r.compared_bytes > 0 ? fmt::format(", {} compared", human_bytes(r.compared_bytes)) : "");
   else
     line +=
         fmt::format("version {} from {}: {}{} deltas, {} read, {} changed, {}", r.version, r.from,
@@ -147,8 +150,12 @@ int run_verify(const pull_arguments& a) {
                                       {"deltas", r.deltas},
                                       {"read_bytes", r.read_bytes},
                                       {"changed_bytes", r.changed_bytes},
+                                      {"compared_bytes", r.compared_bytes},
                                       {"seconds", took.count()}};
     print_out(line.dump() + '\n');
+  } else if (!r.whole && r.deltas == 0) {
+    print_out(fmt::format("is at version {}: {} compared with what the stream says of it\n",
+                          r.version, human_bytes(r.compared_bytes)));
   } else {
     print_out(fmt::format("version {} can be reached from {}: {}{} deltas, {}, {} would change\n",
                           r.version, r.from, r.whole ? "a full version, " : "", r.deltas,
@@ -198,6 +205,8 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
   add_way_options(*command, *a);
   command->add_flag("--rebuild", a->pull.rebuild,
                     "Take a whole checkpoint, a full version or the base, whatever is there");
+  command->add_flag("--verify", a->pull.verify,
+                    "Compare all that is there with what the stream says, where nothing is to do");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");
   command->add_option("--poll-ms", a->poll_ms, "How long to wait between two looks")
       ->check(plain_number(1, 3'600'000))

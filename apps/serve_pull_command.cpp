@@ -16,7 +16,7 @@
 #include "apps/stop_signal.hpp"
 #include "transport/http.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/pull.hpp"
 
 namespace lockstep {

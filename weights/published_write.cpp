@@ -11,7 +11,7 @@
 #include "weights/checkpoint_index.hpp"
 #include "weights/compressed.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published.hpp"
 #include "weights/published_encode.hpp"

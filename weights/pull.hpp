@@ -22,6 +22,8 @@ struct pull_options {
   std::optional<std::uint64_t> target;
   /// Take a whole checkpoint, a full version or `base`, whatever the marker says.
   bool rebuild = false;
+  /// Where there is nothing to do, compare all that is there with what the stream says of it.
+  bool verify = false;
   /// How long others may hold the lock.
   std::chrono::milliseconds lock_patience{600'000};
   /// Told what is under way and how far it is: bytes done, of all. May be empty. Called by one
@@ -38,6 +40,8 @@ struct pull_report {
   std::size_t deltas = 0;           ///< how many were applied
   std::uint64_t read_bytes = 0;     ///< of parts and whole checkpoints in the source
   std::uint64_t changed_bytes = 0;  ///< of the checkpoint by deltas
+  /// Of a checkpoint that is at the target, as far as it was compared with what the stream says.
+  std::uint64_t compared_bytes = 0;
 };
 
 /// Brings `options.checkpoint` to the target. Before the first live byte changes, every tensor of
@@ -51,7 +55,9 @@ struct pull_report {
 pull_report pull(const pull_options& options);
 
 /// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the
-/// way are decoded at once, at most 256 of them. Throws like `pull`.
+/// way are decoded at once, at most 256 of them. What is at the target is compared with all that
+/// the stream says of it. Throws like `pull`, and `error{torn}` where a change was interrupted,
+/// which a pull would end first.
 pull_report verify(const pull_options& options);
 
 /// The versions in `source` that are published, ascending. Throws `error{bad_input}`.

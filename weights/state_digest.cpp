@@ -54,7 +54,11 @@ std::string state_digest(const layout& shape, const std::vector<std::string>& di
   return sum.digest();
 }
 
-std::vector<std::string> tensor_digests(const checkpoint& from) {
+std::string state_digest(const checkpoint& from) {
+  return state_digest(from.shape(), tensor_digests(from));
+}
+
+std::vector<std::string> tensor_digests(const checkpoint& from, published_checksum format) {
   constexpr std::size_t window_bytes = 1 << 20;
   std::vector<plain_file> files;
   for (std::size_t f = 0; f < from.file_count(); ++f)
@@ -64,7 +68,7 @@ std::vector<std::string> tensor_digests(const checkpoint& from) {
     const auto place = from.place_of(i);
     const auto size = from.shape().bytes(i);
     std::vector<std::byte> window(std::min<std::uint64_t>(size, window_bytes));
-    published_hasher hash(published_checksum::xxh3_128);
+    published_hasher hash(format);
     for (std::uint64_t at = 0; at < size; at += window.size()) {
       const auto piece = std::span(window).first(std::min<std::uint64_t>(window.size(), size - at));
       files[place.file].read(place.offset + at, piece);
