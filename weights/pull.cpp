@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
 #include <vector>
@@ -30,6 +31,20 @@ constexpr std::size_t deltas_max = 8;
 void require_not_later(const fs::path& dir, std::uint64_t version, std::uint64_t target) {
   if (version > target)
     refuse(errc::wrong_base, dir, fmt::format("is at version {}, later than {}", version, target));
+}
+
+// An index stays as it is while deltas change the tensors, so it must not say of which version they
+// are.
+void drop_version_keys(const fs::path& dir) {
+  if (!has_index(dir)) return;
+  const auto metadata = read_index(dir).metadata;
+  if (!metadata.contains(std::string(own_key::run)) &&
+      !metadata.contains(std::string(own_key::target)))
+    return;
+  auto index = read_object(dir / index_name, file_limits().index_bytes_max);
+  for (const auto key : {own_key::run, own_key::base, own_key::target, std::string_view("version")})
+    index["metadata"].erase(std::string(key));
+  write_object(dir / index_name, index);
 }
 
 class pulling {
@@ -144,17 +159,19 @@ class pulling {
     }
     if (failure) refuse(errc::bad_input, from, "cannot be listed: " + failure.message());
     auto record = what;
-    record.state = check_copy(from);
+    record.state = check_copy(from, published);
+    drop_version_keys(host_.incoming());
     host_.replace_by(record, names);
     report_.whole = true;
     report_.version = what.version;
   }
 
   /// Returns the digest of the state that was copied; empty if nothing says what it should be.
-  std::string check_copy(const fs::path& from) {
+  std::string check_copy(const fs::path& from, bool published) {
     const auto fresh = checkpoint::open(host_.incoming());
     if (const auto shape = layout_here()) fresh.require(*shape);
-    if (!has_index(host_.incoming())) return {};
+    // A base may have been a host's: deltas changed its tensors and not its index.
+    if (!published || !has_index(host_.incoming())) return {};
     const auto index = read_index(host_.incoming());
     const auto digest = index.metadata.find(std::string(own_key::target));
     if (digest == index.metadata.end()) return {};

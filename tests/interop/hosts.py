@@ -211,6 +211,30 @@ def test_what_was_interrupted_is_not_ended_over_what_others_put_there_without_a_
     pull(place.stream, place.host, 1, status=2, says=["interrupted change to version 2", "others have changed"])
 
 
+# 3, 4: what a pulled checkpoint says of itself, and what it is in another stream
+
+def test_a_pulled_checkpoint_is_a_base(folder):
+    states = walk(4)
+    stream = publish_series(folder, states, "--full-every", 2)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host, 3)
+    metadata = json.loads((host / fmt.INDEX).read_text())["metadata"]
+    assert metadata.keys() == {"total_size"}
+    other = folder / "other"
+    (folder / "more").mkdir()
+    more = publish_series(folder / "more", [states[3], states[4]])
+    pull(more, other, 1, "--base", host)
+    holds(other, states[4])
+    # As an older release left it.
+    index = json.loads((host / fmt.INDEX).read_text())
+    index["metadata"]["lockstep_target_digest"] = fmt.index_of(stream, 2)["metadata"]["lockstep_target_digest"]
+    (host / fmt.INDEX).write_text(json.dumps(index))
+    shutil.rmtree(other)
+    pull(more, other, 1, "--base", host)
+    holds(other, states[4])
+
+
 def test_a_host_goes_from_a_folded_or_converted_stream_to_the_original_one(folder):
     states = walk(6)
     stream = publish_series(folder, states)
