@@ -92,9 +92,12 @@ publisher::publisher(publisher_options options) : options_(std::move(options)) {
   }
   try {
     clear_scratch(options_.out);
-    const auto there = published_versions(options_.out);
-    if (options_.run.empty() && !there.empty())
-      options_.run = metadata_in(published_dir(options_.out, there.back()), own_key::run);
+    for (const auto v : published_versions(options_.out)) {
+      newest_ = v;
+      if (!read_index(published_dir(options_.out, v)).is_delta()) newest_full_ = v;
+    }
+    if (options_.run.empty() && newest_ > 0)
+      options_.run = metadata_in(published_dir(options_.out, newest_), own_key::run);
   } catch (...) {
     ::close(lock_);
     throw;
@@ -123,8 +126,13 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   published_version out;
   out.version = version;
   out.full = options_.full_every != 0 && version % options_.full_every == 0;
+  out.gone = version < newest_full_ && !has_index(dir);
+  if (out.gone) return out;
   out.there = is_published(dir, version, target);
-  if (out.there) return out;
+  if (out.there) {
+    if (version >= newest_) out.removed = prune(version);
+    return out;
+  }
   auto how = options_.how;
   how.digests = &digests_;
   how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {

@@ -3,14 +3,17 @@
 
     tests/interop/tools.py PROGRAM SHIM [NAME…]
 """
+import fcntl
 import http.client
 import http.server
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 try:
     import interop
@@ -121,6 +124,37 @@ def test_fold_gives_one_delta_that_others_read(folder):
     holds(place.host, place.states[5])
 
 
+def dirs_of(folder, states):
+    dirs = []
+    for number, state in enumerate(states):
+        dirs.append(folder / f"step-{number}")
+        fmt.write_checkpoint(dirs[-1], state)
+    return dirs
+
+
+def test_what_retention_removed_is_not_published_again(folder):
+    dirs = dirs_of(folder, walk(8))
+    how = ["--out", folder / "stream", "--full-every", 3, "--keep", 2, "--json"]
+    run("publish", "--checkpoints", *dirs[:8], *how)
+    kept = {d.name: snapshot(d) for d in (folder / "stream").iterdir()}
+    assert sorted(kept) == ["weight_v000006", "weight_v000007"]
+    again = lines(run("publish", "--checkpoints", *dirs[:8], *how))
+    assert [(l["gone"], l["there"]) for l in again] == [(True, False)] * 5 + [(False, True)] * 2
+    assert {d.name: snapshot(d) for d in (folder / "stream").iterdir()} == kept
+    assert [l["there"] or l["gone"] for l in lines(run("publish", "--checkpoints", *dirs, *how))] == [True] * 7 + [False]
+    holds_late(folder, 8)
+    # What was to go when the publisher was killed goes at its next run.
+    run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--full-every", 3)
+    shutil.rmtree(folder / "other" / "weight_v000001")
+    run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--full-every", 3, "--keep", 2)
+    assert min(d.name for d in (folder / "other").iterdir()) == "weight_v000006"
+
+
+def holds_late(folder, version):
+    pull(folder / "stream", folder / "late", version)
+    assert interop.fmt.read_checkpoint(folder / "late") == fmt.read_checkpoint(folder / f"step-{version}")
+
+
 class Engine:
     """What an engine answers to /update_weights_from_disk, and what it was asked."""
 
@@ -146,9 +180,10 @@ class Engine:
 
 
 class Route:
-    def __init__(self, *more):
+    def __init__(self, *more, env=None):
         self.process = subprocess.Popen([interop.PROGRAM, "serve-pull", "--port", "0", *map(str, more)],
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                        env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
         self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
 
     def ask(self, method, path, body=None):
