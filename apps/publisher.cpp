@@ -110,6 +110,15 @@ publisher::~publisher() {
   ::close(lock_);
 }
 
+// Readers tell runs apart, and would take a delta to another run's weights for damage.
+void publisher::require_run(const fs::path& dir) const {
+  const auto run = metadata_in(dir, own_key::run);
+  if (!run.empty() && run != options_.run)
+    refuse(errc::unwritable, dir,
+           fmt::format("belongs to the run {}, not {}: only a full version begins another",
+                       in_quotes(run), in_quotes(options_.run)));
+}
+
 // After an interruption the same call goes on where the last one ended.
 bool publisher::is_published(const fs::path& dir, std::uint64_t version, const checkpoint& target) {
   if (!has_index(dir)) return false;
@@ -130,9 +139,12 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   if (out.gone) return out;
   out.there = is_published(dir, version, target);
   if (out.there) {
+    require_run(dir);
     if (version >= newest_) out.removed = prune(version);
     return out;
   }
+  if (const auto from = published_dir(options_.out, base_version); !out.full && has_index(from))
+    require_run(from);
   auto how = options_.how;
   how.digests = &digests_;
   how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {

@@ -44,14 +44,15 @@ class publisher {
   ~publisher();
 
   /// Publishes `target` as `version`, `base` being `base_version`'s weights, unless that was done
-  /// before. Throws `error`: `unwritable` if the version is published with other weights;
-  /// `wrong_layout`.
+  /// before. Throws `error`: `unwritable` if the version is published with other weights, or it or
+  /// the delta's base belongs to another run; `wrong_layout`.
   published_version add(std::uint64_t version, std::uint64_t base_version, const checkpoint& base,
                         const checkpoint& target);
 
  private:
   bool is_published(const std::filesystem::path& dir, std::uint64_t version,
                     const checkpoint& target);
+  void require_run(const std::filesystem::path& dir) const;
   std::size_t prune(std::uint64_t newest) const;
 
   publisher_options options_;

@@ -155,6 +155,27 @@ def holds_late(folder, version):
     assert interop.fmt.read_checkpoint(folder / "late") == fmt.read_checkpoint(folder / f"step-{version}")
 
 
+def test_another_run_does_not_go_on_with_a_stream(folder):
+    dirs = dirs_of(folder, walk(4))
+    stream = folder / "stream"
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "one")
+    before = {d.name: snapshot(d) for d in stream.iterdir()}
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "two", status=2,
+        says=["weight_v000001", "belongs to the run 'one', not 'two'"])
+    shutil.rmtree(stream / "weight_v000001")
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "two", status=2, says="run 'one'")
+    shutil.rmtree(stream / "weight_v000001", ignore_errors=True)
+    # A fold or a conversion that would lead on from another run's version.
+    source = folder / "source"
+    run("publish", "--checkpoints", *dirs, "--out", source, "--run", "two")
+    run("fold", "--base", dirs[0], "--stream", source, "--from", 2, "--to", 3, "--out", stream, "--run", "two", status=2,
+        says=["weight_v000002", "belongs to the run 'one', not 'two': only a full version begins another"])
+    assert {d.name: snapshot(d) for d in stream.iterdir() if d.name != "weight_v000001"} == {
+        n: s for n, s in before.items() if n != "weight_v000001"}
+    run("fold", "--base", dirs[0], "--stream", source, "--from", 2, "--to", 3, "--out", stream)
+    assert fmt.index_of(stream, 3)["metadata"]["lockstep_run"] == "one"
+
+
 class Engine:
     """What an engine answers to /update_weights_from_disk, and what it was asked."""
 
