@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "weights/checkpoint.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/state_digest.hpp"
@@ -245,7 +246,10 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
        it.increment(failure)) {
     const auto name = it->path().filename().string();
     std::error_code ignored;
-    if (!is_plain_name(name) || fs::is_directory(it->symlink_status(ignored))) continue;
+    // Its configuration and its tokenizer are the host's own, where the new one has none.
+    if (!is_plain_name(name) || !(it->path().extension() == ".safetensors" || name == index_name) ||
+        fs::is_directory(it->symlink_status(ignored)))
+      continue;
     if (std::find(names.begin(), names.end(), name) == names.end()) strays.push_back(it->path());
   }
   if (failure) refuse(errc::unwritable, dir_, "cannot be listed: " + failure.message());

@@ -54,8 +54,8 @@ class host_checkpoint {
   /// Returns how many bytes were rewritten.
   std::uint64_t change_to(const version_record& what, const redo_seal& seal,
                           const std::vector<std::string>& files);
-  /// Takes `names`, all that stands in `incoming()`, in place of all files of this directory
-  /// (hidden ones and directories stay). Durable on return.
+  /// Takes `names`, all that stands in `incoming()`, in place of files of their names and of all
+  /// weights of this directory. Durable on return.
   void replace_by(const version_record& what, const std::vector<std::string>& names);
   /// Notes that what is there is `what` already. Durable on return.
   void note(const version_record& what);

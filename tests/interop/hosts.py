@@ -259,6 +259,22 @@ def test_a_host_goes_from_a_folded_or_converted_stream_to_the_original_one(folde
     pull(stream, host, status=2, says=["is at version 1 of another run", "a base is needed"])
 
 
+# 7: what stands beside the weights
+
+def test_what_a_full_version_does_not_have_stays(folder):
+    place = Place(folder, walk(2))
+    full = fmt.publish_full(place.stream, 1, place.states[1], shards=2)
+    (full / "config.json").unlink()
+    (full / "generation_config.json").write_text("theirs")
+    for name in ("config.json", "tokenizer.json", "generation_config.json"):
+        (place.host / name).write_text("the host's")
+    assert pull(place.stream, place.host)["whole"]
+    holds(place.host, place.states[1])
+    assert not (place.host / "model.safetensors").exists()
+    assert [(place.host / n).read_text() for n in ("config.json", "tokenizer.json", "generation_config.json")] == [
+        "the host's", "the host's", "theirs"]
+
+
 
 if __name__ == "__main__":
     interop.main(globals())
