@@ -7,6 +7,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
@@ -15,7 +17,10 @@
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/host_record.hpp"
+#include "weights/published.hpp"
 #include "weights/pull.hpp"
 
 namespace lockstep {
@@ -100,17 +105,12 @@ class puller {
     std::string said;
     do {
       try {
-        const auto newest = newest_published(options_.source);
-        const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
-        // Fewer than there were: the trainer may have begun anew, and a pull can tell.
-        if (!newest || (reached_ && *to == *reached_)) continue;
-        options_.target = to;
-        once();
+        look();
         said.clear();
       } catch (const error& e) {
-        if (said == e.what()) continue;
+        if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
+        if (said != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
         said = e.what();
-        fmt::print(stderr, "lockstep: {}\n", said);
       }
       if (arguments_.to && reached_ && *reached_ >= *arguments_.to) return;
     } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
@@ -118,10 +118,31 @@ class puller {
 
  private:
   static constexpr std::size_t bar_steps = 100;
+  // What was refused for the host's sake may have been read whole for it.
+  static constexpr std::chrono::seconds refusal_holds{60};
+
+  void look() {
+    const auto newest = newest_published(options_.source);
+    const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
+    if (!newest) return;
+    // The trainer may have begun anew, with fewer versions or as many, and a pull can tell.
+    const auto dir = published_dir(options_.source, *to);
+    auto seen = stamps_of(dir, {std::string(index_name), std::string(single_file_name)});
+    const bool same = seen == seen_;
+    if (same && reached_ == to) return;
+    if (same && refused_ && std::chrono::steady_clock::now() - *refused_ < refusal_holds) return;
+    seen_ = std::move(seen);
+    reached_.reset();
+    refused_.reset();
+    options_.target = to;
+    once();
+  }
 
   const pull_arguments& arguments_;
   pull_options options_;
   std::optional<std::uint64_t> reached_;
+  std::vector<file_stamp> seen_;  // of the version that was pulled last, or tried
+  std::optional<std::chrono::steady_clock::time_point> refused_;
   std::pair<std::string, std::size_t> shown_;
 };
 

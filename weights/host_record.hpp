@@ -18,6 +18,7 @@ struct file_stamp {
   std::uint64_t bytes = 0;
   std::int64_t written_ns = 0;  ///< when its bytes were last written, in ns since 1970
   std::uint64_t number = 0;     ///< its inode: stays when it is renamed or written to
+  bool operator==(const file_stamp&) const = default;
 };
 
 /// What we note of the version that a checkpoint was brought to, beside the marker that everybody

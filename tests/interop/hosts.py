@@ -275,6 +275,46 @@ def test_what_a_full_version_does_not_have_stays(folder):
         "the host's", "the host's", "theirs"]
 
 
+# 8, 9: who watches, and who waits
+
+def watch(stream, host, *more):
+    return subprocess.Popen([interop.PROGRAM, "pull", "--source", stream, "--checkpoint", host, "--watch", "--poll-ms",
+                             "20", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_watcher_sees_another_run_at_the_same_version(folder):
+    states = walk(2)
+    again = [step(s, 77) for s in states]
+    streams = []
+    for where, series in ((folder / "old", states), (folder / "new", again)):
+        where.mkdir()
+        streams.append(publish_series(where, series, "--full-every", 2))
+    stream, host = streams[0], folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    watcher = watch(stream, host)
+
+    def reaches(state):
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                holds(host, state)
+                return
+            except Exception:
+                assert time.monotonic() < deadline and watcher.poll() is None, "not there"
+                time.sleep(0.02)
+
+    try:
+        reaches(states[2])
+        shutil.rmtree(stream)
+        os.rename(streams[1], stream)
+        reaches(again[2])
+        watcher.send_signal(signal.SIGTERM)
+        assert watcher.wait(20) == 0
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
 
 if __name__ == "__main__":
     interop.main(globals())
