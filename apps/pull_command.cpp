@@ -102,12 +102,14 @@ class puller {
   /// be there at the next look: a mount shows files in any order.
   void watch() {
     stop_signal stop;
+    options_.stopping = [&stop] { return stop.wait_for(std::chrono::milliseconds(0)); };
     std::string said;
     do {
       try {
         look();
         said.clear();
       } catch (const error& e) {
+        if (e.code() == errc::shut_down) return;
         if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
         if (said != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
         said = e.what();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -53,8 +54,10 @@ http_response answer(unsigned status, const json& body) {
 /// The route of engines that can pull, for one that cannot.
 class pull_route {
  public:
-  explicit pull_route(const serve_arguments& a)
-      : arguments_(a), version_(marker_of(a.checkpoints.front()).value_or(0)) {}
+  pull_route(const serve_arguments& a, stop_signal& stop)
+      : arguments_(a),
+        stopping_([&stop] { return stop.wait_for(std::chrono::milliseconds(0)); }),
+        version_(marker_of(a.checkpoints.front()).value_or(0)) {}
 
   std::optional<http_response> quick(const http_request& r) {
     if (r.path == "/healthz" && r.method == "GET") return answer(200, {{"status", "ok"}});
@@ -124,6 +127,7 @@ class pull_route {
     if (!arguments_.base.empty()) options.base = arguments_.base;
     options.target = target->get<std::uint64_t>();
     options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
+    options.stopping = stopping_;
     return options;
   }
 
@@ -166,6 +170,7 @@ class pull_route {
   }
 
   const serve_arguments& arguments_;
+  std::function<bool()> stopping_;
   std::mutex mutex_;
   bool pulling_ = false;
   std::string why_not_;  // the last pull failed
@@ -174,7 +179,7 @@ class pull_route {
 
 int serve(const serve_arguments& a) {
   stop_signal stop;
-  pull_route route(a);
+  pull_route route(a, stop);
   const http_server server(
       a.host, a.port, [&](const http_request& r) { return route.quick(r); },
       [&](const http_request& r) { return route.slow(r); });

@@ -56,13 +56,14 @@ struct host_checkpoint::intent {
   std::vector<std::string> files;
 };
 
-host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience)
+host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience,
+                                 const std::function<bool()>& stopping)
     : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync") {
   make_directory(dir_);
   make_directory(sync_dir_);
   if (!fs::is_directory(fs::symlink_status(sync_dir_)))
     refuse(errc::unwritable, sync_dir_, "is not a directory");
-  lock(patience);
+  lock(patience, stopping);
   try {
     recover();
   } catch (...) {
@@ -75,7 +76,8 @@ host_checkpoint::~host_checkpoint() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-void host_checkpoint::lock(std::chrono::milliseconds patience) {
+void host_checkpoint::lock(std::chrono::milliseconds patience,
+                           const std::function<bool()>& stopping) {
   const auto file = sync_dir_ / "lock";
   lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
   if (lock_ < 0) refuse(errc::unwritable, file, "cannot be opened: " + reason());
@@ -83,12 +85,14 @@ void host_checkpoint::lock(std::chrono::milliseconds patience) {
   while (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     const bool held = errno == EWOULDBLOCK || errno == EINTR;
     const auto why = reason();
-    if (held && std::chrono::steady_clock::now() < until) {
+    const bool stop = held && stopping && stopping();
+    if (held && !stop && std::chrono::steady_clock::now() < until) {
       std::this_thread::sleep_for(lock_pause);
       continue;
     }
     ::close(std::exchange(lock_, -1));
     if (!held) refuse(errc::unwritable, file, "cannot be locked: " + why);
+    if (stop) refuse(errc::shut_down, file, "is not waited for any more");
     refuse(errc::timeout, file,
            fmt::format("is held by another process for more than {} ms", patience.count()));
   }

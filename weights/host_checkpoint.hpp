@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,8 +24,10 @@ class host_checkpoint {
  public:
   /// Waits for the lock, then ends what an earlier process began and declared, and clears away what
   /// it did not. Throws `error{timeout}` if others hold the lock for longer than `patience`,
-  /// `error{unwritable}`, `error{bad_input}` on a marker that cannot be read.
-  host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience);
+  /// `error{shut_down}` if `stopping` (may be empty) says so before, `error{unwritable}`,
+  /// `error{bad_input}` on a marker that cannot be read.
+  host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience,
+                  const std::function<bool()>& stopping = {});
   host_checkpoint(const host_checkpoint&) = delete;
   host_checkpoint& operator=(const host_checkpoint&) = delete;
   ~host_checkpoint();
@@ -63,7 +66,7 @@ class host_checkpoint {
  private:
   struct intent;
 
-  void lock(std::chrono::milliseconds patience);
+  void lock(std::chrono::milliseconds patience, const std::function<bool()>& stopping);
   void read_marker();
   void recover();
   std::optional<intent> read_intent() const;

@@ -50,7 +50,7 @@ void drop_version_keys(const fs::path& dir) {
 class pulling {
  public:
   explicit pulling(const pull_options& options)
-      : options_(options), host_(options.checkpoint, options.lock_patience) {}
+      : options_(options), host_(options.checkpoint, options.lock_patience, options.stopping) {}
 
   pull_report run() {
     report_.recovered = host_.recovered();
@@ -191,7 +191,9 @@ class pulling {
         return most.size();
       } catch (const error& e) {
         // Nothing was written. One by one, so as to come as far as there is a way.
-        if (e.code() == errc::unwritable || e.code() == errc::no_memory) throw;
+        if (e.code() == errc::unwritable || e.code() == errc::no_memory ||
+            e.code() == errc::shut_down)
+          throw;
       }
     }
     try {
@@ -240,6 +242,8 @@ class pulling {
   }
 
   void tell(std::string_view what, std::uint64_t done, std::uint64_t all) const {
+    if (options_.stopping && options_.stopping())
+      refuse(errc::shut_down, host_.dir(), "is left as it is: told to stop");
     if (options_.progress) options_.progress(what, done, all);
   }
 

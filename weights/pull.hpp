@@ -26,6 +26,9 @@ struct pull_options {
   bool verify = false;
   /// How long others may hold the lock.
   std::chrono::milliseconds lock_patience{600'000};
+  /// Asked now and then, on any thread, whether to give up; what has been declared is ended all the
+  /// same. May be empty.
+  std::function<bool()> stopping;
   /// Told what is under way and how far it is: bytes done, of all. May be empty. Called by one
   /// thread at a time.
   std::function<void(std::string_view what, std::uint64_t done, std::uint64_t all)> progress;
@@ -50,8 +53,9 @@ struct pull_report {
 /// after that is succeeded by the next call. Memory does not grow with the model. Throws `error`
 /// that names the file: `bad_input` on anything malformed, missing or not published yet;
 /// `wrong_base` where the checkpoint is not what the deltas start from, is later than the target,
-/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock. What is live is
-/// then what it was, or an earlier version of the chain, as the marker says.
+/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock; `shut_down`
+/// where `options` said so. What is live is then what it was, or an earlier version of the chain,
+/// as the marker says.
 pull_report pull(const pull_options& options);
 
 /// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the

@@ -315,6 +315,30 @@ def test_a_watcher_sees_another_run_at_the_same_version(folder):
         watcher.communicate()
 
 
+def test_who_waits_for_the_lock_ends_when_told_to(folder):
+    import fcntl
+    place = Place(folder, walk(1))
+    place.publish(1)
+    (place.host / ".weight_sync").mkdir()
+    with open(place.host / ".weight_sync" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        plain = subprocess.Popen([interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host],
+                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        watcher = watch(place.stream, place.host)
+        time.sleep(0.5)
+        assert plain.poll() is None and watcher.poll() is None
+        started = time.monotonic()
+        for process, status in ((watcher, 0), (plain, -signal.SIGTERM)):
+            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.wait(5) == status
+            finally:
+                process.kill()
+                process.communicate()
+        assert time.monotonic() - started < 5
+    holds(place.host, place.states[0])
+
+
 
 if __name__ == "__main__":
     interop.main(globals())

@@ -285,5 +285,32 @@ def test_the_route_serves_no_other_directory_and_takes_no_nonsense(folder):
         assert route.ask("POST", "/pull_weights", wanted)[0] == 200
 
 
+def test_the_route_ends_promptly_while_a_pull_waits_for_the_lock(folder):
+    place = Place(folder, walk(1))
+    place.publish(1)
+    (place.host / ".weight_sync").mkdir()
+    wanted = {"local_checkpoint_dir": str(place.host), "source_dir": str(place.stream), "target_version": 1}
+    with open(place.host / ".weight_sync" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Route("--source", place.stream, "--checkpoint", place.host) as route:
+            replies = []
+            asking = threading.Thread(target=lambda: replies.append(ask_or_none(route, wanted)))
+            asking.start()
+            while route.ask("GET", "/readyz")[0] == 200:
+                time.sleep(0.01)
+            started = time.monotonic()
+            route.process.send_signal(signal.SIGTERM)
+            assert route.process.wait(20) == 0 and time.monotonic() - started < 5
+            asking.join(20)
+    holds(place.host, place.states[0])
+
+
+def ask_or_none(route, wanted):
+    try:
+        return route.ask("POST", "/pull_weights", wanted)
+    except OSError:  # it has ended
+        return None
+
+
 if __name__ == "__main__":
     interop.main(globals())
