@@ -160,7 +160,7 @@ class pull_route {
                     {"weight_version", std::to_string(version)}};
     const auto reply =
         http_call(arguments_.engine, {"POST", "/update_weights_from_disk", body.dump()},
-                  std::chrono::milliseconds(arguments_.engine_ms));
+                  std::chrono::milliseconds(arguments_.engine_ms), stopping_);
     const auto said = json::parse(reply.body, nullptr, false);
     const bool took = reply.status == 200 && (!said.is_object() || said.value("success", true));
     if (!took)
@@ -179,6 +179,7 @@ class pull_route {
 
 int serve(const serve_arguments& a) {
   stop_signal stop;
+  if (!a.engine.empty()) parse_http_address(a.engine);  // not only after the first pull
   pull_route route(a, stop);
   const http_server server(
       a.host, a.port, [&](const http_request& r) { return route.quick(r); },

@@ -285,6 +285,18 @@ def test_the_route_serves_no_other_directory_and_takes_no_nonsense(folder):
         assert route.ask("POST", "/pull_weights", wanted)[0] == 200
 
 
+def test_an_engine_that_is_none_is_refused_at_the_start(folder):
+    place = Place(folder, walk(1))
+    for url in ("https://127.0.0.1:1", "127.0.0.1:30000", "http://127.0.0.1", "http://:80", "http://host:", "http://host:0",
+                "http://host:65536", "http://host:80x", "http://host:80/path", "http://user@host:80", "http://a b:80",
+                "http://::1:80", "http://[::1:80", "http://[]:80"):
+        run("serve-pull", "--port", 0, "--source", place.stream, "--checkpoint", place.host, "--engine", url, status=2,
+            says=["is not http://HOST:PORT"])
+    for url in ("http://localhost:30000", "http://[::1]:30000", "http://engine-0.pool:1"):
+        with Route("--source", place.stream, "--checkpoint", place.host, "--engine", url) as route:
+            assert route.ask("GET", "/healthz")[0] == 200
+
+
 def test_the_route_ends_promptly_while_a_pull_waits_for_the_lock(folder):
     place = Place(folder, walk(1))
     place.publish(1)
