@@ -17,7 +17,8 @@
 
 namespace lockstep {
 
-class safetensors_file;
+class byte_source;
+class plain_file;
 struct checkpoint_index;
 
 /// How a changed tensor's new bytes are written down. docs/files.md has the bytes.
@@ -50,7 +51,7 @@ inline constexpr std::uint64_t overwrite_bytes_max = 0xffff'ffff;
 /// Lower-case hexadecimal digest of `bytes` as it stands in a published shard.
 std::string published_digest(published_checksum format, std::span<const std::byte> bytes);
 
-/// One published delta on disk: its index and its shards, memory-mapped.
+/// One published delta on disk: its index and its shards, open but not mapped.
 ///
 /// Thread-safe: all members are const after `open`.
 class published_delta {
@@ -74,10 +75,9 @@ class published_delta {
   std::size_t tensor(std::size_t index) const { return parts_[index].tensor; }
   /// Size of the compressed parts in bytes.
   std::uint64_t compressed_bytes() const noexcept;
+  std::uint64_t compressed_bytes(std::size_t index) const { return parts_[index].bytes; }
   /// A part as it lies in its shard: for part_stream. Valid while any copy of this lives.
-  std::span<const std::byte> compressed(std::size_t index) const {
-    return parts_[index].compressed;
-  }
+  byte_source compressed(std::size_t index) const;
   /// The checksum that its tensor's new bytes must have.
   const std::string& digest(std::size_t index) const { return parts_[index].digest; }
   /// The shard that holds it.
@@ -93,9 +93,10 @@ class published_delta {
  private:
   struct part {
     std::size_t tensor;
-    std::span<const std::byte> compressed;
-    std::string digest;
     std::size_t file;
+    std::uint64_t offset;  // in the file
+    std::uint64_t bytes;
+    std::string digest;
   };
 
   void read_metadata(const checkpoint_index& index);
@@ -109,7 +110,7 @@ class published_delta {
   std::map<std::string, std::string> metadata_;
   layout shape_;
   std::vector<part> parts_;
-  std::vector<std::shared_ptr<const safetensors_file>> files_;
+  std::vector<std::shared_ptr<const plain_file>> files_;
 };
 
 /// How to write a version.

@@ -339,6 +339,5 @@ def test_who_waits_for_the_lock_ends_when_told_to(folder):
     holds(place.host, place.states[0])
 
 
-
 if __name__ == "__main__":
     interop.main(globals())

@@ -285,6 +285,29 @@ def test_the_route_serves_no_other_directory_and_takes_no_nonsense(folder):
         assert route.ask("POST", "/pull_weights", wanted)[0] == 200
 
 
+def test_a_shard_that_is_cut_short_under_way_is_refused_and_the_route_lives_on(folder):
+    for scheme in ("xor", "overwrite", "coded"):
+        here = folder / scheme
+        here.mkdir()
+        states = walk(2)
+        stream = publish_series(here, states, "--scheme", scheme)
+        host, shard = here / "host", stream / "weight_v000001" / "model-00000-of-00001.safetensors"
+        fmt.write_checkpoint(host, states[0])
+        whole = shard.read_bytes()
+        wanted = {"local_checkpoint_dir": str(host), "source_dir": str(stream), "target_version": 1}
+        # When the log of changes is opened the shard's header has been read, and none of its parts.
+        cut = {"LD_PRELOAD": str(interop.SHIM), "CUT_FILE": str(shard), "CUT_WHEN": "redo.log.tmp"}
+        with Route("--source", stream, "--checkpoint", host, env=cut) as route:
+            status, answer = route.ask("POST", "/pull_weights", wanted)
+            assert status == 400 and "ends at byte" in answer["message"], (status, answer)
+            assert route.ask("GET", "/healthz")[0] == 200
+            holds(host, states[0])
+        shard.write_bytes(whole)
+        with Route("--source", stream, "--checkpoint", host) as route:
+            assert route.ask("POST", "/pull_weights", wanted)[0] == 200
+        holds(host, states[1])
+
+
 def test_an_engine_that_is_none_is_refused_at_the_start(folder):
     place = Place(folder, walk(1))
     for url in ("https://127.0.0.1:1", "127.0.0.1:30000", "http://127.0.0.1", "http://:80", "http://host:", "http://host:0",
