@@ -285,6 +285,24 @@ def test_the_route_serves_no_other_directory_and_takes_no_nonsense(folder):
         assert route.ask("POST", "/pull_weights", wanted)[0] == 200
 
 
+def test_a_bad_request_says_nothing_of_readiness(folder):
+    place = Place(folder, walk(2))
+    place.publish(1)
+    wanted = {"local_checkpoint_dir": str(place.host), "source_dir": str(place.stream), "target_version": 1}
+    bad = ("", "[]", {}, {**wanted, "source_dir": str(folder)}, {**wanted, "target_version": 0})
+    with Route("--source", place.stream, "--checkpoint", place.host) as route:
+        for ready in (True, False):
+            for body in bad:
+                assert route.ask("POST", "/pull_weights", body)[0] == 400
+                status, answer = route.ask("GET", "/readyz")
+                assert (status, answer["ready"]) == ((200, True) if ready else (503, False))
+            if ready:
+                assert route.ask("POST", "/pull_weights", {**wanted, "target_version": 2})[0] == 400
+        assert "weight_v000002" in answer["message"]
+        assert route.ask("POST", "/pull_weights", wanted)[0] == 200
+        assert route.ask("GET", "/readyz")[0] == 200
+
+
 def test_a_shard_that_is_cut_short_under_way_is_refused_and_the_route_lives_on(folder):
     for scheme in ("xor", "overwrite", "coded"):
         here = folder / scheme
