@@ -155,7 +155,7 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
     how.companions = companions_of(target);
     out.bytes = publish_full(options_.out, version, target.shape(), reader_of(target), how);
   } else {
-    if (digests_of_ != base_version) digests_ = tensor_digests(base);
+    if (digests_of_ != base_version) digests_.assign(base.shape().count(), std::string());
     digests_of_.reset();
     out.bytes = publish_delta(options_.out, version, base_version, target.shape(), reader_of(base),
                               reader_of(target), how);

@@ -17,6 +17,10 @@
 #include "weights/published_part.hpp"
 #include "weights/safetensors.hpp"
 
+#ifdef LOCKSTEP_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>  // other names for what is called below
+#endif
+
 namespace lockstep {
 
 namespace fs = std::filesystem;

@@ -121,8 +121,9 @@ struct publish_options {
   std::uint64_t shard_bytes_max = 4ull << 30;
   /// Further keys of the index's `metadata`. May not be one of the format's own.
   std::map<std::string, std::string> metadata;
-  /// If given: XXH3-128 of each of the base's tensors (32 hexadecimal digits; empty for a full
-  /// version's), made the target's in place. Then own_key::base and own_key::target are written.
+  /// If given: XXH3-128 of each of the base's tensors (32 hexadecimal digits, or empty where it is
+  /// not known; none at all for a full version's), made the target's in place. Then own_key::base
+  /// and own_key::target are written.
   std::vector<std::string>* digests = nullptr;
   /// Files that a full version holds beside the tensors: copied into it.
   std::vector<std::filesystem::path> companions;

@@ -11,6 +11,10 @@
 #include "weights/plain_file.hpp"
 #include "weights/workers.hpp"
 
+#ifdef LOCKSTEP_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>  // other names for what is called below
+#endif
+
 namespace lockstep {
 
 struct published_hasher::state {
