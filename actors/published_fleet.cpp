@@ -107,8 +107,9 @@ published_fleet::pending published_fleet::publish(const published_source& base,
   out.version =
       stream_.add(held_ + 1, held_, base, target,
                   {full, {{std::string(own_key::challenge), challenge_text(challenge)}}});
-  out.answer = answer_to(out.version.version, target);
   out.report.target = name_of(out.version.version);
+  out.answer.version = out.version.version;
+  if (!is_concluded(out.version)) out.answer = answer_to(out.version.version, target);
   out.report.wire_bytes = out.report.sent_bytes = out.version.bytes;
   out.report.encode = clock::now() - out.started;
   return out;
@@ -134,9 +135,10 @@ published_fleet::answer published_fleet::answer_to(std::uint64_t version,
   return {version, *challenge, proof, state};
 }
 
-// The next one was published, so all that were waited for have acknowledged this one or are out.
+// It was removed as old, or the next one was published: all that were waited for have acknowledged
+// this one, or are out.
 bool published_fleet::is_concluded(const published_version& version) const {
-  return version.there && has_index(published_dir(stream_.stream(), version.version + 1));
+  return version.gone || (version.there && has_index(published_dir(stream_.stream(), version.version + 1)));
 }
 
 std::optional<acknowledgement> published_fleet::heard_of(host& from) const {
@@ -233,7 +235,8 @@ sync_report published_fleet::conclude(pending p, const std::function<published_s
     throw error(errc::false_ack, "a host is in the view that did not acknowledge");
   const auto source = advance();
   held_ = p.answer.version;
-  current_ = {p.answer};
+  current_.clear();
+  if (!is_concluded(p.version)) current_.push_back(p.answer);
   recover(report, source);
   report.total = clock::now() - p.started;
   return std::move(report);

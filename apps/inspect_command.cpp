@@ -193,7 +193,7 @@ class inspection {
       std::uint64_t bytes = 0;
       for (const auto& [shard, mapped] : index.shards()) {
         const safetensors_file file(dir / shard);
-        require_mapped(file, mapped);
+        require_mapped(file.header(), file.path(), mapped);
         for (std::size_t i = 0; i < file.count(); ++i) {
           bytes += file.bytes(i).size();
           print({{"kind", "part"},
@@ -225,11 +225,11 @@ class inspection {
       auto line = count.as_json();
       line["kind"] = "part";
       line["tensor"] = spec.name;
-      line["bytes"] = d.compressed(p).size();
+      line["bytes"] = d.compressed_bytes(p);
       if (arguments_.schemes) measure(d.tensor(p), fresh, line, schemes);
       base_->release(d.tensor(p));
       bar.clear();
-      print(line, fmt::format("{:>10} {:8.4f} % |{}| {}", human_bytes(d.compressed(p).size()),
+      print(line, fmt::format("{:>10} {:8.4f} % |{}| {}", human_bytes(d.compressed_bytes(p)),
                               100 * count.density(), count.drawn(), printable(spec.name)));
     }
     ordered_json line{{"kind", "delta"},

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -67,6 +68,14 @@ void occupy_standard_streams() {
     if (::fcntl(stream, F_GETFD) < 0) (void)::open("/dev/null", O_RDONLY);
 }
 
+/// A pull holds every shard of several deltas open, which may be more than the usual thousand.
+void allow_open_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /// --help and --version.
 int print_and_exit(const CLI::App& program, const CLI::Success& what) {
   std::ostringstream text;
@@ -119,6 +128,7 @@ void on_bus_error(int) {
 
 int main(int argc, char** argv) {
   occupy_standard_streams();
+  allow_open_files();
   ::signal(SIGBUS, on_bus_error);
   try {
     return parse(argc, argv)();

@@ -239,13 +239,14 @@ class publishing {
   void print(const published_version& v, std::uint64_t base, std::uint64_t model_bytes,
              double seconds) const {
     if (arguments_.json) {
-      const nlohmann::ordered_json line{{"kind", "published"},        {"version", v.version},
-                                        {"base_version", base},       {"full", v.full},
-                                        {"there", v.there},           {"bytes", v.bytes},
-                                        {"model_bytes", model_bytes}, {"removed", v.removed},
-                                        {"seconds", seconds}};
+      const nlohmann::ordered_json line{{"kind", "published"},  {"version", v.version},
+                                        {"base_version", base}, {"full", v.full},
+                                        {"there", v.there},     {"gone", v.gone},
+                                        {"bytes", v.bytes},     {"model_bytes", model_bytes},
+                                        {"removed", v.removed}, {"seconds", seconds}};
       return print_out(line.dump() + '\n');
     }
+    if (v.gone) return print_out(fmt::format("version {} was removed as old\n", v.version));
     if (v.there) return print_out(fmt::format("version {} is there already\n", v.version));
     print_out(fmt::format("version {}{} {}, {:.2f} % of {}, {}{}\n", v.version,
                           v.full ? " full" : "", human_bytes(v.bytes),

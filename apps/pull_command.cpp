@@ -7,6 +7,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
@@ -16,7 +18,10 @@
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/acknowledgement.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/host_record.hpp"
+#include "weights/published.hpp"
 #include "weights/pull.hpp"
 
 namespace lockstep {
@@ -46,12 +51,15 @@ void print(const pull_report& r, double seconds, bool json) {
                                       {"deltas", r.deltas},
                                       {"read_bytes", r.read_bytes},
                                       {"changed_bytes", r.changed_bytes},
+                                      {"compared_bytes", r.compared_bytes},
                                       {"seconds", seconds}};
     return print_out(line.dump() + '\n');
   }
   std::string line = r.recovered ? "ended what was interrupted; " : "";
   if (!r.whole && r.deltas == 0)
-    line += fmt::format("already at version {}", r.version);
+    line += fmt::format(
+        "already at version {}{}", r.version,
+        r.compared_bytes > 0 ? fmt::format(", {} compared", human_bytes(r.compared_bytes)) : "");
   else
     line +=
         fmt::format("version {} from {}: {}{} deltas, {} read, {} changed, {}", r.version, r.from,
@@ -97,20 +105,17 @@ class puller {
   /// be there at the next look: a mount shows files in any order.
   void watch() {
     stop_signal stop;
+    options_.stopping = [&stop] { return stop.wait_for(std::chrono::milliseconds(0)); };
     std::string said;
     do {
       try {
-        const auto newest = newest_published(options_.source);
-        const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
-        // Fewer than there were: the trainer may have begun anew, and a pull can tell.
-        if (!newest || (reached_ && *to == *reached_)) continue;
-        options_.target = to;
-        once();
+        look();
         said.clear();
       } catch (const error& e) {
-        if (said == e.what()) continue;
+        if (e.code() == errc::shut_down) return;
+        if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
+        if (said != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
         said = e.what();
-        fmt::print(stderr, "lockstep: {}\n", said);
       }
       if (arguments_.to && reached_ && *reached_ >= *arguments_.to) return;
     } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
@@ -118,10 +123,31 @@ class puller {
 
  private:
   static constexpr std::size_t bar_steps = 100;
+  // What was refused for the host's sake may have been read whole for it.
+  static constexpr std::chrono::seconds refusal_holds{60};
+
+  void look() {
+    const auto newest = newest_published(options_.source);
+    const auto to = arguments_.to ? std::min(*arguments_.to, newest.value_or(0)) : newest;
+    if (!newest) return;
+    // The trainer may have begun anew, with fewer versions or as many, and a pull can tell.
+    const auto dir = published_dir(options_.source, *to);
+    auto seen = stamps_of(dir, {std::string(index_name), std::string(single_file_name)});
+    const bool same = seen == seen_;
+    if (same && reached_ == to) return;
+    if (same && refused_ && std::chrono::steady_clock::now() - *refused_ < refusal_holds) return;
+    seen_ = std::move(seen);
+    reached_.reset();
+    refused_.reset();
+    options_.target = to;
+    once();
+  }
 
   const pull_arguments& arguments_;
   pull_options options_;
   std::optional<std::uint64_t> reached_;
+  std::vector<file_stamp> seen_;  // of the version that was pulled last, or tried
+  std::optional<std::chrono::steady_clock::time_point> refused_;
   std::pair<std::string, std::size_t> shown_;
 };
 
@@ -150,8 +176,12 @@ int run_verify(const pull_arguments& a) {
                                       {"deltas", r.deltas},
                                       {"read_bytes", r.read_bytes},
                                       {"changed_bytes", r.changed_bytes},
+                                      {"compared_bytes", r.compared_bytes},
                                       {"seconds", took.count()}};
     print_out(line.dump() + '\n');
+  } else if (!r.whole && r.deltas == 0) {
+    print_out(fmt::format("is at version {}: {} compared with what the stream says of it\n",
+                          r.version, human_bytes(r.compared_bytes)));
   } else {
     print_out(fmt::format("version {} can be reached from {}: {}{} deltas, {}, {} would change\n",
                           r.version, r.from, r.whole ? "a full version, " : "", r.deltas,
@@ -210,6 +240,8 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("NAME");
   command->add_option("--acks", a->acks, "Where to say it; SOURCE/acks if not given")
       ->type_name("DIR");
+  command->add_flag("--verify", a->pull.verify,
+                    "Compare all that is there with what the stream says, where nothing is to do");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");
   command->add_option("--poll-ms", a->poll_ms, "How long to wait between two looks")
       ->check(plain_number(1, 3'600'000))

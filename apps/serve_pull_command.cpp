@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -16,7 +17,7 @@
 #include "apps/stop_signal.hpp"
 #include "transport/http.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/pull.hpp"
 
 namespace lockstep {
@@ -53,8 +54,10 @@ http_response answer(unsigned status, const json& body) {
 /// The route of engines that can pull, for one that cannot.
 class pull_route {
  public:
-  explicit pull_route(const serve_arguments& a)
-      : arguments_(a), version_(marker_of(a.checkpoints.front()).value_or(0)) {}
+  pull_route(const serve_arguments& a, stop_signal& stop)
+      : arguments_(a),
+        stopping_([&stop] { return stop.wait_for(std::chrono::milliseconds(0)); }),
+        version_(marker_of(a.checkpoints.front()).value_or(0)) {}
 
   std::optional<http_response> quick(const http_request& r) {
     if (r.path == "/healthz" && r.method == "GET") return answer(200, {{"status", "ok"}});
@@ -124,6 +127,7 @@ class pull_route {
     if (!arguments_.base.empty()) options.base = arguments_.base;
     options.target = target->get<std::uint64_t>();
     options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
+    options.stopping = stopping_;
     return options;
   }
 
@@ -156,7 +160,7 @@ class pull_route {
                     {"weight_version", std::to_string(version)}};
     const auto reply =
         http_call(arguments_.engine, {"POST", "/update_weights_from_disk", body.dump()},
-                  std::chrono::milliseconds(arguments_.engine_ms));
+                  std::chrono::milliseconds(arguments_.engine_ms), stopping_);
     const auto said = json::parse(reply.body, nullptr, false);
     const bool took = reply.status == 200 && (!said.is_object() || said.value("success", true));
     if (!took)
@@ -166,6 +170,7 @@ class pull_route {
   }
 
   const serve_arguments& arguments_;
+  std::function<bool()> stopping_;
   std::mutex mutex_;
   bool pulling_ = false;
   std::string why_not_;  // the last pull failed
@@ -174,7 +179,8 @@ class pull_route {
 
 int serve(const serve_arguments& a) {
   stop_signal stop;
-  pull_route route(a);
+  if (!a.engine.empty()) parse_http_address(a.engine);  // not only after the first pull
+  pull_route route(a, stop);
   const http_server server(
       a.host, a.port, [&](const http_request& r) { return route.quick(r); },
       [&](const http_request& r) { return route.slow(r); });

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
@@ -178,19 +179,36 @@ std::uint16_t http_server::port() const noexcept {
   return state_->acceptor.local_endpoint(ignored).port();
 }
 
-http_response http_call(const std::string& base, const http_request& what,
-                        std::chrono::milliseconds patience) {
+http_address parse_http_address(const std::string& base) {
   constexpr std::string_view scheme = "http://";
+  constexpr std::string_view name_letters =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+  constexpr std::string_view ipv6_letters = "0123456789abcdefABCDEF:.";
+  const auto refused = [&] {
+    return error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", base));
+  };
   const auto colon = base.rfind(':');
-  if (!base.starts_with(scheme) || colon <= scheme.size() ||
-      base.find('/', scheme.size()) != base.npos)
-    throw error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", base));
-  const auto host = base.substr(scheme.size(), colon - scheme.size());
+  if (!base.starts_with(scheme) || colon <= scheme.size()) throw refused();
+  http_address out{base.substr(scheme.size(), colon - scheme.size()), base.substr(colon + 1)};
+  const bool bracketed = out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']';
+  if (bracketed) out.host = out.host.substr(1, out.host.size() - 2);
+  const auto letters = bracketed ? ipv6_letters : name_letters;
+  if (out.host.find_first_not_of(letters) != std::string::npos) throw refused();
+  std::uint16_t port = 0;
+  const auto* end = out.port.data() + out.port.size();
+  const auto [rest, problem] = std::from_chars(out.port.data(), end, port);
+  if (problem != std::errc() || rest != end || port == 0) throw refused();
+  return out;
+}
+
+http_response http_call(const std::string& base, const http_request& what,
+                        std::chrono::milliseconds patience, const std::function<bool()>& stopping) {
+  const auto address = parse_http_address(base);
   asio::io_context io;
   beast::tcp_stream stream(io);
   tcp::resolver resolver(io);
   raw_request request(http::string_to_verb(what.method), what.path, 11);
-  request.set(http::field::host, base.substr(scheme.size()));
+  request.set(http::field::host, base.substr(base.rfind('/') + 1));
   request.set(http::field::content_type, "application/json");
   request.body() = what.body;
   request.prepare_payload();
@@ -203,7 +221,7 @@ http_response http_call(const std::string& base, const http_request& what,
     failure = why;
     done = true;
   };
-  resolver.async_resolve(host, base.substr(colon + 1), [&](auto why, auto found) {
+  resolver.async_resolve(address.host, address.port, [&](auto why, auto found) {
     if (why) return ended(why);
     stream.async_connect(found, [&](auto why2, const auto&) {
       if (why2) return ended(why2);
@@ -213,7 +231,14 @@ http_response http_call(const std::string& base, const http_request& what,
       });
     });
   });
-  io.run_for(patience);  // all of it, however slowly it trickles
+  // All of it, however slowly it trickles.
+  const auto until = std::chrono::steady_clock::now() + patience;
+  constexpr std::chrono::milliseconds slice(50);
+  while (!io.stopped() && std::chrono::steady_clock::now() < until) {
+    io.run_until(std::min(until, std::chrono::steady_clock::now() + slice));
+    if (!done && stopping && stopping())
+      throw error(errc::shut_down, fmt::format("{}{} is not waited for", base, what.path));
+  }
   if (!done || failure)
     throw error(errc::unreachable,
                 fmt::format("{}{} does not answer: {}", base, what.path, failure.message()));

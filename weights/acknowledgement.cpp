@@ -3,20 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <mutex>
 #include <nlohmann/json.hpp>
-#include <vector>
+#include <span>
 
 #include "kernels/digest.hpp"
 #include "messages/from_receiver.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/host_checkpoint.hpp"
-#include "weights/plain_file.hpp"
+#include "weights/host_record.hpp"
 #include "weights/published.hpp"
-#include "weights/workers.hpp"
+#include "weights/tensor_windows.hpp"
 
 namespace lockstep {
 
@@ -35,11 +34,6 @@ std::optional<std::uint64_t> word_in(std::string_view text) {
   const auto [rest, problem] = std::from_chars(text.data(), end, value, 16);
   if (text.size() != word_digits || problem != std::errc() || rest != end) return std::nullopt;
   return value;
-}
-
-std::string text_in(const json& object, const char* key) {
-  const auto at = object.find(key);
-  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
 }
 
 std::optional<errc> reason_named(std::string_view name) {
@@ -87,8 +81,7 @@ void write_acknowledgement(const fs::path& dir, std::string_view name,
 std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::string_view name) {
   const auto file = file_of(dir, name);
   if (!stands(file)) return std::nullopt;
-  const auto said = json::parse(read_small(file, file_bytes_max), nullptr, false);
-  if (!said.is_object()) refuse(errc::bad_input, file, "is not a JSON object");
+  const auto said = read_object(file, file_bytes_max);
   const auto version = parse_version(text_in(said, "version"));
   const auto challenge = word_in(text_in(said, "challenge"));
   const auto reason = reason_named(text_in(said, "reason"));
@@ -99,6 +92,33 @@ std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::st
     refuse(errc::bad_input, file, "is no acknowledgement");
   return acknowledgement{*version, *challenge, *reason,
                          text_in(said, "detail").substr(0, reply_detail_max), {*lane0, *lane1}};
+}
+
+namespace {
+
+bool has_said(const fs::path& acks, std::string_view name, const acknowledgement& what) {
+  try {
+    const auto before = read_acknowledgement(acks, name);
+    return before && before->version == what.version && before->challenge == what.challenge &&
+           before->reason == errc::none;
+  } catch (const error&) {
+    return false;  // damaged: said anew
+  }
+}
+
+}  // namespace
+
+void acknowledge(const fs::path& dir, std::uint64_t version, const fs::path& holder,
+                 const fs::path& acks, std::string_view name, errc reason,
+                 const std::string& detail) {
+  const auto challenge = challenge_in(dir);
+  if (!challenge) return;
+  acknowledgement what{version, *challenge, reason, detail, {}};
+  if (reason == errc::none) {
+    if (has_said(acks, name, what)) return;
+    what.proof = proof_of(checkpoint::open(holder), *challenge);
+  }
+  write_acknowledgement(acks, name, what);
 }
 
 std::optional<std::uint64_t> challenge_in(const fs::path& dir) {
@@ -118,24 +138,16 @@ std::string challenge_text(std::uint64_t challenge) {
 }
 
 digest proof_of(const checkpoint& holder, std::uint64_t challenge) {
-  constexpr std::size_t window_bytes = 128 * kernels::digest_tile_bytes;
-  std::vector<plain_file> files;
-  for (std::size_t f = 0; f < holder.file_count(); ++f)
-    files.emplace_back(holder.file(f), plain_file::access::read);
+  static_assert(tensor_window_bytes % kernels::digest_tile_bytes == 0);
   const kernels::digest_key key(challenge);
   kernels::digest_sum sum;
   std::mutex mutex;
-  for_each_index(holder.shape().count(), [&](std::size_t i) {
-    const auto place = holder.place_of(i);
-    const auto size = holder.shape().bytes(i);
-    std::vector<std::byte> window(std::min<std::uint64_t>(size, window_bytes));
+  read_tensors(holder, [&](std::size_t i, const auto& read) {
     kernels::digest_sum own;
-    for (std::uint64_t at = 0; at < size; at += window.size()) {
-      const auto piece = std::span(window).first(std::min<std::uint64_t>(window.size(), size - at));
-      files[place.file].read(place.offset + at, piece);
+    read([&](std::uint64_t at, std::span<const std::byte> piece) {
       own += kernels::digest_range(key, static_cast<std::uint32_t>(i), at,
                                    {piece.data(), piece.size()});
-    }
+    });
     const std::lock_guard lock(mutex);
     sum += own;
   });

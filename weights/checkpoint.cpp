@@ -27,7 +27,7 @@ std::vector<file_ptr> open_shards(const fs::path& dir, const checkpoint_index& i
   std::vector<file_ptr> files;
   for (const auto& [shard, mapped] : shards) {
     auto file = std::make_shared<const safetensors_file>(dir / shard);
-    require_mapped(*file, mapped);
+    require_mapped(file->header(), file->path(), mapped);
     files.push_back(std::move(file));
   }
   return files;

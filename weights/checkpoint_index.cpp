@@ -6,6 +6,7 @@
 
 #include "weights/file.hpp"
 #include "weights/json_events.hpp"
+#include "weights/plain_file.hpp"
 
 namespace lockstep {
 
@@ -132,8 +133,9 @@ checkpoint_index parse_index(std::span<const std::byte> text, const fs::path& pa
 }
 
 checkpoint_index read_index(const fs::path& dir, const file_limits& limits) {
-  const mapped_file file(dir / index_name);
-  return parse_index(file.bytes(), file.path(), limits);
+  const auto path = dir / index_name;
+  const auto text = read_small(path, limits.index_bytes_max);
+  return parse_index(std::as_bytes(std::span(text)), path, limits);
 }
 
 }  // namespace lockstep

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 namespace lockstep {
 
@@ -82,19 +83,23 @@ std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept {
 }
 
 struct frame_reader::context {
+  explicit context(byte_source source) : in(std::move(source)) {}
   ZSTD_DCtx* zstd = nullptr;
-  ZSTD_inBuffer in{};
+  byte_source in;
+  unsigned long long announced = ZSTD_CONTENTSIZE_UNKNOWN;
   bool ended = false;
   std::uint64_t given = 0;  // bytes that came out
   ~context() { ZSTD_freeDCtx(zstd); }
 };
 
-frame_reader::frame_reader(std::span<const std::byte> compressed, int window_log_max)
-    : context_(std::make_unique<context>()) {
+frame_reader::frame_reader(byte_source compressed, int window_log_max)
+    : context_(std::make_unique<context>(std::move(compressed))) {
   context_->zstd = ZSTD_createDCtx();
   if (!context_->zstd) throw std::bad_alloc();
   ZSTD_DCtx_setParameter(context_->zstd, ZSTD_d_windowLogMax, window_log_max);
-  context_->in = {compressed.data(), compressed.size(), 0};
+  constexpr std::size_t header_bytes_max = 18;
+  const auto front = context_->in.peek(header_bytes_max);
+  context_->announced = ZSTD_getFrameContentSize(front.data(), front.size());
 }
 
 frame_reader::frame_reader(frame_reader&&) noexcept = default;
@@ -104,14 +109,16 @@ frame_reader::~frame_reader() = default;
 // One call to the library: some output, some input, or the frame's end.
 std::string frame_reader::step(std::span<std::byte> out, std::size_t& filled) {
   ZSTD_outBuffer to{out.data(), out.size(), filled};
-  const auto before = context_->in.pos;
-  const auto left = ZSTD_decompressStream(context_->zstd, &to, &context_->in);
+  const auto next = context_->in.peek(1);
+  ZSTD_inBuffer from{next.data(), next.size(), 0};
+  const auto left = ZSTD_decompressStream(context_->zstd, &to, &from);
   if (ZSTD_isError(left)) {
     if (ZSTD_getErrorCode(left) == ZSTD_error_prefix_unknown) return "is not one whole zstd frame";
     return fmt::format("cannot be decompressed: {}", ZSTD_getErrorName(left));
   }
   context_->ended = left == 0;
-  const bool stuck = to.pos == filled && context_->in.pos == before;
+  context_->in.skip(from.pos);
+  const bool stuck = to.pos == filled && from.pos == 0;
   filled = to.pos;
   if (stuck && !context_->ended) return "is not one whole zstd frame";
   return {};
@@ -144,10 +151,10 @@ std::string frame_reader::finish() {
     if (auto problem = step(surplus, filled); !problem.empty()) return problem;
     if (filled > 0) return "decompresses to more bytes than it must give";
   }
-  if (const auto rest = context_->in.size - context_->in.pos; rest > 0)
+  if (const auto rest = context_->in.left(); rest > 0)
     return fmt::format("has {} bytes after its zstd frame", rest);
   // The library looks at this only where all of a frame is decompressed at once.
-  const auto announced = ZSTD_getFrameContentSize(context_->in.src, context_->in.size);
+  const auto announced = context_->announced;
   if (announced < ZSTD_CONTENTSIZE_ERROR && announced != context_->given)
     return fmt::format("announces {} bytes, and has {}", announced, context_->given);
   return {};

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "weights/byte_source.hpp"
+
 namespace lockstep {
 
 /// Decompresses the one frame that is `compressed` into exactly all of `out`. Returns why it
@@ -31,8 +33,8 @@ std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept;
 /// 2^`window_log_max` bytes, and some hundred KiB. Not thread-safe.
 class frame_reader {
  public:
-  /// `compressed` must outlive this.
-  frame_reader(std::span<const std::byte> compressed, int window_log_max);
+  /// Throws `error{bad_input}`, as everything here does, if its source does.
+  frame_reader(byte_source compressed, int window_log_max);
   frame_reader(frame_reader&&) noexcept;
   frame_reader& operator=(frame_reader&&) noexcept;
   ~frame_reader();

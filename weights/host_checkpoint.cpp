@@ -8,14 +8,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <thread>
 #include <utility>
 
+#include "weights/checkpoint.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/state_digest.hpp"
 
 namespace lockstep {
 
@@ -24,45 +26,11 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t state_bytes_max = 64 << 10;
 constexpr std::size_t intent_bytes_max = 64 << 20;
 constexpr std::chrono::milliseconds lock_pause(20);
 
 std::string reason() {
   return std::generic_category().message(errno);
-}
-
-json parse_object(const fs::path& file, std::size_t bytes_max) {
-  auto value = json::parse(read_small(file, bytes_max), nullptr, false);
-  if (!value.is_object()) refuse(errc::bad_input, file, "is not a JSON object");
-  return value;
-}
-
-std::string text_in(const json& object, const char* key) {
-  const auto at = object.find(key);
-  return at != object.end() && at->is_string() ? at->get<std::string>() : std::string();
-}
-
-void write_json(const fs::path& file, const json& value) {
-  std::string text;
-  try {
-    text = value.dump();
-  } catch (const json::exception&) {
-    refuse(errc::bad_input, file, "would hold a file's name that is not valid UTF-8");
-  }
-  file_writer out(file);
-  out.write(text);
-  out.commit();
-}
-
-json as_json(const version_record& r) {
-  return {{"version", version_text(r.version)}, {"run", r.run}, {"index", r.index}};
-}
-
-std::optional<version_record> record_in(const json& object) {
-  const auto version = parse_version(text_in(object, "version"));
-  if (!version) return std::nullopt;
-  return version_record{*version, text_in(object, "run"), text_in(object, "index")};
 }
 
 bool is_plain_name(const std::string& name) {
@@ -80,26 +48,6 @@ void make_directory(const fs::path& dir) {
 
 }  // namespace
 
-std::string version_text(std::uint64_t version) {
-  return fmt::format("{:06}", version);
-}
-
-std::optional<std::uint64_t> parse_version(const std::string& text) {
-  std::uint64_t value = 0;
-  const auto* end = text.data() + text.size();
-  const auto [rest, problem] = std::from_chars(text.data(), end, value);
-  if (text.empty() || problem != std::errc() || rest != end) return std::nullopt;
-  return value;
-}
-
-std::optional<std::uint64_t> marker_of(const fs::path& checkpoint) {
-  const auto marker = checkpoint / ".weight_sync" / "state.json";
-  if (!stands(marker)) return std::nullopt;
-  const auto version = parse_version(text_in(parse_object(marker, state_bytes_max), "version"));
-  if (!version) refuse(errc::bad_input, marker, "does not say a version");
-  return version;
-}
-
 // What is being done, durable from before the first live byte changes until the marker stands.
 struct host_checkpoint::intent {
   version_record record;
@@ -108,13 +56,14 @@ struct host_checkpoint::intent {
   std::vector<std::string> files;
 };
 
-host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience)
+host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience,
+                                 const std::function<bool()>& stopping)
     : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync") {
   make_directory(dir_);
   make_directory(sync_dir_);
   if (!fs::is_directory(fs::symlink_status(sync_dir_)))
     refuse(errc::unwritable, sync_dir_, "is not a directory");
-  lock(patience);
+  lock(patience, stopping);
   try {
     recover();
   } catch (...) {
@@ -127,7 +76,8 @@ host_checkpoint::~host_checkpoint() {
   if (lock_ >= 0) ::close(lock_);
 }
 
-void host_checkpoint::lock(std::chrono::milliseconds patience) {
+void host_checkpoint::lock(std::chrono::milliseconds patience,
+                           const std::function<bool()>& stopping) {
   const auto file = sync_dir_ / "lock";
   lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
   if (lock_ < 0) refuse(errc::unwritable, file, "cannot be opened: " + reason());
@@ -135,36 +85,31 @@ void host_checkpoint::lock(std::chrono::milliseconds patience) {
   while (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     const bool held = errno == EWOULDBLOCK || errno == EINTR;
     const auto why = reason();
-    if (held && std::chrono::steady_clock::now() < until) {
+    const bool stop = held && stopping && stopping();
+    if (held && !stop && std::chrono::steady_clock::now() < until) {
       std::this_thread::sleep_for(lock_pause);
       continue;
     }
     ::close(std::exchange(lock_, -1));
     if (!held) refuse(errc::unwritable, file, "cannot be locked: " + why);
+    if (stop) refuse(errc::shut_down, file, "is not waited for any more");
     refuse(errc::timeout, file,
            fmt::format("is held by another process for more than {} ms", patience.count()));
   }
 }
 
 void host_checkpoint::read_marker() {
-  version_.reset();
-  record_.reset();
-  version_ = marker_of(dir_);
-  if (!version_) return;
-  const auto note = sync_dir_ / "lockstep.json";
-  if (!stands(note)) return;
-  // Only a note; whoever wrote the marker after us did not know of it.
-  const auto value = json::parse(read_small(note, state_bytes_max), nullptr, false);
-  if (value.is_object()) record_ = record_in(value);
-  if (record_ && record_->version != version_) record_.reset();
+  auto notes = notes_of(dir_);
+  version_ = notes.marker;
+  record_ = std::move(notes.record);
 }
 
 std::optional<host_checkpoint::intent> host_checkpoint::read_intent() const {
   const auto file = sync_dir_ / "intent.json";
   if (!stands(file)) return std::nullopt;
-  const auto value = parse_object(file, intent_bytes_max);
+  const auto value = read_object(file, intent_bytes_max);
   intent out;
-  const auto record = record_in(value.value("record", json::object()));
+  const auto record = parse_record(value.value("record", json::object()));
   const auto bytes = parse_version(text_in(value, "log_bytes"));
   const auto files = value.value("files", json());
   if (!record || !bytes || !files.is_array()) refuse(errc::bad_input, file, "is malformed");
@@ -179,12 +124,41 @@ std::optional<host_checkpoint::intent> host_checkpoint::read_intent() const {
   return out;
 }
 
+// Others replace files, or write others over them, without a word: what was begun must not be ended
+// on top of those.
+std::string host_checkpoint::why_not_ended(const intent& what) const {
+  if (!what.full && !is_sealed(log_file(), what.seal)) return "the log of the change is damaged";
+  const auto changed = [](const std::string& name) {
+    return fmt::format("others have changed {} since", in_quotes(name));
+  };
+  for (const auto& was : what.record.files) {
+    // Of a full version what is not in `incoming` any more is in place already.
+    if (what.full && stands(incoming() / was.name)) continue;
+    const auto now = stamps_of(dir_, {was.name});
+    const bool same = now.size() == 1 && now[0].number == was.number && now[0].bytes == was.bytes &&
+                      (!what.full || now[0].written_ns == was.written_ns);
+    if (!same) return changed(was.name);
+  }
+  return {};
+}
+
+// In the same file, as long as it was: only the digest of the whole tells.
+std::string host_checkpoint::why_not_reached(const intent& what) const {
+  if (what.record.state.empty()) return {};
+  try {
+    if (state_digest(checkpoint::open(dir_)) == what.record.state) return {};
+  } catch (const error& e) {
+    return e.what();
+  }
+  return "ending it does not give that version: others have changed files since";
+}
+
 void host_checkpoint::recover() {
   std::optional<intent> begun;
   try {
     begun = read_intent();
   } catch (const error&) {  // written whole or not at all: the disk is at fault
-    torn_ = true;
+    torn_ = "was left by an interrupted change whose record cannot be read";
   }
   // The marker goes before the first live byte changes. One that stands was not taken away yet, or
   // is the next one, or somebody else's since: what is here is what it says.
@@ -193,13 +167,19 @@ void host_checkpoint::recover() {
     remove_file(sync_dir_ / "intent.json");
     sync_directory(sync_dir_);
   }
-  // Of a full version what is not in `incoming` any more is in place already.
-  if (begun && !begun->full && !is_sealed(log_file(), begun->seal)) torn_ = true;
-  if (torn_) return remove_file(sync_dir_ / "state.json");
-  if (begun) {
+  const auto tear = [&](const std::string& why) {
+    if (!why.empty())
+      torn_ = fmt::format("was left by an interrupted change to version {}, and {}",
+                          begun->record.version, why);
+  };
+  if (begun) tear(why_not_ended(*begun));
+  if (begun && torn_.empty()) {
     recovered_ = true;
     perform(*begun);
+    tear(why_not_reached(*begun));
+    if (torn_.empty()) finish(begun->record);
   }
+  if (!torn_.empty()) return remove_file(sync_dir_ / "state.json");
   remove_file(log_file());
   remove_file(sync_dir_ / "redo.log.tmp");
   std::error_code failure;
@@ -229,17 +209,19 @@ void host_checkpoint::make_private(const std::string& name) {
 }
 
 void host_checkpoint::declare(const intent& what) {
-  write_json(sync_dir_ / "intent.json", {{"kind", what.full ? "full" : "delta"},
-                                         {"record", as_json(what.record)},
-                                         {"log_bytes", std::to_string(what.seal.bytes)},
-                                         {"log_digest", what.seal.digest},
-                                         {"files", what.files}});
+  write_object(sync_dir_ / "intent.json", {{"kind", what.full ? "full" : "delta"},
+                                           {"record", as_json(what.record)},
+                                           {"log_bytes", std::to_string(what.seal.bytes)},
+                                           {"log_digest", what.seal.digest},
+                                           {"files", what.files}});
 }
 
+// All but the last word: the marker.
 std::uint64_t host_checkpoint::perform(const intent& what) {
   // Who knows nothing of the intent must not take a mix for the old version.
   remove_file(sync_dir_ / "state.json");
   sync_directory(sync_dir_);
+  version_.reset();
   std::uint64_t rewritten = 0;
   if (what.full) {
     move_in(what.files);
@@ -248,7 +230,6 @@ std::uint64_t host_checkpoint::perform(const intent& what) {
     for (const auto& name : what.files) files.push_back(dir_ / name);
     rewritten = redo(log_file(), files);
   }
-  finish(what.record);
   return rewritten;
 }
 
@@ -269,7 +250,10 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
        it.increment(failure)) {
     const auto name = it->path().filename().string();
     std::error_code ignored;
-    if (!is_plain_name(name) || fs::is_directory(it->symlink_status(ignored))) continue;
+    // Its configuration and its tokenizer are the host's own, where the new one has none.
+    if (!is_plain_name(name) || !(it->path().extension() == ".safetensors" || name == index_name) ||
+        fs::is_directory(it->symlink_status(ignored)))
+      continue;
     if (std::find(names.begin(), names.end(), name) == names.end()) strays.push_back(it->path());
   }
   if (failure) refuse(errc::unwritable, dir_, "cannot be listed: " + failure.message());
@@ -277,22 +261,35 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
   sync_directory(dir_);
 }
 
+void host_checkpoint::note(const version_record& what) {
+  if (version_ && *version_ != what.version) {  // or between the two it would say what is not there
+    remove_file(sync_dir_ / "state.json");
+    sync_directory(sync_dir_);
+  }
+  auto noted = what;
+  noted.files = stamps_of(dir_, weight_files(dir_));
+  write_object(sync_dir_ / "lockstep.json", as_json(noted));
+  write_object(sync_dir_ / "state.json", {{"version", version_text(what.version)}});
+  version_ = what.version;
+  record_ = std::move(noted);
+}
+
 void host_checkpoint::finish(const version_record& what) {
-  write_json(sync_dir_ / "lockstep.json", as_json(what));
-  write_json(sync_dir_ / "state.json", {{"version", version_text(what.version)}});
+  note(what);
   remove_file(sync_dir_ / "intent.json");
   sync_directory(sync_dir_);
   remove_file(log_file());
-  version_ = what.version;
-  record_ = what;
-  torn_ = false;
+  torn_.clear();
 }
 
 std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_seal& seal,
                                          const std::vector<std::string>& files) {
-  const intent declared{what, false, seal, files};
+  intent declared{what, false, seal, files};
+  declared.record.files = stamps_of(dir_, files);
   declare(declared);
-  return perform(declared);
+  const auto rewritten = perform(declared);
+  finish(what);
+  return rewritten;
 }
 
 void host_checkpoint::replace_by(const version_record& what,
@@ -302,8 +299,10 @@ void host_checkpoint::replace_by(const version_record& what,
   declared.record = what;
   declared.full = true;
   declared.files = names;
+  declared.record.files = stamps_of(incoming(), names);
   declare(declared);
   perform(declared);
+  finish(what);
   std::error_code ignored;
   fs::remove_all(incoming(), ignored);
 }

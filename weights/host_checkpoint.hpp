@@ -5,21 +5,15 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "weights/host_record.hpp"
 #include "weights/redo_log.hpp"
 
 namespace lockstep {
-
-/// What we note of the version that a checkpoint was brought to, beside the marker that everybody
-/// reads.
-struct version_record {
-  std::uint64_t version = 0;
-  std::string run;    ///< own_key::run of the stream, or empty
-  std::string index;  ///< what tells the version from one of the same number, or empty
-};
 
 /// A checkpoint directory, locked for as long as this lives: `.weight_sync/lock`, held by whoever
 /// reads the format, on this host. Made if it is not there. Not thread-safe.
@@ -30,8 +24,10 @@ class host_checkpoint {
  public:
   /// Waits for the lock, then ends what an earlier process began and declared, and clears away what
   /// it did not. Throws `error{timeout}` if others hold the lock for longer than `patience`,
-  /// `error{unwritable}`, `error{bad_input}` on a marker that cannot be read.
-  host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience);
+  /// `error{shut_down}` if `stopping` (may be empty) says so before, `error{unwritable}`,
+  /// `error{bad_input}` on a marker that cannot be read.
+  host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience,
+                  const std::function<bool()>& stopping = {});
   host_checkpoint(const host_checkpoint&) = delete;
   host_checkpoint& operator=(const host_checkpoint&) = delete;
   ~host_checkpoint();
@@ -39,11 +35,11 @@ class host_checkpoint {
   const std::filesystem::path& dir() const noexcept { return dir_; }
   /// What the marker says; nothing if there is none.
   std::optional<std::uint64_t> version() const noexcept { return version_; }
-  /// Our own note of that version, if it is of that version.
+  /// Our own note of that version, if it is of that version; without a marker, of the last one.
   const std::optional<version_record>& record() const noexcept { return record_; }
-  /// Whether a declared change can neither be ended nor undone (its log is damaged): the files are
-  /// a mix, and only a whole checkpoint helps.
-  bool torn() const noexcept { return torn_; }
+  /// Why a declared change can neither be ended nor undone: its log is damaged, or others have
+  /// put files of theirs there since. Then only a whole checkpoint helps. Else empty.
+  const std::string& torn() const noexcept { return torn_; }
   /// Whether the last process here was interrupted, and its work ended now.
   bool recovered() const noexcept { return recovered_; }
 
@@ -61,17 +57,21 @@ class host_checkpoint {
   /// Returns how many bytes were rewritten.
   std::uint64_t change_to(const version_record& what, const redo_seal& seal,
                           const std::vector<std::string>& files);
-  /// Takes `names`, all that stands in `incoming()`, in place of all files of this directory
-  /// (hidden ones and directories stay). Durable on return.
+  /// Takes `names`, all that stands in `incoming()`, in place of files of their names and of all
+  /// weights of this directory. Durable on return.
   void replace_by(const version_record& what, const std::vector<std::string>& names);
+  /// Notes that what is there is `what` already. Durable on return.
+  void note(const version_record& what);
 
  private:
   struct intent;
 
-  void lock(std::chrono::milliseconds patience);
+  void lock(std::chrono::milliseconds patience, const std::function<bool()>& stopping);
   void read_marker();
   void recover();
   std::optional<intent> read_intent() const;
+  std::string why_not_ended(const intent& what) const;
+  std::string why_not_reached(const intent& what) const;
   void declare(const intent& what);
   std::uint64_t perform(const intent& what);
   void move_in(const std::vector<std::string>& names);
@@ -82,17 +82,8 @@ class host_checkpoint {
   int lock_ = -1;
   std::optional<std::uint64_t> version_;
   std::optional<version_record> record_;
-  bool torn_ = false;
+  std::string torn_;
   bool recovered_ = false;
 };
-
-/// What the marker of a checkpoint says, read without the lock; nothing if there is none. Throws
-/// `error{bad_input}` on one that cannot be read.
-std::optional<std::uint64_t> marker_of(const std::filesystem::path& checkpoint);
-
-/// A version's number as the format writes it: "000007".
-std::string version_text(std::uint64_t version);
-/// Reads it, padded or not; nothing if it is no number.
-std::optional<std::uint64_t> parse_version(const std::string& text);
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/coded.hpp"
@@ -36,7 +37,8 @@ std::uint32_t little_endian32(bytes_in bytes) {
 
 class xored final : public part_stream::decoder {
  public:
-  xored(bytes_in compressed, int window_log_max) : frame_(compressed, window_log_max) {}
+  xored(byte_source compressed, int window_log_max)
+      : frame_(std::move(compressed), window_log_max) {}
 
   std::string next(bytes_in old, bytes_out out) override {
     change_.resize(old.size());
@@ -57,10 +59,10 @@ class xored final : public part_stream::decoder {
 // positions, and by who has skipped them.
 class overwritten final : public part_stream::decoder {
  public:
-  overwritten(bytes_in compressed, std::uint64_t tensor_bytes, int window_log_max)
+  overwritten(byte_source compressed, std::uint64_t tensor_bytes, int window_log_max)
       : tensor_bytes_(tensor_bytes),
-        positions_(compressed, window_log_max),
-        values_(compressed, window_log_max) {}
+        positions_(compressed.twin(), window_log_max),
+        values_(std::move(compressed), window_log_max) {}
 
   std::string next(bytes_in old, bytes_out out) override {
     if (auto problem = begin(); !problem.empty()) return problem;
@@ -139,8 +141,8 @@ class overwritten final : public part_stream::decoder {
 // Frames of the wire, the tensor being number 0 in each: at most one for each window.
 class coded final : public part_stream::decoder {
  public:
-  coded(bytes_in frames, std::uint64_t tensor_bytes, std::uint32_t unit)
-      : rest_(frames), unit_(unit), shape_{{{nullptr, tensor_bytes}, unit}} {
+  coded(byte_source frames, std::uint64_t tensor_bytes, std::uint32_t unit)
+      : rest_(std::move(frames)), unit_(unit), shape_{{{nullptr, tensor_bytes}, unit}} {
     static_assert(part_stream::window_bytes == kernels::frame_span_bytes_max);
   }
 
@@ -180,17 +182,24 @@ class coded final : public part_stream::decoder {
   }
 
   std::string look() {
-    if (frame_ || rest_.empty()) return {};
+    if (frame_ || rest_.left() == 0) return {};
     std::size_t length = 0;
     frame_.emplace();
-    const auto status = kernels::parse_frame({rest_.data(), rest_.size()}, shape_, *frame_, length);
+    auto status = parse(kernels::frame_header_bytes, length);
+    if (status == kernels::frame_status::truncated)
+      status = parse(kernels::frame_bytes_max, length);
     if (status != kernels::frame_status::ok)
       return fmt::format("has a frame that cannot be read: {}", to_string(status));
-    rest_ = rest_.subspan(length);
+    rest_.skip(length);
     return {};
   }
 
-  bytes_in rest_;
+  kernels::frame_status parse(std::size_t least, std::size_t& length) {
+    const auto next = rest_.peek(least);
+    return kernels::parse_frame({next.data(), next.size()}, shape_, *frame_, length);
+  }
+
+  byte_source rest_;
   std::uint32_t unit_;
   std::vector<kernels::tensor_view> shape_;
   kernels::frame_stager stager_;
@@ -201,17 +210,17 @@ class coded final : public part_stream::decoder {
 
 }  // namespace
 
-part_stream::part_stream(published_encoding encoding, std::span<const std::byte> compressed,
+part_stream::part_stream(published_encoding encoding, byte_source compressed,
                          std::uint64_t tensor_bytes, std::uint32_t unit, int window_log_max) {
   switch (encoding) {
     case published_encoding::xored:
-      decoder_ = std::make_unique<xored>(compressed, window_log_max);
+      decoder_ = std::make_unique<xored>(std::move(compressed), window_log_max);
       break;
     case published_encoding::overwrite:
-      decoder_ = std::make_unique<overwritten>(compressed, tensor_bytes, window_log_max);
+      decoder_ = std::make_unique<overwritten>(std::move(compressed), tensor_bytes, window_log_max);
       break;
     case published_encoding::coded:
-      decoder_ = std::make_unique<coded>(compressed, tensor_bytes, unit);
+      decoder_ = std::make_unique<coded>(std::move(compressed), tensor_bytes, unit);
       break;
   }
 }

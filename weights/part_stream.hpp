@@ -7,21 +7,23 @@
 #include <span>
 #include <string>
 
+#include "weights/byte_source.hpp"
 #include "weights/published.hpp"
 
 namespace lockstep {
 
 /// Turns a tensor's old bytes into its new ones, one window after the other from the front, so that
-/// memory does not grow with the tensor. Checks no checksum. Movable; not thread-safe.
+/// memory does not grow with the tensor. Checks no checksum. Throws what its source throws.
+/// Movable; not thread-safe.
 class part_stream {
  public:
   /// Length of every window but the last, which ends with the tensor.
   static constexpr std::size_t window_bytes = std::size_t{1} << 20;
 
-  /// `compressed`: the part, which must outlive this. `unit`: width of the tensor's elements (only
-  /// coded parts have a use for it). `window_log_max`: see frame_reader.
-  part_stream(published_encoding encoding, std::span<const std::byte> compressed,
-              std::uint64_t tensor_bytes, std::uint32_t unit, int window_log_max);
+  /// `compressed`: the part; where it is in memory, that must outlive this. `unit`: width of the
+  /// tensor's elements (only coded parts have a use for it). `window_log_max`: see frame_reader.
+  part_stream(published_encoding encoding, byte_source compressed, std::uint64_t tensor_bytes,
+              std::uint32_t unit, int window_log_max);
   part_stream(part_stream&&) noexcept;
   part_stream& operator=(part_stream&&) noexcept;
   ~part_stream();

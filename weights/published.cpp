@@ -10,10 +10,16 @@
 #include <utility>
 
 #include "messages/ids.hpp"
+#include "weights/byte_source.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/plain_file.hpp"
 #include "weights/published_part.hpp"
 #include "weights/safetensors.hpp"
+
+#ifdef LOCKSTEP_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>  // other names for what is called below
+#endif
 
 namespace lockstep {
 
@@ -130,22 +136,28 @@ void published_delta::read_metadata(const checkpoint_index& index) {
 }
 
 void published_delta::add_shard(const fs::path& path, const std::vector<std::string>& mapped) {
-  auto file = std::make_shared<const safetensors_file>(path);
-  require_mapped(*file, mapped);
-  for (std::size_t i = 0; i < file->count(); ++i) {
-    const auto& spec = file->spec(i);
-    const auto refuse_tensor = [&](const std::string& what) {
-      refuse(errc::bad_input, path, fmt::format("tensor {} {}", in_quotes(spec.name), what));
+  auto file = std::make_shared<const plain_file>(path, plain_file::access::read);
+  const auto header = read_safetensors_header(*file);
+  require_mapped(header, path, mapped);
+  for (const auto& [spec, begin, end] : header.tensors) {
+    const auto refuse_tensor = [&path, &name = spec.name](const std::string& what) {
+      refuse(errc::bad_input, path, fmt::format("tensor {} {}", in_quotes(name), what));
     };
     if (spec.type != dtype::u8 || spec.shape.size() != 1)
       refuse_tensor("is not a list of U8, as a compressed part must be");
-    const auto digest = file->metadata().find(spec.name);
-    if (digest == file->metadata().end()) refuse_tensor("has no checksum");
+    const auto digest = header.metadata.find(spec.name);
+    if (digest == header.metadata.end()) refuse_tensor("has no checksum");
     if (!is_digest(checksum_, digest->second))
       refuse_tensor(fmt::format("has the malformed checksum {}", in_quotes(digest->second)));
-    parts_.push_back({*shape_.find(spec.name), file->bytes(i), digest->second, files_.size()});
+    parts_.push_back({*shape_.find(spec.name), files_.size(), header.data_offset + begin,
+                      end - begin, digest->second});
   }
   files_.push_back(std::move(file));
+}
+
+byte_source published_delta::compressed(std::size_t index) const {
+  const auto& p = parts_[index];
+  return {*files_[p.file], p.offset, p.bytes};
 }
 
 const fs::path& published_delta::file(std::size_t index) const {
@@ -154,7 +166,7 @@ const fs::path& published_delta::file(std::size_t index) const {
 
 std::uint64_t published_delta::compressed_bytes() const noexcept {
   std::uint64_t sum = 0;
-  for (const auto& p : parts_) sum += p.compressed.size();
+  for (const auto& p : parts_) sum += p.bytes;
   return sum;
 }
 
@@ -162,8 +174,9 @@ std::unique_ptr<std::byte[]> published_delta::decode(const part& p,
                                                      std::span<const std::byte> old) const {
   auto fresh = std::make_unique_for_overwrite<std::byte[]>(old.size());
   const std::span<std::byte> bytes(fresh.get(), old.size());
-  auto problem =
-      decode_part(encoding_, unit_bytes(shape_[p.tensor].type), p.compressed, old, bytes);
+  std::vector<std::byte> compressed(static_cast<std::size_t>(p.bytes));
+  files_[p.file]->read(p.offset, compressed);
+  auto problem = decode_part(encoding_, unit_bytes(shape_[p.tensor].type), compressed, old, bytes);
   if (problem.empty() && published_digest(checksum_, bytes) != p.digest)
     problem = "does not match its checksum: the file is damaged, or made for another base";
   if (!problem.empty())

@@ -17,7 +17,8 @@
 
 namespace lockstep {
 
-class safetensors_file;
+class byte_source;
+class plain_file;
 struct checkpoint_index;
 
 /// How a changed tensor's new bytes are written down. docs/files.md has the bytes.
@@ -55,7 +56,7 @@ inline constexpr std::uint64_t overwrite_bytes_max = 0xffff'ffff;
 /// Lower-case hexadecimal digest of `bytes` as it stands in a published shard.
 std::string published_digest(published_checksum format, std::span<const std::byte> bytes);
 
-/// One published delta on disk: its index and its shards, memory-mapped.
+/// One published delta on disk: its index and its shards, open but not mapped.
 ///
 /// Thread-safe: all members are const after `open`.
 class published_delta {
@@ -79,10 +80,9 @@ class published_delta {
   std::size_t tensor(std::size_t index) const { return parts_[index].tensor; }
   /// Size of the compressed parts in bytes.
   std::uint64_t compressed_bytes() const noexcept;
+  std::uint64_t compressed_bytes(std::size_t index) const { return parts_[index].bytes; }
   /// A part as it lies in its shard: for part_stream. Valid while any copy of this lives.
-  std::span<const std::byte> compressed(std::size_t index) const {
-    return parts_[index].compressed;
-  }
+  byte_source compressed(std::size_t index) const;
   /// The checksum that its tensor's new bytes must have.
   const std::string& digest(std::size_t index) const { return parts_[index].digest; }
   /// The shard that holds it.
@@ -98,9 +98,10 @@ class published_delta {
  private:
   struct part {
     std::size_t tensor;
-    std::span<const std::byte> compressed;
-    std::string digest;
     std::size_t file;
+    std::uint64_t offset;  // in the file
+    std::uint64_t bytes;
+    std::string digest;
   };
 
   void read_metadata(const checkpoint_index& index);
@@ -114,7 +115,7 @@ class published_delta {
   std::map<std::string, std::string> metadata_;
   layout shape_;
   std::vector<part> parts_;
-  std::vector<std::shared_ptr<const safetensors_file>> files_;
+  std::vector<std::shared_ptr<const plain_file>> files_;
 };
 
 /// How to write a version.
@@ -125,8 +126,9 @@ struct publish_options {
   std::uint64_t shard_bytes_max = 4ull << 30;
   /// Further keys of the index's `metadata`. May not be one of the format's own.
   std::map<std::string, std::string> metadata;
-  /// If given: XXH3-128 of each of the base's tensors (32 hexadecimal digits; empty for a full
-  /// version's), made the target's in place. Then own_key::base and own_key::target are written.
+  /// If given: XXH3-128 of each of the base's tensors (32 hexadecimal digits, or empty where it is
+  /// not known; none at all for a full version's), made the target's in place. Then own_key::base
+  /// and own_key::target are written.
   std::vector<std::string>* digests = nullptr;
   /// Files that a full version holds beside the tensors: copied into it.
   std::vector<std::filesystem::path> companions;

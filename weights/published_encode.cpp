@@ -51,21 +51,24 @@ void append_little_endian32(std::vector<std::byte>& out, std::size_t value) {
 
 class hashing {
  public:
-  explicit hashing(published_checksum format) : checksum_(format) {
+  hashing(published_checksum format, bool with_base) : checksum_(format) {
     if (format != published_checksum::xxh3_128) xxh3_.emplace(published_checksum::xxh3_128);
+    if (with_base) base_.emplace(published_checksum::xxh3_128);
   }
-  void update(bytes_in bytes) {
-    checksum_.update(bytes);
-    if (xxh3_) xxh3_->update(bytes);
+  void update(bytes_in old, bytes_in fresh) {
+    if (base_) base_->update(old);
+    checksum_.update(fresh);
+    if (xxh3_) xxh3_->update(fresh);
   }
   part_digests digests() const {
     auto checksum = checksum_.digest();
-    return {checksum, xxh3_ ? xxh3_->digest() : checksum};
+    return {checksum, xxh3_ ? xxh3_->digest() : checksum, base_ ? base_->digest() : std::string()};
   }
 
  private:
   published_hasher checksum_;
   std::optional<published_hasher> xxh3_;
+  std::optional<published_hasher> base_;
 };
 
 void encode_xored(bytes_in base, bytes_in target, hashing& hash, std::vector<std::byte>& out,
@@ -73,7 +76,7 @@ void encode_xored(bytes_in base, bytes_in target, hashing& hash, std::vector<std
   frame_writer frame(target.size());
   std::vector<std::byte> change(std::min(window_bytes, target.size()));
   for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
-    hash.update(fresh);
+    hash.update(old, fresh);
     std::transform(old.begin(), old.end(), fresh.begin(), change.begin(),
                    [](std::byte a, std::byte b) { return a ^ b; });
     frame.write(std::span(change).first(fresh.size()), false, out);
@@ -87,7 +90,7 @@ void encode_overwritten(bytes_in base, bytes_in target, hashing& hash, std::vect
                         const spill_to& spill) {
   std::size_t count = 0;
   for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
-    hash.update(fresh);
+    hash.update(old, fresh);
     for_each_difference(old, fresh, [&](std::size_t) { ++count; });
     spill(at + fresh.size());
   });
@@ -115,8 +118,8 @@ void encode_coded(std::uint32_t unit, bytes_in base, bytes_in target, hashing& h
   const kernels::tensor_view to{{target.data(), target.size()}, unit};
   const auto model = kernels::plan_classes(from, to);
   kernels::delta_encoder encoder;
-  for_each_window(base, target, [&](std::size_t at, bytes_in, bytes_in fresh) {
-    hash.update(fresh);
+  for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
+    hash.update(old, fresh);
     encoder.encode(0, from, to, at, model, kernels::encoding_choice::coded, out);
     spill(at + fresh.size());
   });
@@ -127,8 +130,8 @@ void encode_coded(std::uint32_t unit, bytes_in base, bytes_in target, hashing& h
 part_digests encode_part(published_encoding encoding, published_checksum checksum,
                          std::uint32_t unit, std::span<const std::byte> base,
                          std::span<const std::byte> target, std::vector<std::byte>& out,
-                         const spill_to& spill) {
-  hashing hash(checksum);
+                         const spill_to& spill, bool with_base) {
+  hashing hash(checksum, with_base);
   switch (encoding) {
     case published_encoding::xored:
       encode_xored(base, target, hash, out, spill);

@@ -11,7 +11,7 @@
 #include "weights/checkpoint_index.hpp"
 #include "weights/compressed.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published.hpp"
 #include "weights/published_encode.hpp"
@@ -135,12 +135,17 @@ std::vector<std::size_t> changed_tensors(const fs::path& dir, const layout& shap
   }
   std::vector<unsigned char> differs(shape.count());
   for_each_index(shape.count(), [&](std::size_t i) {
-    constexpr std::uint64_t window_bytes = 4 << 20;
+    constexpr std::uint64_t window_bytes = 1 << 20;
+    // Of a tensor that did not change nobody else would read the bytes.
+    const bool unknown = options.digests && (*options.digests)[i].empty();
+    published_hasher hash(published_checksum::xxh3_128);
     for (std::uint64_t at = 0; at < shape.bytes(i) && !differs[i]; at += window_bytes) {
       const auto size = std::min(window_bytes, shape.bytes(i) - at);
       differs[i] = std::memcmp(base(i).data() + at, target(i).data() + at, size) != 0;
+      if (unknown && !differs[i]) hash.update(base(i).subspan(at, size));
       if (options.done) options.done(i, at, at + size);
     }
+    if (unknown && !differs[i]) (*options.digests)[i] = hash.digest();
   });
   std::vector<std::size_t> changed;
   for (std::size_t i = 0; i < shape.count(); ++i)
@@ -223,9 +228,14 @@ class shard_writer {
 // Encodes the tensors of one shard, several at a time, and writes them in order.
 class shard_encoding {
  public:
+  /// What is not known of `base_digests` is made known.
   shard_encoding(const layout& shape, const tensor_reader& base, const tensor_reader& target,
-                 const publish_options& options)
-      : shape_(shape), base_(base), target_(target), options_(options) {}
+                 const publish_options& options, std::vector<std::string>& base_digests)
+      : shape_(shape),
+        base_(base),
+        target_(target),
+        options_(options),
+        base_digests_(base_digests) {}
 
   std::uint64_t run(const fs::path& file, const std::vector<std::size_t>& tensors) {
     shard_writer out(file, shape_, tensors);
@@ -258,12 +268,15 @@ class shard_encoding {
         parts[n].clear();
       };
       digests[n] = encode_part(options_.encoding, options_.checksum, unit_bytes(shape_[i].type),
-                               base_(i), target_(i), parts[n], spill);
+                               base_(i), target_(i), parts[n], spill,
+                               options_.digests && base_digests_[i].empty());
     });
     for (std::size_t n = 0; n < tensors.size(); ++n) {
       out.write(parts[n]);
       out.end_part(tensors[n], digests[n].checksum);
-      if (options_.digests) (*options_.digests)[tensors[n]] = digests[n].xxh3;
+      if (!options_.digests) continue;
+      (*options_.digests)[tensors[n]] = digests[n].xxh3;
+      if (!digests[n].base.empty()) base_digests_[tensors[n]] = digests[n].base;
     }
   }
 
@@ -271,6 +284,7 @@ class shard_encoding {
   const tensor_reader& base_;
   const tensor_reader& target_;
   const publish_options& options_;
+  std::vector<std::string>& base_digests_;
 };
 
 }  // namespace
@@ -297,15 +311,18 @@ std::uint64_t publish_delta(const fs::path& stream, std::uint64_t version,
       {"delta_encoding", to_string(options.encoding)},
       {"compression_format", options.encoding == published_encoding::coded ? "none" : "zstd"},
       {"checksum_format", to_string(options.checksum)}};
-  if (options.digests) metadata[own_key::base] = state_digest(shape, *options.digests);
+  auto base_digests = options.digests ? *options.digests : std::vector<std::string>();
   std::uint64_t bytes = 0;
-  shard_encoding encoding(shape, base, target, options);
+  shard_encoding encoding(shape, base, target, options, base_digests);
   for (std::size_t g = 0; g < groups.size(); ++g) {
     std::vector<std::string> names;
     for (const auto i : groups[g]) names.push_back(shape[i].name);
     bytes += encoding.run(out.add_shard(g, groups.size(), names), groups[g]);
   }
-  if (options.digests) metadata[own_key::target] = state_digest(shape, *options.digests);
+  if (options.digests) {
+    metadata[own_key::base] = state_digest(shape, base_digests);
+    metadata[own_key::target] = state_digest(shape, *options.digests);
+  }
   return bytes + out.publish(std::move(metadata), options.metadata);
 }
 

@@ -14,7 +14,7 @@
 
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/pull.hpp"
 #include "weights/state_digest.hpp"
@@ -108,9 +108,12 @@ publisher::publisher(publisher_options options) : options_(std::move(options)) {
   }
   try {
     clear_scratch(options_.out);
-    const auto there = published_versions(options_.out);
-    if (options_.run.empty() && !there.empty())
-      options_.run = metadata_in(published_dir(options_.out, there.back()), own_key::run);
+    for (const auto v : published_versions(options_.out)) {
+      newest_ = v;
+      if (!read_index(published_dir(options_.out, v)).is_delta()) newest_full_ = v;
+    }
+    if (options_.run.empty() && newest_ > 0)
+      options_.run = metadata_in(published_dir(options_.out, newest_), own_key::run);
   } catch (...) {
     ::close(lock_);
     throw;
@@ -121,6 +124,15 @@ publisher::publisher(publisher_options options) : options_(std::move(options)) {
 
 publisher::~publisher() {
   ::close(lock_);
+}
+
+// Readers tell runs apart, and would take a delta to another run's weights for damage.
+void publisher::require_run(const fs::path& dir) const {
+  const auto run = metadata_in(dir, own_key::run);
+  if (!run.empty() && run != options_.run)
+    refuse(errc::unwritable, dir,
+           fmt::format("belongs to the run {}, not {}: only a full version begins another",
+                       in_quotes(run), in_quotes(options_.run)));
 }
 
 // After an interruption the same call goes on where the last one ended.
@@ -141,8 +153,16 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   out.version = version;
   out.full =
       special.full || (options_.full_every != 0 && version % options_.full_every == 0);
+  out.gone = version < newest_full_ && !has_index(dir);
+  if (out.gone) return out;
   out.there = is_published(dir, version, target);
-  if (out.there) return out;
+  if (out.there) {
+    require_run(dir);
+    if (version >= newest_) out.removed = prune(version);
+    return out;
+  }
+  if (const auto from = published_dir(options_.out, base_version); !out.full && has_index(from))
+    require_run(from);
   auto how = options_.how;
   how.digests = &digests_;
   how.metadata.insert(special.metadata.begin(), special.metadata.end());
@@ -154,7 +174,7 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
     how.companions = target.companions;
     out.bytes = publish_full(options_.out, version, target.shape, target.tensors, how);
   } else {
-    if (digests_of_ != base_version) digests_ = base.digests();
+    if (digests_of_ != base_version) digests_.assign(base.shape.count(), std::string());
     digests_of_.reset();
     out.bytes = publish_delta(options_.out, version, base_version, target.shape, base.tensors,
                               target.tensors, how);

@@ -55,6 +55,7 @@ struct published_version {
   std::uint64_t version = 0;
   bool full = false;
   bool there = false;       ///< it was published before, with the same weights, and left alone
+  bool gone = false;        ///< it was published before, and removed for a later full one
   std::uint64_t bytes = 0;  ///< of its files
   std::size_t removed = 0;  ///< versions that went
 };
@@ -68,8 +69,9 @@ class publisher {
   publisher& operator=(const publisher&) = delete;
   ~publisher();
 
-  /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout.
-  /// Throws `error`: `unwritable` if the version is published with other weights; `wrong_layout`.
+  /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout,
+  /// unless that was done before. Throws `error`: `unwritable` if the version is published with other
+  /// weights, or it or the delta's base belongs to another run; `wrong_layout`.
   published_version add(std::uint64_t version, std::uint64_t base_version,
                         const published_source& base, const published_source& target,
                         const version_options& special = {});
@@ -80,10 +82,13 @@ class publisher {
  private:
   bool is_published(const std::filesystem::path& dir, std::uint64_t version,
                     const published_source& target);
+  void require_run(const std::filesystem::path& dir) const;
   std::size_t prune(std::uint64_t newest) const;
 
   publisher_options options_;
   int lock_ = -1;
+  std::uint64_t newest_ = 0;                 // of what was there at first; 0: nothing
+  std::uint64_t newest_full_ = 0;            // and of the full ones
   std::optional<std::uint64_t> digests_of_;  // the version whose tensors' digests are held
   std::vector<std::string> digests_;
 };

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <utility>
 #include <vector>
@@ -17,6 +17,7 @@
 #include "weights/published.hpp"
 #include "weights/pull_plan.hpp"
 #include "weights/pull_stage.hpp"
+#include "weights/pull_start.hpp"
 #include "weights/state_digest.hpp"
 
 namespace lockstep {
@@ -28,16 +29,35 @@ namespace {
 // Deltas that are taken in one pass over the checkpoint.
 constexpr std::size_t deltas_max = 8;
 
+void require_not_later(const fs::path& dir, std::uint64_t version, std::uint64_t target) {
+  if (version > target)
+    refuse(errc::wrong_base, dir, fmt::format("is at version {}, later than {}", version, target));
+}
+
+// An index stays as it is while deltas change the tensors, so it must not say of which version they
+// are.
+void drop_version_keys(const fs::path& dir) {
+  if (!has_index(dir)) return;
+  const auto metadata = read_index(dir).metadata;
+  if (!metadata.contains(std::string(own_key::run)) &&
+      !metadata.contains(std::string(own_key::target)))
+    return;
+  auto index = read_object(dir / index_name, file_limits().index_bytes_max);
+  for (const auto key : {own_key::run, own_key::base, own_key::target, std::string_view("version")})
+    index["metadata"].erase(std::string(key));
+  write_object(dir / index_name, index);
+}
+
 class pulling {
  public:
   explicit pulling(const pull_options& options)
-      : options_(options), host_(options.checkpoint, options.lock_patience) {}
+      : options_(options), host_(options.checkpoint, options.lock_patience, options.stopping) {}
 
   pull_report run() {
     if (options_.name.empty()) return reach();
     try {
       reach();
-      acknowledge(report_.version, errc::none, {});
+      say(report_.version, errc::none, {});
     } catch (const error& e) {
       refuse_aloud(e);
       throw;
@@ -52,93 +72,66 @@ class pulling {
     const auto target = options_.target ? options_.target : newest_published(options_.source);
     if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
     target_ = *target;
-    auto marker = start(*target);
-    if (marker && is_there(*target, *marker)) return report_;
-    while (marker && *marker < *target && is_for_others(*marker + 1)) step_over(++*marker);
-    if (marker == target) return report_;
+    auto from = start(*target);
     try {
-      go(*target, marker);
+      if (from.version && is_there(*target, from)) return report_;
+      step_over_others(*target, from);
+      if (from.version == target) return report_;
+      go(*target, from);
     } catch (const error&) {
       // Proven not to be the base, so nothing is lost with it, if there is a whole one to take.
-      if (!not_the_base_ || !can_rebuild(*target)) throw;
+      from = {std::nullopt, "is not what its deltas start from", false};
+      if (!not_the_base_ || !can_rebuild(*target, from)) throw;
       not_the_base_ = false;
-      go(*target, std::nullopt);
+      go(*target, from);
     }
     return report_;
   }
 
-  /// Says what became of `version`, where its publisher waits for that.
-  void acknowledge(std::uint64_t version, errc reason, const std::string& detail) const {
-    const auto challenge = challenge_in(published_dir(options_.source, version));
-    if (!challenge) return;
+  void say(std::uint64_t version, errc reason, const std::string& detail) const {
     const auto acks =
         options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
-    acknowledgement what{version, *challenge, reason, detail, {}};
-    if (reason == errc::none) {
-      if (has_said(acks, what)) return;
-      what.proof = proof_of(checkpoint::open(host_.dir()), *challenge);
-    }
-    write_acknowledgement(acks, options_.name, what);
-  }
-
-  bool has_said(const fs::path& acks, const acknowledgement& what) const {
-    try {
-      const auto before = read_acknowledgement(acks, options_.name);
-      return before && before->version == what.version && before->challenge == what.challenge &&
-             before->reason == errc::none;
-    } catch (const error&) {
-      return false;  // damaged: said anew
-    }
+    acknowledge(published_dir(options_.source, version), version, host_.dir(), acks, options_.name,
+                reason, detail);
   }
 
   void refuse_aloud(const error& why) const {
+    if (target_ == 0) return;
     try {
-      if (target_ > 0) acknowledge(target_, why.code(), why.what());
+      say(target_, why.code(), why.what());
     } catch (const error& e) {
       throw error(why.code(), std::string(why.what()) + "; nor could that be said: " + e.what());
     }
   }
 
-  /// A full version that changes no weights, for hosts of which this is none.
-  bool is_for_others(std::uint64_t version) const {
-    const auto dir = published_dir(options_.source, version);
-    const auto before = published_dir(options_.source, version - 1);
-    if (version == 1 || !has_index(dir) || !has_index(before)) return false;
-    const auto index = read_index(dir);
-    const auto names = index.metadata.find(std::string(own_key::meant_for));
-    if (index.is_delta() || names == index.metadata.end() ||
-        ("," + names->second + ",").find("," + options_.name + ",") != std::string::npos)
-      return false;
-    const auto& state = index.metadata.find(std::string(own_key::target));
-    const auto earlier = read_index(before).metadata;
-    const auto same = earlier.find(std::string(own_key::target));
-    const auto& ours = host_.record();
-    return state != index.metadata.end() && same != earlier.end() &&
-           state->second == same->second && ours && !ours->index.empty() &&
-           ours->index == record_of(options_.source, version - 1).index;
+  /// Versions that change no weights, for hosts of which this is none, move the marker alone.
+  void step_over_others(std::uint64_t target, pull_start& from) {
+    while (from.version && *from.version < target && host_.record() &&
+           is_for_others(options_.source, *from.version + 1, *host_.record(), options_.name)) {
+      redo_log nothing(host_.log_file());
+      const auto seal = nothing.seal();
+      host_.change_to(record_of(options_.source, ++*from.version), seal, {});
+      report_.version = *from.version;
+    }
   }
 
-  void step_over(std::uint64_t version) {
-    redo_log nothing(host_.log_file());
-    host_.change_to(record_of(options_.source, version), nothing.seal(), {});
-    report_.version = version;
-  }
-
-  void go(std::uint64_t target, std::optional<std::uint64_t> marker) {
-    const auto shape = layout_here();
-    const auto plan = plan_pull(options_.source, target, marker, options_.base.has_value(),
-                                shape ? &*shape : nullptr);
-    if (!marker && !plan.whole) copy(*options_.base, {0, {}, {}});
+  void go(std::uint64_t target, const pull_start& from) {
+    const auto plan = plan_here(target, from);
+    if (!from.version && !plan.whole) copy(*options_.base, {});
     if (plan.whole) copy(plan.whole->dir, plan.whole->record);
     const std::span steps(plan.deltas);
     for (std::size_t at = 0; at < steps.size();) at += apply(steps.subspan(at));
   }
 
-  bool can_rebuild(std::uint64_t target) const {
+  pull_plan plan_here(std::uint64_t target, const pull_start& from) const {
+    const auto shape = layout_here();
+    return plan_pull(options_.source, target, from.version, from.why, options_.base.has_value(),
+                     shape ? &*shape : nullptr);
+  }
+
+  bool can_rebuild(std::uint64_t target, const pull_start& from) const {
     try {
-      const auto shape = layout_here();
-      (void)plan_pull(options_.source, target, std::nullopt, options_.base.has_value(),
-                      shape ? &*shape : nullptr);
+      (void)plan_here(target, from);
       return true;
     } catch (const error&) {
       return false;
@@ -147,67 +140,47 @@ class pulling {
 
   /// What a whole checkpoint that comes must be like; nothing where it may be like anything.
   std::optional<layout> layout_here() const {
-    if (options_.rebuild || host_.torn() || !holds_checkpoint(host_.dir())) return std::nullopt;
+    if (options_.rebuild || !host_.torn().empty() || !holds_checkpoint(host_.dir()))
+      return std::nullopt;
     return checkpoint::open(host_.dir()).shape();
   }
 
-  /// What the checkpoint can be taken for; nothing if a whole one is needed.
-  std::optional<std::uint64_t> start(std::uint64_t target) const {
-    if (options_.rebuild || host_.torn() || !holds_checkpoint(host_.dir())) return std::nullopt;
-    if (!host_.version()) return 0;  // a fresh host
-    return is_other_run(target) ? std::nullopt : host_.version();
+  pull_start start(std::uint64_t target) const {
+    if (options_.rebuild) return {std::nullopt, "is to be rebuilt", false};
+    if (!host_.torn().empty()) return {std::nullopt, host_.torn(), false};
+    return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target);
   }
 
-  /// A stream that was begun anew over a directory that was kept looks the same but for this.
-  bool is_other_run(std::uint64_t target) const {
-    const auto& ours = host_.record();
-    if (!ours) return false;  // the marker is not ours, and says nothing about it
-    const auto noted = [&](std::uint64_t version) -> std::optional<version_record> {
-      if (!has_index(published_dir(options_.source, version))) return std::nullopt;
-      return record_of(options_.source, version);
-    };
-    if (const auto same = noted(ours->version); same && !ours->index.empty())
-      return same->index != ours->index;
-    const auto newest = noted(target);
-    return newest && !ours->run.empty() && !newest->run.empty() && newest->run != ours->run;
-  }
-
-  bool is_there(std::uint64_t target, std::uint64_t marker) {
-    if (marker > target)
-      refuse(errc::wrong_base, host_.dir(),
-             fmt::format("is at version {}, later than {}", marker, target));
-    if (marker < target || target == 0) return marker == target;
+  bool is_there(std::uint64_t target, const pull_start& from) {
+    require_not_later(host_.dir(), *from.version, target);
+    if (*from.version < target || target == 0) return *from.version == target;
     // Who wrote the marker may have meant another stream.
-    if (!host_.record() || host_.record()->index.empty()) prove_version(target);
+    const auto& noted = host_.record();
+    const bool known = noted && !noted->index.empty();
+    if (options_.verify || (!known && !from.by_digest)) {
+      tell("comparing", 0, 1);
+      try {
+        report_.compared_bytes = prove_version(options_.source, checkpoint::open(host_.dir()),
+                                               target, noted ? noted->state : std::string(),
+                                               options_.verify ? proof::all : proof::own);
+      } catch (const error& e) {
+        not_the_base_ = e.code() == errc::wrong_base;
+        throw;
+      }
+    }
+    report_.version = target;
+    if (!known || from.by_digest || host_.version() != target) note(target);
     return true;
   }
 
-  /// The marker is somebody else's: does the checkpoint hold what this version says of it?
-  void prove_version(std::uint64_t version) const {
-    const auto dir = published_dir(options_.source, version);
-    require_inside(options_.source, dir);
-    const auto live = checkpoint::open(host_.dir());
-    if (!has_index(dir) || !read_index(dir).is_delta())
-      return require_same(live, checkpoint::open(dir));
-    const auto delta = published_delta::open(dir, live.shape());
-    for (std::size_t p = 0; p < delta.count(); ++p)
-      if (published_digest(delta.checksum(), live.tensor(delta.tensor(p))) != delta.digest(p))
-        refuse_marker(version, live.shape()[delta.tensor(p)].name);
-  }
-
-  void require_same(const checkpoint& live, const checkpoint& full) const {
-    full.require(live.shape());
-    for (std::size_t i = 0; i < live.shape().count(); ++i)
-      if (live.shape().bytes(i) > 0 &&
-          std::memcmp(live.tensor(i).data(), full.tensor(i).data(), live.tensor(i).size()) != 0)
-        refuse_marker(*host_.version(), live.shape()[i].name);
-  }
-
-  [[noreturn]] void refuse_marker(std::uint64_t version, const std::string& tensor) const {
-    refuse(errc::wrong_base, host_.dir(),
-           fmt::format("says it is at version {}, but its tensor {} is not that version's; "
-                       "--rebuild takes a whole checkpoint",
-                       version, in_quotes(tensor)));
+  /// What is there is that version, so that the next pull need not find out again.
+  void note(std::uint64_t version) {
+    version_record what;
+    what.version = version;
+    if (has_index(published_dir(options_.source, version)))
+      what = record_of(options_.source, version);
+    if (host_.record()) what.state = host_.record()->state;
+    host_.note(what);
   }
 
   /// Takes all of `from`: staged, checked, then moved in.
@@ -228,23 +201,28 @@ class pulling {
       names.push_back(name);
     }
     if (failure) refuse(errc::bad_input, from, "cannot be listed: " + failure.message());
-    check_copy(from);
-    host_.replace_by(what, names);
+    auto record = what;
+    record.state = check_copy(from, published);
+    drop_version_keys(host_.incoming());
+    host_.replace_by(record, names);
     report_.whole = true;
     report_.version = what.version;
   }
 
-  void check_copy(const fs::path& from) {
+  /// Returns the digest of the state that was copied; empty if nothing says what it should be.
+  std::string check_copy(const fs::path& from, bool published) {
     const auto fresh = checkpoint::open(host_.incoming());
     if (const auto shape = layout_here()) fresh.require(*shape);
-    if (!has_index(host_.incoming())) return;
+    // A base may have been a host's: deltas changed its tensors and not its index.
+    if (!published || !has_index(host_.incoming())) return {};
     const auto index = read_index(host_.incoming());
     const auto digest = index.metadata.find(std::string(own_key::target));
-    if (digest == index.metadata.end()) return;
-    const auto held = state_digest(fresh.shape(), tensor_digests(fresh));
+    if (digest == index.metadata.end()) return {};
+    auto held = state_digest(fresh);
     if (held != digest->second)
       refuse(errc::bad_input, from,
              fmt::format("has the digest {}, not {}", held, printable(digest->second)));
+    return held;
   }
 
   /// Applies some of `steps` from the front on. Returns how many.
@@ -256,7 +234,9 @@ class pulling {
         return most.size();
       } catch (const error& e) {
         // Nothing was written. One by one, so as to come as far as there is a way.
-        if (e.code() == errc::unwritable || e.code() == errc::no_memory) throw;
+        if (e.code() == errc::unwritable || e.code() == errc::no_memory ||
+            e.code() == errc::shut_down)
+          throw;
       }
     }
     try {
@@ -280,16 +260,18 @@ class pulling {
                           : fmt::format("versions {} to {}", steps.front().record.version,
                                         steps.back().record.version);
     redo_log log(host_.log_file());
-    const auto changed =
+    const auto found =
         stage(live, deltas, &log, [&](auto done, auto all) { tell(what, done, all); });
     const auto seal = log.seal();
     std::vector<std::string> files;
     for (std::size_t f = 0; f < live.file_count(); ++f)
       files.push_back(live.file(f).filename().string());
     tell("writing " + what, 1, 1);
-    host_.change_to(steps.back().record, seal, files);
+    auto record = steps.back().record;
+    record.state = found.state;
+    host_.change_to(record, seal, files);
     for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
-    report_.changed_bytes += changed;
+    report_.changed_bytes += found.changed_bytes;
     report_.deltas += steps.size();
     report_.version = steps.back().record.version;
   }
@@ -303,6 +285,8 @@ class pulling {
   }
 
   void tell(std::string_view what, std::uint64_t done, std::uint64_t all) const {
+    if (options_.stopping && options_.stopping())
+      refuse(errc::shut_down, host_.dir(), "is left as it is: told to stop");
     if (options_.progress) options_.progress(what, done, all);
   }
 
@@ -321,48 +305,71 @@ checkpoint open_whole(const fs::path& dir) {
   if (!has_index(dir)) return whole;
   const auto metadata = read_index(dir).metadata;
   const auto digest = metadata.find(std::string(own_key::target));
-  if (digest != metadata.end() &&
-      state_digest(whole.shape(), tensor_digests(whole)) != digest->second)
+  if (digest != metadata.end() && state_digest(whole) != digest->second)
     refuse(errc::bad_input, dir, "does not have the digest that its index says");
   return whole;
 }
 
+/// The same way without the lock and without a written byte.
+class verifying {
+ public:
+  explicit verifying(const pull_options& options) : options_(options) {}
+
+  pull_report run() {
+    const auto target = options_.target ? options_.target : newest_published(options_.source);
+    if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
+    report_.version = *target;
+    const auto notes = notes_of(options_.checkpoint);
+    if (notes.interrupted)
+      refuse(errc::torn, options_.checkpoint,
+             fmt::format("was left by an interrupted change to version {}: the next pull ends it",
+                         *notes.interrupted));
+    report_.from = notes.marker.value_or(0);
+    const auto from =
+        find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target);
+    if (from.version) require_not_later(options_.checkpoint, *from.version, *target);
+    if (from.version == target && *target != 0) {
+      report_.compared_bytes =
+          prove_version(options_.source, checkpoint::open(options_.checkpoint), *target,
+                        notes.record ? notes.record->state : std::string(), proof::all);
+      return report_;
+    }
+    way(*target, from);
+    return report_;
+  }
+
+ private:
+  void way(std::uint64_t target, const pull_start& from) {
+    std::optional<checkpoint> here;
+    if (holds_checkpoint(options_.checkpoint)) here = checkpoint::open(options_.checkpoint);
+    const auto plan = plan_pull(options_.source, target, from.version, from.why,
+                                options_.base.has_value(), here ? &here->shape() : nullptr);
+    const auto start = plan.whole     ? open_whole(plan.whole->dir)
+                       : from.version ? *here
+                                      : checkpoint::open(*options_.base);
+    if (here) start.require(here->shape());
+    if (plan.deltas.size() > verified_deltas_max)
+      refuse(errc::bad_input, options_.source,
+             fmt::format("has {} deltas on the way, more than {}: give a nearer version",
+                         plan.deltas.size(), verified_deltas_max));
+    std::vector<published_delta> deltas;
+    for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
+    report_.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
+                              if (options_.progress) options_.progress("verifying", done, all);
+                            }).changed_bytes;
+    report_.whole = plan.whole.has_value();
+    report_.deltas = deltas.size();
+    for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
+  }
+
+  const pull_options& options_;
+  pull_report report_;
+};
+
 }  // namespace
 
 pull_report verify(const pull_options& options) {
-  const auto target = options.target ? options.target : newest_published(options.source);
-  if (!target) refuse(errc::bad_input, options.source, "holds no published version");
-  std::optional<std::uint64_t> marker;
-  std::optional<checkpoint> here;
-  if (!options.rebuild && holds_checkpoint(options.checkpoint)) {
-    here = checkpoint::open(options.checkpoint);
-    marker = marker_of(options.checkpoint).value_or(0);
-    if (*marker > *target)
-      refuse(errc::wrong_base, options.checkpoint,
-             fmt::format("is at version {}, later than {}", *marker, *target));
-  }
-  const auto plan = plan_pull(options.source, *target, marker, options.base.has_value(),
-                              here ? &here->shape() : nullptr);
-  const auto start = plan.whole ? open_whole(plan.whole->dir)
-                     : marker   ? *here
-                                : checkpoint::open(*options.base);
-  if (here && plan.whole) start.require(here->shape());
-  if (plan.deltas.size() > verified_deltas_max)
-    refuse(errc::bad_input, options.source,
-           fmt::format("has {} deltas on the way, more than {}: give a nearer version",
-                       plan.deltas.size(), verified_deltas_max));
-  std::vector<published_delta> deltas;
-  for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
-  pull_report report;
-  report.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
-    if (options.progress) options.progress("verifying", done, all);
-  });
-  report.from = marker.value_or(0);
-  report.version = *target;
-  report.whole = plan.whole.has_value();
-  report.deltas = deltas.size();
-  for (const auto& d : deltas) report.read_bytes += d.compressed_bytes();
-  return report;
+  return verifying(options).run();
 }
 
 pull_report pull(const pull_options& options) {

@@ -26,8 +26,13 @@ struct pull_options {
   /// nobody. And where; empty: `acknowledgements_of(source)`.
   std::string name;
   std::filesystem::path acks;
+  /// Where there is nothing to do, compare all that is there with what the stream says of it.
+  bool verify = false;
   /// How long others may hold the lock.
   std::chrono::milliseconds lock_patience{600'000};
+  /// Asked now and then, on any thread, whether to give up; what has been declared is ended all the
+  /// same. May be empty.
+  std::function<bool()> stopping;
   /// Told what is under way and how far it is: bytes done, of all. May be empty. Called by one
   /// thread at a time.
   std::function<void(std::string_view what, std::uint64_t done, std::uint64_t all)> progress;
@@ -42,6 +47,8 @@ struct pull_report {
   std::size_t deltas = 0;           ///< how many were applied
   std::uint64_t read_bytes = 0;     ///< of parts and whole checkpoints in the source
   std::uint64_t changed_bytes = 0;  ///< of the checkpoint by deltas
+  /// Of a checkpoint that is at the target, as far as it was compared with what the stream says.
+  std::uint64_t compared_bytes = 0;
 };
 
 /// Brings `options.checkpoint` to the target. Before the first live byte changes, every tensor of
@@ -50,12 +57,15 @@ struct pull_report {
 /// after that is succeeded by the next call. Memory does not grow with the model. Throws `error`
 /// that names the file: `bad_input` on anything malformed, missing or not published yet;
 /// `wrong_base` where the checkpoint is not what the deltas start from, is later than the target,
-/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock. What is live is
-/// then what it was, or an earlier version of the chain, as the marker says.
+/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock; `shut_down`
+/// where `options` said so. What is live is then what it was, or an earlier version of the chain,
+/// as the marker says.
 pull_report pull(const pull_options& options);
 
 /// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the
-/// way are decoded at once, at most 256 of them. Throws like `pull`.
+/// way are decoded at once, at most 256 of them. What is at the target is compared with all that
+/// the stream says of it. Throws like `pull`, and `error{torn}` where a change was interrupted,
+/// which a pull would end first.
 pull_report verify(const pull_options& options);
 
 /// The versions in `source` that are published, ascending. Throws `error{bad_input}`.

@@ -58,8 +58,11 @@ version_record record_in(const checkpoint_index& index, const fs::path& source,
   const auto dir = published_dir(source, version);
   require_files_inside(source, dir);
   const auto run = index.metadata.find(std::string(own_key::run));
-  return {version, run == index.metadata.end() ? std::string() : run->second,
-          identity_of(index, dir)};
+  return {version,
+          run == index.metadata.end() ? std::string() : run->second,
+          identity_of(index, dir),
+          {},
+          {}};
 }
 
 // A delta's index, held to be that version's; of an ordinary checkpoint nothing is asked.
@@ -82,7 +85,8 @@ void require_there(const fs::path& dir, std::uint64_t version, std::uint64_t lat
 }  // namespace
 
 pull_plan plan_pull(const fs::path& source, std::uint64_t target,
-                    std::optional<std::uint64_t> marker, bool has_base, const layout* expected) {
+                    std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
+                    const layout* expected) {
   pull_plan plan;
   for (auto at = target, later = target; at != marker.value_or(0);) {
     const auto dir = published_dir(source, at);
@@ -90,7 +94,7 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     require_inside(source, dir);
     if (!has_index(dir)) {
       require_lone_checkpoint(dir, expected);
-      plan.whole = plan_step{dir, {at, {}, {}}};
+      plan.whole = plan_step{dir, {at, {}, {}, {}, {}}};
       break;
     }
     require_inside(source, dir / index_name);
@@ -114,9 +118,8 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
   std::reverse(plan.deltas.begin(), plan.deltas.end());
   if (!plan.whole && !marker && !has_base)
     refuse(errc::wrong_base, source,
-           fmt::format("has no full version up to {}, and the checkpoint cannot be what its deltas "
-                       "start from: a base is needed",
-                       target));
+           fmt::format("has no full version up to {}, and the checkpoint {}: a base is needed",
+                       target, why));
   return plan;
 }
 

@@ -4,10 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "messages/layout.hpp"
-#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
 
 namespace lockstep {
 
@@ -26,10 +27,11 @@ struct pull_plan {
 /// The way from `marker` (nothing: from no checkpoint at all) to `target`: back from the target to
 /// the marker or, above it, to the newest full version. Throws `error{bad_input}` where a version
 /// on the way is missing, malformed or not published yet, `error{wrong_base}` where the way misses
-/// the marker or, with nothing to start from and no base (`has_base`), leads to version 0.
-/// `expected`: the checkpoint's layout, where it has one.
+/// the marker or, with nothing to start from (`why`: the checkpoint … and …) and no base
+/// (`has_base`), leads to version 0. `expected`: the checkpoint's layout, where it has one.
 pull_plan plan_pull(const std::filesystem::path& source, std::uint64_t target,
-                    std::optional<std::uint64_t> marker, bool has_base, const layout* expected);
+                    std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
+                    const layout* expected);
 
 /// What is to be noted of a version of `source` that has an index. Throws `error{bad_input}`.
 version_record record_of(const std::filesystem::path& source, std::uint64_t version);

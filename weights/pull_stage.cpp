@@ -62,10 +62,9 @@ class staging {
     digests_.resize(levels_.size());
   }
 
-  std::uint64_t run() {
+  staged_deltas run() {
     for_each_index(tensors_.size(), [&](std::size_t i) { read(tensors_[i]); });
-    if (want_states_) compare_states();
-    return changed_bytes_;
+    return {changed_bytes_, want_states_ ? compare_states() : std::string()};
   }
 
  private:
@@ -144,7 +143,7 @@ class staging {
     if (want_states_) digests_[tensor].push_back(p.xxh3 ? p.xxh3->digest() : digest);
   }
 
-  void compare_states() const {
+  std::string compare_states() const {
     std::vector<std::string> state(levels_.size());
     std::vector<std::size_t> next(levels_.size(), 1);
     for (std::size_t i = 0; i < state.size(); ++i) state[i] = digests_[i].front();
@@ -167,6 +166,7 @@ class staging {
                fmt::format("would not become {}: its digest would be {}, not {}", dir, held,
                            printable(target)));
     }
+    return held;
   }
 
   void report(std::uint64_t bytes) {
@@ -193,7 +193,7 @@ class staging {
 
 }  // namespace
 
-std::uint64_t stage(const checkpoint& live, std::span<const published_delta> deltas, redo_log* log,
+staged_deltas stage(const checkpoint& live, std::span<const published_delta> deltas, redo_log* log,
                     const stage_progress& progress) {
   return staging(live, deltas, log, progress).run();
 }

@@ -11,6 +11,7 @@
 #include "messages/ids.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep {
 
@@ -105,6 +106,66 @@ bool apply_runs(std::span<const std::byte> runs, std::span<std::byte> window) {
   return true;
 }
 
+/// Takes the blocks of a log from the front, on several threads.
+class redoing {
+ public:
+  redoing(const fs::path& log, const std::vector<fs::path>& files)
+      : in_(log, plain_file::access::read), end_(in_.size()), files_(files), open_(files.size()) {}
+
+  void run() {
+    std::vector<std::byte> runs;
+    std::vector<std::byte> window;
+    try {
+      for (block_head head; auto* const file = next(head, runs);) {
+        window.resize(head.window_bytes);
+        file->read(head.offset, window);
+        if (!apply_runs(runs, window)) refuse_log();
+        file->write(head.offset, window);
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      at_ = end_;  // nothing for the others
+      throw;
+    }
+  }
+
+  std::uint64_t finish() {
+    for (auto& file : open_)
+      if (file) file->sync();
+    return rewritten_;
+  }
+
+ private:
+  /// The next block and the file that it is for; null at the end.
+  plain_file* next(block_head& head, std::vector<std::byte>& runs) {
+    const std::lock_guard lock(mutex_);
+    if (at_ >= end_) return nullptr;
+    if (end_ - at_ < sizeof(head)) refuse_log();
+    in_.read(at_, std::as_writable_bytes(std::span(&head, 1)));
+    at_ += sizeof(head);
+    if (head.file >= files_.size() || head.window_bytes > redo_log::window_bytes_max ||
+        head.run_bytes > run_bytes_max || head.run_bytes > end_ - at_)
+      refuse_log();
+    runs.resize(head.run_bytes);
+    in_.read(at_, runs);
+    at_ += head.run_bytes;
+    rewritten_ += head.window_bytes;
+    auto& file = open_[head.file];
+    if (!file) file.emplace(files_[head.file], plain_file::access::write);
+    return &*file;
+  }
+
+  [[noreturn]] void refuse_log() const { refuse(errc::bad_input, in_.path(), "is damaged"); }
+
+  const plain_file in_;
+  const std::uint64_t end_;
+  const std::vector<fs::path>& files_;
+  std::mutex mutex_;
+  std::uint64_t at_ = magic.size();
+  std::uint64_t rewritten_ = 0;
+  std::vector<std::optional<plain_file>> open_;
+};
+
 std::string hex_of(const XXH3_state_t& state) {
   const auto hash = XXH3_128bits_digest(&state);
   return to_string(hash128{hash.high64, hash.low64});
@@ -165,35 +226,10 @@ bool is_sealed(const fs::path& log, const redo_seal& seal) {
 }
 
 std::uint64_t redo(const fs::path& log, const std::vector<fs::path>& files) {
-  const plain_file in(log, plain_file::access::read);
-  const auto damaged = [&] { refuse(errc::bad_input, log, "is damaged"); };
-  const auto end = in.size();
-  std::vector<std::optional<plain_file>> open(files.size());
-  std::vector<std::byte> runs;
-  std::vector<std::byte> window;
-  std::uint64_t rewritten = 0;
-  for (std::uint64_t at = magic.size(); at < end;) {
-    block_head head;
-    if (end - at < sizeof(head)) damaged();
-    in.read(at, std::as_writable_bytes(std::span(&head, 1)));
-    at += sizeof(head);
-    if (head.file >= files.size() || head.window_bytes > redo_log::window_bytes_max ||
-        head.run_bytes > run_bytes_max || head.run_bytes > end - at)
-      damaged();
-    runs.resize(head.run_bytes);
-    in.read(at, runs);
-    at += head.run_bytes;
-    auto& file = open[head.file];
-    if (!file) file.emplace(files[head.file], plain_file::access::write);
-    window.resize(head.window_bytes);
-    file->read(head.offset, window);
-    if (!apply_runs(runs, window)) damaged();
-    file->write(head.offset, window);
-    rewritten += window.size();
-  }
-  for (auto& file : open)
-    if (file) file->sync();
-  return rewritten;
+  redoing work(log, files);
+  // A log holds a window once, so that blocks may be taken in any order.
+  on_workers(workers(), [&] { work.run(); });
+  return work.finish();
 }
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -153,21 +154,22 @@ class header_events final : public json_events {
   int offset_count_ = 0;
 };
 
-std::uint64_t header_length(std::span<const std::byte> file, const fs::path& path,
-                            std::uint64_t bytes_max) {
-  if (file.size() < length_bytes)
+// Of a file of `size` bytes that begins with `front`.
+std::uint64_t header_length(std::span<const std::byte> front, std::uint64_t size,
+                            const fs::path& path, std::uint64_t bytes_max) {
+  if (size < length_bytes)
     refuse(errc::bad_input, path,
-           fmt::format("has {} bytes, too few for a safetensors header", file.size()));
+           fmt::format("has {} bytes, too few for a safetensors header", size));
   std::uint64_t length = 0;
   for (std::size_t i = length_bytes; i-- > 0;)
-    length = length << 8 | std::to_integer<std::uint64_t>(file[i]);
+    length = length << 8 | std::to_integer<std::uint64_t>(front[i]);
   if (length > bytes_max)
     refuse(errc::bad_input, path,
            fmt::format("announces a header of {} bytes, the limit is {}", length, bytes_max));
-  if (length > file.size() - length_bytes)
+  if (length > size - length_bytes)
     refuse(errc::bad_input, path,
            fmt::format("announces a header of {} bytes, but ends after {}", length,
-                       file.size() - length_bytes));
+                       size - length_bytes));
   return length;
 }
 
@@ -219,44 +221,65 @@ void require_places(const std::vector<safetensors_header::tensor>& tensors,
            fmt::format("has {} bytes after its last tensor", data_bytes - covered));
 }
 
-}  // namespace
-
-safetensors_header parse_safetensors(std::span<const std::byte> file, const fs::path& path,
-                                     const file_limits& limits) {
-  const auto length = header_length(file, path, limits.header_bytes_max);
-  const auto text = file.subspan(length_bytes, length);
+// `text`: the header of a file of `size` bytes.
+safetensors_header parse_header(std::span<const std::byte> text, std::uint64_t size,
+                                const fs::path& path, const file_limits& limits) {
   // The format says so; a parser would also take white space or a byte order mark.
   if (text.empty() || text[0] != std::byte{'{'})
     refuse(errc::bad_input, path, "its header does not start with '{'");
   safetensors_header header;
-  header.data_offset = length_bytes + length;
+  header.data_offset = length_bytes + text.size();
   header_events events(path, limits, header);
   parse_json(text, events);
   require_unique(header.tensors, path);
-  require_places(header.tensors, file.size() - header.data_offset, path);
+  require_places(header.tensors, size - header.data_offset, path);
   return header;
 }
 
+}  // namespace
+
+safetensors_header parse_safetensors(std::span<const std::byte> file, const fs::path& path,
+                                     const file_limits& limits) {
+  const auto length = header_length(file, file.size(), path, limits.header_bytes_max);
+  return parse_header(file.subspan(length_bytes, length), file.size(), path, limits);
+}
+
+safetensors_header read_safetensors_header(const plain_file& file, const file_limits& limits) {
+  const auto size = file.size();
+  std::array<std::byte, length_bytes> front{};
+  if (size >= length_bytes) file.read(0, front);
+  std::vector<std::byte> text(header_length(front, size, file.path(), limits.header_bytes_max));
+  file.read(length_bytes, text);
+  return parse_header(text, size, file.path(), limits);
+}
+
 safetensors_file::safetensors_file(const fs::path& path)
-    : file_(path), header_(parse_safetensors(file_.bytes(), path)) {}
+    : file_(path), header_(read_safetensors_header(plain_file(path, plain_file::access::read))) {
+  const auto& tensors = header_.tensors;
+  for (const auto& t : tensors)
+    if (file_.bytes().size() < header_.data_offset + t.end)
+      refuse(errc::bad_input, path, "is written to while it is read");
+}
 
 std::span<const std::byte> safetensors_file::bytes(std::size_t index) const {
   const auto& t = header_.tensors[index];
   return file_.bytes().subspan(header_.data_offset + t.begin, t.end - t.begin);
 }
 
-void require_mapped(const safetensors_file& file, const std::vector<std::string>& mapped) {
-  for (std::size_t i = 0; i < std::max(file.count(), mapped.size()); ++i) {
-    const bool held = i < file.count();
+void require_mapped(const safetensors_header& file, const fs::path& path,
+                    const std::vector<std::string>& mapped) {
+  const auto& held = file.tensors;
+  for (std::size_t i = 0; i < std::max(held.size(), mapped.size()); ++i) {
+    const bool here = i < held.size();
     const bool wanted = i < mapped.size();
     // Both are sorted, so at the first difference the smaller name is the one that the other lacks.
-    if (!held || (wanted && mapped[i] < file.spec(i).name))
-      refuse(errc::bad_input, file.path(),
+    if (!here || (wanted && mapped[i] < held[i].spec.name))
+      refuse(errc::bad_input, path,
              fmt::format("lacks tensor {}, which the index maps to it", in_quotes(mapped[i])));
-    if (!wanted || file.spec(i).name < mapped[i])
-      refuse(errc::bad_input, file.path(),
+    if (!wanted || held[i].spec.name < mapped[i])
+      refuse(errc::bad_input, path,
              fmt::format("holds tensor {}, which the index does not map to it",
-                         in_quotes(file.spec(i).name)));
+                         in_quotes(held[i].spec.name)));
   }
 }
 

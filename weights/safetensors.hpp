@@ -13,6 +13,7 @@
 
 #include "messages/layout.hpp"
 #include "weights/file.hpp"
+#include "weights/plain_file.hpp"
 
 namespace lockstep {
 
@@ -54,12 +55,17 @@ safetensors_header parse_safetensors(std::span<const std::byte> file,
                                      const std::filesystem::path& path,
                                      const file_limits& limits = {});
 
-/// A mapped and checked file. Immutable and so thread-safe.
+/// The same of an open file, of which only the header is read.
+safetensors_header read_safetensors_header(const plain_file& file, const file_limits& limits = {});
+
+/// A mapped and checked file. Its header was read, not mapped: as long as nobody asks for bytes, a
+/// file that is cut short does no harm. Immutable and so thread-safe.
 class safetensors_file {
  public:
   explicit safetensors_file(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const noexcept { return file_.path(); }
+  const safetensors_header& header() const noexcept { return header_; }
   const std::map<std::string, std::string>& metadata() const noexcept { return header_.metadata; }
 
   std::size_t count() const noexcept { return header_.tensors.size(); }
@@ -76,8 +82,9 @@ class safetensors_file {
   safetensors_header header_;
 };
 
-/// Throws `error{bad_input}` unless `file` holds exactly the tensors `mapped` (ascending), as an
-/// index said it would.
-void require_mapped(const safetensors_file& file, const std::vector<std::string>& mapped);
+/// Throws `error{bad_input}` unless the file at `path`, whose header is `file`, holds exactly the
+/// tensors `mapped` (ascending), as an index said it would.
+void require_mapped(const safetensors_header& file, const std::filesystem::path& path,
+                    const std::vector<std::string>& mapped);
 
 }  // namespace lockstep

@@ -8,8 +8,12 @@
 #include <new>
 
 #include "messages/ids.hpp"
-#include "weights/plain_file.hpp"
+#include "weights/tensor_windows.hpp"
 #include "weights/workers.hpp"
+
+#ifdef LOCKSTEP_XXHASH_DISPATCHES
+#include <xxh_x86dispatch.h>  // other names for what is called below
+#endif
 
 namespace lockstep {
 
@@ -54,22 +58,15 @@ std::string state_digest(const layout& shape, const std::vector<std::string>& di
   return sum.digest();
 }
 
-std::vector<std::string> tensor_digests(const checkpoint& from) {
-  constexpr std::size_t window_bytes = 1 << 20;
-  std::vector<plain_file> files;
-  for (std::size_t f = 0; f < from.file_count(); ++f)
-    files.emplace_back(from.file(f), plain_file::access::read);
+std::string state_digest(const checkpoint& from) {
+  return state_digest(from.shape(), tensor_digests(from));
+}
+
+std::vector<std::string> tensor_digests(const checkpoint& from, published_checksum format) {
   std::vector<std::string> out(from.shape().count());
-  for_each_index(out.size(), [&](std::size_t i) {
-    const auto place = from.place_of(i);
-    const auto size = from.shape().bytes(i);
-    std::vector<std::byte> window(std::min<std::uint64_t>(size, window_bytes));
-    published_hasher hash(published_checksum::xxh3_128);
-    for (std::uint64_t at = 0; at < size; at += window.size()) {
-      const auto piece = std::span(window).first(std::min<std::uint64_t>(window.size(), size - at));
-      files[place.file].read(place.offset + at, piece);
-      hash.update(piece);
-    }
+  read_tensors(from, [&](std::size_t i, const auto& read) {
+    published_hasher hash(format);
+    read([&](std::uint64_t, std::span<const std::byte> piece) { hash.update(piece); });
     out[i] = hash.digest();
   });
   return out;

@@ -34,11 +34,14 @@ class published_hasher {
 /// hexadecimal digits, over each tensor's name, a zero byte, the 32 hexadecimal digits of the
 /// XXH3-128 of its bytes and a line feed, in the order of `shape`. `digests`: one for each tensor.
 std::string state_digest(const layout& shape, const std::vector<std::string>& digests);
+/// The same of a checkpoint on disk, all of which is read.
+std::string state_digest(const checkpoint& from);
 
-/// XXH3-128 of each tensor of a checkpoint, on several threads, reading a window at a time. Throws
-/// `error{bad_input}`.
-std::vector<std::string> tensor_digests(const checkpoint& from);
-/// The same of tensors in memory.
+/// The digest of each tensor of a checkpoint, on several threads, reading a window at a time.
+/// Throws `error{bad_input}`.
+std::vector<std::string> tensor_digests(const checkpoint& from,
+                                        published_checksum format = published_checksum::xxh3_128);
+/// XXH3-128 of each of the tensors in memory.
 std::vector<std::string> tensor_digests(const layout& shape, const tensor_reader& tensors);
 
 }  // namespace lockstep

@@ -4,6 +4,7 @@
 //   CRASH_AT=N       at the N-th of those calls, before it is made; half of a write is made first
 //   CRASH_COUNT=FILE writes the number of calls there at exit
 //   CRASH_CALL=rename CRASH_NAME=END [CRASH_AFTER=1]   at a rename to a path that ends so
+//   CUT_FILE=FILE CUT_WHEN=END   no end, but FILE is cut to half when a path that ends so is opened
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -42,6 +43,11 @@ bool is_file(int fd) {
 }
 
 int open_as(const char* path, int flags, mode_t mode) {
+  const auto cut = std::string(setting("CUT_FILE"));
+  struct stat status {};
+  if (!cut.empty() && std::string_view(path).ends_with(setting("CUT_WHEN")) &&
+      ::stat(cut.c_str(), &status) == 0)
+    (void)!::syscall(SYS_truncate, cut.c_str(), status.st_size / 2);
   if ((flags & (O_CREAT | O_TRUNC)) != 0 && is_last()) end();
   return static_cast<int>(::syscall(SYS_openat, AT_FDCWD, path, flags, mode));
 }

@@ -3,14 +3,17 @@
 
     tests/interop/tools.py PROGRAM SHIM [NAME…]
 """
+import fcntl
 import http.client
 import http.server
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 try:
     import interop
@@ -121,6 +124,58 @@ def test_fold_gives_one_delta_that_others_read(folder):
     holds(place.host, place.states[5])
 
 
+def dirs_of(folder, states):
+    dirs = []
+    for number, state in enumerate(states):
+        dirs.append(folder / f"step-{number}")
+        fmt.write_checkpoint(dirs[-1], state)
+    return dirs
+
+
+def test_what_retention_removed_is_not_published_again(folder):
+    dirs = dirs_of(folder, walk(8))
+    how = ["--out", folder / "stream", "--full-every", 3, "--keep", 2, "--json"]
+    run("publish", "--checkpoints", *dirs[:8], *how)
+    kept = {d.name: snapshot(d) for d in (folder / "stream").iterdir()}
+    assert sorted(kept) == ["weight_v000006", "weight_v000007"]
+    again = lines(run("publish", "--checkpoints", *dirs[:8], *how))
+    assert [(l["gone"], l["there"]) for l in again] == [(True, False)] * 5 + [(False, True)] * 2
+    assert {d.name: snapshot(d) for d in (folder / "stream").iterdir()} == kept
+    assert [l["there"] or l["gone"] for l in lines(run("publish", "--checkpoints", *dirs, *how))] == [True] * 7 + [False]
+    holds_late(folder, 8)
+    # What was to go when the publisher was killed goes at its next run.
+    run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--full-every", 3)
+    shutil.rmtree(folder / "other" / "weight_v000001")
+    run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--full-every", 3, "--keep", 2)
+    assert min(d.name for d in (folder / "other").iterdir()) == "weight_v000006"
+
+
+def holds_late(folder, version):
+    pull(folder / "stream", folder / "late", version)
+    assert interop.fmt.read_checkpoint(folder / "late") == fmt.read_checkpoint(folder / f"step-{version}")
+
+
+def test_another_run_does_not_go_on_with_a_stream(folder):
+    dirs = dirs_of(folder, walk(4))
+    stream = folder / "stream"
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "one")
+    before = {d.name: snapshot(d) for d in stream.iterdir()}
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "two", status=2,
+        says=["weight_v000001", "belongs to the run 'one', not 'two'"])
+    shutil.rmtree(stream / "weight_v000001")
+    run("publish", "--checkpoints", *dirs[:3], "--out", stream, "--run", "two", status=2, says="run 'one'")
+    shutil.rmtree(stream / "weight_v000001", ignore_errors=True)
+    # A fold or a conversion that would lead on from another run's version.
+    source = folder / "source"
+    run("publish", "--checkpoints", *dirs, "--out", source, "--run", "two")
+    run("fold", "--base", dirs[0], "--stream", source, "--from", 2, "--to", 3, "--out", stream, "--run", "two", status=2,
+        says=["weight_v000002", "belongs to the run 'one', not 'two': only a full version begins another"])
+    assert {d.name: snapshot(d) for d in stream.iterdir() if d.name != "weight_v000001"} == {
+        n: s for n, s in before.items() if n != "weight_v000001"}
+    run("fold", "--base", dirs[0], "--stream", source, "--from", 2, "--to", 3, "--out", stream)
+    assert fmt.index_of(stream, 3)["metadata"]["lockstep_run"] == "one"
+
+
 class Engine:
     """What an engine answers to /update_weights_from_disk, and what it was asked."""
 
@@ -146,9 +201,10 @@ class Engine:
 
 
 class Route:
-    def __init__(self, *more):
+    def __init__(self, *more, env=None):
         self.process = subprocess.Popen([interop.PROGRAM, "serve-pull", "--port", "0", *map(str, more)],
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                        env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        text=True)
         self.port = int(self.process.stdout.readline().rsplit(":", 1)[1])
 
     def ask(self, method, path, body=None):
@@ -227,6 +283,86 @@ def test_the_route_serves_no_other_directory_and_takes_no_nonsense(folder):
         assert route.ask("GET", "/pull_weights")[0] == 405
         assert route.ask("GET", "/else")[0] == 404
         assert route.ask("POST", "/pull_weights", wanted)[0] == 200
+
+
+def test_a_bad_request_says_nothing_of_readiness(folder):
+    place = Place(folder, walk(2))
+    place.publish(1)
+    wanted = {"local_checkpoint_dir": str(place.host), "source_dir": str(place.stream), "target_version": 1}
+    bad = ("", "[]", {}, {**wanted, "source_dir": str(folder)}, {**wanted, "target_version": 0})
+    with Route("--source", place.stream, "--checkpoint", place.host) as route:
+        for ready in (True, False):
+            for body in bad:
+                assert route.ask("POST", "/pull_weights", body)[0] == 400
+                status, answer = route.ask("GET", "/readyz")
+                assert (status, answer["ready"]) == ((200, True) if ready else (503, False))
+            if ready:
+                assert route.ask("POST", "/pull_weights", {**wanted, "target_version": 2})[0] == 400
+        assert "weight_v000002" in answer["message"]
+        assert route.ask("POST", "/pull_weights", wanted)[0] == 200
+        assert route.ask("GET", "/readyz")[0] == 200
+
+
+def test_a_shard_that_is_cut_short_under_way_is_refused_and_the_route_lives_on(folder):
+    for scheme in ("xor", "overwrite", "coded"):
+        here = folder / scheme
+        here.mkdir()
+        states = walk(2)
+        stream = publish_series(here, states, "--scheme", scheme)
+        host, shard = here / "host", stream / "weight_v000001" / "model-00000-of-00001.safetensors"
+        fmt.write_checkpoint(host, states[0])
+        whole = shard.read_bytes()
+        wanted = {"local_checkpoint_dir": str(host), "source_dir": str(stream), "target_version": 1}
+        # When the log of changes is opened the shard's header has been read, and none of its parts.
+        cut = {"LD_PRELOAD": str(interop.SHIM), "CUT_FILE": str(shard), "CUT_WHEN": "redo.log.tmp"}
+        with Route("--source", stream, "--checkpoint", host, env=cut) as route:
+            status, answer = route.ask("POST", "/pull_weights", wanted)
+            assert status == 400 and "ends at byte" in answer["message"], (status, answer)
+            assert route.ask("GET", "/healthz")[0] == 200
+            holds(host, states[0])
+        shard.write_bytes(whole)
+        with Route("--source", stream, "--checkpoint", host) as route:
+            assert route.ask("POST", "/pull_weights", wanted)[0] == 200
+        holds(host, states[1])
+
+
+def test_an_engine_that_is_none_is_refused_at_the_start(folder):
+    place = Place(folder, walk(1))
+    for url in ("https://127.0.0.1:1", "127.0.0.1:30000", "http://127.0.0.1", "http://:80", "http://host:", "http://host:0",
+                "http://host:65536", "http://host:80x", "http://host:80/path", "http://user@host:80", "http://a b:80",
+                "http://::1:80", "http://[::1:80", "http://[]:80"):
+        run("serve-pull", "--port", 0, "--source", place.stream, "--checkpoint", place.host, "--engine", url, status=2,
+            says=["is not http://HOST:PORT"])
+    for url in ("http://localhost:30000", "http://[::1]:30000", "http://engine-0.pool:1"):
+        with Route("--source", place.stream, "--checkpoint", place.host, "--engine", url) as route:
+            assert route.ask("GET", "/healthz")[0] == 200
+
+
+def test_the_route_ends_promptly_while_a_pull_waits_for_the_lock(folder):
+    place = Place(folder, walk(1))
+    place.publish(1)
+    (place.host / ".weight_sync").mkdir()
+    wanted = {"local_checkpoint_dir": str(place.host), "source_dir": str(place.stream), "target_version": 1}
+    with open(place.host / ".weight_sync" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Route("--source", place.stream, "--checkpoint", place.host) as route:
+            replies = []
+            asking = threading.Thread(target=lambda: replies.append(ask_or_none(route, wanted)))
+            asking.start()
+            while route.ask("GET", "/readyz")[0] == 200:
+                time.sleep(0.01)
+            started = time.monotonic()
+            route.process.send_signal(signal.SIGTERM)
+            assert route.process.wait(20) == 0 and time.monotonic() - started < 5
+            asking.join(20)
+    holds(place.host, place.states[0])
+
+
+def ask_or_none(route, wanted):
+    try:
+        return route.ask("POST", "/pull_weights", wanted)
+    except OSError:  # it has ended
+        return None
 
 
 if __name__ == "__main__":

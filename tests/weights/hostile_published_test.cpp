@@ -2,9 +2,11 @@
 
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "test_files.hpp"
 #include "weights/compressed.hpp"
+#include "weights/part_stream.hpp"
 #include "weights/published.hpp"
 
 using namespace lockstep;
@@ -254,4 +256,33 @@ TEST_CASE("an overwrite's changes are counted, ascending and inside the tensor")
   check(u32(1) + u32(8) + "x", "changes byte 8, past the end");
   check(u32(1) + u32(0xffffffff) + "x", "changes byte 4294967295, past the end");
   check(u32(1) + u32(7) + "x", "checksum");
+}
+
+// Mapped, it would end the process: SIGBUS.
+TEST_CASE("a shard that is cut short after it was opened is refused") {
+  const layout one({{"a", dtype::bf16, {1 << 20}}});
+  const weight_buffer base(one);
+  auto target = base.clone();
+  unsigned seed = 1;
+  for (auto& b : target.tensor(0)) b = static_cast<std::byte>((seed = seed * 1664525 + 1) >> 24);
+  for (const auto encoding :
+       {published_encoding::xored, published_encoding::overwrite, published_encoding::coded}) {
+    temp_dir dir;
+    publish_options options;
+    options.encoding = encoding;
+    publish_delta(dir.path(), 1, 0, one, reader_of(base), reader_of(target), options);
+    const auto delta = published_delta::open(dir / "weight_v000001", one);
+    const auto shard = dir / "weight_v000001" / shard_name;
+    fs::resize_file(shard, fs::file_size(shard) / 2);
+    auto live = base.clone();
+    check_refused([&] { delta.apply(live); }, errc::bad_input, {shard_name, "ends at byte"});
+    CHECK(contents(live) == contents(base));
+    std::vector<std::byte> out(part_stream::window_bytes);
+    const auto stream = [&] {
+      part_stream part(encoding, delta.compressed(0), one.bytes(0), 2, 27);
+      for (std::size_t at = 0; at < one.bytes(0); at += out.size())
+        (void)part.next(std::as_const(base).tensor(0).subspan(at, out.size()), out);
+    };
+    check_refused(stream, errc::bad_input, {shard_name, "ends at byte"});
+  }
 }

@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""What a host holds and what is noted of it: replaced, rotted, interrupted and of another run; and what verify says.
+
+    tests/interop/hosts.py PROGRAM SHIM [NAME…]
+"""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+try:
+    import interop
+    import published as fmt
+    from interop import Place, crash_at, holds, publish_series, pull, run, snapshot, step, walk
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+
+def verify(stream, host, to=None, *more, status=0, says=()):
+    how = ["--to", to] if to is not None else []
+    ended = run("verify", "--source", stream, "--checkpoint", host, "--json", *how, *more, status=status, says=says)
+    return json.loads(ended.stdout) if status == 0 else None
+
+
+def size_of(state):
+    return sum(len(t[2]) for t in state.values())
+
+
+def rot(host, keep_time=False, at=-1):
+    """One bit of the last tensor."""
+    file = host / "model.safetensors"
+    before = file.stat()
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+    if keep_time:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_weights(host, state):
+    """As others do who know nothing of markers."""
+    fmt.write_checkpoint(host, state)
+
+
+def interrupt(stream, host, to):
+    killed = subprocess.run([interop.PROGRAM, "pull", "--source", stream, "--checkpoint", host, "--to", str(to)],
+                            env={**os.environ, **crash_at("rename", "state.json")}, capture_output=True)
+    assert killed.returncode != 0 and fmt.marker(host) is None
+
+
+# 1: what verify says
+
+def test_verify_compares_what_is_at_the_target(folder):
+    states = walk(2, names={"a.weight"})
+    stream = publish_series(folder, states)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host)
+    assert verify(stream, host)["compared_bytes"] == size_of(states[2])
+    rot(host, keep_time=True)  # of f.weight, which is in no delta
+    verify(stream, host, status=2, says=["says it is at version 2, but its digest is"])
+
+
+def test_verify_compares_the_last_checksums_where_there_is_no_digest(folder):
+    states = [walk(0)[0]]
+    for seed, name in enumerate(("a.weight", "b.bias", "a.weight")):
+        states.append(step(states[-1], seed, names={name}))
+    for checksum in ("xxh3-128", "adler32"):
+        (folder / checksum).mkdir()
+        place = Place(folder / checksum, states)
+        for version in (1, 2, 3):
+            place.publish(version, checksum=checksum)
+        pull(place.stream, place.host)
+        known = sum(len(states[0][n][2]) for n in ("a.weight", "b.bias"))
+        assert verify(place.stream, place.host)["compared_bytes"] == known
+        spoiled = dict(states[3])
+        spoiled["b.bias"] = states[0]["b.bias"]
+        fmt.write_checkpoint(place.host, spoiled)
+        fmt.set_marker(place.host, 3)
+        (place.host / ".weight_sync" / "lockstep.json").unlink()
+        verify(place.stream, place.host, status=2, says=["its tensor 'b.bias' is not that version's"])
+        fmt.publish_full(place.stream, 4, states[3])
+        fmt.write_checkpoint(place.host, states[3])
+        fmt.set_marker(place.host, 4)
+        assert verify(place.stream, place.host)["compared_bytes"] == size_of(states[3])
+
+
+def test_verify_says_what_was_interrupted_and_what_is_of_another_run(folder):
+    states = walk(3)
+    stream = publish_series(folder, states)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host, 1)
+    (folder / "again").mkdir()
+    other = publish_series(folder / "again", [states[0]] + [step(s, 77) for s in states[1:]])
+    verify(other, host, 3, status=2, says=["is at version 1 of another run", "a base is needed"])
+    assert verify(other, host, 3, "--base", folder / "step-0")["deltas"] == 3
+    interrupt(stream, host, 2)
+    before = snapshot(host), snapshot(host / ".weight_sync")
+    verify(stream, host, 3, status=1, says="interrupted change to version 2")
+    assert (snapshot(host), snapshot(host / ".weight_sync")) == before
+    pull(stream, host, 3)
+    holds(host, states[3])
+
+
+def test_a_pull_compares_what_is_there_if_it_is_told_to(folder):
+    states = walk(2, names={"a.weight"})
+    stream = publish_series(folder, states)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host)
+    assert pull(stream, host)["compared_bytes"] == 0
+    assert pull(stream, host, None, "--verify")["compared_bytes"] == size_of(states[2])
+    rot(host, keep_time=True)
+    assert pull(stream, host)["deltas"] == 0  # its time and its length are those of what we wrote
+    pull(stream, host, None, "--verify", status=2, says="its digest is")
+    assert pull(stream, host, None, "--verify", "--base", folder / "step-0")["whole"]
+    holds(host, states[2])
+    rot(host)
+    pull(stream, host, status=2, says=["others have changed 'model.safetensors' since", "a base is needed"])
+    assert pull(stream, host, None, "--base", folder / "step-0")["whole"]
+    holds(host, states[2])
+
+
+# 2: checkpoints that others replaced
+
+def test_a_checkpoint_that_others_replaced_is_not_taken_for_ours(folder):
+    states = walk(3)
+    strangers = step(states[0], 55, density=0.3)
+    for kept in (True, False):  # the marker
+        for whose in ("ours", "theirs"):
+            here = folder / f"{whose}-{kept}"
+            here.mkdir()
+            place = Place(here, states)
+            if whose == "theirs":
+                for version in (1, 2, 3):
+                    fmt.publish(place.stream, version, version - 1, states[version - 1], states[version])
+            else:
+                place.stream = publish_series(here / "x", states) if (here / "x").mkdir() is None else None
+            pull(place.stream, place.host, 1)
+            replace_weights(place.host, strangers)
+            if not kept:
+                (place.host / ".weight_sync" / "state.json").unlink()
+            before = snapshot(place.host)
+            for to in (1, 3):
+                pull(place.stream, place.host, to, status=2, says=["others have changed", "a base is needed"])
+                assert snapshot(place.host) == before
+            base = here / "base"
+            fmt.write_checkpoint(base, states[0])
+            assert pull(place.stream, place.host, 3, "--base", base)["whole"]
+            holds(place.host, states[3])
+
+
+def test_a_base_that_was_put_there_again_is_known_by_its_digest(folder):
+    states = walk(3)
+    stream = publish_series(folder, states)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host, 2)
+    replace_weights(host, states[0])
+    (host / ".weight_sync" / "state.json").unlink()
+    assert pull(stream, host)["deltas"] == 3
+    holds(host, states[3])
+    os.utime(host / "model.safetensors")  # the same bytes at another time
+    report = pull(stream, host)
+    assert (report["deltas"], report["whole"]) == (0, False)
+    replace_weights(host, states[2])
+    assert pull(stream, host)["deltas"] == 1
+    holds(host, states[3])
+
+
+def test_what_was_interrupted_is_not_ended_over_what_others_put_there_without_a_marker(folder):
+    states = walk(3)
+    strangers = step(states[0], 55, density=0.3)
+
+    def copied(host):  # into the same file
+        other = host.parent / "other"
+        fmt.write_checkpoint(other, strangers)
+        with open(host / "model.safetensors", "r+b") as file:
+            file.write((other / "model.safetensors").read_bytes())
+
+    for how in (lambda host: replace_weights(host, strangers), copied):
+        here = folder / str(how)
+        here.mkdir()
+        place = Place(here, states)
+        place.stream = publish_series(here / "x", states) if (here / "x").mkdir() is None else None
+        pull(place.stream, place.host, 1)
+        interrupt(place.stream, place.host, 2)
+        how(place.host)
+        pull(place.stream, place.host, 3, status=2, says=["interrupted change to version 2", "others have changed",
+                                                         "a base is needed"])
+        assert fmt.marker(place.host) is None
+        base = here / "base"
+        fmt.write_checkpoint(base, states[0])
+        assert pull(place.stream, place.host, 3, "--base", base)["whole"]
+        holds(place.host, states[3])
+    # Of a full version that was half moved in.
+    place = Place(folder, states, shards=2)
+    place.publish(1)
+    fmt.publish_full(place.stream, 2, states[2], shards=2)
+    killed = subprocess.run([interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host],
+                            env={**os.environ, **crash_at("rename", "host/model-00001-of-00002.safetensors", after=True)},
+                            capture_output=True)
+    assert killed.returncode != 0 and fmt.marker(place.host) is None
+    fmt.write_checkpoint(place.host, strangers, 2)
+    shutil.rmtree(place.stream / "weight_v000002")
+    pull(place.stream, place.host, 1, status=2, says=["interrupted change to version 2", "others have changed"])
+
+
+# 3, 4: what a pulled checkpoint says of itself, and what it is in another stream
+
+def test_a_pulled_checkpoint_is_a_base(folder):
+    states = walk(4)
+    stream = publish_series(folder, states, "--full-every", 2)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host, 3)
+    metadata = json.loads((host / fmt.INDEX).read_text())["metadata"]
+    assert metadata.keys() == {"total_size"}
+    other = folder / "other"
+    (folder / "more").mkdir()
+    more = publish_series(folder / "more", [states[3], states[4]])
+    pull(more, other, 1, "--base", host)
+    holds(other, states[4])
+    # As an older release left it.
+    index = json.loads((host / fmt.INDEX).read_text())
+    index["metadata"]["lockstep_target_digest"] = fmt.index_of(stream, 2)["metadata"]["lockstep_target_digest"]
+    (host / fmt.INDEX).write_text(json.dumps(index))
+    shutil.rmtree(other)
+    pull(more, other, 1, "--base", host)
+    holds(other, states[4])
+
+
+def test_a_host_goes_from_a_folded_or_converted_stream_to_the_original_one(folder):
+    states = walk(6)
+    stream = publish_series(folder, states)
+    base = folder / "step-0"
+    run("fold", "--base", base, "--stream", stream, "--from", 0, "--to", 4, "--out", folder / "folded")
+    run("convert", "--base", base, "--stream", stream, "--out", folder / "coded", "--scheme", "coded")
+    for other, at in ((folder / "folded", 4), (folder / "coded", 5)):
+        host = folder / f"host-{at}"
+        fmt.write_checkpoint(host, states[0])
+        pull(other, host, at)
+        assert pull(stream, host, at)["deltas"] == 0
+        assert fmt.marker(host) == at
+        report = pull(stream, host, 6)
+        assert (report["deltas"], report["whole"]) == (6 - at, False)
+        holds(host, states[6])
+    # But not from a state that is none of the stream's.
+    (folder / "x").mkdir()
+    elsewhere = publish_series(folder / "x", [states[0], step(states[0], 99)])
+    host = folder / "host-x"
+    fmt.write_checkpoint(host, states[0])
+    pull(elsewhere, host)
+    pull(stream, host, status=2, says=["is at version 1 of another run", "a base is needed"])
+
+
+# 7: what stands beside the weights
+
+def test_what_a_full_version_does_not_have_stays(folder):
+    place = Place(folder, walk(2))
+    full = fmt.publish_full(place.stream, 1, place.states[1], shards=2)
+    (full / "config.json").unlink()
+    (full / "generation_config.json").write_text("theirs")
+    for name in ("config.json", "tokenizer.json", "generation_config.json"):
+        (place.host / name).write_text("the host's")
+    assert pull(place.stream, place.host)["whole"]
+    holds(place.host, place.states[1])
+    assert not (place.host / "model.safetensors").exists()
+    assert [(place.host / n).read_text() for n in ("config.json", "tokenizer.json", "generation_config.json")] == [
+        "the host's", "the host's", "theirs"]
+
+
+# 8, 9: who watches, and who waits
+
+def watch(stream, host, *more):
+    return subprocess.Popen([interop.PROGRAM, "pull", "--source", stream, "--checkpoint", host, "--watch", "--poll-ms",
+                             "20", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_watcher_sees_another_run_at_the_same_version(folder):
+    states = walk(2)
+    again = [step(s, 77) for s in states]
+    streams = []
+    for where, series in ((folder / "old", states), (folder / "new", again)):
+        where.mkdir()
+        streams.append(publish_series(where, series, "--full-every", 2))
+    stream, host = streams[0], folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    watcher = watch(stream, host)
+
+    def reaches(state):
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                holds(host, state)
+                return
+            except Exception:
+                assert time.monotonic() < deadline and watcher.poll() is None, "not there"
+                time.sleep(0.02)
+
+    try:
+        reaches(states[2])
+        shutil.rmtree(stream)
+        os.rename(streams[1], stream)
+        reaches(again[2])
+        watcher.send_signal(signal.SIGTERM)
+        assert watcher.wait(20) == 0
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def test_who_waits_for_the_lock_ends_when_told_to(folder):
+    import fcntl
+    place = Place(folder, walk(1))
+    place.publish(1)
+    (place.host / ".weight_sync").mkdir()
+    with open(place.host / ".weight_sync" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        plain = subprocess.Popen([interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host],
+                                 stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        watcher = watch(place.stream, place.host)
+        time.sleep(0.5)
+        assert plain.poll() is None and watcher.poll() is None
+        started = time.monotonic()
+        for process, status in ((watcher, 0), (plain, -signal.SIGTERM)):
+            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.wait(5) == status
+            finally:
+                process.kill()
+                process.communicate()
+        assert time.monotonic() - started < 5
+    holds(place.host, place.states[0])
+
+
+if __name__ == "__main__":
+    interop.main(globals())

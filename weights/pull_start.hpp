@@ -1,0 +1,50 @@
+// Decides which version of a stream a checkpoint can be taken for, and what proves it. Private to
+// weights/.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "weights/checkpoint.hpp"
+#include "weights/host_record.hpp"
+
+namespace lockstep {
+
+/// What a checkpoint can be taken for.
+struct pull_start {
+  std::optional<std::uint64_t> version;  ///< nothing: only a whole checkpoint helps
+  std::string why;                       ///< why there is nothing
+  /// What is noted of the host is not of this version of this stream, or of other files: the digest
+  /// of the whole state, which was read, says what it is.
+  bool by_digest = false;
+};
+
+/// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to
+/// `target`. A checkpoint that nothing is noted of is taken at its marker's word, or for version 0.
+/// Reads all of it only where what is noted does not hold. Throws `error{bad_input}`.
+pull_start find_start(const std::filesystem::path& source, const std::filesystem::path& dir,
+                      const std::optional<std::uint64_t>& marker,
+                      const std::optional<version_record>& record, std::uint64_t target);
+
+/// Whether `version` is a full one that changes no weights and is meant for other hosts than `name`,
+/// and `ours`, which holds, notes the state that it has. Throws `error{bad_input}`.
+bool is_for_others(const std::filesystem::path& source, std::uint64_t version,
+                   const version_record& ours, const std::string& name);
+
+/// How much of a checkpoint is compared with what a stream says of a version.
+enum class proof : std::uint8_t {
+  own,  ///< the tensors that the version itself carries
+  all   ///< the digest of the whole state; without one each tensor whose last checksum is there
+};
+
+/// Throws `error{wrong_base}` that names the tensor, where one can be told, if `live` is not
+/// `version` of `source`, as far as `much` goes. `state`: the digest that it is known to have had,
+/// or empty. Returns the length in bytes of the tensors that were compared.
+std::uint64_t prove_version(const std::filesystem::path& source, const checkpoint& live,
+                            std::uint64_t version, const std::string& state, proof much);
+
+}  // namespace lockstep
