@@ -12,7 +12,6 @@
 #include "messages/from_receiver.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
-#include "weights/host_checkpoint.hpp"
 #include "weights/host_record.hpp"
 #include "weights/published.hpp"
 #include "weights/tensor_windows.hpp"
