@@ -124,7 +124,8 @@ bool sparse_frame_writer::pays(bytes_in front) {
   front = front.first(std::min(front.size(), block_bytes));
   std::vector<std::byte> ours;
   sparse_frame_writer(front.size()).write(front, true, ours);
-  return ours.size() <= compress(front).size();
+  constexpr std::size_t head_bytes = 32;  // of either frame; says nothing about what follows
+  return ours.size() <= compress(front).size() + head_bytes;
 }
 
 sparse_frame_writer::sparse_frame_writer(std::uint64_t size)
