@@ -41,11 +41,16 @@ class xored final : public part_stream::decoder {
       : frame_(std::move(compressed), window_log_max) {}
 
   std::string next(bytes_in old, bytes_out out) override {
-    change_.resize(old.size());
-    auto problem = frame_.read(change_);
-    if (problem.empty())
-      std::transform(old.begin(), old.end(), change_.begin(), out.begin(), std::bit_xor<>());
-    return problem;
+    constexpr std::size_t piece_bytes = 128 << 10;  // so that it stays in the cache
+    change_.resize(std::min(piece_bytes, old.size()));
+    for (std::size_t at = 0; at < old.size(); at += piece_bytes) {
+      const auto from = old.subspan(at, std::min(piece_bytes, old.size() - at));
+      const auto change = bytes_out(change_).first(from.size());
+      if (auto problem = frame_.read(change); !problem.empty()) return problem;
+      std::transform(from.begin(), from.end(), change.begin(),
+                     out.begin() + static_cast<std::ptrdiff_t>(at), std::bit_xor<>());
+    }
+    return {};
   }
 
   std::string finish() override { return frame_.finish(); }

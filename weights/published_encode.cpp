@@ -7,6 +7,7 @@
 #include "kernels/coded.hpp"
 #include "weights/compressed.hpp"
 #include "weights/part_stream.hpp"
+#include "weights/sparse_frame.hpp"
 #include "weights/state_digest.hpp"
 
 namespace lockstep {
@@ -18,6 +19,8 @@ using bytes_in = std::span<const std::byte>;
 using spill_to = std::function<void(std::uint64_t)>;
 
 constexpr std::size_t window_bytes = part_stream::window_bytes;
+// For less it is not worth to try both ways of compressing.
+constexpr std::size_t sparse_bytes_min = 64 << 10;
 
 // Calls `visit(offset, old, fresh)` for each window.
 template <class Visit>
@@ -73,16 +76,24 @@ class hashing {
 
 void encode_xored(bytes_in base, bytes_in target, hashing& hash, std::vector<std::byte>& out,
                   const spill_to& spill) {
-  frame_writer frame(target.size());
+  static_assert(window_bytes <= sparse_frame_writer::piece_bytes_max);
+  std::optional<sparse_frame_writer> sparse;
+  std::optional<frame_writer> frame;
   std::vector<std::byte> change(std::min(window_bytes, target.size()));
   for_each_window(base, target, [&](std::size_t at, bytes_in old, bytes_in fresh) {
     hash.update(old, fresh);
     std::transform(old.begin(), old.end(), fresh.begin(), change.begin(),
                    [](std::byte a, std::byte b) { return a ^ b; });
-    frame.write(std::span(change).first(fresh.size()), false, out);
+    const auto piece = std::span(change).first(fresh.size());
+    if (at == 0 && target.size() >= sparse_bytes_min && sparse_frame_writer::pays(piece))
+      sparse.emplace(target.size());
+    if (!sparse && !frame) frame.emplace(target.size());
+    sparse ? sparse->write(piece, false, out) : frame->write(piece, false, out);
     spill(at + fresh.size());
   });
-  frame.write({}, true, out);
+  if (sparse) return sparse->write({}, true, out);
+  if (!frame) frame.emplace(0);  // no window at all
+  frame->write({}, true, out);
 }
 
 // Three passes: how many changes, their positions, their values.

@@ -267,9 +267,9 @@ class shard_encoding {
         out.write(parts[n]);
         parts[n].clear();
       };
-      digests[n] = encode_part(options_.encoding, options_.checksum, unit_bytes(shape_[i].type),
-                               base_(i), target_(i), parts[n], spill,
-                               options_.digests && base_digests_[i].empty());
+      digests[n] =
+          encode_part(options_.encoding, options_.checksum, unit_bytes(shape_[i].type), base_(i),
+                      target_(i), parts[n], spill, options_.digests && base_digests_[i].empty());
     });
     for (std::size_t n = 0; n < tensors.size(); ++n) {
       out.write(parts[n]);

@@ -242,10 +242,23 @@ class pulling {
     try {
       apply_all(steps.first(1));
     } catch (const error& e) {
-      not_the_base_ = e.code() == errc::wrong_base;
-      throw;
+      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front(), e);
+      if (!not_the_base_ || e.code() == errc::wrong_base) throw;
+      throw error(errc::wrong_base, fmt::format("{}; {} is not its base: a tensor was changed or "
+                                                "damaged here, or the stream is of another model",
+                                                e.what(), host_.dir().string()));
     }
     return 1;
+  }
+
+  /// A tensor that does not become what it should may be the delta's fault or the base's.
+  bool is_by_base(const plan_step& step, const error& why) const {
+    try {
+      return why.code() == errc::bad_input &&
+             is_other_base(step.dir, checkpoint::open(host_.dir()));
+    } catch (const error&) {
+      return false;  // what was wrong in the first place is what is said
+    }
   }
 
   void apply_all(std::span<const plan_step> steps) {

@@ -191,4 +191,9 @@ bool is_for_others(const fs::path& source, std::uint64_t version, const version_
          ours.version + 1 == version && ours.state == stated(index, own_key::target);
 }
 
+bool is_other_base(const fs::path& dir, const checkpoint& live) {
+  const auto base = stated(read_index(dir), own_key::base);
+  return !base.empty() && base != state_digest(live);
+}
+
 }  // namespace lockstep

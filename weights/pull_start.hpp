@@ -35,6 +35,10 @@ pull_start find_start(const std::filesystem::path& source, const std::filesystem
 bool is_for_others(const std::filesystem::path& source, std::uint64_t version,
                    const version_record& ours, const std::string& name);
 
+/// Whether the delta in `dir` says what whole state it starts from, and `live` is another: reads all
+/// of it. Throws `error{bad_input}`.
+bool is_other_base(const std::filesystem::path& dir, const checkpoint& live);
+
 /// How much of a checkpoint is compared with what a stream says of a version.
 enum class proof : std::uint8_t {
   own,  ///< the tensors that the version itself carries

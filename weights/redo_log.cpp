@@ -34,9 +34,10 @@ constexpr std::array<char, 8> magic{'L', 'S', 'R', 'E', 'D', 'O', '1', '\n'};
 constexpr std::size_t worth_a_run = 2;
 constexpr std::size_t run_bytes_max = 3 * redo_log::window_bytes_max;
 
-void put_number(std::vector<std::byte>& out, std::size_t value) {
-  for (; value >= 128; value >>= 7) out.push_back(static_cast<std::byte>(value | 128));
-  out.push_back(static_cast<std::byte>(value));
+std::byte* put_number(std::byte* out, std::size_t value) {
+  for (; value >= 128; value >>= 7) *out++ = static_cast<std::byte>(value | 128);
+  *out++ = static_cast<std::byte>(value);
+  return out;
 }
 
 bool take_number(std::span<const std::byte>& in, std::size_t& value) {
@@ -66,8 +67,9 @@ std::size_t next_difference(std::span<const std::byte> a, std::span<const std::b
   return at;
 }
 
+// `out`, which is moved to the end of what is written, has room for `run_bytes_max`.
 std::size_t write_runs(std::span<const std::byte> old, std::span<const std::byte> fresh,
-                       std::vector<std::byte>& out) {
+                       std::byte*& out) {
   std::size_t differ = 0;
   std::size_t written = 0;  // up to here
   for (auto begin = next_difference(old, fresh, 0); begin < old.size();) {
@@ -80,10 +82,10 @@ std::size_t write_runs(std::span<const std::byte> old, std::span<const std::byte
       end = ++next;
       ++differ;
     }
-    put_number(out, begin - written);
-    put_number(out, end - begin);
-    out.insert(out.end(), fresh.begin() + static_cast<std::ptrdiff_t>(begin),
-               fresh.begin() + static_cast<std::ptrdiff_t>(end));
+    out = put_number(out, begin - written);
+    out = put_number(out, end - begin);
+    out = std::copy(fresh.begin() + static_cast<std::ptrdiff_t>(begin),
+                    fresh.begin() + static_cast<std::ptrdiff_t>(end), out);
     written = end;
     begin = next_difference(old, fresh, end);
   }
@@ -187,13 +189,16 @@ redo_log::~redo_log() = default;
 
 std::size_t redo_log::add(std::uint32_t file, std::uint64_t offset, std::span<const std::byte> old,
                           std::span<const std::byte> fresh) {
-  thread_local std::vector<std::byte> block;
-  block.resize(sizeof(block_head));
-  const auto differ = write_runs(old, fresh, block);
+  // A run has at most two bytes of numbers for each that it holds, and is followed by a gap.
+  constexpr auto room = sizeof(block_head) + run_bytes_max;
+  thread_local const auto memory = std::make_unique_for_overwrite<std::byte[]>(room);
+  auto* end = memory.get() + sizeof(block_head);
+  const auto differ = write_runs(old, fresh, end);
   if (differ == 0) return 0;
+  const std::span<const std::byte> block(memory.get(), end);
   const block_head head{file, static_cast<std::uint32_t>(old.size()), offset,
                         block.size() - sizeof(block_head)};
-  std::memcpy(block.data(), &head, sizeof(head));
+  std::memcpy(memory.get(), &head, sizeof(head));
   const std::lock_guard lock(mutex_);
   out_->write(block);
   XXH3_128bits_update(hash_.get(), block.data(), block.size());
