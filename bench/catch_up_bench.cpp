@@ -18,15 +18,6 @@ namespace {
 
 constexpr std::uint64_t bucket_bytes = 4u << 20;
 
-tensor_views views_of(const weight_buffer& w) {
-  tensor_views out;
-  for (std::size_t i = 0; i < w.shape().count(); ++i) {
-    const auto bytes = w.tensor(i);
-    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(w.shape()[i].type)});
-  }
-  return out;
-}
-
 /// Of this process alone, whatever else the machine does.
 double processor_ms() {
   return 1000.0 * static_cast<double>(std::clock()) / CLOCKS_PER_SEC;

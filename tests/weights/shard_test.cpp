@@ -19,15 +19,6 @@ layout model(std::size_t count) {
   return layout(std::move(specs));
 }
 
-tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
-  tensor_views out;
-  for (std::size_t i = 0; i < shape.count(); ++i) {
-    const auto bytes = tensors(i);
-    out.push_back({{bytes.data(), bytes.size()}, unit_bytes(shape[i].type)});
-  }
-  return out;
-}
-
 }  // namespace
 
 TEST_CASE("even parts are each tensor once, and even where tensors allow") {
