@@ -103,10 +103,6 @@ template <step_order Order, class T>
 void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
                 std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
   std::uint16_t list[chunk_elements<T> + list_slack];
-  for (std::size_t b = 0; b < blocks; ++b) {
-    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
-    prefetch_next<T, 1>(target + b * block_elements * sizeof(T));
-  }
   const std::size_t count = list_changes(chunk, blocks, list);
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t index = list[i];
@@ -136,6 +132,9 @@ void collect(const class_table& table, const std::byte* old, const std::byte* ta
   }
 }
 
+/// Bits that can be put at once.
+constexpr unsigned put_bits_max = 57;
+
 inline void put_bits(bit_sink& out, std::uint64_t bits, unsigned count) {
   out.held |= bits << out.count;
   out.count += count;
@@ -158,35 +157,75 @@ void put_fields(const class_code& code, const std::uint32_t* gaps, const step_co
   const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
   const std::uint64_t step_mask = (std::uint64_t{1} << step_bits) - 1;
   bit_sink local = out;
-  for (std::size_t i = 0; i < code.count; ++i)
-    put_bits(local, (gaps[i] & gap_mask) | (steps[i] & step_mask) << gap_bits,
-             gap_bits + step_bits);
+  const unsigned width = gap_bits + step_bits;
+  const auto field = [&](std::size_t i) {
+    return (gaps[i] & gap_mask) | (steps[i] & step_mask) << gap_bits;
+  };
+  const auto pair = [&](std::size_t i) { return field(i) | field(i + 1) << width; };
+  // Several at once: what a sink does depends on what it did before, and a field does not.
+  std::size_t i = 0;
+  if (4 * width <= put_bits_max)
+    for (; i + 4 <= code.count; i += 4)
+      put_bits(local, pair(i) | pair(i + 2) << 2 * width, 4 * width);
+  if (2 * width <= put_bits_max)
+    for (; i + 2 <= code.count; i += 2) put_bits(local, pair(i), 2 * width);
+  for (; i < code.count; ++i) put_bits(local, field(i), width);
   out = local;
 }
 
 inline void put_unary(const class_code& code, const std::uint32_t* gaps, bit_sink& out) {
   bit_sink local = out;
-  for (std::size_t i = 0; i < code.count; ++i) put_unary_number(local, gaps[i] >> code.gap_bits);
+  const auto number = [&](std::size_t i) { return std::uint64_t{gaps[i] >> code.gap_bits}; };
+  std::size_t i = 0;
+  for (; i + 4 <= code.count; i += 4) {
+    const std::uint64_t first = number(i);
+    const std::uint64_t second = first + 1 + number(i + 1);
+    const std::uint64_t third = second + 1 + number(i + 2);
+    const std::uint64_t fourth = third + 1 + number(i + 3);
+    if (fourth < put_bits_max) {
+      constexpr std::uint64_t one = 1;
+      put_bits(local, one << first | one << second | one << third | one << fourth,
+               static_cast<unsigned>(fourth) + 1);
+      continue;
+    }
+    for (std::size_t j = i; j < i + 4; ++j)
+      put_unary_number(local, static_cast<std::uint32_t>(number(j)));
+  }
+  for (; i < code.count; ++i) put_unary_number(local, static_cast<std::uint32_t>(number(i)));
   out = local;
 }
 
 template <class T>
 void put_exceptions(const class_code& code, const step_code<T>* steps, bit_sink& out) {
+  const auto high_of = [&](std::uint32_t i) {
+    return std::uint64_t{steps[i]} >> 1 >> code.value_bits;
+  };
+  // Where they are first, without a branch: they are few, and not predictable.
+  constexpr std::uint32_t some = 1024;
+  std::uint16_t where[some];
   std::uint32_t next = 0;
-  for (std::uint32_t i = 0; i < code.count; ++i) {
-    const std::uint64_t high = std::uint64_t{steps[i]} >> 1 >> code.value_bits;
-    if (high == 0) continue;
-    const std::uint32_t gap = i - next;
-    next = i + 1;
-    put_unary_number(out, gap >> code.exception_gap_bits);
-    put_bits(out, gap & ((1u << code.exception_gap_bits) - 1), code.exception_gap_bits);
-    // Elias' gamma code: zeros for the length, a one, the bits below the highest.
-    const auto length = static_cast<unsigned>(63 - __builtin_clzll(high));
-    put_unary_number(out, length);
-    const std::uint64_t low = high & ((std::uint64_t{1} << length) - 1);
-    const unsigned half = length / 2;
-    put_bits(out, low & ((std::uint64_t{1} << half) - 1), half);
-    put_bits(out, low >> half, length - half);
+  for (std::uint32_t from = 0; from < code.count; from += some) {
+    const std::uint32_t to = std::min(code.count, from + some);
+    std::uint32_t found = 0;
+    for (std::uint32_t i = from; i < to; ++i) {
+      where[found] = static_cast<std::uint16_t>(i - from);
+      found += high_of(i) != 0;
+    }
+    for (std::uint32_t n = 0; n < found; ++n) {
+      const std::uint32_t i = from + where[n];
+      const std::uint64_t high = high_of(i);
+      const std::uint32_t gap = i - next;
+      next = i + 1;
+      put_unary_number(out, gap >> code.exception_gap_bits);
+      put_bits(out, gap & ((1u << code.exception_gap_bits) - 1), code.exception_gap_bits);
+      // Elias' gamma code: zeros for the length, a one, the bits below the highest.
+      const auto length = static_cast<unsigned>(63 - __builtin_clzll(high));
+      put_unary_number(out, length);
+      const std::uint64_t low = high & ((std::uint64_t{1} << length) - 1);
+      const unsigned half = length / 2;
+      put_bits(out, low & ((std::uint64_t{1} << half) - 1), half);
+      put_bits(out, low >> half, length - half);
+    }
   }
 }
 
@@ -292,31 +331,29 @@ std::uint64_t rank_bits(const std::uint64_t* ranks, std::uint64_t at) {
   return load<std::uint64_t>(reinterpret_cast<const std::byte*>(ranks) + at / 8) >> at % 8;
 }
 
-template <class T, std::size_t Classes, bool Dense>
-void place_in(const std::byte* old, std::size_t blocks,
-              const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+template <std::size_t Classes, bool Dense>
+void place_in(std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
+              chunk_classes& chunk) {
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::uint64_t* const of = &chunk.of[b * class_count_max];
     const std::uint64_t* const before = &chunk.before[b * class_count_max];
     std::uint64_t changed = 0;
-    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
     for (std::size_t c = 0; c < Classes; ++c)
       changed |= deposit(rank_bits<Dense>(ranks[c], before[c]), of[c]);
     chunk.changed[b] = changed;
   }
 }
 
-template <class T>
-void place(std::size_t classes, const std::byte* old, std::size_t blocks,
-           const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
-  using run = void (*)(const std::byte*, std::size_t,
-                       const std::array<std::uint64_t*, class_count_max>&, chunk_classes&);
+inline void place(std::size_t classes, std::size_t blocks,
+                  const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+  using run =
+      void (*)(std::size_t, const std::array<std::uint64_t*, class_count_max>&, chunk_classes&);
   static constexpr run runs[2][class_count_max] = {
-      {place_in<T, 1, false>, place_in<T, 2, false>, place_in<T, 3, false>, place_in<T, 4, false>,
-       place_in<T, 5, false>, place_in<T, 6, false>, place_in<T, 7, false>, place_in<T, 8, false>},
-      {place_in<T, 1, true>, place_in<T, 2, true>, place_in<T, 3, true>, place_in<T, 4, true>,
-       place_in<T, 5, true>, place_in<T, 6, true>, place_in<T, 7, true>, place_in<T, 8, true>}};
-  runs[chunk.dense ? 1 : 0][classes - 1](old, blocks, ranks, chunk);
+      {place_in<1, false>, place_in<2, false>, place_in<3, false>, place_in<4, false>,
+       place_in<5, false>, place_in<6, false>, place_in<7, false>, place_in<8, false>},
+      {place_in<1, true>, place_in<2, true>, place_in<3, true>, place_in<4, true>,
+       place_in<5, true>, place_in<6, true>, place_in<7, true>, place_in<8, true>}};
+  runs[chunk.dense ? 1 : 0][classes - 1](blocks, ranks, chunk);
 }
 
 /// nh(after, key) - nh(before, key), where they differ in the element at bit `shift` alone.
@@ -403,7 +440,7 @@ void apply_steps(const class_table& table, const std::byte* old, std::size_t blo
 template <class T>
 constexpr coded_loops<T> loops_for() {
   return {classify<T>,    collect<T>,        put_fields<T>, put_unary,     put_exceptions<T>,
-          get_changes<T>, get_exceptions<T>, place<T>,      apply_steps<T>};
+          get_changes<T>, get_exceptions<T>, place,         apply_steps<T>};
 }
 
 constexpr all_coded_loops coded_loops_as(implementation which) {

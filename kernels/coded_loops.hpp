@@ -9,6 +9,7 @@
 #include "kernels/coded.hpp"
 #include "kernels/digest.hpp"
 #include "kernels/dispatch.hpp"
+#include "kernels/inner_loops.hpp"
 
 namespace lockstep::kernels {
 
@@ -43,13 +44,13 @@ struct chunk_classes {
 /// Bits that one unaligned load of 8 bytes is sure to hold, wherever they begin.
 inline constexpr std::size_t sparse_max = 57;
 
-/// Asks for the memory that the next chunk has in place of this chunk's `at`: every second line,
-/// from the first or from the second. It comes while this chunk is worked on.
-template <class T, std::size_t First = 0>
-void prefetch_next(const std::byte* at) noexcept {
+/// Asks for the memory that follows a block of elements at `at`. Far ahead, into the second-level
+/// cache: then memory is busy also while changes are worked on, and not only while they are found.
+template <class T>
+void prefetch_ahead(const std::byte* at) noexcept {
   constexpr std::size_t line = 64;
-  for (std::size_t i = First; i < sizeof(T); i += 2)
-    __builtin_prefetch(at + chunk_bytes + i * line);
+  for (std::size_t i = 0; i < sizeof(T); ++i)
+    __builtin_prefetch(at + prefetch_bytes + i * line, 0, 2);
 }
 
 /// Room behind a list of changes that may be written.
@@ -144,7 +145,7 @@ struct coded_loops {
   bool (*get_exceptions)(const class_code& code, bit_source& bits, step_code<T>* steps);
 
   /// From ranks to elements: sets `chunk.changed` of a chunk that has been classified.
-  void (*place)(std::size_t classes, const std::byte* old, std::size_t blocks,
+  void (*place)(std::size_t classes, std::size_t blocks,
                 const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk);
 
   /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for

@@ -86,7 +86,7 @@ class range_decoder {
       }
       const std::size_t blocks = (size + block_size - 1) / block_size;
       loops_.classify(table, old, nullptr, size / sizeof(T), classes);
-      loops_.place(table_.model.classes, old, blocks, changes_.ranks, classes);
+      loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
       sink.lanes[0] = sink.lanes[1] = 0;
       loops_.apply_steps(table, old, blocks, at / sizeof(T), key.words(), classes, changes_, sink);
       for (std::size_t lane = 0; lane < 2; ++lane)

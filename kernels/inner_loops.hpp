@@ -16,6 +16,10 @@ namespace lockstep::kernels {
 /// Bytes of tensor that one comparison mask covers.
 inline constexpr std::size_t block_bytes = 64;
 
+/// How far ahead of where they read loops ask for memory: more than what is on its way at a time,
+/// and little of a second-level cache.
+inline constexpr std::size_t prefetch_bytes = 16384;
+
 /// One implementation of the inner loops. Pointers need no alignment.
 struct inner_loops {
   implementation which;

@@ -27,6 +27,8 @@ void compare(const std::byte* a, const std::byte* b, std::size_t blocks, std::ui
   const std::uint8_t* const right = as_u8(b);
   auto* const bits = reinterpret_cast<std::uint8_t*>(masks);
   for (std::size_t at = 0; at < blocks * block_bytes; at += block_bytes) {
+    __builtin_prefetch(a + at + prefetch_bytes, 0, 2);
+    __builtin_prefetch(b + at + prefetch_bytes, 0, 2);
     for (std::size_t part = at; part < at + block_bytes; part += lanes) {
       const auto differ = hn::Ne(hn::LoadU(d, left + part), hn::LoadU(d, right + part));
       hn::StoreMaskBits(d, differ, bits + part / 8);
