@@ -117,12 +117,12 @@ class range_encoder {
         old = padded(old, size, memory_.old_end.data());
         target = padded(target, size, memory_.target_end.data());
       }
-      make_room();
+      if (at % chunk_bytes == 0) make_room();
       loops_.classify(table, old, target, size / sizeof(T), memory_.classes);
       loops_.collect(table, old, target, blocks_in(size), memory_.classes, found_);
     }
     std::uint32_t count = 0;
-    for (const auto n : found_.count) count += n;
+    for (const auto& c : found_.of) count += c.count;
     return count;
   }
 
@@ -132,11 +132,12 @@ class range_encoder {
     for (std::size_t i = 0; i < model_.classes; ++i) {
       coded_class& c = table_.classes[i];
       c = {};
-      c.count = found_.count[i];
+      c.count = found_.of[i].count;
       if (c.count == 0) continue;
-      const gap_code gaps = choose_gap_code(found_.gaps[i], c.count, found_.next[i] - c.count);
+      const gap_code gaps =
+          choose_gap_code(found_.of[i].gaps, c.count, found_.of[i].next - c.count);
       c.gap_bits = gaps.low_bits;
-      choose_value_bits(found_.steps[i], sizeof(T), c);
+      choose_value_bits(found_.of[i].steps, sizeof(T), c);
       variable_bits += bits_max(c, gaps.unary_zeros);
     }
     const std::size_t start = out.size();
@@ -170,9 +171,9 @@ class range_encoder {
 
   void make_room() {
     for (std::size_t i = 0; i < model_.classes; ++i) {
-      const std::size_t room = found_.count[i] + chunk_elements<T>;
-      found_.gaps[i] = memory_.gaps[i].template room_for<std::uint32_t>(room);
-      found_.steps[i] = memory_.steps[i].template room_for<step_code<T>>(room);
+      const std::size_t room = found_.of[i].count + chunk_elements<T>;
+      found_.of[i].gaps = memory_.gaps[i].template room_for<std::uint32_t>(room);
+      found_.of[i].steps = memory_.steps[i].template room_for<step_code<T>>(room);
     }
   }
 
@@ -186,14 +187,14 @@ class range_encoder {
   std::size_t write_bits(std::byte* to) {
     bit_sink sink{to};
     for (std::size_t i = 0; i < model_.classes; ++i)
-      loops_.put_fields(code_of(table_.classes[i]), found_.gaps[i], found_.steps[i], sink);
+      loops_.put_fields(code_of(table_.classes[i]), found_.of[i].gaps, found_.of[i].steps, sink);
     const std::size_t fixed_bytes = bytes_in(sink, to);
     sink = {to + fixed_bytes};
     for (std::size_t i = 0; i < model_.classes; ++i)
-      loops_.put_unary(code_of(table_.classes[i]), found_.gaps[i], sink);
+      loops_.put_unary(code_of(table_.classes[i]), found_.of[i].gaps, sink);
     for (std::size_t i = 0; i < model_.classes; ++i)
       if (table_.classes[i].exceptions != 0)
-        loops_.put_exceptions(code_of(table_.classes[i]), found_.steps[i], sink);
+        loops_.put_exceptions(code_of(table_.classes[i]), found_.of[i].steps, sink);
     return bytes_in(sink, to);
   }
 

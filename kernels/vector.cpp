@@ -27,8 +27,6 @@ void compare(const std::byte* a, const std::byte* b, std::size_t blocks, std::ui
   const std::uint8_t* const right = as_u8(b);
   auto* const bits = reinterpret_cast<std::uint8_t*>(masks);
   for (std::size_t at = 0; at < blocks * block_bytes; at += block_bytes) {
-    __builtin_prefetch(a + at + prefetch_bytes, 0, 2);
-    __builtin_prefetch(b + at + prefetch_bytes, 0, 2);
     for (std::size_t part = at; part < at + block_bytes; part += lanes) {
       const auto differ = hn::Ne(hn::LoadU(d, left + part), hn::LoadU(d, right + part));
       hn::StoreMaskBits(d, differ, bits + part / 8);
@@ -58,6 +56,7 @@ void add_words(const std::uint64_t* key, const std::byte* data, std::size_t coun
   auto sum1 = hn::Zero(d64);
   std::size_t i = 0;
   for (; i + step <= count; i += step) {
+    prefetch_ahead(data + i * 8, step * 8);
     const auto words = hn::BitCast(d32, hn::LoadU(d8, as_u8(data) + i * 8));
     const auto mixed0 = hn::Add(words, hn::BitCast(d32, hn::LoadU(d64, key + i)));
     const auto mixed1 = hn::Add(words, hn::BitCast(d32, hn::LoadU(d64, key + i + 1)));
