@@ -10,10 +10,15 @@
 namespace lockstep::kernels {
 namespace {
 
-/// Low bits that make `count` gaps shortest.
-std::uint8_t choose_gap_bits(const std::uint32_t* gaps, std::uint32_t count) noexcept {
-  std::uint64_t sum = 0;
-  for (std::uint32_t i = 0; i < count; ++i) sum += gaps[i];
+/// How gaps are written in the fewest bits.
+struct gap_code {
+  std::uint8_t low_bits;
+  std::uint64_t unary_zeros;  ///< of all of them
+};
+
+/// `sum`: of the gaps.
+gap_code choose_gap_code(const std::uint32_t* gaps, std::uint32_t count,
+                         std::uint64_t sum) noexcept {
   // Near ln 2 times the mean, for gaps that are memoryless. Then the best of three.
   const std::uint64_t middle = sum * 11 / (std::uint64_t{count} * 16);
   unsigned first = 0;
@@ -29,7 +34,7 @@ std::uint8_t choose_gap_bits(const std::uint32_t* gaps, std::uint32_t count) noe
   unsigned best = 0;
   for (unsigned i = 1; i < 3; ++i)
     if (unary[i] + std::uint64_t{count} * i < unary[best] + std::uint64_t{count} * best) best = i;
-  return static_cast<std::uint8_t>(first + best);
+  return {static_cast<std::uint8_t>(first + best), unary[best]};
 }
 
 /// Sets how the steps of a class are written.
@@ -86,6 +91,11 @@ struct delta_encoder::memory {
 
 namespace {
 
+/// What is looked at before its changes are worked on: so little that memory which was asked for
+/// meanwhile is still on its way when the next piece begins.
+constexpr std::size_t piece_bytes = 2048;
+static_assert(piece_bytes <= chunk_bytes && piece_bytes % (8 * block_elements) == 0);
+
 /// One range on its way to a coded payload.
 template <class T, class Memory>
 class range_encoder {
@@ -99,20 +109,20 @@ class range_encoder {
   std::uint32_t find() {
     memory_.classes.total = {};
     const class_table table(model_);
-    for (std::size_t at = 0; at < base_.size; at += chunk_bytes) {
-      const std::size_t size = std::min(chunk_bytes, base_.size - at);
+    for (std::size_t at = 0; at < base_.size; at += piece_bytes) {
+      const std::size_t size = std::min(piece_bytes, base_.size - at);
       const std::byte* old = base_.data + at;
       const std::byte* target = target_.data + at;
       if (size % (block_elements * sizeof(T)) != 0) {
         old = padded(old, size, memory_.old_end.data());
         target = padded(target, size, memory_.target_end.data());
       }
-      make_room();
+      if (at % chunk_bytes == 0) make_room();
       loops_.classify(table, old, target, size / sizeof(T), memory_.classes);
       loops_.collect(table, old, target, blocks_in(size), memory_.classes, found_);
     }
     std::uint32_t count = 0;
-    for (const auto n : found_.count) count += n;
+    for (const auto& c : found_.of) count += c.count;
     return count;
   }
 
@@ -122,11 +132,13 @@ class range_encoder {
     for (std::size_t i = 0; i < model_.classes; ++i) {
       coded_class& c = table_.classes[i];
       c = {};
-      c.count = found_.count[i];
+      c.count = found_.of[i].count;
       if (c.count == 0) continue;
-      c.gap_bits = choose_gap_bits(found_.gaps[i], c.count);
-      choose_value_bits(found_.steps[i], sizeof(T), c);
-      variable_bits += bits_max(i, c);
+      const gap_code gaps =
+          choose_gap_code(found_.of[i].gaps, c.count, found_.of[i].next - c.count);
+      c.gap_bits = gaps.low_bits;
+      choose_value_bits(found_.of[i].steps, sizeof(T), c);
+      variable_bits += bits_max(c, gaps.unary_zeros);
     }
     const std::size_t start = out.size();
     write_table(table_, out);
@@ -159,32 +171,30 @@ class range_encoder {
 
   void make_room() {
     for (std::size_t i = 0; i < model_.classes; ++i) {
-      const std::size_t room = found_.count[i] + chunk_elements<T>;
-      found_.gaps[i] = memory_.gaps[i].template room_for<std::uint32_t>(room);
-      found_.steps[i] = memory_.steps[i].template room_for<step_code<T>>(room);
+      const std::size_t room = found_.of[i].count + chunk_elements<T>;
+      found_.of[i].gaps = memory_.gaps[i].template room_for<std::uint32_t>(room);
+      found_.of[i].steps = memory_.steps[i].template room_for<step_code<T>>(room);
     }
   }
 
   /// An upper bound of a class's bits of variable width.
-  std::uint64_t bits_max(std::size_t which, const coded_class& c) const noexcept {
-    std::uint64_t bits = c.count;
-    for (std::uint32_t i = 0; i < c.count; ++i) bits += found_.gaps[which][i] >> c.gap_bits;
+  static std::uint64_t bits_max(const coded_class& c, std::uint64_t unary_zeros) noexcept {
     const std::uint64_t exception_bits =
         2 + exception_gap_bits(c.count, c.exceptions) + 2 * 8 * sizeof(step_code<T>);
-    return bits + c.count + c.exceptions * exception_bits;
+    return unary_zeros + 2 * std::uint64_t{c.count} + c.exceptions * exception_bits;
   }
 
   std::size_t write_bits(std::byte* to) {
     bit_sink sink{to};
     for (std::size_t i = 0; i < model_.classes; ++i)
-      loops_.put_fields(code_of(table_.classes[i]), found_.gaps[i], found_.steps[i], sink);
+      loops_.put_fields(code_of(table_.classes[i]), found_.of[i].gaps, found_.of[i].steps, sink);
     const std::size_t fixed_bytes = bytes_in(sink, to);
     sink = {to + fixed_bytes};
     for (std::size_t i = 0; i < model_.classes; ++i)
-      loops_.put_unary(code_of(table_.classes[i]), found_.gaps[i], sink);
+      loops_.put_unary(code_of(table_.classes[i]), found_.of[i].gaps, sink);
     for (std::size_t i = 0; i < model_.classes; ++i)
       if (table_.classes[i].exceptions != 0)
-        loops_.put_exceptions(code_of(table_.classes[i]), found_.steps[i], sink);
+        loops_.put_exceptions(code_of(table_.classes[i]), found_.of[i].steps, sink);
     return bytes_in(sink, to);
   }
 

@@ -103,23 +103,23 @@ template <step_order Order, class T>
 void collect_in(const class_table& table, const std::byte* old, const std::byte* target,
                 std::size_t blocks, const chunk_classes& chunk, found_changes<T>& found) {
   std::uint16_t list[chunk_elements<T> + list_slack];
-  for (std::size_t b = 0; b < blocks; ++b) {
-    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
-    prefetch_next<T, 1>(target + b * block_elements * sizeof(T));
-  }
   const std::size_t count = list_changes(chunk, blocks, list);
+  const std::uint64_t* const of = chunk.of.data();
+  const std::uint64_t* const before = chunk.before.data();
+  auto* const classes = found.of.data();
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t index = list[i];
     const T from = element_at<T>(old, index);
     const std::size_t c = table.of_key[key_of(from)];
     const std::size_t at = index / block_elements * class_count_max + c;
-    const std::uint64_t below = chunk.of[at] & ((std::uint64_t{1} << index % block_elements) - 1);
-    const auto rank = static_cast<std::uint32_t>(chunk.before[at] + count_ones(below));
-    const std::uint32_t n = found.count[c];
-    found.gaps[c][n] = rank - found.next[c];
-    found.steps[c][n] = step_between<Order>(from, element_at<T>(target, index));
-    found.next[c] = rank + 1;
-    found.count[c] = n + 1;
+    const std::uint64_t below = of[at] & ((std::uint64_t{1} << index % block_elements) - 1);
+    const auto rank = static_cast<std::uint32_t>(before[at] + count_ones(below));
+    auto& alike = classes[c];
+    const std::uint32_t n = alike.count;
+    alike.gaps[n] = rank - alike.next;
+    alike.steps[n] = step_between<Order>(from, element_at<T>(target, index));
+    alike.next = rank + 1;
+    alike.count = n + 1;
   }
 }
 
@@ -135,6 +135,9 @@ void collect(const class_table& table, const std::byte* old, const std::byte* ta
       return collect_in<step_order::nibbles>(table, old, target, blocks, chunk, found);
   }
 }
+
+/// Bits that can be put at once: with the 7 that a sink may hold they do not fill a word.
+constexpr unsigned put_bits_max = 56;
 
 inline void put_bits(bit_sink& out, std::uint64_t bits, unsigned count) {
   out.held |= bits << out.count;
@@ -158,36 +161,89 @@ void put_fields(const class_code& code, const std::uint32_t* gaps, const step_co
   const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
   const std::uint64_t step_mask = (std::uint64_t{1} << step_bits) - 1;
   bit_sink local = out;
-  for (std::size_t i = 0; i < code.count; ++i)
-    put_bits(local, (gaps[i] & gap_mask) | (steps[i] & step_mask) << gap_bits,
-             gap_bits + step_bits);
+  const unsigned width = gap_bits + step_bits;
+  const auto field = [&](std::size_t i) {
+    return (gaps[i] & gap_mask) | (steps[i] & step_mask) << gap_bits;
+  };
+  const auto pair = [&](std::size_t i) { return field(i) | field(i + 1) << width; };
+  // Several at once: what a sink does depends on what it did before, and a field does not.
+  std::size_t i = 0;
+  if (4 * width <= put_bits_max)
+    for (; i + 4 <= code.count; i += 4)
+      put_bits(local, pair(i) | pair(i + 2) << 2 * width, 4 * width);
+  if (2 * width <= put_bits_max)
+    for (; i + 2 <= code.count; i += 2) put_bits(local, pair(i), 2 * width);
+  for (; i < code.count; ++i) put_bits(local, field(i), width);
   out = local;
 }
 
 inline void put_unary(const class_code& code, const std::uint32_t* gaps, bit_sink& out) {
   bit_sink local = out;
-  for (std::size_t i = 0; i < code.count; ++i) put_unary_number(local, gaps[i] >> code.gap_bits);
+  const auto number = [&](std::size_t i) { return std::uint64_t{gaps[i] >> code.gap_bits}; };
+  std::size_t i = 0;
+  for (; i + 4 <= code.count; i += 4) {
+    const std::uint64_t first = number(i);
+    const std::uint64_t second = first + 1 + number(i + 1);
+    const std::uint64_t third = second + 1 + number(i + 2);
+    const std::uint64_t fourth = third + 1 + number(i + 3);
+    if (fourth < put_bits_max) {
+      constexpr std::uint64_t one = 1;
+      put_bits(local, one << first | one << second | one << third | one << fourth,
+               static_cast<unsigned>(fourth) + 1);
+      continue;
+    }
+    for (std::size_t j = i; j < i + 4; ++j)
+      put_unary_number(local, static_cast<std::uint32_t>(number(j)));
+  }
+  for (; i < code.count; ++i) put_unary_number(local, static_cast<std::uint32_t>(number(i)));
   out = local;
 }
 
 template <class T>
 void put_exceptions(const class_code& code, const step_code<T>* steps, bit_sink& out) {
+  const auto high_of = [&](std::uint32_t i) {
+    return std::uint64_t{steps[i]} >> 1 >> code.value_bits;
+  };
+  // Where they are first, without a branch: they are few, and not predictable.
+  constexpr std::uint32_t some = 1024;
+  std::uint16_t where[some];
+  const unsigned gap_bits = code.exception_gap_bits;
+  bit_sink local = out;
   std::uint32_t next = 0;
-  for (std::uint32_t i = 0; i < code.count; ++i) {
-    const std::uint64_t high = std::uint64_t{steps[i]} >> 1 >> code.value_bits;
-    if (high == 0) continue;
-    const std::uint32_t gap = i - next;
-    next = i + 1;
-    put_unary_number(out, gap >> code.exception_gap_bits);
-    put_bits(out, gap & ((1u << code.exception_gap_bits) - 1), code.exception_gap_bits);
-    // Elias' gamma code: zeros for the length, a one, the bits below the highest.
-    const auto length = static_cast<unsigned>(63 - __builtin_clzll(high));
-    put_unary_number(out, length);
-    const std::uint64_t low = high & ((std::uint64_t{1} << length) - 1);
-    const unsigned half = length / 2;
-    put_bits(out, low & ((std::uint64_t{1} << half) - 1), half);
-    put_bits(out, low >> half, length - half);
+  for (std::uint32_t from = 0; from < code.count; from += some) {
+    const std::uint32_t to = std::min(code.count, from + some);
+    std::uint32_t found = 0;
+    for (std::uint32_t i = from; i < to; ++i) {
+      where[found] = static_cast<std::uint16_t>(i - from);
+      found += high_of(i) != 0;
+    }
+    for (std::uint32_t n = 0; n < found; ++n) {
+      const std::uint32_t i = from + where[n];
+      const std::uint64_t high = high_of(i);
+      const std::uint32_t gap = i - next;
+      next = i + 1;
+      constexpr std::uint64_t one = 1;
+      const std::uint32_t far = gap >> gap_bits;
+      const std::uint64_t near = gap & ((one << gap_bits) - 1);
+      // Elias' gamma code: zeros for the length, a one, the bits below the highest.
+      const auto length = static_cast<unsigned>(63 - __builtin_clzll(high));
+      const std::uint64_t low = high & ((one << length) - 1);
+      const std::uint64_t all = std::uint64_t{far} + 1 + gap_bits + 2 * length + 1;
+      if (all <= put_bits_max) {
+        const std::uint64_t size = one << length | low << 1 << length;
+        put_bits(local, one << far | (near | size << gap_bits) << far << 1,
+                 static_cast<unsigned>(all));
+        continue;
+      }
+      put_unary_number(local, far);
+      put_bits(local, near, gap_bits);
+      put_unary_number(local, length);
+      const unsigned half = length / 2;
+      put_bits(local, low & ((one << half) - 1), half);
+      put_bits(local, low >> half, length - half);
+    }
   }
+  out = local;
 }
 
 // ---- Decoding ----
@@ -214,45 +270,91 @@ inline bool get_unary(bit_source& in, std::uint64_t& zeros) {
   return false;
 }
 
+/// The next places of ones, at most `count`, from a word that holds those behind the last one.
+struct one_finder {
+  const std::byte* data;
+  std::uint64_t end;      ///< in bits
+  std::uint64_t word_at;  ///< in bits, from a boundary that `data` keeps readable
+  std::uint64_t word;
+
+  explicit one_finder(const bit_source& in)
+      : data(in.data),
+        end(in.end),
+        word_at(in.at / 64 * 64),
+        word(load<std::uint64_t>(data + word_at / 8) & ~std::uint64_t{0} << in.at % 64) {}
+
+  /// @returns how many there were before the end of the last word.
+  std::size_t find(std::size_t count, std::uint64_t* places) {
+    std::uint64_t from = word_at;
+    std::uint64_t ones = word;
+    std::size_t found = 0;
+    for (; found < count; ++found) {
+      while (ones == 0) {
+        if (from + 64 >= end) return found;
+        from += 64;
+        ones = load<std::uint64_t>(data + from / 8);
+      }
+      places[found] = from + static_cast<unsigned>(__builtin_ctzll(ones));
+      ones &= ones - 1;
+    }
+    word_at = from;
+    word = ones;
+    return found;
+  }
+};
+
 template <class T>
 bool get_changes(const class_code& code, std::uint32_t elements, bit_source& fields,
                  bit_source& unary, std::uint64_t* ranks, step_code<T>* steps,
                  std::uint32_t& last) {
+  constexpr std::size_t some = 256;
   const unsigned gap_bits = code.gap_bits;
-  const unsigned step_bits = code.value_bits + 1u;
+  const unsigned width = gap_bits + code.value_bits + 1u;
   const std::uint64_t gap_mask = (std::uint64_t{1} << gap_bits) - 1;
-  const std::uint64_t step_mask = (std::uint64_t{1} << step_bits) - 1;
-  const std::uint64_t start = unary.at;
-  const std::uint64_t end = unary.end;
-  std::uint64_t word_at = start / 64 * 64;  // in bits, from a boundary that `data` keeps readable
-  std::uint64_t word = load<std::uint64_t>(unary.data + word_at / 8) & ~std::uint64_t{0}
-                                                                           << start % 64;
+  const std::uint64_t step_mask = (std::uint64_t{1} << (code.value_bits + 1u)) - 1;
+  const std::byte* const data = fields.data;
+  std::uint64_t places[some];
+  one_finder ones(unary);
   std::uint64_t at = fields.at;
-  std::uint64_t rank = 0;  // but for the unary parts
-  std::uint64_t place = 0;
-  for (std::size_t i = 0; i < code.count; ++i) {
-    while (word == 0) {
-      word_at += 64;
-      if (word_at >= end) return false;
-      word = load<std::uint64_t>(unary.data + word_at / 8);
+  std::uint64_t rank = 0;         // but for the unary parts
+  std::uint64_t base = unary.at;  // where the next unary number would begin were all before 0
+  std::uint64_t whole = 0;        // the last change's rank
+  std::uint64_t marked = 0;       // the word of `ranks` that it is in
+  std::uint64_t marks = 0;        // and what that holds
+  std::size_t done = 0;
+  bool good = true;
+  while (done < code.count) {
+    const std::size_t wanted = std::min<std::size_t>(some, code.count - done);
+    const std::size_t found = ones.find(wanted, places);
+    std::size_t i = 0;
+    for (; i < found; ++i, at += width) {
+      const std::uint64_t field = load<std::uint64_t>(data + at / 8) >> at % 8;
+      rank += field & gap_mask;
+      const std::uint64_t next = rank + ((places[i] - base - i) << gap_bits) + i + done;
+      if (next >= elements) break;
+      whole = next;
+      // Ranks ascend: what a word holds need not be read back, which would take its time. Without
+      // a branch: whether the next is in the same word is not predictable.
+      marks &= std::uint64_t{0} - std::uint64_t{whole / 64 == marked};
+      marks |= std::uint64_t{1} << whole % 64;
+      marked = whole / 64;
+      ranks[marked] = marks;
+      steps[i] = static_cast<step_code<T>>(field >> gap_bits & step_mask);
     }
-    place = word_at + static_cast<unsigned>(__builtin_ctzll(word));
-    word &= word - 1;
-    const std::uint64_t field = load<std::uint64_t>(fields.data + at / 8) >> at % 8;
-    at += gap_bits + step_bits;
-    rank += field & gap_mask;
-    const std::uint64_t whole = rank + ((place - start - i) << gap_bits) + i;
-    if (whole >= elements) return false;
-    ranks[whole / 64] |= std::uint64_t{1} << whole % 64;
-    steps[i] = static_cast<step_code<T>>(field >> gap_bits & step_mask);
-    last = static_cast<std::uint32_t>(whole);
+    done += i;
+    good = i == wanted;
+    if (!good) break;
+    base += wanted;
+    steps += wanted;
   }
-  if (code.count != 0) {
-    if (place >= end) return false;
+  if (done != 0) {
+    last = static_cast<std::uint32_t>(whole);
+    const std::uint64_t place = places[(done - 1) % some];
+    if (place >= unary.end) return false;
     unary.at = place + 1;
   }
   fields.at = at;
-  return true;
+  return good;
 }
 
 template <class T>
@@ -292,31 +394,29 @@ std::uint64_t rank_bits(const std::uint64_t* ranks, std::uint64_t at) {
   return load<std::uint64_t>(reinterpret_cast<const std::byte*>(ranks) + at / 8) >> at % 8;
 }
 
-template <class T, std::size_t Classes, bool Dense>
-void place_in(const std::byte* old, std::size_t blocks,
-              const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+template <std::size_t Classes, bool Dense>
+void place_in(std::size_t blocks, const std::array<std::uint64_t*, class_count_max>& ranks,
+              chunk_classes& chunk) {
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::uint64_t* const of = &chunk.of[b * class_count_max];
     const std::uint64_t* const before = &chunk.before[b * class_count_max];
     std::uint64_t changed = 0;
-    prefetch_next<T, 1>(old + b * block_elements * sizeof(T));
     for (std::size_t c = 0; c < Classes; ++c)
       changed |= deposit(rank_bits<Dense>(ranks[c], before[c]), of[c]);
     chunk.changed[b] = changed;
   }
 }
 
-template <class T>
-void place(std::size_t classes, const std::byte* old, std::size_t blocks,
-           const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
-  using run = void (*)(const std::byte*, std::size_t,
-                       const std::array<std::uint64_t*, class_count_max>&, chunk_classes&);
+inline void place(std::size_t classes, std::size_t blocks,
+                  const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk) {
+  using run =
+      void (*)(std::size_t, const std::array<std::uint64_t*, class_count_max>&, chunk_classes&);
   static constexpr run runs[2][class_count_max] = {
-      {place_in<T, 1, false>, place_in<T, 2, false>, place_in<T, 3, false>, place_in<T, 4, false>,
-       place_in<T, 5, false>, place_in<T, 6, false>, place_in<T, 7, false>, place_in<T, 8, false>},
-      {place_in<T, 1, true>, place_in<T, 2, true>, place_in<T, 3, true>, place_in<T, 4, true>,
-       place_in<T, 5, true>, place_in<T, 6, true>, place_in<T, 7, true>, place_in<T, 8, true>}};
-  runs[chunk.dense ? 1 : 0][classes - 1](old, blocks, ranks, chunk);
+      {place_in<1, false>, place_in<2, false>, place_in<3, false>, place_in<4, false>,
+       place_in<5, false>, place_in<6, false>, place_in<7, false>, place_in<8, false>},
+      {place_in<1, true>, place_in<2, true>, place_in<3, true>, place_in<4, true>,
+       place_in<5, true>, place_in<6, true>, place_in<7, true>, place_in<8, true>}};
+  runs[chunk.dense ? 1 : 0][classes - 1](blocks, ranks, chunk);
 }
 
 /// nh(after, key) - nh(before, key), where they differ in the element at bit `shift` alone.
@@ -338,23 +438,19 @@ std::uint64_t nh_change(std::uint64_t before, std::uint64_t after, std::size_t s
 
 template <step_order Order, class T>
 void apply_steps_in(const class_table& table, const std::byte* old, std::size_t blocks,
-                    std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
-                    unpacked_changes<T>& changes, change_sink& out) {
+                    std::uint64_t position, const chunk_classes& chunk,
+                    unpacked_changes<T>& changes, change_sink<T>& out) {
   constexpr std::uint16_t escape = 0xffff;
-  constexpr std::size_t in_word = 8 / sizeof(T);
-  std::uint16_t list[chunk_elements<T> + list_slack];
-  const std::size_t count = list_changes(chunk, blocks, list);
+  const std::size_t count = list_changes(chunk, blocks, out.where.data());
+  const std::uint16_t* const where = out.where.data();
+  T* const elements = out.elements.data();
   std::byte* to = out.records;
   std::uint64_t next = out.next - position;  // may wrap
-  std::uint64_t lane0 = 0;
-  std::uint64_t lane1 = 0;
-  std::size_t word_at = ~std::size_t{0};
-  std::uint64_t word = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    const std::size_t index = list[i];
+    const std::size_t index = where[i];
     const T from = element_at<T>(old, index);
     const T element = after_step<Order>(from, *changes.steps[table.of_key[key_of(from)]]++);
-
+    elements[i] = element;
     std::uint64_t gap = index - next;
     next = index + 1;
     for (; gap >= escape; gap -= escape) {
@@ -363,9 +459,40 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
     }
     const auto short_gap = static_cast<std::uint16_t>(gap);
     std::memcpy(to, &short_gap, 2);
-    std::memcpy(to + 2, &element, sizeof element);
-    to += 2 + sizeof element;
+    std::memcpy(to + 2, &element, sizeof(T));
+    to += 2 + sizeof(T);
+  }
+  out.records = to;
+  out.next = next + position;
+  out.count = count;
+}
 
+template <class T>
+void apply_steps(const class_table& table, const std::byte* old, std::size_t blocks,
+                 std::uint64_t position, const chunk_classes& chunk, unpacked_changes<T>& changes,
+                 change_sink<T>& out) {
+  switch (table.order) {
+    case step_order::integer:
+      return apply_steps_in<step_order::integer>(table, old, blocks, position, chunk, changes, out);
+    case step_order::sign_magnitude:
+      return apply_steps_in<step_order::sign_magnitude>(table, old, blocks, position, chunk,
+                                                        changes, out);
+    case step_order::nibbles:
+      return apply_steps_in<step_order::nibbles>(table, old, blocks, position, chunk, changes, out);
+  }
+}
+
+template <class T>
+void add_change(const std::byte* old, const std::uint64_t* key, const change_sink<T>& changes,
+                std::uint64_t* lanes) {
+  constexpr std::size_t in_word = 8 / sizeof(T);
+  std::uint64_t lane0 = 0;
+  std::uint64_t lane1 = 0;
+  std::size_t word_at = ~std::size_t{0};
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; i < changes.count; ++i) {
+    const std::size_t index = changes.where[i];
+    const T element = changes.elements[i];
     // Several changes of one word follow one another.
     const std::size_t at = index / in_word;
     const auto stored = load<std::uint64_t>(old + at * 8);
@@ -377,33 +504,14 @@ void apply_steps_in(const class_table& table, const std::byte* old, std::size_t 
     lane0 += nh_change<T>(before, word, shift, key[at]);
     lane1 += nh_change<T>(before, word, shift, key[at + 1]);
   }
-  out.records = to;
-  out.next = next + position;
-  out.lanes[0] += lane0;
-  out.lanes[1] += lane1;
-}
-
-template <class T>
-void apply_steps(const class_table& table, const std::byte* old, std::size_t blocks,
-                 std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
-                 unpacked_changes<T>& changes, change_sink& out) {
-  switch (table.order) {
-    case step_order::integer:
-      return apply_steps_in<step_order::integer>(table, old, blocks, position, key, chunk, changes,
-                                                 out);
-    case step_order::sign_magnitude:
-      return apply_steps_in<step_order::sign_magnitude>(table, old, blocks, position, key, chunk,
-                                                        changes, out);
-    case step_order::nibbles:
-      return apply_steps_in<step_order::nibbles>(table, old, blocks, position, key, chunk, changes,
-                                                 out);
-  }
+  lanes[0] += lane0;
+  lanes[1] += lane1;
 }
 
 template <class T>
 constexpr coded_loops<T> loops_for() {
-  return {classify<T>,    collect<T>,        put_fields<T>, put_unary,     put_exceptions<T>,
-          get_changes<T>, get_exceptions<T>, place<T>,      apply_steps<T>};
+  return {classify<T>,    collect<T>,        put_fields<T>, put_unary,      put_exceptions<T>,
+          get_changes<T>, get_exceptions<T>, place,         apply_steps<T>, add_change<T>};
 }
 
 constexpr all_coded_loops coded_loops_as(implementation which) {

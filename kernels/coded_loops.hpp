@@ -43,15 +43,6 @@ struct chunk_classes {
 /// Bits that one unaligned load of 8 bytes is sure to hold, wherever they begin.
 inline constexpr std::size_t sparse_max = 57;
 
-/// Asks for the memory that the next chunk has in place of this chunk's `at`: every second line,
-/// from the first or from the second. It comes while this chunk is worked on.
-template <class T, std::size_t First = 0>
-void prefetch_next(const std::byte* at) noexcept {
-  constexpr std::size_t line = 64;
-  for (std::size_t i = First; i < sizeof(T); i += 2)
-    __builtin_prefetch(at + chunk_bytes + i * line);
-}
-
 /// Room behind a list of changes that may be written.
 inline constexpr std::size_t list_slack = 32;
 
@@ -72,10 +63,13 @@ struct class_table {
 /// Changes of a range as they are found, apart by class. Each array has room for a chunk more.
 template <class T>
 struct found_changes {
-  std::array<std::uint32_t*, class_count_max> gaps{};
-  std::array<step_code<T>*, class_count_max> steps{};
-  std::array<std::uint32_t, class_count_max> count{};
-  std::array<std::uint32_t, class_count_max> next{};  ///< rank behind the last change
+  struct of_class {
+    std::uint32_t* gaps = nullptr;
+    step_code<T>* steps = nullptr;
+    std::uint32_t count = 0;
+    std::uint32_t next = 0;  ///< rank behind the last change
+  };
+  std::array<of_class, class_count_max> of{};
 };
 
 /// How the changes of one class are written; see coded_table.hpp.
@@ -87,7 +81,7 @@ struct class_code {
   std::uint8_t exception_gap_bits;
 };
 
-/// Bits appended from the lowest: up to 57 at once. Writes 8 bytes at a time from `at`.
+/// Bits appended from the lowest: up to 56 at once. Writes 8 bytes at a time from `at`.
 struct bit_sink {
   std::byte* at;
   std::uint64_t held = 0;
@@ -110,11 +104,15 @@ struct unpacked_changes {
   std::array<const step_code<T>*, class_count_max> steps{};
 };
 
-/// What a receiver makes of changes: raw records and by how much they change a tile's sums.
+/// What a receiver makes of changes: raw records of a range, and what they change of a chunk.
+template <class T>
 struct change_sink {
   std::byte* records = nullptr;  ///< has room for all that comes, escapes included
   std::uint64_t next = 0;        ///< the element behind the last change
-  std::uint64_t lanes[2] = {0, 0};
+  /// The chunk's elements that change, ascending, and what they become.
+  std::size_t count = 0;
+  std::array<std::uint16_t, chunk_elements<T> + list_slack> where;
+  std::array<T, chunk_elements<T>> elements;
 };
 
 /// The loops for elements of one width. Pointers to elements need no alignment.
@@ -144,14 +142,17 @@ struct coded_loops {
   bool (*get_exceptions)(const class_code& code, bit_source& bits, step_code<T>* steps);
 
   /// From ranks to elements: sets `chunk.changed` of a chunk that has been classified.
-  void (*place)(std::size_t classes, const std::byte* old, std::size_t blocks,
+  void (*place)(std::size_t classes, std::size_t blocks,
                 const std::array<std::uint64_t*, class_count_max>& ranks, chunk_classes& chunk);
 
-  /// Steps of the changed elements. `position` is that of the chunk's first, `key` the digest's for
-  /// a tile.
+  /// Takes the steps of the changed elements. `position` is that of the chunk's first.
   void (*apply_steps)(const class_table& table, const std::byte* old, std::size_t blocks,
-                      std::uint64_t position, const std::uint64_t* key, const chunk_classes& chunk,
-                      unpacked_changes<T>& changes, change_sink& out);
+                      std::uint64_t position, const chunk_classes& chunk,
+                      unpacked_changes<T>& changes, change_sink<T>& out);
+
+  /// Adds to `lanes` by how much these changes change the sums of a digest's tile, whose key it is.
+  void (*add_change)(const std::byte* old, const std::uint64_t* key, const change_sink<T>& changes,
+                     std::uint64_t* lanes);
 };
 
 struct all_coded_loops {

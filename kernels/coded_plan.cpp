@@ -15,6 +15,8 @@ constexpr std::size_t key_count = 256;
 constexpr std::size_t piece_bytes = 1024;
 /// Bits, times 2^16, that a class costs in each frame.
 constexpr std::uint64_t class_cost = std::uint64_t{24} << 16;
+/// One bit of so many is given up for fewer classes, in tensors that are not small.
+constexpr std::uint64_t bits_for_speed = 32;
 
 /// log2(1 + i / 256) * 2^16, rounded down.
 struct log2_table {
@@ -125,7 +127,7 @@ class sample {
     result.order = order();
     const std::uint64_t frames = 1 + (tensor_bytes - 1) / frame_span_bytes_max;
     const std::uint64_t scale = std::max<std::uint64_t>(1, tensor_bytes / sample_bytes);
-    choose_thresholds(std::max<std::uint64_t>(1, class_cost * frames / scale), result);
+    choose_thresholds(std::max<std::uint64_t>(1, class_cost * frames / scale), frames > 1, result);
     return result;
   }
 
@@ -156,7 +158,7 @@ class sample {
   }
 
   /// The cut of the keys into up to eight runs that costs least, classes included.
-  void choose_thresholds(std::uint64_t cost_of_class, class_model& result) const {
+  void choose_thresholds(std::uint64_t cost_of_class, bool takes_time, class_model& result) const {
     std::array<tally, bins_max + 1> up_to;  // of the first bins
     std::array<std::uint8_t, bins_max> first_key{};
     for (std::size_t width = 1;; width *= 2) {
@@ -177,7 +179,7 @@ class sample {
         up_to[bins] = all;
         quiet = one.changes == 0;
       }
-      if (key >= key_count) return cut(up_to, first_key, bins, cost_of_class, result);
+      if (key >= key_count) return cut(up_to, first_key, bins, cost_of_class, takes_time, result);
     }
   }
 
@@ -185,7 +187,7 @@ class sample {
 
   template <class UpTo, class Keys>
   static void cut(const UpTo& up_to, const Keys& key_of, std::size_t keys,
-                  std::uint64_t cost_of_class, class_model& result) {
+                  std::uint64_t cost_of_class, bool takes_time, class_model& result) {
     std::array<std::array<std::uint64_t, bins_max + 1>, class_count_max + 1> least;
     std::array<std::array<std::uint8_t, bins_max + 1>, class_count_max + 1> from{};
     for (auto& row : least) row.fill(~std::uint64_t{0} / 2);
@@ -203,6 +205,11 @@ class sample {
     std::size_t best = 1;
     for (std::size_t k = 2; k <= class_count_max; ++k)
       if (least[k][keys] < least[best][keys]) best = k;
+    // Each class more takes time for every element, on both sides: the fewest that cost little. Not
+    // for a tensor of one range: there is no time to win, and its headers weigh more as it is.
+    const std::uint64_t enough =
+        least[best][keys] + (takes_time ? least[best][keys] / bits_for_speed : 0);
+    while (best > 1 && least[best - 1][keys] <= enough) --best;
     result.classes = static_cast<std::uint8_t>(best);
     for (std::size_t last = keys; best > 1; --best) {
       last = from[best][last];

@@ -1,5 +1,6 @@
 #include <array>
 #include <stdexcept>
+#include <tuple>
 
 #include "kernels/coded_loops.hpp"
 #include "kernels/coded_table.hpp"
@@ -17,9 +18,22 @@ struct frame_stager::memory {
   std::array<std::vector<std::uint64_t>, class_count_max> ranks;
   std::vector<std::byte> records;
   std::array<std::byte, chunk_bytes> live_end;
+  std::array<std::byte, chunk_bytes> target_tile;
+  std::tuple<change_sink<std::uint8_t>, change_sink<std::uint16_t>, change_sink<std::uint32_t>,
+             change_sink<std::uint64_t>>
+      sinks;
+
+  template <class T>
+  change_sink<T>& sink_of() noexcept {
+    return std::get<change_sink<T>>(sinks);
+  }
 };
 
 namespace {
+
+/// With more changes than this in each block, all of a tile is digested anew rather than what
+/// changes of it.
+constexpr std::size_t rescan_changes = 1;
 
 /// One coded frame, decoded on its base.
 template <class T, class Memory>
@@ -71,13 +85,15 @@ class range_decoder {
     chunk_classes& classes = memory_.classes;
     classes.total = {};
     const class_table table(table_.model);
-    change_sink sink;
+    auto& sink = memory_.template sink_of<T>();
     sink.records = records;
+    sink.next = 0;
     for (std::size_t at = 0; at < frame_.range_bytes; at += chunk_bytes) {
       const std::size_t size = std::min<std::size_t>(chunk_bytes, frame_.range_bytes - at);
       const std::byte* old = live_ + at;
       const std::uint64_t offset = frame_.offset + at;
-      digest.base += digest_range(key, frame_.tensor, offset, {old, size});
+      const digest_sum base = digest_range(key, frame_.tensor, offset, {old, size});
+      digest.base += base;
       constexpr std::size_t block_size = block_elements * sizeof(T);
       if (size % block_size != 0) {
         std::memcpy(memory_.live_end.data(), old, size);
@@ -86,12 +102,19 @@ class range_decoder {
       }
       const std::size_t blocks = (size + block_size - 1) / block_size;
       loops_.classify(table, old, nullptr, size / sizeof(T), classes);
-      loops_.place(table_.model.classes, old, blocks, changes_.ranks, classes);
-      sink.lanes[0] = sink.lanes[1] = 0;
-      loops_.apply_steps(table, old, blocks, at / sizeof(T), key.words(), classes, changes_, sink);
+      loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
+      loops_.apply_steps(table, old, blocks, at / sizeof(T), classes, changes_, sink);
+      if (sink.count == 0) continue;
+      if (sink.count > blocks * rescan_changes) {
+        digest.change -= base;
+        digest.change += digest_range(key, frame_.tensor, offset, {changed_tile(old, size), size});
+        continue;
+      }
+      std::uint64_t lanes[2] = {0, 0};
+      loops_.add_change(old, key.words(), sink, lanes);
       for (std::size_t lane = 0; lane < 2; ++lane)
         digest.change.lane[lane] +=
-            sink.lanes[lane] * key.multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
+            lanes[lane] * key.multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
     }
     for (std::size_t i = 0; i < table_.model.classes; ++i)
       if (table_.classes[i].count != 0 && last_[i] >= classes.total[i]) return nullptr;
@@ -109,6 +132,16 @@ class range_decoder {
   static class_code code_of(const coded_class& c) noexcept {
     return {c.count, c.exceptions, c.gap_bits, c.value_bits,
             exception_gap_bits(c.count, c.exceptions)};
+  }
+
+  /// A tile as it will be.
+  const std::byte* changed_tile(const std::byte* old, std::size_t size) noexcept {
+    std::byte* const tile = memory_.target_tile.data();
+    const auto& sink = memory_.template sink_of<T>();
+    std::memcpy(tile, old, size);
+    for (std::size_t i = 0; i < sink.count; ++i)
+      std::memcpy(tile + sink.where[i] * sizeof(T), &sink.elements[i], sizeof(T));
+    return tile;
   }
 
   /// Bits are filled up with zeros to a byte, and none is left over.

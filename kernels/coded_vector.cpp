@@ -29,21 +29,24 @@ unsigned count_zeros(std::uint64_t mask) {
 std::size_t list_changes(const chunk_classes& chunk, std::size_t blocks, std::uint16_t* list) {
   std::uint16_t* to = list;
 #if HWY_TARGET == HWY_AVX3_DL
-  // Without a branch: neither whether a block changed nor how often is predictable.
+  // Without a branch that depends on whether a block changed or how often: neither is predictable.
+  // More than half of it is.
   const hn::CappedTag<std::uint16_t, block_elements / 2> d;
+  const hn::CappedTag<std::uint8_t, block_elements> d8;
   static_assert(hn::MaxLanes(d) == list_slack);
-  auto low = hn::Iota(d, 0);
-  auto high = hn::Iota(d, block_elements / 2);
-  const auto step = hn::Set(d, block_elements);
+  const auto all = hn::Iota(d8, 0);
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::uint64_t mask = chunk.changed[b];
-    const auto* const bits = reinterpret_cast<const std::uint8_t*>(&chunk.changed[b]);
-    hn::StoreU(hn::Compress(low, hn::LoadMaskBits(d, bits)), d, to);
-    to += count_ones(mask & 0xffffffff);
-    hn::StoreU(hn::Compress(high, hn::LoadMaskBits(d, bits + 4)), d, to);
-    to += count_ones(mask >> 32);
-    low = hn::Add(low, step);
-    high = hn::Add(high, step);
+    const auto first = hn::Set(d, static_cast<std::uint16_t>(b * block_elements));
+    const __m512i packed = _mm512_maskz_compress_epi8(mask, all.raw);
+    const unsigned count = count_ones(mask);
+    const auto widened = [&](__m256i half) {
+      return hn::Or(first, hn::Vec512<std::uint16_t>{_mm512_cvtepu8_epi16(half)});
+    };
+    hn::StoreU(widened(_mm512_castsi512_si256(packed)), d, to);
+    if (count > list_slack)
+      hn::StoreU(widened(_mm512_extracti64x4_epi64(packed, 1)), d, to + list_slack);
+    to += count;
   }
 #else
   for (std::size_t b = 0; b < blocks; ++b)
@@ -185,10 +188,10 @@ void mark(const class_table& table, const std::byte* old, const std::byte* targe
   const auto last = hn::Set(d8, 15);
   for (std::size_t b = 0; b < blocks; ++b) {
     const std::byte* const from = old + b * block_elements * sizeof(T);
-    prefetch_next<T>(from);
     if (target != nullptr) {
       const std::byte* const to = target + b * block_elements * sizeof(T);
-      prefetch_next<T>(to);
+      prefetch_ahead(from, block_elements * sizeof(T));
+      prefetch_ahead(to, block_elements * sizeof(T));
       mark_changed<T>(from, to, chunk.changed[b]);
     }
     for (std::size_t i = 0; i < block_elements; i += lanes) {
@@ -259,10 +262,76 @@ void count_classes(std::size_t blocks, std::uint64_t valid, const class_planes& 
   for (std::size_t i = 0; i < lanes; ++i) chunk.dense = chunk.dense || (bits[i] & 64) != 0;
 }
 
+#if HWY_TARGET == HWY_AVX3_DL
+/// The same at once for 16-bit elements where thresholds are near: from keys to a byte with the bit
+/// of the class, and from 8 x 8 of these bits for each 8 elements to 8 bytes for each class.
+__attribute__((target(HWY_TARGET_STR ",gfni"))) void classify_near_2(const class_table& table,
+                                                                     const std::byte* old,
+                                                                     const std::byte* target,
+                                                                     std::size_t elements,
+                                                                     chunk_classes& chunk) {
+  const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+  alignas(16) std::uint8_t bit_of_near[16];
+  for (std::size_t i = 0; i < 16; ++i)
+    bit_of_near[i] = static_cast<std::uint8_t>(1u << table.of_near[i]);
+  const __m512i lookup =
+      _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(bit_of_near)));
+  const __m512i front = _mm512_set1_epi8(static_cast<char>(table.first));
+  const __m512i last = _mm512_set1_epi8(15);
+  // Where a word of the pack has its elements: in a vector's quarters, the lower half from `low`.
+  alignas(64) std::uint8_t gather[64];
+  for (std::size_t c = 0; c < 8; ++c)
+    for (std::size_t eight = 0; eight < 8; ++eight)
+      gather[8 * c + eight] =
+          static_cast<std::uint8_t>(8 * (eight < 4 ? 2 * eight : 2 * (eight - 4) + 1) + c);
+  const __m512i transpose = _mm512_load_si512(gather);
+  const __m512i diagonal = _mm512_set1_epi64(static_cast<long long>(0x8040201008040201));
+  __m512i total = _mm512_load_si512(chunk.total.data());
+  __m512i most = _mm512_setzero_si512();
+  const std::size_t rest = elements % block_elements;
+  const std::uint64_t valid = ~std::uint64_t{0} >> (rest == 0 ? 0 : 64 - rest);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    const std::byte* const from = old + b * block_elements * 2;
+    const __m512i low = _mm512_loadu_si512(from);
+    const __m512i high = _mm512_loadu_si512(from + 64);
+    if (target != nullptr) {
+      const std::byte* const to = target + b * block_elements * 2;
+      prefetch_ahead(from, 128);
+      prefetch_ahead(to, 128);
+      const std::uint64_t in_low = _mm512_cmpneq_epi16_mask(low, _mm512_loadu_si512(to));
+      const std::uint64_t in_high = _mm512_cmpneq_epi16_mask(high, _mm512_loadu_si512(to + 64));
+      chunk.changed[b] = in_low | in_high << 32;
+    }
+    const __m512i keys = _mm512_packus_epi16(_mm512_srli_epi16(_mm512_add_epi16(low, low), 8),
+                                             _mm512_srli_epi16(_mm512_add_epi16(high, high), 8));
+    const __m512i index = _mm512_min_epu8(_mm512_subs_epu8(keys, front), last);
+    const __m512i bits = _mm512_shuffle_epi8(lookup, index);
+    // Each word of 8 bytes, transposed as bits; that leaves the bits of each byte turned round.
+    const __m512i turned = _mm512_gf2p8affine_epi64_epi8(diagonal, bits, 0);
+    __m512i members =
+        _mm512_gf2p8affine_epi64_epi8(_mm512_permutexvar_epi8(transpose, turned), diagonal, 0);
+    if (b + 1 == blocks)
+      members = _mm512_and_si512(members, _mm512_set1_epi64(static_cast<long long>(valid)));
+    _mm512_store_si512(&chunk.of[b * class_count_max], members);
+    _mm512_store_si512(&chunk.before[b * class_count_max], total);
+    const __m512i ones = _mm512_popcnt_epi64(members);
+    total = _mm512_add_epi64(total, ones);
+    most = _mm512_max_epu32(most, ones);
+  }
+  _mm512_store_si512(chunk.total.data(), total);
+  chunk.dense =
+      _mm512_cmpgt_epu64_mask(most, _mm512_set1_epi64(static_cast<long long>(sparse_max))) != 0;
+}
+#endif
+
 template <class T>
 void classify(const class_table& table, const std::byte* old, const std::byte* target,
               std::size_t elements, chunk_classes& chunk) {
   const std::size_t blocks = (elements + block_elements - 1) / block_elements;
+#if HWY_TARGET == HWY_AVX3_DL
+  if constexpr (sizeof(T) == 2)
+    if (table.near) return classify_near_2(table, old, target, elements, chunk);
+#endif
   class_planes planes;
   if (table.near)
     mark<true, T>(table, old, target, blocks, planes, chunk);
@@ -310,7 +379,9 @@ const all_coded_loops& vector_coded_loops(implementation which) noexcept {
     case implementation::avx512: {
 #if HWY_TARGETS & HWY_AVX3_DL
       static constexpr all_coded_loops newer = N_AVX3_DL::coded_loops_as(implementation::avx512);
-      static const bool has_newer = (hwy::SupportedTargets() & HWY_AVX3_DL) != 0;
+      // Highway does not ask for GFNI, which all machines with the others have.
+      static const bool has_newer =
+          (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && __builtin_cpu_supports("gfni") != 0;
       if (has_newer) return newer;
 #endif
       static constexpr all_coded_loops loops = N_AVX3::coded_loops_as(implementation::avx512);

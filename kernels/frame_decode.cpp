@@ -73,19 +73,49 @@ void require_ok(frame_status status) {
     throw std::invalid_argument("frame: its payload is not one that parse_frame accepts");
 }
 
+/// Changes that are held back until the memory they need is on its way: at low density each is a
+/// cache miss that no hardware prefetcher foresees.
+template <class T>
+class pending_changes {
+ public:
+  explicit pending_changes(const std::byte* memory) noexcept : memory_(memory) {}
+
+  /// The element at `byte` of the memory changes.
+  /// @returns whether there is no room for another.
+  bool add(std::uint64_t byte, T element) noexcept {
+    __builtin_prefetch(memory_ + byte);
+    held_[count_++] = {byte, element};
+    return count_ == held_.size();
+  }
+
+  /// Calls `take(byte, element)` for each, in order, and forgets them.
+  template <class Take>
+  void take_all(Take take) noexcept {
+    for (std::size_t i = 0; i < count_; ++i) take(held_[i].byte, held_[i].element);
+    count_ = 0;
+  }
+
+ private:
+  struct change {
+    std::uint64_t byte;
+    T element;
+  };
+
+  const std::byte* memory_;
+  std::array<change, 64> held_;
+  std::size_t count_ = 0;
+};
+
 /// Sums by how much a digest changes, word by word, in increasing order.
 template <class T>
 class change_sum {
  public:
   change_sum(const digest_key& key, const frame& f, const tensor_view& live) noexcept
-      : key_(key), live_(live.bytes), tensor_(f.tensor) {}
+      : key_(key), live_(live.bytes), tensor_(f.tensor), pending_(live.bytes.data) {}
 
-  /// The tensor's bytes at `byte` become `element`. Changes are held back until the memory they
-  /// need is on its way: at low density each is a cache miss that no hardware prefetcher foresees.
+  /// The tensor's bytes at `byte` become `element`.
   void on_change(std::uint64_t byte, T element) noexcept {
-    __builtin_prefetch(live_.data + byte);
-    pending_[pending_count_++] = {byte, element};
-    if (pending_count_ == pending_.size()) drain();
+    if (pending_.add(byte, element)) drain();
   }
 
   digest_sum finish() noexcept {
@@ -98,20 +128,13 @@ class change_sum {
  private:
   static constexpr std::uint64_t none = ~std::uint64_t{0};
 
-  struct change {
-    std::uint64_t byte;
-    T element;
-  };
-
   void drain() noexcept {
-    for (std::size_t i = 0; i < pending_count_; ++i) {
-      const auto [byte, element] = pending_[i];
+    pending_.take_all([this](std::uint64_t byte, T element) {
       if (byte / 8 != word_) next_word(byte / 8);
       const std::uint64_t shift = byte % 8 * 8;
       const std::uint64_t mask = std::uint64_t{static_cast<T>(~T{0})} << shift;
       new_ = (new_ & ~mask) | std::uint64_t{element} << shift;
-    }
-    pending_count_ = 0;
+    });
   }
 
   void next_word(std::uint64_t word) noexcept {
@@ -145,8 +168,7 @@ class change_sum {
   std::uint64_t new_ = 0;
   std::uint64_t tile_[2] = {0, 0};
   digest_sum sum_;
-  std::array<change, 64> pending_;
-  std::size_t pending_count_ = 0;
+  pending_changes<T> pending_;
 };
 
 }  // namespace
@@ -271,9 +293,17 @@ void apply_frame(const frame& f, tensor_span live) {
   }
   require_ok(with_unit(f.unit, [&](auto zero) {
     using element = decltype(zero);
-    return walk_raw<element>(f, [&](std::uint64_t position, element value) {
-      std::memcpy(range + position * sizeof(element), &value, sizeof value);
+    pending_changes<element> pending(range);
+    const auto write_all = [&] {
+      pending.take_all([range](std::uint64_t byte, element value) {
+        std::memcpy(range + byte, &value, sizeof value);
+      });
+    };
+    const frame_status status = walk_raw<element>(f, [&](std::uint64_t position, element value) {
+      if (pending.add(position * sizeof(element), value)) write_all();
     });
+    write_all();
+    return status;
   }));
 }
 

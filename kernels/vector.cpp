@@ -56,6 +56,7 @@ void add_words(const std::uint64_t* key, const std::byte* data, std::size_t coun
   auto sum1 = hn::Zero(d64);
   std::size_t i = 0;
   for (; i + step <= count; i += step) {
+    prefetch_ahead(data + i * 8, step * 8);
     const auto words = hn::BitCast(d32, hn::LoadU(d8, as_u8(data) + i * 8));
     const auto mixed0 = hn::Add(words, hn::BitCast(d32, hn::LoadU(d64, key + i)));
     const auto mixed1 = hn::Add(words, hn::BitCast(d32, hn::LoadU(d64, key + i + 1)));
