@@ -54,8 +54,9 @@ published_fleet::published_fleet(published_fleet_options options)
   if (options_.acks.empty()) options_.acks = acknowledgements_of(options_.stream.out);
   for (const auto& name : options_.receivers) {
     if (!is_host_name(name))
-      throw error(errc::bad_input, in_quotes(name) + " is no name of a host: 1 to 64 letters, "
-                                                     "digits, dots, underscores and hyphens");
+      throw error(errc::bad_input, in_quotes(name) +
+                                       " is no name of a host: 1 to 64 letters, "
+                                       "digits, dots, underscores and hyphens");
     for (const auto& other : hosts_)
       if (other.name == name) throw error(errc::bad_input, in_quotes(name) + " is named twice");
     host h;
@@ -104,9 +105,8 @@ published_fleet::pending published_fleet::publish(const published_source& base,
   for (std::size_t i = 0; i < target.shape.count(); ++i)
     out.report.elements += target.shape.bytes(i) / unit_bytes(target.shape[i].type);
   const auto challenge = fresh_challenge();
-  out.version =
-      stream_.add(held_ + 1, held_, base, target,
-                  {full, {{std::string(own_key::challenge), challenge_text(challenge)}}});
+  out.version = stream_.add(held_ + 1, held_, base, target,
+                            {full, {{std::string(own_key::challenge), challenge_text(challenge)}}});
   out.report.target = name_of(out.version.version);
   out.answer.version = out.version.version;
   if (!is_concluded(out.version)) out.answer = answer_to(out.version.version, target);
@@ -130,15 +130,15 @@ published_fleet::answer published_fleet::answer_to(std::uint64_t version,
   const auto [state, proof] =
       digest_pair(public_digest_seed, *challenge, views_of(target.shape, target.tensors));
   if (target.done)
-    for (std::size_t i = 0; i < target.shape.count(); ++i)
-      target.done(i, 0, target.shape.bytes(i));
+    for (std::size_t i = 0; i < target.shape.count(); ++i) target.done(i, 0, target.shape.bytes(i));
   return {version, *challenge, proof, state};
 }
 
 // It was removed as old, or the next one was published: all that were waited for have acknowledged
 // this one, or are out.
 bool published_fleet::is_concluded(const published_version& version) const {
-  return version.gone || (version.there && has_index(published_dir(stream_.stream(), version.version + 1)));
+  return version.gone ||
+         (version.there && has_index(published_dir(stream_.stream(), version.version + 1)));
 }
 
 std::optional<acknowledgement> published_fleet::heard_of(host& from) const {
@@ -160,8 +160,7 @@ std::optional<round_result> published_fleet::ask(const answer& wanted,
   while (!result) {
     for (const auto& p : who) {
       const auto said = heard_of(host_of(p));
-      if (result || !said || said->version != wanted.version ||
-          said->challenge != wanted.challenge)
+      if (result || !said || said->version != wanted.version || said->challenge != wanted.challenge)
         continue;
       const auto kind = said->reason == errc::none ? reply_kind::ack : reply_kind::nack;
       result = join_.on_reply({{cluster_, txn, p.inc},
@@ -225,8 +224,8 @@ sync_report published_fleet::conclude(pending p, const std::function<published_s
   if (!result) {
     report.result = sync_result::aborted;
     report.reason = errc::shut_down;
-    report.detail = fmt::format("stopped while version {} waited for its acknowledgements",
-                                p.answer.version);
+    report.detail =
+        fmt::format("stopped while version {} waited for its acknowledgements", p.answer.version);
     report.total = clock::now() - p.started;
     return std::move(report);
   }

@@ -47,8 +47,8 @@ class published_fleet {
   /// Publishes `target`, whose `label` is the trainer's own number; `base` is what `held()` names.
   /// `full`: with all weights, whatever `base` is.
   /// Both have been read when it returns. Throws as `publisher::add`; nothing is published then.
-  pending publish(const published_source& base, const published_source& target,
-                  std::uint64_t label, bool full = false);
+  pending publish(const published_source& base, const published_source& target, std::uint64_t label,
+                  bool full = false);
 
   /// Waits for who is in the view, then has `advance` make the snapshot the target, then brings
   /// back whom it can. What happens to hosts is in the report; a host that says nothing costs the

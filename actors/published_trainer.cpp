@@ -26,9 +26,7 @@ namespace fs = std::filesystem;
 namespace {
 
 published_fleet_options stoppable(published_fleet_options options, const std::atomic<bool>& flag) {
-  options.stopped = [&flag, also = std::move(options.stopped)] {
-    return flag || (also && also());
-  };
+  options.stopped = [&flag, also = std::move(options.stopped)] { return flag || (also && also()); };
   return options;
 }
 
@@ -121,8 +119,8 @@ sync_report published_trainer::seed(const tensor_reader& tensors, std::uint64_t 
     if (report.reason == errc::shut_down) return report;
   }
   report.target = p.fleet.name_of(p.fleet.held());
-  p.machine.emplace(target_info{
-      report.target, digest_of(public_digest_seed, views_of(p.snapshot)), label});
+  p.machine.emplace(
+      target_info{report.target, digest_of(public_digest_seed, views_of(p.snapshot)), label});
   return report;
 }
 
@@ -172,8 +170,7 @@ published_source published_trainer::parts::advance(const target_info& goal, bool
     published_delta::open(dir, shape).apply(snapshot);
   // Decoding what was published and applying it are one step here, so both are proven at once.
   const auto now = digest_of(public_digest_seed, views_of(snapshot));
-  if (!machine->on_stage(txn, machine->held().version, goal, now) ||
-      !machine->on_applied(txn, now))
+  if (!machine->on_stage(txn, machine->held().version, goal, now) || !machine->on_applied(txn, now))
     refuse(errc::encode_failed, dir, "does not lead to the trainer's weights");
   return source(reader_of(snapshot));
 }

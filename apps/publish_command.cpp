@@ -257,7 +257,7 @@ class publishing {
 
   const publish_arguments& arguments_;
   std::optional<stop_signal> stop_;
-  std::optional<publisher> publisher_;   // nobody is waited for
+  std::optional<publisher> publisher_;    // nobody is waited for
   std::optional<published_fleet> fleet_;  // or these are
   int status_ = exit_ok;
   bool stopped_ = false;
@@ -312,8 +312,7 @@ void add_receiver_options(CLI::App& command, publish_arguments& a) {
   command.add_option("--acks", a.acks, "Where hosts acknowledge; OUT/acks if not given")
       ->type_name("DIR")
       ->needs(receivers);
-  command
-      .add_option("--ack-ms", a.ack_ms, "How long to wait for acknowledgements of a version")
+  command.add_option("--ack-ms", a.ack_ms, "How long to wait for acknowledgements of a version")
       ->check(plain_number(1, 86'400'000))
       ->type_name("N")
       ->capture_default_str()

@@ -43,8 +43,9 @@ std::optional<errc> reason_named(std::string_view name) {
 
 fs::path file_of(const fs::path& dir, std::string_view name) {
   if (!is_host_name(name))
-    throw error(errc::bad_input, in_quotes(name) + " is no name of a host: 1 to 64 letters, "
-                                                   "digits, dots, underscores and hyphens");
+    throw error(errc::bad_input, in_quotes(name) +
+                                     " is no name of a host: 1 to 64 letters, "
+                                     "digits, dots, underscores and hyphens");
   return dir / (std::string(name) + ".json");
 }
 
@@ -52,8 +53,8 @@ fs::path file_of(const fs::path& dir, std::string_view name) {
 
 bool is_host_name(std::string_view name) noexcept {
   const auto plain = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   };
   return !name.empty() && name.size() <= name_max && name.front() != '.' &&
          std::all_of(name.begin(), name.end(), plain);
@@ -89,8 +90,11 @@ std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::st
   const auto lane1 = word_in(std::string_view(proof).substr(std::min(word_digits, proof.size())));
   if (!version || !challenge || !reason || !lane0 || !lane1)
     refuse(errc::bad_input, file, "is no acknowledgement");
-  return acknowledgement{*version, *challenge, *reason,
-                         text_in(said, "detail").substr(0, reply_detail_max), {*lane0, *lane1}};
+  return acknowledgement{*version,
+                         *challenge,
+                         *reason,
+                         text_in(said, "detail").substr(0, reply_detail_max),
+                         {*lane0, *lane1}};
 }
 
 namespace {

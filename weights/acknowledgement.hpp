@@ -46,9 +46,9 @@ std::optional<std::uint64_t> challenge_in(const std::filesystem::path& dir);
 /// A challenge as an index holds it: 16 hexadecimal digits.
 std::string challenge_text(std::uint64_t challenge);
 
-/// Says, as `name`, what became of the version in `dir` at the host whose checkpoint is `holder`, if
-/// its publisher waits for that; with `reason` none after a read of all of it, and not again what
-/// was said before. Throws `error`.
+/// Says, as `name`, what became of the version in `dir` at the host whose checkpoint is `holder`,
+/// if its publisher waits for that; with `reason` none after a read of all of it, and not again
+/// what was said before. Throws `error`.
 void acknowledge(const std::filesystem::path& dir, std::uint64_t version,
                  const std::filesystem::path& holder, const std::filesystem::path& acks,
                  std::string_view name, errc reason, const std::string& detail);

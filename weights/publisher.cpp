@@ -151,8 +151,7 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   const auto dir = published_dir(options_.out, version);
   published_version out;
   out.version = version;
-  out.full =
-      special.full || (options_.full_every != 0 && version % options_.full_every == 0);
+  out.full = special.full || (options_.full_every != 0 && version % options_.full_every == 0);
   out.gone = version < newest_full_ && !has_index(dir);
   if (out.gone) return out;
   out.there = is_published(dir, version, target);

@@ -70,8 +70,8 @@ class publisher {
   ~publisher();
 
   /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout,
-  /// unless that was done before. Throws `error`: `unwritable` if the version is published with other
-  /// weights, or it or the delta's base belongs to another run; `wrong_layout`.
+  /// unless that was done before. Throws `error`: `unwritable` if the version is published with
+  /// other weights, or it or the delta's base belongs to another run; `wrong_layout`.
   published_version add(std::uint64_t version, std::uint64_t base_version,
                         const published_source& base, const published_source& target,
                         const version_options& special = {});

@@ -89,8 +89,7 @@ class pulling {
   }
 
   void say(std::uint64_t version, errc reason, const std::string& detail) const {
-    const auto acks =
-        options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
+    const auto acks = options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
     acknowledge(published_dir(options_.source, version), version, host_.dir(), acks, options_.name,
                 reason, detail);
   }

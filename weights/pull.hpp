@@ -22,8 +22,8 @@ struct pull_options {
   std::optional<std::uint64_t> target;
   /// Take a whole checkpoint, a full version or `base`, whatever the marker says.
   bool rebuild = false;
-  /// Who says what became of the target (weights/acknowledgement.hpp), if its publisher asks; empty:
-  /// nobody. And where; empty: `acknowledgements_of(source)`.
+  /// Who says what became of the target (weights/acknowledgement.hpp), if its publisher asks;
+  /// empty: nobody. And where; empty: `acknowledgements_of(source)`.
   std::string name;
   std::filesystem::path acks;
   /// Where there is nothing to do, compare all that is there with what the stream says of it.

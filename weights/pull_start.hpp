@@ -30,13 +30,13 @@ pull_start find_start(const std::filesystem::path& source, const std::filesystem
                       const std::optional<std::uint64_t>& marker,
                       const std::optional<version_record>& record, std::uint64_t target);
 
-/// Whether `version` is a full one that changes no weights and is meant for other hosts than `name`,
-/// and `ours`, which holds, notes the state that it has. Throws `error{bad_input}`.
+/// Whether `version` is a full one that changes no weights and is meant for other hosts than
+/// `name`, and `ours`, which holds, notes the state that it has. Throws `error{bad_input}`.
 bool is_for_others(const std::filesystem::path& source, std::uint64_t version,
                    const version_record& ours, const std::string& name);
 
-/// Whether the delta in `dir` says what whole state it starts from, and `live` is another: reads all
-/// of it. Throws `error{bad_input}`.
+/// Whether the delta in `dir` says what whole state it starts from, and `live` is another: reads
+/// all of it. Throws `error{bad_input}`.
 bool is_other_base(const std::filesystem::path& dir, const checkpoint& live);
 
 /// How much of a checkpoint is compared with what a stream says of a version.

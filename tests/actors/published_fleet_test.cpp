@@ -1,8 +1,7 @@
 // A fleet that is reached through a directory alone: the contract of `trainer`, with files.
-#include <catch2/catch.hpp>
-
 #include <algorithm>
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <memory>
 #include <random>
 #include <thread>
@@ -275,8 +274,7 @@ TEST_CASE("published fleet: who says it holds the version and does not is found 
   SECTION("no proof") {}
   write_acknowledgement(acknowledgements_of(stream), "host-0", lie);
   // All weights are published for it, and it comes back.
-  for (int i = 0; i < 1000 && newest_published(stream) == 1u; ++i)
-    std::this_thread::sleep_for(5ms);
+  for (int i = 0; i < 1000 && newest_published(stream) == 1u; ++i) std::this_thread::sleep_for(5ms);
   REQUIRE(newest_published(stream) == 2u);
   f.follow();
   const auto r = ticket.wait();
@@ -285,7 +283,8 @@ TEST_CASE("published fleet: who says it holds the version and does not is found 
   CHECK(f.all_hold());
 }
 
-TEST_CASE("published fleet: an answer to another publication of the same number counts for nothing") {
+TEST_CASE(
+    "published fleet: an answer to another publication of the same number counts for nothing") {
   fleet f(1);
   auto options = f.options();
   options.ack_timeout = 200ms;
@@ -295,7 +294,9 @@ TEST_CASE("published fleet: an answer to another publication of the same number 
   step(f.w, 1);
   acknowledgement stale{1, 12345, errc::none, {}, {}};
   SECTION("yes") {}
-  SECTION("no") { stale.reason = errc::wrong_base; }
+  SECTION("no") {
+    stale.reason = errc::wrong_base;
+  }
   write_acknowledgement(acknowledgements_of(f.root / "stream"), "host-0", stale);
   const auto r = t.sync(1, f.w).wait();
   CHECK(line_of(r, "host-0").status == terminal::timeout);
@@ -419,14 +420,15 @@ TEST_CASE("published fleet: names that could leave the directory, or are twice, 
   CHECK_FALSE(is_host_name(std::string(65, 'a')));
   CHECK(is_host_name(std::string(64, 'a')));
   options.receivers = {"a", "a"};
-  check_refused([&] { published_trainer(f.w.shape(), options); }, errc::bad_input, {"'a'", "twice"});
+  check_refused([&] { published_trainer(f.w.shape(), options); }, errc::bad_input,
+                {"'a'", "twice"});
 }
 
 TEST_CASE("acknowledgements: said and read, and every cut of one is none") {
   const temp_dir root;
   CHECK_FALSE(read_acknowledgement(root.path(), "a"));
-  const acknowledgement said{7, 0xfedcba9876543210, errc::wrong_base,
-                             "m.safetensors: \xff\n", {1, ~std::uint64_t{0}}};
+  const acknowledgement said{
+      7, 0xfedcba9876543210, errc::wrong_base, "m.safetensors: \xff\n", {1, ~std::uint64_t{0}}};
   write_acknowledgement(root.path(), "a", said);
   const auto read = read_acknowledgement(root.path(), "a");
   REQUIRE(read);

@@ -7,8 +7,8 @@ using namespace lockstep::sim;
 
 namespace {
 
-// Fewer where the machines are built for debugging or under a sanitizer, but so many that the rarest
-// thing that holds_for wants to have seen (a redo, in one seed of twenty) is seen.
+// Fewer where the machines are built for debugging or under a sanitizer, but so many that the
+// rarest thing that holds_for wants to have seen (a redo, in one seed of twenty) is seen.
 #if defined(NDEBUG) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t seeds = 3000;
 #else
