@@ -53,10 +53,7 @@ published_fleet::published_fleet(published_fleet_options options)
       cluster_(cluster_id(stream_.run())) {
   if (options_.acks.empty()) options_.acks = acknowledgements_of(options_.stream.out);
   for (const auto& name : options_.receivers) {
-    if (!is_host_name(name))
-      throw error(errc::bad_input, in_quotes(name) +
-                                       " is no name of a host: 1 to 64 letters, "
-                                       "digits, dots, underscores and hyphens");
+    require_host_name(name);
     for (const auto& other : hosts_)
       if (other.name == name) throw error(errc::bad_input, in_quotes(name) + " is named twice");
     host h;
@@ -219,7 +216,8 @@ void published_fleet::settle(const outcome& o, sync_report& report) {
 sync_report published_fleet::conclude(pending p, const std::function<published_source()>& advance) {
   auto& report = p.report;
   const auto waiting = clock::now();
-  auto result = ask(p.answer, is_concluded(p.version) ? std::vector<participant>() : view());
+  const bool concluded = is_concluded(p.version);
+  auto result = ask(p.answer, concluded ? std::vector<participant>() : view());
   report.commit = clock::now() - waiting;
   if (!result) {
     report.result = sync_result::aborted;
@@ -230,12 +228,12 @@ sync_report published_fleet::conclude(pending p, const std::function<published_s
     return std::move(report);
   }
   for (const auto& o : result->outcomes) settle(o, report);
-  if (!is_concluded(p.version) && !join_.all_ok(result->txn, view()))
+  if (!concluded && !join_.all_ok(result->txn, view()))
     throw error(errc::false_ack, "a host is in the view that did not acknowledge");
   const auto source = advance();
   held_ = p.answer.version;
   current_.clear();
-  if (!is_concluded(p.version)) current_.push_back(p.answer);
+  if (!concluded) current_.push_back(p.answer);
   recover(report, source);
   report.total = clock::now() - p.started;
   return std::move(report);

@@ -42,10 +42,7 @@ std::optional<errc> reason_named(std::string_view name) {
 }
 
 fs::path file_of(const fs::path& dir, std::string_view name) {
-  if (!is_host_name(name))
-    throw error(errc::bad_input, in_quotes(name) +
-                                     " is no name of a host: 1 to 64 letters, "
-                                     "digits, dots, underscores and hyphens");
+  require_host_name(name);
   return dir / (std::string(name) + ".json");
 }
 
@@ -58,6 +55,13 @@ bool is_host_name(std::string_view name) noexcept {
   };
   return !name.empty() && name.size() <= name_max && name.front() != '.' &&
          std::all_of(name.begin(), name.end(), plain);
+}
+
+void require_host_name(std::string_view name) {
+  if (!is_host_name(name))
+    throw error(errc::bad_input, in_quotes(name) +
+                                     " is no name of a host: 1 to 64 letters, "
+                                     "digits, dots, underscores and hyphens");
 }
 
 fs::path acknowledgements_of(const fs::path& stream) {

@@ -27,6 +27,8 @@ struct acknowledgement {
 /// 1 to 64 letters, digits, dots, underscores and hyphens, the first of them no dot: what names a
 /// host, and its file.
 bool is_host_name(std::string_view name) noexcept;
+/// Throws `error{bad_input}` unless it is one.
+void require_host_name(std::string_view name);
 
 /// Where acknowledgements of a stream stand unless told otherwise.
 std::filesystem::path acknowledgements_of(const std::filesystem::path& stream);
