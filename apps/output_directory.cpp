@@ -50,8 +50,9 @@ void try_to_write(const fs::path& dir) {
   if (!::mkdtemp(name.data()))
     refuse(errc::unwritable, dir,
            "cannot be written to: " + std::generic_category().message(errno));
-  std::error_code ignored;
-  fs::remove(name, ignored);
+  std::error_code failure;
+  fs::remove(name, failure);
+  if (failure) refuse(errc::unwritable, dir, "cannot be written to: " + failure.message());
 }
 
 }  // namespace
@@ -62,9 +63,8 @@ output_directory::output_directory(fs::path dir, std::uint32_t receivers) : dir_
   try_to_write(dir_);
   for (receiver_id id = 0; id < receivers; ++id) {
     const auto file = file_of(id);
-    std::error_code failure;
-    if (!fs::exists(file.parent_path(), failure)) continue;
-    if (fs::is_directory(file, failure)) refuse(errc::unwritable, file, "is a directory");
+    if (!stands(file.parent_path())) continue;
+    if (leads_to_directory(file)) refuse(errc::unwritable, file, "is a directory");
     try_to_write(file.parent_path());
   }
 }

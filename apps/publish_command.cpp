@@ -71,9 +71,9 @@ class travelling_copy {
       copy_whole(base, dir_ / "model.safetensors");
       return;
     }
-    for (const auto& entry : fs::directory_iterator(base))
-      if (entry.is_regular_file() && !entry.path().filename().string().starts_with('.'))
-        copy_whole(entry.path(), dir_ / entry.path().filename());
+    for (const auto& file : files_in(base))
+      if (fs::is_regular_file(file) && !file.filename().string().starts_with('.'))
+        copy_whole(file, dir_ / file.filename());
   }
 
   void go_to(std::uint64_t version) {
@@ -132,7 +132,7 @@ class publishing {
   int trace(const fs::path& base, const fs::path& stream) {
     const auto versions = published_versions(stream);
     if (versions.empty()) refuse(errc::bad_input, stream, "holds no published version");
-    const scratch_directory scratch(arguments_.out);
+    scratch_directory scratch(arguments_.out);
     travelling_copy before(scratch.path() / "a", base, stream);
     travelling_copy after(scratch.path() / "b", base, stream);
     progress_bar bar(versions.size());
@@ -145,6 +145,7 @@ class publishing {
       last = versions[i];
       if (stopped_) break;
     }
+    scratch.remove();
     return status_;
   }
 
@@ -153,7 +154,7 @@ class publishing {
     const auto from = arguments_.from_version;
     const auto to = arguments_.to_version;
     if (from >= to) throw error(errc::bad_input, "--from must be before --to");
-    const scratch_directory scratch(arguments_.out);
+    scratch_directory scratch(arguments_.out);
     travelling_copy before(scratch.path() / "a", arguments_.base, arguments_.stream);
     travelling_copy after(scratch.path() / "b", arguments_.base, arguments_.stream);
     progress_bar bar(2);
@@ -162,6 +163,7 @@ class publishing {
     bar.show(1, fmt::format("reading version {}", to));
     after.go_to(to);
     add(to, from, before.open(), after.open(), bar, 1);
+    scratch.remove();
     return status_;
   }
 

@@ -60,8 +60,7 @@ std::string describe(const tensor_spec& spec) {
 checkpoint checkpoint::open(const fs::path& path) {
   checkpoint result;
   result.path_ = path;
-  std::error_code failure;
-  if (fs::is_directory(path, failure))
+  if (leads_to_directory(path))
     result.files_ = open_directory(path);
   else
     result.files_ = {std::make_shared<const safetensors_file>(path)};
@@ -71,18 +70,13 @@ checkpoint checkpoint::open(const fs::path& path) {
 }
 
 checkpoint checkpoint::open_ranks(const fs::path& path) {
-  std::error_code failure;
-  if (!fs::is_directory(path, failure) || has_index(path) || stands(path / single_file_name))
+  if (!leads_to_directory(path) || has_index(path) || stands(path / single_file_name))
     return open(path);
-  std::vector<fs::path> names;
-  for (fs::directory_iterator it(path, failure), end; !failure && it != end; it.increment(failure))
-    if (it->path().extension() == ".safetensors") names.push_back(it->path());
-  if (failure) refuse(errc::bad_input, path, "cannot be listed: " + failure.message());
-  std::sort(names.begin(), names.end());
   checkpoint result;
   result.path_ = path;
-  for (const auto& name : names)
-    result.files_.push_back(std::make_shared<const safetensors_file>(name));
+  for (const auto& file : files_in(path))
+    if (file.extension() == ".safetensors")
+      result.files_.push_back(std::make_shared<const safetensors_file>(file));
   result.take_files();
   return result;
 }

@@ -1,5 +1,6 @@
 #include "weights/file.hpp"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -8,8 +9,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <system_error>
 #include <utility>
+
+#include "weights/system_call.hpp"
 
 namespace lockstep {
 
@@ -67,9 +71,38 @@ bool stands(const fs::path& path) {
   return true;
 }
 
+bool leads_to_directory(const fs::path& path) {
+  std::error_code failure;
+  const auto type = fs::status(path, failure).type();
+  if (type == fs::file_type::none)
+    refuse(errc::bad_input, path, "cannot be looked at: " + failure.message());
+  return type == fs::file_type::directory;
+}
+
+// The standard library's iterator ends the process where there is no memory for a name.
+std::vector<fs::path> files_in(const fs::path& dir) {
+  struct closer {
+    void operator()(DIR* list) const { ::closedir(list); }
+  };
+  const std::unique_ptr<DIR, closer> list(::opendir(dir.c_str()));
+  if (!list) refuse(errc::bad_input, dir, "cannot be listed: " + reason(errno));
+  std::vector<fs::path> out;
+  for (;;) {
+    errno = 0;
+    const auto* entry = ::readdir(list.get());
+    if (entry == nullptr) break;
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") out.push_back(dir / name);
+  }
+  if (errno != 0) refuse(errc::bad_input, dir, "cannot be listed: " + reason(errno));
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
 mapped_file::mapped_file(fs::path path) : path_(std::move(path)) {
   // Non-blocking, or a FIFO without a writer would hold us for ever.
-  const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  const int descriptor = uninterrupted(
+      [&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
   if (descriptor < 0) refuse(errc::bad_input, path_, "cannot be opened: " + reason(errno));
   struct stat status {};
   if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -99,9 +132,10 @@ file_writer::file_writer(fs::path path) : path_(std::move(path)), temporary_(pat
   if (failure)
     refuse(errc::unwritable, path_, "its directory cannot be made: " + failure.message());
   // Whatever stands there, a link or a FIFO perhaps, is somebody's leftover: never written through.
-  ::unlink(temporary_.c_str());
-  descriptor_ =
-      ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+  if (::unlink(temporary_.c_str()) != 0 && errno != ENOENT) fail("begun");
+  descriptor_ = uninterrupted([&] {
+    return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+  });
   if (descriptor_ < 0) fail("opened");
 }
 
@@ -118,41 +152,38 @@ void file_writer::fail(const char* step) const {
 
 void file_writer::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto written =
-        ::write(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max));
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail("written");
-    }
+    const auto written = uninterrupted([&] {
+      return ::write(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max));
+    });
+    if (written < 0) fail("written");
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
 }
 
 void file_writer::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto written =
-        ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max),
-                 static_cast<off_t>(offset));
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail("written");
-    }
+    const auto written = uninterrupted([&] {
+      return ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), write_bytes_max),
+                      static_cast<off_t>(offset));
+    });
+    if (written < 0) fail("written");
     offset += static_cast<std::uint64_t>(written);
     bytes = bytes.subspan(static_cast<std::size_t>(written));
   }
 }
 
 void file_writer::commit() {
-  if (::fsync(descriptor_) != 0) fail("synced");
+  if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("synced");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
   ::close(std::exchange(descriptor_, -1));
   sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
 }
 
 void sync_directory(const fs::path& dir) {
-  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int descriptor =
+      uninterrupted([&] { return ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (descriptor < 0) refuse(errc::unwritable, dir, "cannot be opened: " + reason(errno));
-  const int result = ::fsync(descriptor);
+  const int result = uninterrupted([&] { return ::fsync(descriptor); });
   const int code = errno;
   ::close(descriptor);
   // Some network file systems cannot sync a directory and say so with EINVAL; nothing more can be

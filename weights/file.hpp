@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "messages/errors.hpp"
 
@@ -23,6 +24,11 @@ std::string in_quotes(std::string_view text);
 /// Whether anything stands at `path`, a dangling link included. Throws `error{bad_input}` if that
 /// cannot be found out.
 bool stands(const std::filesystem::path& path);
+/// Whether a directory stands at `path`, or where it leads. Throws as `stands` does.
+bool leads_to_directory(const std::filesystem::path& path);
+
+/// Paths of all that stands in a directory, ascending. Throws `error{bad_input}`.
+std::vector<std::filesystem::path> files_in(const std::filesystem::path& dir);
 
 /// A regular file, mapped read-only. Links are followed (Hugging Face caches are made of them);
 /// anything that is not a regular file in the end is refused without waiting for it. Movable.

@@ -1,16 +1,12 @@
 #include "weights/host_checkpoint.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "weights/checkpoint.hpp"
@@ -27,7 +23,6 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t intent_bytes_max = 64 << 20;
-constexpr std::chrono::milliseconds lock_pause(20);
 
 std::string reason() {
   return std::generic_category().message(errno);
@@ -63,39 +58,8 @@ host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patienc
   make_directory(sync_dir_);
   if (!fs::is_directory(fs::symlink_status(sync_dir_)))
     refuse(errc::unwritable, sync_dir_, "is not a directory");
-  lock(patience, stopping);
-  try {
-    recover();
-  } catch (...) {
-    ::close(lock_);
-    throw;
-  }
-}
-
-host_checkpoint::~host_checkpoint() {
-  if (lock_ >= 0) ::close(lock_);
-}
-
-void host_checkpoint::lock(std::chrono::milliseconds patience,
-                           const std::function<bool()>& stopping) {
-  const auto file = sync_dir_ / "lock";
-  lock_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
-  if (lock_ < 0) refuse(errc::unwritable, file, "cannot be opened: " + reason());
-  const auto until = std::chrono::steady_clock::now() + patience;
-  while (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    const bool held = errno == EWOULDBLOCK || errno == EINTR;
-    const auto why = reason();
-    const bool stop = held && stopping && stopping();
-    if (held && !stop && std::chrono::steady_clock::now() < until) {
-      std::this_thread::sleep_for(lock_pause);
-      continue;
-    }
-    ::close(std::exchange(lock_, -1));
-    if (!held) refuse(errc::unwritable, file, "cannot be locked: " + why);
-    if (stop) refuse(errc::shut_down, file, "is not waited for any more");
-    refuse(errc::timeout, file,
-           fmt::format("is held by another process for more than {} ms", patience.count()));
-  }
+  lock_.emplace(sync_dir_ / "lock", patience, stopping);
+  recover();
 }
 
 void host_checkpoint::read_marker() {
@@ -104,10 +68,10 @@ void host_checkpoint::read_marker() {
   record_ = std::move(notes.record);
 }
 
-std::optional<host_checkpoint::intent> host_checkpoint::read_intent() const {
+host_checkpoint::intent host_checkpoint::parse_intent(const std::string& text) const {
   const auto file = sync_dir_ / "intent.json";
-  if (!stands(file)) return std::nullopt;
-  const auto value = read_object(file, intent_bytes_max);
+  const auto value = json::parse(text, nullptr, false);
+  if (!value.is_object()) refuse(errc::bad_input, file, "is not a JSON object");
   intent out;
   const auto record = parse_record(value.value("record", json::object()));
   const auto bytes = parse_version(text_in(value, "log_bytes"));
@@ -155,10 +119,14 @@ std::string host_checkpoint::why_not_reached(const intent& what) const {
 
 void host_checkpoint::recover() {
   std::optional<intent> begun;
-  try {
-    begun = read_intent();
-  } catch (const error&) {  // written whole or not at all: the disk is at fault
-    torn_ = "was left by an interrupted change whose record cannot be read";
+  if (const auto file = sync_dir_ / "intent.json"; stands(file)) {
+    // A disk that does not let it be read now may do so the next time: nothing is torn for that.
+    const auto text = read_small(file, intent_bytes_max);
+    try {
+      begun = parse_intent(text);
+    } catch (const error&) {  // written whole or not at all: the disk is at fault
+      torn_ = "was left by an interrupted change whose record is damaged";
+    }
   }
   // The marker goes before the first live byte changes. One that stands was not taken away yet, or
   // is the next one, or somebody else's since: what is here is what it says.
@@ -182,16 +150,14 @@ void host_checkpoint::recover() {
   if (!torn_.empty()) return remove_file(sync_dir_ / "state.json");
   remove_file(log_file());
   remove_file(sync_dir_ / "redo.log.tmp");
-  std::error_code failure;
-  fs::remove_all(incoming(), failure);
-  if (failure) refuse(errc::unwritable, incoming(), "cannot be removed: " + failure.message());
+  remove_directory(incoming());
   read_marker();
 }
 
 void host_checkpoint::clear_incoming() {
+  remove_directory(incoming());
   std::error_code failure;
-  fs::remove_all(incoming(), failure);
-  if (!failure) fs::create_directory(incoming(), failure);
+  fs::create_directory(incoming(), failure);
   if (failure) refuse(errc::unwritable, incoming(), "cannot be made: " + failure.message());
 }
 
@@ -244,20 +210,15 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
     if (::rename(from.c_str(), to.c_str()) != 0)
       refuse(errc::unwritable, to, "cannot be replaced: " + reason());
   }
-  std::vector<fs::path> strays;
-  std::error_code failure;
-  for (fs::directory_iterator it(dir_, failure), end; !failure && it != end;
-       it.increment(failure)) {
-    const auto name = it->path().filename().string();
+  for (const auto& file : files_in(dir_)) {
+    const auto name = file.filename().string();
     std::error_code ignored;
     // Its configuration and its tokenizer are the host's own, where the new one has none.
-    if (!is_plain_name(name) || !(it->path().extension() == ".safetensors" || name == index_name) ||
-        fs::is_directory(it->symlink_status(ignored)))
+    if (!is_plain_name(name) || !(file.extension() == ".safetensors" || name == index_name) ||
+        fs::is_directory(fs::symlink_status(file, ignored)))
       continue;
-    if (std::find(names.begin(), names.end(), name) == names.end()) strays.push_back(it->path());
+    if (std::find(names.begin(), names.end(), name) == names.end()) remove_file(file);
   }
-  if (failure) refuse(errc::unwritable, dir_, "cannot be listed: " + failure.message());
-  for (const auto& file : strays) remove_file(file);
   sync_directory(dir_);
 }
 
@@ -303,8 +264,7 @@ void host_checkpoint::replace_by(const version_record& what,
   declare(declared);
   perform(declared);
   finish(what);
-  std::error_code ignored;
-  fs::remove_all(incoming(), ignored);
+  remove_directory(incoming());
 }
 
 }  // namespace lockstep

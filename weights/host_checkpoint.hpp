@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "weights/file_lock.hpp"
 #include "weights/host_record.hpp"
 #include "weights/redo_log.hpp"
 
@@ -28,9 +29,6 @@ class host_checkpoint {
   /// `error{bad_input}` on a marker that cannot be read.
   host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience,
                   const std::function<bool()>& stopping = {});
-  host_checkpoint(const host_checkpoint&) = delete;
-  host_checkpoint& operator=(const host_checkpoint&) = delete;
-  ~host_checkpoint();
 
   const std::filesystem::path& dir() const noexcept { return dir_; }
   /// What the marker says; nothing if there is none.
@@ -66,10 +64,9 @@ class host_checkpoint {
  private:
   struct intent;
 
-  void lock(std::chrono::milliseconds patience, const std::function<bool()>& stopping);
   void read_marker();
   void recover();
-  std::optional<intent> read_intent() const;
+  intent parse_intent(const std::string& text) const;
   std::string why_not_ended(const intent& what) const;
   std::string why_not_reached(const intent& what) const;
   void declare(const intent& what);
@@ -79,7 +76,7 @@ class host_checkpoint {
 
   std::filesystem::path dir_;
   std::filesystem::path sync_dir_;
-  int lock_ = -1;
+  std::optional<file_lock> lock_;
   std::optional<std::uint64_t> version_;
   std::optional<version_record> record_;
   std::string torn_;

@@ -12,6 +12,7 @@
 #include "weights/checkpoint.hpp"
 #include "weights/file.hpp"
 #include "weights/safetensors.hpp"
+#include "weights/system_call.hpp"
 
 namespace lockstep {
 
@@ -38,7 +39,8 @@ mapped_weights::~mapped_weights() {
 /// False if the file is no safetensors file of this layout.
 bool mapped_weights::map(const fs::path& file) {
   // O_NONBLOCK: a FIFO is not waited for, and is no regular file.
-  const int descriptor = ::open(file.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+  const int descriptor = uninterrupted(
+      [&] { return ::open(file.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW); });
   if (descriptor < 0) {
     if (errno == ENOENT) return false;
     refuse(errc::unwritable, file, std::strerror(errno));

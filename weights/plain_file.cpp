@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <ftw.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "weights/file.hpp"
+#include "weights/system_call.hpp"
 
 namespace lockstep {
 
@@ -34,7 +36,8 @@ void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std
     auto in = static_cast<off_t>(begin);
     auto out = in;
     const auto size = std::min<std::uint64_t>(end - begin, transfer_bytes_max);
-    const auto moved = ::copy_file_range(from.descriptor(), &in, to.descriptor(), &out, size, 0);
+    const auto moved = uninterrupted(
+        [&] { return ::copy_file_range(from.descriptor(), &in, to.descriptor(), &out, size, 0); });
     if (moved <= 0) break;
     begin += static_cast<std::uint64_t>(moved);
   }
@@ -50,7 +53,7 @@ void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std
 void copy_data(const plain_file& from, plain_file& to) {
   if (::ioctl(to.descriptor(), FICLONE, from.descriptor()) == 0) return;
   const auto size = from.size();
-  if (::ftruncate(to.descriptor(), static_cast<off_t>(size)) != 0)
+  if (uninterrupted([&] { return ::ftruncate(to.descriptor(), static_cast<off_t>(size)); }) != 0)
     refuse(errc::unwritable, to.path(), "cannot be sized: " + reason());
   for (std::uint64_t at = 0; at < size;) {
     const auto data = ::lseek(from.descriptor(), static_cast<off_t>(at), SEEK_DATA);
@@ -70,7 +73,7 @@ plain_file::plain_file(fs::path path, access how) : path_(std::move(path)) {
   // Non-blocking, or a FIFO without a writer would hold us for ever.
   const int flags =
       (how == access::read ? O_RDONLY : O_RDWR | O_NOFOLLOW) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-  descriptor_ = ::open(path_.c_str(), flags);
+  descriptor_ = uninterrupted([&] { return ::open(path_.c_str(), flags); });
   if (descriptor_ < 0) refuse(code, path_, "cannot be opened: " + reason());
   struct stat status {};
   if (::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
@@ -94,9 +97,10 @@ std::uint64_t plain_file::size() const {
 
 void plain_file::read(std::uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
-    const auto got = ::pread(descriptor_, out.data(), std::min(out.size(), transfer_bytes_max),
-                             static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
+    const auto got = uninterrupted([&] {
+      return ::pread(descriptor_, out.data(), std::min(out.size(), transfer_bytes_max),
+                     static_cast<off_t>(offset));
+    });
     if (got < 0) refuse(errc::bad_input, path_, "cannot be read: " + reason());
     if (got == 0) refuse(errc::bad_input, path_, fmt::format("ends at byte {}", offset));
     offset += static_cast<std::uint64_t>(got);
@@ -106,9 +110,10 @@ void plain_file::read(std::uint64_t offset, std::span<std::byte> out) const {
 
 void plain_file::write(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const auto put = ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), transfer_bytes_max),
-                              static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
+    const auto put = uninterrupted([&] {
+      return ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), transfer_bytes_max),
+                      static_cast<off_t>(offset));
+    });
     if (put < 0) refuse(errc::unwritable, path_, "cannot be written: " + reason());
     offset += static_cast<std::uint64_t>(put);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
@@ -116,7 +121,8 @@ void plain_file::write(std::uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 void plain_file::sync() {
-  if (::fsync(descriptor_) != 0) refuse(errc::unwritable, path_, "cannot be synced: " + reason());
+  if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0)
+    refuse(errc::unwritable, path_, "cannot be synced: " + reason());
 }
 
 std::string read_small(const fs::path& path, std::size_t bytes_max) {
@@ -132,7 +138,9 @@ std::string read_small(const fs::path& path, std::size_t bytes_max) {
 void copy_whole(const fs::path& from, const fs::path& to) {
   const plain_file source(from, plain_file::access::read);
   remove_file(to);
-  const int fresh = ::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+  const int fresh = uninterrupted([&] {
+    return ::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+  });
   if (fresh < 0) refuse(errc::unwritable, to, "cannot be made: " + reason());
   ::close(fresh);
   plain_file copy(to, plain_file::access::write);
@@ -143,6 +151,15 @@ void copy_whole(const fs::path& from, const fs::path& to) {
 void remove_file(const fs::path& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT)
     refuse(errc::unwritable, path, "cannot be removed: " + reason());
+}
+
+void remove_directory(const fs::path& dir) {
+  const auto remove = [](const char* path, const struct stat*, int, FTW*) {
+    return ::remove(path) != 0 && errno != ENOENT ? -1 : 0;
+  };
+  constexpr int open_max = 16;
+  if (::nftw(dir.c_str(), remove, open_max, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
+    refuse(errc::unwritable, dir, "cannot be removed: " + reason());
 }
 
 }  // namespace lockstep

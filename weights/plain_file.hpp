@@ -47,4 +47,7 @@ void copy_whole(const std::filesystem::path& from, const std::filesystem::path& 
 /// Removes a file if it is there. Throws `error{unwritable}`.
 void remove_file(const std::filesystem::path& path);
 
+/// Removes a directory if it is there, with all that is in it. Throws `error{unwritable}`.
+void remove_directory(const std::filesystem::path& dir);
+
 }  // namespace lockstep

@@ -59,9 +59,7 @@ bool is_digest(published_checksum format, std::string_view text) {
 // A shard that the index does not name holds changes that nobody would apply.
 void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
   const auto shards = index.shards();
-  std::error_code failure;
-  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure)) {
-    const auto& file = it->path();
+  for (const auto& file : files_in(dir)) {
     if (file.extension() != ".safetensors" || shards.contains(file.filename().string())) continue;
     const safetensors_file stray(file);
     if (stray.count() > 0)
@@ -69,7 +67,6 @@ void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
              fmt::format("holds tensor {}, but the index does not name this file",
                          in_quotes(stray.spec(0).name)));
   }
-  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
 }
 
 }  // namespace

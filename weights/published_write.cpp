@@ -76,15 +76,8 @@ class publication {
   // An attempt that died left shards that this one may not overwrite, and that the index will not
   // name; readers refuse such a directory.
   void remove_leftovers() {
-    std::vector<fs::path> leftovers;
-    std::error_code failure;
-    for (fs::directory_iterator it(dir_, failure), end; !failure && it != end;
-         it.increment(failure))
-      if (it->path().extension() == ".safetensors" || it->path().extension() == ".tmp")
-        leftovers.push_back(it->path());
-    for (const auto& file : leftovers)
-      if (!failure) fs::remove(file, failure);
-    if (failure) refuse(errc::unwritable, dir_, "cannot be cleared: " + failure.message());
+    for (const auto& file : files_in(dir_))
+      if (file.extension() == ".safetensors" || file.extension() == ".tmp") remove_file(file);
   }
 
   fs::path dir_;

@@ -18,6 +18,7 @@
 #include "weights/plain_file.hpp"
 #include "weights/pull.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/system_call.hpp"
 
 namespace lockstep {
 
@@ -41,39 +42,28 @@ std::string metadata_in(const fs::path& dir, std::string_view key) {
 // What stands beside the tensors of a checkpoint: its configuration, its tokenizer.
 std::vector<fs::path> companions_of(const checkpoint& source) {
   std::vector<fs::path> out;
-  std::error_code failure;
-  if (!fs::is_directory(source.path(), failure)) return out;
-  for (fs::directory_iterator it(source.path(), failure), end; !failure && it != end;
-       it.increment(failure)) {
-    const auto& file = it->path();
+  if (!leads_to_directory(source.path())) return out;
+  for (const auto& file : files_in(source.path())) {
     const auto name = file.filename().string();
     if (name.starts_with('.') || file.extension() == ".safetensors" || name.ends_with(".tmp") ||
-        name == index_name || !it->is_regular_file())
+        name == index_name || !fs::is_regular_file(file))
       continue;
     out.push_back(file);
   }
-  if (failure) refuse(errc::bad_input, source.path(), "cannot be listed: " + failure.message());
   return out;
 }
 
 // What killed publishers left: nobody else is here.
 void clear_scratch(const fs::path& out) {
-  std::vector<fs::path> left;
-  std::error_code failure;
-  for (fs::directory_iterator it(out, failure), end; !failure && it != end; it.increment(failure))
-    if (it->path().filename().string().starts_with(scratch_prefix)) left.push_back(it->path());
-  for (const auto& dir : left)
-    if (!failure) fs::remove_all(dir, failure);
-  if (failure) refuse(errc::unwritable, out, "cannot be cleared: " + failure.message());
+  for (const auto& file : files_in(out))
+    if (file.filename().string().starts_with(scratch_prefix)) remove_directory(file);
 }
 
 // Unpublished first, so that nobody begins to read what is going.
 void remove_version(const fs::path& dir) {
   remove_file(dir / index_name);
   sync_directory(dir);
-  std::error_code failure;
-  fs::remove_all(dir, failure);
-  if (failure) refuse(errc::unwritable, dir, "cannot be removed: " + failure.message());
+  remove_directory(dir);
 }
 
 }  // namespace
@@ -98,8 +88,9 @@ publisher::publisher(publisher_options options) : options_(std::move(options)) {
   std::error_code failure;
   fs::create_directories(options_.out, failure);
   if (failure) refuse(errc::unwritable, options_.out, "cannot be made: " + failure.message());
-  lock_ = ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+  lock_ = uninterrupted(
+      [&] { return ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
+  if (lock_ < 0 || uninterrupted([&] { return ::flock(lock_, LOCK_EX | LOCK_NB); }) != 0) {
     const bool held = lock_ >= 0 && errno == EWOULDBLOCK;
     const auto why = std::generic_category().message(errno);
     if (lock_ >= 0) ::close(lock_);
@@ -213,6 +204,10 @@ scratch_directory::scratch_directory(const fs::path& beside) {
     refuse(errc::unwritable, beside,
            "cannot be written to: " + std::generic_category().message(errno));
   path_ = name;
+}
+
+void scratch_directory::remove() {
+  remove_directory(path_);
 }
 
 scratch_directory::~scratch_directory() {

@@ -93,7 +93,8 @@ class publisher {
   std::vector<std::string> digests_;
 };
 
-/// A directory for now, beside what is being made, removed with all that is in it.
+/// A directory for now, beside what is being made, removed with all that is in it: by its
+/// destructor as well as can be.
 class scratch_directory {
  public:
   explicit scratch_directory(const std::filesystem::path& beside);
@@ -101,6 +102,8 @@ class scratch_directory {
   scratch_directory& operator=(const scratch_directory&) = delete;
   ~scratch_directory();
   const std::filesystem::path& path() const noexcept { return path_; }
+  /// Nobody may use it any more. Throws `error{unwritable}`.
+  void remove();
 
  private:
   std::filesystem::path path_;

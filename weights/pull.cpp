@@ -188,18 +188,15 @@ class pulling {
     if (published) require_inside(options_.source, from);
     host_.clear_incoming();
     std::vector<std::string> names;
-    std::error_code failure;
-    for (fs::directory_iterator it(from, failure), end; !failure && it != end;
-         it.increment(failure)) {
-      const auto name = it->path().filename().string();
-      if (name.starts_with('.') || name.ends_with(".tmp") || it->is_directory()) continue;
-      if (published) require_inside(options_.source, it->path());
+    for (const auto& file : files_in(from)) {
+      const auto name = file.filename().string();
+      if (name.starts_with('.') || name.ends_with(".tmp") || leads_to_directory(file)) continue;
+      if (published) require_inside(options_.source, file);
       tell("copying " + printable(name), names.size(), names.size() + 1);
-      copy_whole(it->path(), host_.incoming() / name);
-      report_.read_bytes += it->file_size();
+      copy_whole(file, host_.incoming() / name);
+      report_.read_bytes += fs::file_size(file);
       names.push_back(name);
     }
-    if (failure) refuse(errc::bad_input, from, "cannot be listed: " + failure.message());
     auto record = what;
     record.state = check_copy(from, published);
     drop_version_keys(host_.incoming());
@@ -232,8 +229,9 @@ class pulling {
         apply_all(most);
         return most.size();
       } catch (const error& e) {
-        // Nothing was written. One by one, so as to come as far as there is a way.
-        if (e.code() == errc::unwritable || e.code() == errc::no_memory ||
+        // If nothing was written: one by one, so as to come as far as there is a way. Else the
+        // checkpoint is between two versions, and there is one way, which the next pull goes.
+        if (writes_ || e.code() == errc::unwritable || e.code() == errc::no_memory ||
             e.code() == errc::shut_down)
           throw;
       }
@@ -281,7 +279,9 @@ class pulling {
     tell("writing " + what, 1, 1);
     auto record = steps.back().record;
     record.state = found.state;
+    writes_ = true;
     host_.change_to(record, seal, files);
+    writes_ = false;
     for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
     report_.changed_bytes += found.changed_bytes;
     report_.deltas += steps.size();
@@ -307,6 +307,7 @@ class pulling {
   pull_report report_;
   std::uint64_t target_ = 0;
   bool not_the_base_ = false;
+  bool writes_ = false;  ///< a change is declared and not ended
 };
 
 constexpr std::size_t verified_deltas_max = 256;

@@ -144,26 +144,19 @@ void require_inside(const fs::path& root, const fs::path& path) {
 }
 
 void require_files_inside(const fs::path& root, const fs::path& dir) {
-  std::error_code failure;
-  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure))
-    require_inside(root, it->path());
-  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
+  for (const auto& file : files_in(dir)) require_inside(root, file);
 }
 
 std::vector<std::uint64_t> published_versions(const fs::path& source) {
   std::vector<std::uint64_t> out;
   constexpr std::string_view prefix = "weight_v";
-  std::error_code failure;
-  for (fs::directory_iterator it(source, failure), end; !failure && it != end;
-       it.increment(failure)) {
-    const auto name = it->path().filename().string();
+  for (const auto& dir : files_in(source)) {
+    const auto name = dir.filename().string();
     if (!name.starts_with(prefix)) continue;
     const auto number = parse_version(name.substr(prefix.size()));
-    if (number && *number != 0 && published_dir(source, *number) == source / name &&
-        has_index(it->path()))
+    if (number && *number != 0 && published_dir(source, *number) == dir && has_index(dir))
       out.push_back(*number);
   }
-  if (failure) refuse(errc::bad_input, source, "cannot be listed: " + failure.message());
   std::sort(out.begin(), out.end());
   return out;
 }

@@ -68,16 +68,16 @@ weight_stream::kind kind_of(const fs::path& dir) {
 
 std::vector<weight_stream::entry> list(const fs::path& dir) {
   std::vector<weight_stream::entry> result;
-  std::error_code failure;
-  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure)) {
+  for (const auto& file : files_in(dir)) {
     // A link that leads nowhere is a version that got lost, not none.
-    std::error_code ignored;
-    const auto type = it->status(ignored).type();
+    std::error_code unseen;
+    const auto type = fs::status(file, unseen).type();
+    if (type == fs::file_type::none)
+      refuse(errc::bad_input, file, "cannot be looked at: " + unseen.message());
     if (type != fs::file_type::directory && type != fs::file_type::not_found) continue;
-    const auto number = number_of(it->path());
-    if (number && *number != 0) result.push_back({*number, it->path(), weight_stream::kind::full});
+    const auto number = number_of(file);
+    if (number && *number != 0) result.push_back({*number, file, weight_stream::kind::full});
   }
-  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
   if (result.empty()) refuse(errc::bad_input, dir, "holds no version");
   std::sort(result.begin(), result.end(), [](const auto& a, const auto& b) {
     return std::tie(a.version, a.dir) < std::tie(b.version, b.dir);
@@ -123,10 +123,8 @@ void require_lone_checkpoint(const fs::path& dir, const layout* expected) {
            fmt::format("has no {}: it is not published yet, and {}", index_name, why));
   };
   std::size_t files = 0;
-  std::error_code failure;
-  for (fs::directory_iterator it(dir, failure), end; !failure && it != end; it.increment(failure))
-    if (it->path().extension() == ".safetensors") ++files;
-  if (failure) refuse(errc::bad_input, dir, "cannot be listed: " + failure.message());
+  for (const auto& file : files_in(dir))
+    if (file.extension() == ".safetensors") ++files;
   if (files != 1 || !stands(dir / single_file_name))
     unpublished(fmt::format("no checkpoint in a single {} either", single_file_name));
   const safetensors_file file(dir / single_file_name);
