@@ -94,6 +94,9 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   }
   if (t.fanout != 0 && t.ranks > 1)
     throw setting_error("transport.fanout must be 0 for a trainer of several ranks");
+  // Who dials a trainer is none, or a rank whose runs another numbers.
+  if (t.connect.empty() && !options.trainer.run_file.empty())
+    counter_.emplace(options.trainer.run_file);
   const bool linked = !t.listen.empty() || !t.connect.empty();
   if (linked) {
     config.load<caf::io::middleman>();
@@ -204,7 +207,10 @@ std::uint64_t runtime::parts::next_run() {
   // Wall time orders the runs of different processes; the counter those within one millisecond.
   const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::system_clock::now().time_since_epoch());
-  last_run_ = std::max(last_run_ + 1, static_cast<std::uint64_t>(now.count()));
+  const auto later = std::max(last_run_ + 1, static_cast<std::uint64_t>(now.count()));
+  // If its trainer's side dies the supervisor goes on under the next number, so often at most.
+  const auto restarts = std::uint64_t{env->options.supervision.restart_max};
+  last_run_ = counter_ ? counter_->take(later, 1 + restarts) : later;
   return last_run_;
 }
 

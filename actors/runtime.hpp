@@ -20,7 +20,8 @@ class runtime {
  public:
   /// Throws `setting_error` if `options` are not valid, `error{unwritable}` if the log file cannot
   /// be opened, `error{bad_setting}` for credentials that cannot be used and for an address off
-  /// loopback without any, `error{unreachable}` if the address cannot be listened on.
+  /// loopback without any, `error{unreachable}` if the address cannot be listened on, and what
+  /// actors/run_counter.hpp says for `trainer.run_file`.
   explicit runtime(const settings& options = {});
   /// The same with a seeded source of incarnations and challenges, for tests. `entropy` must be
   /// callable from any thread.

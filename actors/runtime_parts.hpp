@@ -8,12 +8,14 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "actors/agent.hpp"
 #include "actors/gateway.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/rank.hpp"
+#include "actors/run_counter.hpp"
 #include "actors/runtime.hpp"
 
 namespace lockstep {
@@ -26,7 +28,8 @@ class runtime::parts {
   parts(const settings& options, std::function<std::uint64_t()> entropy);
   ~parts();
 
-  /// Strictly larger at every call in this process, and than in any process started earlier.
+  /// Strictly larger at every call in this process, and than in any process started earlier: by the
+  /// clock, or whatever it says by `trainer.run_file`. Throws what `run_counter` does.
   std::uint64_t next_run();
   /// False if the id is taken.
   bool claim(receiver_id id);
@@ -57,6 +60,7 @@ class runtime::parts {
   std::atomic<bool> has_trainer_ = false;
   std::mutex mutex_;
   std::uint64_t last_run_ = 0;
+  std::optional<run_counter> counter_;
   std::set<receiver_id> ids_;
   std::shared_ptr<relay_place> relays_;  ///< once a receiver of this process passes buckets on
   std::map<receiver_id, agent_actor> agents_;  ///< where trainers are in other processes

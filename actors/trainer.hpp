@@ -41,7 +41,9 @@ class trainer {
   /// who proves by digest that it holds them is a member without a transfer, all others are sent
   /// everything. `label` is the trainer's number of this state (its step). Calling it again starts
   /// another run. `tensors` is called on the caller's thread. Throws `error{wrong_layout}` naming a
-  /// tensor whose size is not the layout's, `error{no_memory}` if there is none for the copy.
+  /// tensor whose size is not the layout's, `error{no_memory}` if there is none for the copy, and
+  /// `error{unwritable}`, `error{bad_input}` or `error{timeout}` if `trainer.run_file` gives no
+  /// number.
   version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0);
 
   /// Brings every member to `tensors`: returns as soon as they have been read and may be changed

@@ -59,6 +59,11 @@ struct bucket_settings {
   std::uint32_t credit = 4;  ///< buckets in flight to one receiver
 };
 
+/// How a trainer's runs are told apart.
+struct trainer_settings {
+  std::string run_file;  ///< keeps the number of the last run; empty: by the clock alone
+};
+
 /// What a receiver accepts and when it stops trusting that its trainer is there.
 struct receiver_settings {
   std::uint64_t staged_bytes_max = 4ull << 30;
@@ -125,6 +130,7 @@ struct settings {
   cluster_settings cluster;
   sync_settings sync;
   bucket_settings bucket;
+  trainer_settings trainer;
   receiver_settings receiver;
   supervision_settings supervision;
   transport_settings transport;

@@ -156,6 +156,11 @@ constexpr setting_row table[] = {
   integer<&root::bucket, &bucket_settings::credit>("bucket.credit", node, 4, "", 1, 1'024,
     "Buckets in flight to one receiver."),
 
+  text<&root::trainer, &trainer_settings::run_file>("trainer.run_file", node, "", 0, 4'096,
+    "File that keeps the number of the trainer's last run, on a disk that outlives its machine, so "
+    "that a clock which was set back makes no number twice; empty: runs are numbered by the clock "
+    "alone. A second trainer with the same file takes the later number, and the fleet."),
+
   integer<&root::receiver, &receiver::staged_bytes_max>("receiver.staged_bytes_max",
     node, 4 * GiB, "bytes", MiB + 256 * KiB, 16'384 * GiB,
     "Most bytes that a receiver holds staged; a larger delta is refused."),

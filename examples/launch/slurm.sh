@@ -8,7 +8,8 @@
 #   BASE, STREAM        checkpoint to begin with, and the versions, on a file system that all see
 #   RECEIVERS_PER_NODE  receivers on each node but the first (1)
 #   PORT                where the trainer listens (from the job's number, 20000 to 29999)
-#   SHARED              a directory that all nodes see and others cannot read: the key lies there
+#   SHARED              a directory that all nodes see and others cannot read: for the key, and the
+#                       number of the trainer's run
 #   OUT                 where each receiver keeps its weights, local to its node
 #
 # The cluster's own network is open to whoever has a job on it, so the fleet has a key of its own,
@@ -29,8 +30,11 @@ umask 077
 mkdir -p "$SHARED"
 key=$SHARED/key-$SLURM_JOB_ID
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$key"
-trap 'rm -f "$key"' EXIT
-export LOCKSTEP_TRANSPORT_SHARED_KEY_FILE=$key
+# The trainer's next run is a later one whatever the node's clock says. Gone with the job, as its
+# receivers are.
+runs=$SHARED/run-$SLURM_JOB_ID
+trap 'rm -f "$key" "$runs" "$runs".*' EXIT
+export LOCKSTEP_TRANSPORT_SHARED_KEY_FILE=$key LOCKSTEP_TRAINER_RUN_FILE=$runs
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 trainer=${nodes[0]}
