@@ -60,9 +60,13 @@ def read_safetensors(path):
 
 
 def digest(path):
-    """What a checkpoint file holds, or a word in brackets where it cannot be read."""
+    """What a checkpoint file holds, or all of them in a directory, or a word in brackets where that
+    cannot be read."""
+    path = pathlib.Path(path)
+    tensors = {}
     try:
-        tensors = read_safetensors(path)
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            tensors.update(read_safetensors(file))
     except OSError:
         return "(not there)"
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Decides whether a receiver gets along with the memory that it says it needs, and what it does with less.
+
+    memory.py PROGRAM [--mebibytes N]
+
+It needs its weights, what it may hold staged (receiver.staged_bytes_max), and what a receiver of a tiny model takes:
+that times 1.1 is all it may have (RLIMIT_DATA: heap, stacks and private maps), and it is sent all weights, and then
+deltas. With less than its weights it must refuse to start in one line; with its weights and nothing else it
+must not be ended by a signal, whatever it refuses, and must never be counted as a member that is right and is not.
+"""
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "nodes"))
+
+import fleet  # noqa: E402
+import model  # noqa: E402
+from fleet import require  # noqa: E402
+
+MIB = 1 << 20
+STAGED = 16 * MIB
+SETTINGS = {"log.level": "off", "receiver.staged_bytes_max": STAGED, "receiver.hello_ms": 50, "runtime.threads": 2,
+            "transport.retry_ms": 20, "transport.retry_ms_max": 50, "sync.recovery_timeout_ms": 5_000,
+            "sync.full_timeout_ms": 3_000}
+
+
+def limited(role, limit):
+    """Words before the command of a receiver, which may have so many bytes."""
+    return ["prlimit", f"--data={limit}"] if role == "receiver" and limit else []
+
+
+def weights_of(versions):
+    return sum(len(t[2]) for t in model.read_safetensors(pathlib.Path(versions.base) / "model.safetensors").values())
+
+
+def data_of(process):
+    """Bytes of a process that RLIMIT_DATA counts."""
+    return process._status_kib("VmData") * 1024  # noqa: SLF001
+
+
+def play(program, versions, scratch, limit=None):
+    """One round to one receiver, which begins with other weights. The trainer's end, how the receiver ended before or
+    None, its last words, and the most memory that counts."""
+    with fleet.Fleet(program, versions.base, versions.stream, SETTINGS,
+                     prefix=lambda role, _: limited(role, limit)) as f:
+        trainer = f.trainer("--patience-ms", "4000", receivers=1, serve=False)
+        receiver = f.receiver(0, fleet.address_of(trainer), checkpoint=scratch / "other")
+        most, end = 0, time.monotonic() + 60
+        while trainer.running() and receiver.running():
+            most = max(most, data_of(receiver))
+            require(time.monotonic() < end, "nothing ends")
+            time.sleep(0.01)
+        if not receiver.running():
+            return None, receiver.wait(5), list(receiver.errors), most
+        ended = fleet.Fleet.ended(trainer)
+        code = receiver.terminate()
+        return ended, None if code == 0 else code, list(receiver.errors), most
+
+
+def make(scratch, mebibytes):
+    versions = model.synthetic(scratch / "model", 1, versions=3, mebibytes=mebibytes)
+    shape = model.read_safetensors(pathlib.Path(versions.base) / "model.safetensors")
+    model.write_safetensors(scratch / "other" / "model.safetensors",
+                            {n: (d, s, bytes(len(b))) for n, (d, s, b) in shape.items()})
+    return versions
+
+
+def well(ended, code, errors, versions, what):
+    require(code is None, f"{what}: the receiver ended with {code}: {errors}")
+    require(ended.code == 0 and fleet.audited(ended.find("summary"), [0]), f"{what}: {ended}")
+    bad = [o for o in ended.objects if o.get("kind") == "sync" and o["result"] != "ok"]
+    require(not bad, f"{what}: {bad}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--mebibytes", type=float, default=32)
+    options = parser.parse_args()
+    if not shutil.which("prlimit"):
+        print("skipped: no prlimit")
+        return fleet.SKIPPED
+    with tempfile.TemporaryDirectory(prefix="lockstep-memory-") as scratch:
+        scratch = pathlib.Path(scratch)
+        tiny, large = make(scratch / "tiny", 0.05), make(scratch / "large", options.mebibytes)
+        weights = weights_of(large)
+        ended, code, errors, idle = play(options.program, tiny, scratch / "tiny")
+        well(ended, code, errors, tiny, "a tiny model")
+        budget = idle + weights + STAGED
+        ended, code, errors, most = play(options.program, large, scratch / "large", int(1.1 * budget))
+        well(ended, code, errors, large, "within its budget")
+        print(f"ok   weights {weights / MIB:.0f} MiB, staged at most {STAGED / MIB:.0f}, a tiny model's receiver "
+              f"{idle / MIB:.0f}: may have {1.1 * budget / MIB:.0f}, had {most / MIB:.0f}")
+        ended, code, errors, _ = play(options.program, large, scratch / "large", int(weights / 2))
+        require(code == 2 and len(errors) == 1 and errors[0].startswith("lockstep: "),
+                f"with half of its weights: {code}, {errors}, {ended}")
+        print(f"ok   with half of its weights: {errors[0]}")
+        for more in (0, 8):
+            ended, code, errors, most = play(options.program, large, scratch / "large",
+                                             idle + weights + more * MIB)
+            require(code is None or code > 0, f"with {more} MiB to spare: ended by signal {-(code or 0)}: {errors}")
+            if ended and ended.code == 0:
+                well(ended, code, errors, large, f"with {more} MiB to spare")
+            said = f"the receiver ended with {code}: {errors}" if code else f"the trainer with {ended.code}"
+            print(f"ok   with its weights and {more} MiB: {said}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (fleet.Failed, fleet.Late) as problem:
+        print(f"FAILED {problem}")
+        sys.exit(1)
