@@ -118,9 +118,9 @@ struct victim {
     if (!untouched()) FAIL("verifying wrote");
     return yes;
   }
-  /// Views of the tensors, the digest's key and a line for people: nothing of it grows with what
-  /// was sent.
-  static constexpr std::size_t verify_allocates_max = 64 * 1024;
+  /// Views of the tensors, the digest's key, a stager's tables and a line for people: nothing of it
+  /// grows with what was sent.
+  static constexpr std::size_t verify_allocates_max = 128 * 1024;
 
   /// Yes must mean the target's bytes, exactly.
   bool leads_to_target(const std::vector<payload>& buckets) {
