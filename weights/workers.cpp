@@ -17,8 +17,10 @@ namespace lockstep {
 
 namespace {
 
+// Asked once: the answer is a file of the kernel's, and every pass wants it.
 unsigned cores() noexcept {
-  return std::max(1u, std::thread::hardware_concurrency());
+  static const unsigned count = std::max(1u, std::thread::hardware_concurrency());
+  return count;
 }
 
 std::atomic<unsigned> wanted{0};
