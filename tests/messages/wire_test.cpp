@@ -222,6 +222,23 @@ TEST_CASE("the limits are exact") {
         wire_bytes_max);
 }
 
+TEST_CASE("a text is one line: control characters are replaced when written, refused when read") {
+  reply_msg reply;
+  reply.detail = "disk full\nall is well \x1b[2J\x7f, na\xc3\xafve";
+  auto data = encode_message(reply);
+  const auto read = decode_message(data);
+  REQUIRE(std::holds_alternative<wire_message>(read));
+  CHECK(std::get<reply_msg>(std::get<wire_message>(read)).detail ==
+        "disk full?all is well ?[2J?, na\xc3\xafve");
+  for (const char c : {'\0', '\n', '\r', '\x1b', '\x1f', '\x7f'}) {
+    CAPTURE(int{c});
+    reply.detail = "disk full|all is well";
+    data = encode_message(reply);
+    *std::find(data.begin(), data.end(), std::byte{'|'}) = static_cast<std::byte>(c);
+    CHECK(reason_of(sealed(data)) == errc::bad_frame);
+  }
+}
+
 TEST_CASE("a text above its bound is cut when written and refused when read") {
   const auto text_at = [](const auto& m, const std::string& text) {
     const auto data = encode_message(m);
