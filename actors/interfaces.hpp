@@ -213,6 +213,7 @@ LOCKSTEP_LOCAL_MESSAGE(end_request)
 LOCKSTEP_LOCAL_MESSAGE(add_engine)
 LOCKSTEP_LOCAL_MESSAGE(remove_engine)
 LOCKSTEP_LOCAL_MESSAGE(round_spec)
+LOCKSTEP_LOCAL_MESSAGE(round_hurry)
 LOCKSTEP_LOCAL_MESSAGE(round_result)
 LOCKSTEP_LOCAL_MESSAGE(sync_action::evicted)
 LOCKSTEP_LOCAL_MESSAGE(sync_action::admitted)
@@ -224,6 +225,8 @@ namespace lockstep {
 using join_actor = caf::typed_actor<
     // The sender opens a round; its result goes back to the sender, once.
     caf::reacts_to<round_spec>,
+    // The sender cannot wait for a round as long as it thought.
+    caf::reacts_to<round_hurry>,
     // A receiver answers.
     caf::reacts_to<reply_msg>,
     // The sender knows of a participant that will not answer any more.

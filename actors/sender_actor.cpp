@@ -136,6 +136,7 @@ class performer {
     if (a.spec.kind == round_kind::commit) state_.measures.voted = now_;
     self_->send(state_.setup.join, a.spec);
   }
+  void perform(const act::hurry_round& a) { self_->send(state_.setup.join, a.what); }
   void perform(const act::send_attach& a) {
     const auto layout_print = state_.setup.shape.fingerprint();
     send_each(a.txn, a.who, [&](const envelope& env) {

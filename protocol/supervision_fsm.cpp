@@ -45,6 +45,8 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
   const auto doublings = std::min(r.attempts, 32u);
   auto wait =
       r.attempts == 0 ? 0 : std::uint64_t{settings_.supervision.backoff_ms} << (doublings - 1);
+  // Who was too slow needs time, and each try keeps a sync waiting.
+  if (reason == errc::timeout && wait != 0) wait = longest;
   wait = std::min(wait, longest);
   ++r.attempts;
   r.where = standing::quarantined;

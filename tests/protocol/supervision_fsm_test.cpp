@@ -139,6 +139,17 @@ TEST_CASE_METHOD(fixture, "supervision: failures back off, doubling, up to a lim
   CHECK(rec().attempts == 0);
 }
 
+TEST_CASE_METHOD(fixture, "supervision: who was too slow twice waits the longest at once") {
+  const auto longest = milliseconds(s.supervision.backoff_ms_max);
+  member();
+  f.on_pong(t0, {1, 7, one, {}});
+  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_pong(t0, {1, 7, one, {}});  // heard since: the first try follows
+  CHECK(find<act::admit>(f.on_tick(t0)));
+  f.on_not_admitted(t0, a1, errc::timeout, {});
+  CHECK(rec().next_try == t0 + longest);
+}
+
 TEST_CASE_METHOD(fixture, "supervision: however often it fails, the wait stays the longest") {
   s.supervision.attempts_max = 200;
   f = supervision_fsm(s);
