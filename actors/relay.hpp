@@ -22,10 +22,11 @@
 
 namespace lockstep {
 
-/// The trainer has announced a delta to the receiver, who says so.
+/// The trainer has announced a delta to the receiver, for the first time or again, who says so.
 struct relay_begin {
   envelope env;
   std::shared_ptr<const std::vector<bucket_info>> buckets;
+  std::uint32_t round = 0;  ///< of a redo
   flusher_actor announcer;  ///< hears of every bucket that is taken
 };
 /// The receiver has taken a bucket of it, and proven that it is the announced one.
@@ -113,6 +114,8 @@ struct relay_state {
   /// The delta announced last.
   struct shipment {
     relay_begin what;
+    /// What was announced first, if this is a redo of it.
+    std::shared_ptr<const std::vector<bucket_info>> earlier;
     receiver_actor receiver;
     bool over = false;
     std::vector<payload> kept;      ///< by index; empty: not there
@@ -128,6 +131,7 @@ struct relay_state {
   std::string who;  ///< for the log
   incarnation inc;
   relay_dialer dial;
+  flusher_actor ranks;    ///< hear of every bucket that is taken; none: the announcer alone does
   supervisor_actor boss;  ///< who gave the orders
   std::uint64_t run = 0;  ///< that they are of
   version_ref newest;
@@ -140,7 +144,8 @@ struct relay_state {
 
 relay_actor::behavior_type relay_behavior(relay_actor::stateful_pointer<relay_state> self,
                                           std::shared_ptr<const actor_env> env, receiver_id id,
-                                          std::string who, incarnation inc, relay_dialer dial);
+                                          std::string who, incarnation inc, relay_dialer dial,
+                                          flusher_actor ranks);
 
 }  // namespace lockstep
 

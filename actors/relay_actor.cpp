@@ -111,17 +111,33 @@ void on_dialed(pointer self, const relay_dialed& m) {
 
 // --- in: what parents bring ---------------------------------------------------------------------
 
+/// More than honest parents have under way is dropped: the trainer sends it when it is missed.
+void hold(pointer self, const relay_actor& from, bucket_msg m) {
+  auto& s = self->state;
+  const auto most = std::size_t{s.env->options.bucket.credit} * s.feeds.size();
+  // What may be of a redo makes way for what comes after it.
+  if (s.early.size() >= most && s.now && m.env.txn > s.now->what.env.txn)
+    std::erase_if(s.early, [&](const auto& e) { return e.bucket.env.txn < m.env.txn; });
+  if (s.early.size() < most) s.early.push_back({std::move(m), from});
+}
+
 /// A parent's bucket is held against what the trainer has announced.
 void take(pointer self, const relay_actor& from, bucket_msg& m) {
   auto& s = self->state;
   auto& now = *s.now;
   const auto it = std::ranges::find_if(s.feeds, [&](const feed& f) { return f.link == from; });
-  if (it == s.feeds.end() || now.over) return;
+  if (it == s.feeds.end()) return;
+  // It may be of a redo, whose announcement is still on its way.
+  if (now.over) return hold(self, from, std::move(m));
   auto& f = *it;
-  const auto& all = *now.what.buckets;
-  const bool fits = m.index < all.size() && m.index % f.order.stripes == f.order.stripe &&
-                    all[m.index] == bucket_info{m.bytes.size(), hash_of(m.bytes)};
-  if (!fits) {
+  const bucket_info is{m.bytes.size(), hash_of(m.bytes)};
+  const auto announced = [&](const std::vector<bucket_info>& all) {
+    return m.index < all.size() && m.index % f.order.stripes == f.order.stripe &&
+           all[m.index] == is;
+  };
+  if (!announced(*now.what.buckets)) {
+    // A redo may differ from what came before it, which may still have been under way.
+    if (now.earlier && announced(*now.earlier)) return;
     s.env->log->error("{}: bucket {} of {} from '{}' is not the one announced", s.who, m.index,
                       to_string(m.env.txn), f.order.name);
     close(self, f, errc::bad_checksum);
@@ -139,9 +155,7 @@ void on_bucket(pointer self, bucket_msg& m) {
   if (!from || m.env.cluster != s.env->cluster || m.env.inc != s.inc) return;
   if (s.now && m.env.txn == s.now->what.env.txn) return take(self, from, m);
   if (s.now && m.env.txn < s.now->what.env.txn) return;  // it is over
-  // More than honest parents have under way is dropped: the trainer sends it when it is missed.
-  if (s.early.size() < std::size_t{s.env->options.bucket.credit} * s.feeds.size())
-    s.early.push_back({std::move(m), from});
+  hold(self, from, std::move(m));
 }
 
 // --- down: whom they are passed on to -----------------------------------------------------------
@@ -195,9 +209,12 @@ void on_begin(pointer self, relay_begin& m) {
   auto& s = self->state;
   const auto txn = m.env.txn;
   if (m.env.cluster != s.env->cluster || m.env.inc != s.inc || !txn ||
-      (s.now && txn <= s.now->what.env.txn))
+      (s.now && std::pair(txn, m.round) <= std::pair(s.now->what.env.txn, s.now->what.round)))
     return;
+  std::shared_ptr<const std::vector<bucket_info>> earlier;
+  if (s.now && s.now->what.env.txn == txn) earlier = std::move(s.now->what.buckets);
   auto& now = s.now.emplace();
+  now.earlier = std::move(earlier);
   now.what = std::move(m);
   now.receiver = caf::actor_cast<receiver_actor>(self->current_sender());
   now.kept.resize(now.what.buckets->size());
@@ -235,7 +252,7 @@ void on_credit(pointer self, const credit_msg& m) {
   if (s.now->receiver.address() == from->address()) {
     if (!(m.env == s.now->what.env) || m.index >= s.now->from.size()) return;
     if (const auto& parent = s.now->from[m.index]) self->send(parent, m);
-    self->send(s.now->what.announcer, m);
+    self->send(s.ranks ? s.ranks : s.now->what.announcer, m);
     return;
   }
   if (s.now->over) return;
@@ -263,13 +280,14 @@ void arm(pointer self) {
 
 relay_actor::behavior_type relay_behavior(pointer self, std::shared_ptr<const actor_env> env,
                                           receiver_id id, std::string who, incarnation inc,
-                                          relay_dialer dial) {
+                                          relay_dialer dial, flusher_actor ranks) {
   auto& state = self->state;
   state.env = std::move(env);
   state.id = id;
   state.who = std::move(who);
   state.inc = inc;
   state.dial = std::move(dial);
+  state.ranks = std::move(ranks);
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     for (auto& f : self->state.feeds) close(self, f, errc::none);
