@@ -178,11 +178,11 @@ payload corrupted(const payload& bucket) {
 }
 
 /// Others may bring buckets of this from now on.
-void tell_relay(pointer self, const envelope& env, std::uint32_t round, manifest& content) {
+void tell_relay(pointer self, prepare_msg& m) {
   if (!self->state.side.relay) return;
   using list = const std::vector<bucket_info>;
   self->send(self->state.side.relay,
-             relay_begin{env, std::make_shared<list>(std::move(content.buckets)), round,
+             relay_begin{m.env, std::make_shared<list>(std::move(m.content.buckets)),
                          caf::actor_cast<flusher_actor>(self->current_sender())});
 }
 
@@ -219,12 +219,11 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
       [self, now](prepare_msg& m) {
         self->state.delta = {m.env.txn, m.target.label};
         perform(self, self->state.machine->on_prepare(now(), m));
-        tell_relay(self, m.env, 0, m.content);
+        tell_relay(self, m);
       },
-      [self, now](redo_msg& m) {
+      [self, now](const redo_msg& m) {
         self->state.round = m.round;
         perform(self, self->state.machine->on_redo(now(), m));
-        tell_relay(self, m.env, m.round, m.content);
       },
       [self, now](const full_begin_msg& m) {
         if (m.catch_up) self->state.delta = {m.env.txn, m.target.label};

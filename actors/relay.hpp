@@ -22,11 +22,10 @@
 
 namespace lockstep {
 
-/// The trainer has announced a delta to the receiver, for the first time or again, who says so.
+/// The trainer has announced a delta to the receiver, who says so.
 struct relay_begin {
   envelope env;
   std::shared_ptr<const std::vector<bucket_info>> buckets;
-  std::uint32_t round = 0;  ///< of a redo
   flusher_actor announcer;  ///< hears of every bucket that is taken
 };
 /// The receiver has taken a bucket of it, and proven that it is the announced one.
@@ -114,8 +113,6 @@ struct relay_state {
   /// The delta announced last.
   struct shipment {
     relay_begin what;
-    /// What was announced first, if this is a redo of it.
-    std::shared_ptr<const std::vector<bucket_info>> earlier;
     receiver_actor receiver;
     bool over = false;
     std::vector<payload> kept;      ///< by index; empty: not there

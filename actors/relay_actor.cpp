@@ -111,33 +111,17 @@ void on_dialed(pointer self, const relay_dialed& m) {
 
 // --- in: what parents bring ---------------------------------------------------------------------
 
-/// More than honest parents have under way is dropped: the trainer sends it when it is missed.
-void hold(pointer self, const relay_actor& from, bucket_msg m) {
-  auto& s = self->state;
-  const auto most = std::size_t{s.env->options.bucket.credit} * s.feeds.size();
-  // What may be of a redo makes way for what comes after it.
-  if (s.early.size() >= most && s.now && m.env.txn > s.now->what.env.txn)
-    std::erase_if(s.early, [&](const auto& e) { return e.bucket.env.txn < m.env.txn; });
-  if (s.early.size() < most) s.early.push_back({std::move(m), from});
-}
-
 /// A parent's bucket is held against what the trainer has announced.
 void take(pointer self, const relay_actor& from, bucket_msg& m) {
   auto& s = self->state;
   auto& now = *s.now;
   const auto it = std::ranges::find_if(s.feeds, [&](const feed& f) { return f.link == from; });
-  if (it == s.feeds.end()) return;
-  // It may be of a redo, whose announcement is still on its way.
-  if (now.over) return hold(self, from, std::move(m));
+  if (it == s.feeds.end() || now.over) return;
   auto& f = *it;
-  const bucket_info is{m.bytes.size(), hash_of(m.bytes)};
-  const auto announced = [&](const std::vector<bucket_info>& all) {
-    return m.index < all.size() && m.index % f.order.stripes == f.order.stripe &&
-           all[m.index] == is;
-  };
-  if (!announced(*now.what.buckets)) {
-    // A redo may differ from what came before it, which may still have been under way.
-    if (now.earlier && announced(*now.earlier)) return;
+  const auto& all = *now.what.buckets;
+  const bool fits = m.index < all.size() && m.index % f.order.stripes == f.order.stripe &&
+                    all[m.index] == bucket_info{m.bytes.size(), hash_of(m.bytes)};
+  if (!fits) {
     s.env->log->error("{}: bucket {} of {} from '{}' is not the one announced", s.who, m.index,
                       to_string(m.env.txn), f.order.name);
     close(self, f, errc::bad_checksum);
@@ -155,7 +139,9 @@ void on_bucket(pointer self, bucket_msg& m) {
   if (!from || m.env.cluster != s.env->cluster || m.env.inc != s.inc) return;
   if (s.now && m.env.txn == s.now->what.env.txn) return take(self, from, m);
   if (s.now && m.env.txn < s.now->what.env.txn) return;  // it is over
-  hold(self, from, std::move(m));
+  // More than honest parents have under way is dropped: the trainer sends it when it is missed.
+  if (s.early.size() < std::size_t{s.env->options.bucket.credit} * s.feeds.size())
+    s.early.push_back({std::move(m), from});
 }
 
 // --- down: whom they are passed on to -----------------------------------------------------------
@@ -209,12 +195,9 @@ void on_begin(pointer self, relay_begin& m) {
   auto& s = self->state;
   const auto txn = m.env.txn;
   if (m.env.cluster != s.env->cluster || m.env.inc != s.inc || !txn ||
-      (s.now && std::pair(txn, m.round) <= std::pair(s.now->what.env.txn, s.now->what.round)))
+      (s.now && txn <= s.now->what.env.txn))
     return;
-  std::shared_ptr<const std::vector<bucket_info>> earlier;
-  if (s.now && s.now->what.env.txn == txn) earlier = std::move(s.now->what.buckets);
   auto& now = s.now.emplace();
-  now.earlier = std::move(earlier);
   now.what = std::move(m);
   now.receiver = caf::actor_cast<receiver_actor>(self->current_sender());
   now.kept.resize(now.what.buckets->size());

@@ -88,9 +88,9 @@ class performer {
   void ship_each(txn_ref txn, const std::vector<participant>& who, std::uint32_t round,
                  const std::shared_ptr<bucket_source>& source,
                  const std::vector<std::uint32_t>& firsts, Make make) {
-    // Of what is written as it arrives nobody keeps anything to pass on.
-    const bool kept = source != state_.full;
-    const auto ids = kept ? among(txn, who, round) : nullptr;
+    // Only deltas are staged by who passes them on, and a redo may differ from what came first.
+    const bool passed_on = source != state_.full && round == 0;
+    const auto ids = passed_on ? among(txn, who, round) : nullptr;
     for (const auto& p : who) {
       const auto* r = route(p);
       if (r == nullptr) continue;

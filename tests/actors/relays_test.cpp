@@ -77,9 +77,7 @@ std::ptrdiff_t open_descriptors() {
 
 /// A trainer and receivers that pass buckets on.
 struct relayed_fleet {
-  explicit relayed_fleet(unsigned receivers, std::uint32_t degree,
-                         std::shared_ptr<fault_plan> planned = {})
-      : faults(std::move(planned)), f(listening(degree), wide_layout()) {
+  relayed_fleet(unsigned receivers, std::uint32_t degree) : f(listening(degree), wide_layout()) {
     f.t.seed(f.w);
     for (receiver_id id = 1; id <= receivers; ++id) add(id);
     REQUIRE(f.t.wait_for_members(receivers, 30s));
@@ -91,9 +89,7 @@ struct relayed_fleet {
     // Others have buckets of it over a road of our own.
     auto& road = roads[id];
     s.transport.relay_address = "127.0.0.1:" + std::to_string(road.port);
-    receiver_options o;
-    o.faults = faults;
-    all.try_emplace(id, s, id, std::move(o));
+    all.try_emplace(id, s, id);
     road.leads_to = all.at(id).rt.port();
   }
 
@@ -135,7 +131,6 @@ struct relayed_fleet {
     return std::ranges::max_element(children, {}, [](const auto& c) { return c.second; })->first;
   }
 
-  std::shared_ptr<fault_plan> faults;
   std::map<receiver_id, bad_road> roads;
   fleet f;
   std::map<receiver_id, remote> all;
@@ -156,27 +151,6 @@ TEST_CASE("with fan-out a trainer sends a delta about once, and everybody has it
     CHECK(g.sent() - before <= report.wire_bytes * 3 / 2);
   }
   for (const auto& line : g.f.t.audit()) CHECK(line.pass);
-}
-
-TEST_CASE("what has to be sent again goes down the same trees") {
-  std::vector<fault> all;
-  for (receiver_id id = 1; id <= 5; ++id) {
-    fault f;
-    f.kind = fault_kind::apply_fail;
-    f.label = 2;
-    f.receiver = id;
-    all.push_back(f);
-  }
-  relayed_fleet g(5, 2, std::make_shared<fault_plan>(std::move(all)));
-  REQUIRE(g.sync().result == sync_result::ok);
-  const auto before = g.sent();
-  const auto report = g.sync();
-  CHECK(report.result == sync_result::ok);
-  for (const auto& p : report.participants) CHECK(p.redos == 1);
-  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
-  // Twice what one attempt takes; from the trainer alone the second would be five deltas.
-  CHECK(g.sent() - before <= report.wire_bytes * 3);
-  CHECK(g.sync().result == sync_result::ok);
 }
 
 TEST_CASE("a relay that changes what it passes on poisons nobody, and passes nothing on any more") {
