@@ -71,15 +71,30 @@ class performer {
     for (const auto& p : who)
       if (const auto* r = route(p)) self_->send(r->receiver, make(to(txn, p)));
   }
+  /// Who may have a shipment from each other; nothing where nobody passes anything on. The other
+  /// ranks are told, before they are asked to ship.
+  std::shared_ptr<const shipped_to> among(txn_ref txn, const std::vector<participant>& who,
+                                          std::uint32_t round) {
+    if (env_.options.transport.fanout == 0 || who.size() < 2) return {};
+    auto ids = std::make_shared<shipped_to>();
+    for (const auto& p : who) ids->push_back(p.id);
+    std::ranges::sort(*ids);
+    for (const auto& rank : state_.setup.ranks)
+      self_->send(rank, shard_among_msg{env_.cluster, txn, round, packed_ids(*ids)});
+    return ids;
+  }
   /// Announces all buckets and ships this rank's; the other ranks ship theirs.
   template <class Make>
   void ship_each(txn_ref txn, const std::vector<participant>& who, std::uint32_t round,
                  const std::shared_ptr<bucket_source>& source,
                  const std::vector<std::uint32_t>& firsts, Make make) {
+    // Only deltas are staged by who passes them on, and a redo may differ from what came first.
+    const bool passed_on = source != state_.full && round == 0;
+    const auto ids = passed_on ? among(txn, who, round) : nullptr;
     for (const auto& p : who) {
       const auto* r = route(p);
       if (r == nullptr) continue;
-      self_->send(r->flusher, ship_request{make(to(txn, p)), source});
+      self_->send(r->flusher, ship_request{make(to(txn, p)), source, ids});
       for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
         self_->send(state_.setup.ranks[i], shard_ship_msg{env_.cluster, txn, p.id, p.inc, firsts[i],
                                                           round, source == state_.full});
