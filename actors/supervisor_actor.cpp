@@ -123,7 +123,8 @@ class performer {
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
   }
   void perform(const act::silent& a) {
-    state_.env->log->warn("receiver {} is silent: no sync waits for it", a.id);
+    state_.env->log->warn(
+        "receiver {} is silent, or a rank does not reach it: no sync waits for it", a.id);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, errc::timeout});
   }
 

@@ -53,7 +53,8 @@ void look_at_reach(pointer self, const supervisor_state::child& c) {
   auto& state = self->state;
   if (c.bytes || !c.receiver) return;
   const bool all = is_reached(state, c.life);
-  perform(self, all ? state.policy->on_reached(c.life) : state.policy->on_parted(c.life));
+  const auto now = self->clock().now();
+  perform(self, all ? state.policy->on_reached(now, c.life) : state.policy->on_parted(now, c.life));
   note_phase(self, c.life.id);
 }
 

@@ -17,8 +17,9 @@ std::string_view to_string(standing s) noexcept {
 namespace {
 
 /// Out, and not to be tried, until all ranks of the trainer reach it.
-void leave_out(supervision_fsm::record& r) {
-  r.where = standing::gave_up;
+void leave_out(time_point now, supervision_fsm::record& r) {
+  r.where = standing::quarantined;
+  r.next_try = now;
   r.reason = errc::unreachable;
   r.detail = "not every rank of the trainer reaches it";
 }
@@ -37,7 +38,13 @@ bool supervision_fsm::heard_lately(time_point now, const record& r) const {
 /// An attach waits for its answer, and syncs wait for the attach. So who did not answer in time has
 /// to be heard first, and who failed otherwise must have been heard of within its lease.
 bool supervision_fsm::would_answer(time_point now, const record& r) const {
-  return heard_lately(now, r) && (r.reason != errc::timeout || r.heard_since);
+  return !r.parted && heard_lately(now, r) && (r.reason != errc::timeout || r.heard_since);
+}
+
+/// From when on it is no use to a sync to wait for it.
+time_point supervision_fsm::patience_ends(const record& r) const {
+  const auto since = r.parted ? std::min(r.parted_since, r.last_heard) : r.last_heard;
+  return since + std::chrono::milliseconds(settings_.receiver.lease_ms + 1);
 }
 
 supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id, record& r,
@@ -69,12 +76,12 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
 supervision_fsm::actions supervision_fsm::heard(time_point now, receiver_id id, record& r) {
   r.last_heard = now;
   r.heard_since = true;
-  r.let_go = false;
+  r.let_go = r.let_go && r.parted;
   // We were told that it had ended, and here it is: a lost connection, not a lost life.
   const bool ended = r.where == standing::dead || r.where == standing::gave_up;
   if (!ended || r.reason != errc::dead) return {};
   if (r.parted) {
-    leave_out(r);
+    leave_out(now, r);
     return {};
   }
   r.where = standing::attaching;
@@ -114,7 +121,8 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   r.state = {};
   r.parted = parted;
   if (parted) {
-    leave_out(r);
+    r.parted_since = now;
+    leave_out(now, r);
     return out;
   }
   r.where = standing::attaching;
@@ -122,23 +130,22 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   return out;
 }
 
-supervision_fsm::actions supervision_fsm::on_parted(const participant& who) {
+supervision_fsm::actions supervision_fsm::on_parted(time_point now, const participant& who) {
   auto* r = find(who);
   if (!r || r->parted) return {};
   r->parted = true;
-  const bool in = r->where == standing::member || r->where == standing::attaching ||
-                  r->where == standing::quarantined;
-  if (!in) return {};
-  leave_out(*r);
-  return {act::down{who, errc::unreachable}, act::gave_up{who.id, r->reason, r->detail}};
+  r->parted_since = now;
+  r->let_go = false;
+  if (r->where != standing::member && r->where != standing::attaching) return {};
+  leave_out(now, *r);
+  return {act::down{who, errc::unreachable}};
 }
 
-supervision_fsm::actions supervision_fsm::on_reached(const participant& who) {
+supervision_fsm::actions supervision_fsm::on_reached(time_point now, const participant& who) {
   auto* r = find(who);
   if (!r || !std::exchange(r->parted, false)) return {};
-  if (r->where != standing::gave_up || r->reason != errc::unreachable) return {};
-  r->where = standing::attaching;
-  return {act::admit{who}};
+  r->let_go = false;
+  return on_tick(now);
 }
 
 supervision_fsm::actions supervision_fsm::on_pong(time_point now, const pong_msg& m) {
@@ -234,7 +241,7 @@ supervision_fsm::actions supervision_fsm::on_tick(time_point now) {
     if (now >= r.next_try && would_answer(now, r)) {
       r.where = standing::attaching;
       out.push_back(act::admit{{id, r.inc}});
-    } else if (!r.let_go && !heard_lately(now, r)) {
+    } else if (!r.let_go && now >= patience_ends(r)) {
       r.let_go = true;
       out.push_back(act::silent{id});
     }
@@ -250,7 +257,7 @@ std::optional<time_point> supervision_fsm::deadline(time_point now) const {
     if (would_answer(now, r)) {
       at(r.next_try);
     } else if (!r.let_go) {
-      at(r.last_heard + std::chrono::milliseconds(settings_.receiver.lease_ms + 1));
+      at(patience_ends(r));
     }
   }
   return next;

@@ -39,8 +39,8 @@ struct gave_up {
   std::string detail;
 };
 
-/// Tell the sender that no sync need wait for this one: it is silent. It is tried again when it is
-/// heard of.
+/// Tell the sender that no sync need wait for this one: it is silent, or some rank does not reach
+/// it. It is tried again when it is heard of, and reached by all.
 struct silent {
   receiver_id id;
 };
@@ -81,13 +81,14 @@ class supervision_fsm {
     std::uint32_t attempts = 0;         ///< since the last sync that it acknowledged
     std::uint32_t restarts = 0;         ///< incarnations after the first
     std::uint32_t restarts_in_row = 0;  ///< since the last sync that it acknowledged
-    bool parted = false;                ///< a rank of the trainer does not reach it
+    bool parted = false;                ///< a rank of the trainer does not reach it,
+    time_point parted_since;            ///< since then
     std::uint32_t reseeds = 0;
     std::uint32_t catch_ups = 0;
     time_point next_try;
     bool heard_since = true;  ///< since its last failure
     time_point last_heard;
-    bool let_go = false;  ///< silent, and no sync waits for it
+    bool let_go = false;  ///< silent or parted, and no sync waits for it
     readiness state;
   };
 
@@ -106,9 +107,9 @@ class supervision_fsm {
   actions on_down(time_point now, const participant& who, bool restartable);
   /// A rank of the trainer does not reach this life any more: no fault of its own, so no try is
   /// counted. It stays out until `on_reached`.
-  actions on_parted(const participant& who);
+  actions on_parted(time_point now, const participant& who);
   /// All ranks reach it.
-  actions on_reached(const participant& who);
+  actions on_reached(time_point now, const participant& who);
   actions on_admitted(time_point now, const participant& who, admission how);
   actions on_not_admitted(time_point now, const participant& who, errc reason, std::string detail);
   actions on_evicted(time_point now, const participant& who, errc reason, std::string detail);
@@ -128,6 +129,7 @@ class supervision_fsm {
   actions heard(time_point now, receiver_id id, record& r);
   bool heard_lately(time_point now, const record& r) const;
   bool would_answer(time_point now, const record& r) const;
+  time_point patience_ends(const record& r) const;
 
   settings settings_;
   std::map<receiver_id, record> records_;

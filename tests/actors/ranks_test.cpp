@@ -359,7 +359,7 @@ TEST_CASE("whom one rank does not reach is out through no fault of its own, unti
       if (r.id == 2) return std::pair(r.standing, r.reason);
     return std::pair(std::string(), errc::none);
   };
-  REQUIRE(eventually([&] { return standing_of().first == "gave_up"; }));
+  REQUIRE(eventually([&] { return standing_of().first == "quarantined"; }));
   CHECK(standing_of().second == errc::unreachable);
   // Long enough for every try that there is.
   for (unsigned label = 1; label <= 20; ++label) {

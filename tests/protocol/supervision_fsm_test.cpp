@@ -359,29 +359,38 @@ TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up o
 }
 
 TEST_CASE_METHOD(fixture, "supervision: whom a rank does not reach is out, and no try is counted") {
+  const auto lease = milliseconds(s.receiver.lease_ms);
   member();
-  const auto out = f.on_parted(a1);
+  const auto out = f.on_parted(t0, a1);
   REQUIRE(find<act::down>(out));
-  REQUIRE(find<act::gave_up>(out));
-  CHECK(find<act::gave_up>(out)->reason == errc::unreachable);
-  CHECK(rec().where == standing::gave_up);
+  CHECK(find<act::down>(out)->reason == errc::unreachable);
+  // It may be on its way to that rank: syncs wait for it as for who is silent.
+  CHECK_FALSE(find<act::gave_up>(out));
+  CHECK(rec().where == standing::quarantined);
+  CHECK(rec().reason == errc::unreachable);
   CHECK(rec().attempts == 0);
-  CHECK(f.on_parted(a1).empty());
-  CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
-  CHECK(f.on_hello(t0, hello(one)).empty());
-  CHECK(f.on_tick(t0 + milliseconds(100'000)).empty());
-  const auto back = f.on_reached(a1);
+  CHECK(f.on_parted(t0, a1).empty());
+  CHECK(f.deadline(t0) == t0 + lease + milliseconds(1));
+  CHECK(f.on_tick(t0 + lease).empty());
+  f.on_pong(t0 + lease, {1, 7, one, {}});
+  CHECK(find<act::silent>(f.on_tick(t0 + lease + milliseconds(1))));
+  // It is heard, but that is not what is missing.
+  CHECK(f.on_pong(t0 + 2 * lease, {1, 7, one, {}}).empty());
+  CHECK(f.on_hello(t0 + 2 * lease, hello(one)).empty());
+  CHECK(f.on_tick(t0 + 2 * lease).empty());
+  CHECK_FALSE(f.deadline(t0 + 2 * lease));
+  const auto back = f.on_reached(t0 + 2 * lease, a1);
   REQUIRE(find<act::admit>(back));
   CHECK(rec().where == standing::attaching);
-  CHECK(f.on_reached(a1).empty());
-  CHECK(f.on_reached(a2).empty());
+  CHECK(f.on_reached(t0 + 2 * lease, a1).empty());
+  CHECK(f.on_reached(t0 + 2 * lease, a2).empty());
 }
 
 TEST_CASE_METHOD(fixture, "supervision: a life that not all ranks reach yet waits for them") {
   CHECK(f.on_hello(t0, hello(one), true).empty());
-  CHECK(rec().where == standing::gave_up);
+  CHECK(rec().where == standing::quarantined);
   CHECK(rec().reason == errc::unreachable);
-  CHECK(find<act::admit>(f.on_reached(a1)));
+  CHECK(find<act::admit>(f.on_reached(t0, a1)));
   // One that failed for good is not brought back by that.
   s.supervision.attempts_max = 1;
   supervision_fsm strict(s);
@@ -389,16 +398,28 @@ TEST_CASE_METHOD(fixture, "supervision: a life that not all ranks reach yet wait
   strict.on_not_admitted(t0, a1, errc::wrong_layout, {});
   strict.on_not_admitted(t0, a1, errc::wrong_layout, {});
   REQUIRE(strict.records().at(7).where == standing::gave_up);
-  CHECK(strict.on_parted(a1).empty());
-  CHECK(strict.on_reached(a1).empty());
+  CHECK(strict.on_parted(t0, a1).empty());
+  CHECK(strict.on_reached(t0, a1).empty());
   CHECK(strict.records().at(7).where == standing::gave_up);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who failed and is parted keeps its wait") {
+  member();
+  f.on_evicted(t0, a1, errc::wrong_base, {});
+  f.on_not_admitted(t0, a1, errc::wrong_base, {});
+  const auto next = rec().next_try;
+  REQUIRE(next > t0);
+  CHECK(f.on_parted(t0, a1).empty());
+  CHECK(f.on_tick(next).empty());
+  CHECK(f.on_reached(t0, a1).empty());
+  CHECK(find<act::admit>(f.on_tick(next)));
 }
 
 TEST_CASE_METHOD(fixture, "supervision: who was lost and is heard again waits for the ranks too") {
   member();
   f.on_down(t0, a1, false);
-  CHECK(f.on_parted(a1).empty());
+  CHECK(f.on_parted(t0, a1).empty());
   CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
   CHECK(rec().reason == errc::unreachable);
-  CHECK(find<act::admit>(f.on_reached(a1)));
+  CHECK(find<act::admit>(f.on_reached(t0, a1)));
 }
