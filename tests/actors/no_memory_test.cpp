@@ -267,7 +267,7 @@ TEST_CASE("an allocation that fails in a published delta leaves the weights as t
 // just that fails the process ends as by a kill, which a pull must survive at any point anyway.
 TEST_CASE("an allocation that fails in a pull leaves a checkpoint that the next one brings up") {
   enum : int { not_struck, went_well, no_memory, something_else };
-  const temp_dir dir;
+  const temp_dir dir(test::in_memory());
   const auto base = some_weights(small, 1);
   const auto target = stepped(base, 2);
   write_safetensors(dir / "base" / "model.safetensors", base);

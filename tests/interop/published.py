@@ -206,8 +206,11 @@ def write_checkpoint(folder, state, shards=1):
 
 
 def marker(folder):
-    file = pathlib.Path(folder) / ".weight_sync" / "state.json"
-    return int(json.loads(file.read_text())["version"]) if file.exists() else None
+    try:
+        text = (pathlib.Path(folder) / ".weight_sync" / "state.json").read_text()
+    except FileNotFoundError:  # it goes while files change
+        return None
+    return int(json.loads(text)["version"])
 
 
 def set_marker(folder, version):

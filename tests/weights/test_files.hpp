@@ -24,8 +24,8 @@ namespace fs = std::filesystem;
 /// A directory of its own, gone with its owner.
 class temp_dir {
  public:
-  temp_dir() {
-    auto name = (fs::temp_directory_path() / "lockstep-weights-XXXXXX").string();
+  explicit temp_dir(const fs::path& parent = fs::temp_directory_path()) {
+    auto name = (parent / "lockstep-weights-XXXXXX").string();
     if (!::mkdtemp(name.data())) throw std::runtime_error("no temporary directory");
     path_ = name;
   }
@@ -41,6 +41,13 @@ class temp_dir {
  private:
   fs::path path_;
 };
+
+/// Where files are in memory, if there is such a place: for what syncs them a thousand times.
+inline fs::path in_memory() {
+  std::error_code missing;
+  const fs::path shared = "/dev/shm";
+  return fs::is_directory(shared, missing) ? shared : fs::temp_directory_path();
+}
 
 inline void put(const fs::path& file, const std::string& bytes) {
   fs::create_directories(file.parent_path());
