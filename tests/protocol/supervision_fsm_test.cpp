@@ -369,7 +369,7 @@ TEST_CASE_METHOD(fixture, "supervision: whom a rank does not reach is out, and n
   CHECK(rec().where == standing::quarantined);
   CHECK(rec().reason == errc::unreachable);
   CHECK(rec().attempts == 0);
-  CHECK(f.on_parted(t0, a1).empty());
+  CHECK(f.on_parted(t0 + milliseconds(1), a1).empty());
   CHECK(f.deadline(t0) == t0 + lease + milliseconds(1));
   CHECK(f.on_tick(t0 + lease).empty());
   f.on_pong(t0 + lease, {1, 7, one, {}});
