@@ -35,6 +35,7 @@ NOT_TRIED = {
 }
 # How long a process may take to come to its point, undisturbed and after each disturbance.
 REACH_S = 1.2
+TRIES = 3  # some steps are taken only where two things fall together
 # How long all receivers stand still: longer than a sync waits for their votes.
 STAND_S = 2.5
 
@@ -75,18 +76,23 @@ class Sweep(chaos.Chaos):
             return
         self.whole_times.append(time.monotonic() - began)
 
-    def died(self, process, point):
-        if process.running():
-            self.unreached.append(point)
-            process.signal(signal.SIGKILL)
-        else:
+    def died(self, process, point, tries):
+        """Whether it died at that point. If not, and no try is left, the point is not reached."""
+        reached = not process.running()
+        if reached:
             self.reached.append(point)
+        else:
+            if tries == 1:
+                self.unreached.append(point)
+            process.signal(signal.SIGKILL)
         self.ends(process, -signal.SIGKILL)
+        return reached
 
     # Receivers
 
-    def kill_receivers(self, points):
-        """One receiver a point, at the same time."""
+    def kill_receivers(self, points, tries=TRIES):
+        """One receiver a point, at the same time. Where some are not reached, these again."""
+        missed = []
         struck = list(zip(self.members, points))
         for member, point in struck:
             member.busy = True
@@ -102,10 +108,13 @@ class Sweep(chaos.Chaos):
                 # Without a trainer it has nothing to say, and with a new one it starts anew.
                 self.restart_trainer()
                 self.look_for(2 * REACH_S, lambda m=member: not m.process.running())
-            self.died(member.process, point)
+            if not self.died(member.process, point, tries):
+                missed.append(point)
             member.begin_healing(f"kill at {point}")
             self.start_receiver(member)
         self.whole(f"{points}")
+        if missed and tries > 1:
+            self.kill_receivers(missed, tries - 1)
 
     # The trainer
 
@@ -171,7 +180,7 @@ class Sweep(chaos.Chaos):
                 (stop_all, STAND_S), (go_on, REACH_S), (leave, REACH_S), (come_again, REACH_S),
                 (die_voting, REACH_S)]
 
-    def kill_trainer(self, point):
+    def kill_trainer(self, point, tries=TRIES):
         rank = self.options.ranks - 1 if point.startswith("rank.") else 0
         self.restart_trainer(rank, {"drill.kill_at": point})
         process = self.rank(rank)
@@ -193,9 +202,11 @@ class Sweep(chaos.Chaos):
                 self.start_receiver(member)
             member.busy = False
         self.armed = []
-        self.died(process, point)
+        reached = self.died(process, point, tries)
         self.start_rank(rank)
         self.whole(point)
+        if not reached and tries > 1:
+            self.kill_trainer(point, tries - 1)
 
     # The run
 
