@@ -66,8 +66,11 @@ void start_receiver(pointer self) {
   state.born = self->clock().now();
   const incarnation inc{state.env->entropy(), state.env->entropy()};
   const auto id = state.bytes->id();
+  // Nobody but the ranks knows whose a bucket is.
+  const auto ranks =
+      state.doors.size() > 1 ? caf::actor_cast<flusher_actor>(self) : flusher_actor();
   state.relay =
-      self->spawn(relay_behavior, state.env, id, state.bytes->name(), inc, dialer_of(self));
+      self->spawn(relay_behavior, state.env, id, state.bytes->name(), inc, dialer_of(self), ranks);
   relay_side side{state.relay, {}};
   if (state.place) {
     state.place->set(state.relay);
@@ -240,6 +243,10 @@ agent_actor::behavior_type agent_behavior(pointer self, std::shared_ptr<const ac
         for (const auto& d : s.doors)
           if (d.link) self->send(d.link, m);
         s.offer = std::move(m);
+      },
+      [self](const credit_msg& m) {
+        for (const auto& d : self->state.doors)
+          if (d.link) self->send(d.link, m);
       },
       [self](const announced& m) {
         auto& s = self->state;

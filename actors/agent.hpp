@@ -15,6 +15,8 @@ namespace lockstep {
 using trainer_link_actor = caf::typed_actor<
     // To be said to the trainer.
     caf::reacts_to<hello_msg>, caf::reacts_to<goodbye_msg>, caf::reacts_to<relay_offer_msg>,
+    // The receiver has taken what another receiver brought.
+    caf::reacts_to<credit_msg>,
     // The receiver has a new life.
     caf::reacts_to<retarget>,
     // Another link has heard an announcement.
@@ -25,6 +27,8 @@ using trainer_link_actor = caf::typed_actor<
 using agent_actor = caf::typed_actor<
     // The receiver announces itself, and that it passes buckets on.
     caf::reacts_to<hello_msg>, caf::reacts_to<relay_offer_msg>,
+    // The relay's receiver has taken what another receiver brought: any rank may have been to.
+    caf::reacts_to<credit_msg>,
     // A link has heard an announcement.
     caf::reacts_to<announced>,
     // An address was dialed.

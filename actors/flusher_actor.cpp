@@ -2,6 +2,8 @@
 // other receivers bring it.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "actors/states.hpp"
 #include "protocol/deadlines.hpp"
 
@@ -29,13 +31,23 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
   state.stop();
 }
 
+/// Credits that may come before the shipment that they are for.
+constexpr std::size_t early_max = 1'024;
+
+/// Who of the route brings what of a shipment: those who get it too.
+std::vector<fanout_plan::place> brought_by(const relay_route& route, const shipped_to& among) {
+  auto out = route.from;
+  for (auto& place : out)
+    if (place.parent && !std::ranges::binary_search(among, *place.parent)) place.parent.reset();
+  return out;
+}
+
 /// Which buckets of a shipment other receivers bring.
-std::vector<bool> elsewhere(const flusher_state& state, std::uint32_t count) {
-  const auto& from = state.route.from;
-  std::vector<bool> out;
-  if (from.empty()) return out;
-  out.resize(count);
-  for (std::uint32_t i = 0; i < count; ++i) out[i] = from[i % from.size()].parent.has_value();
+std::vector<bool> elsewhere(const std::vector<fanout_plan::place>& from, std::uint32_t first,
+                            std::uint32_t count) {
+  std::vector<bool> out(count);
+  for (std::uint32_t i = 0; i < count; ++i)
+    out[i] = from[(first + i) % from.size()].parent.has_value();
   return out;
 }
 
@@ -46,10 +58,27 @@ std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
   if (!parent || !state.source) return std::nullopt;
   std::vector<std::uint32_t> missing;
   const auto count = state.source->content().buckets.size();
-  for (auto i = stripe; i < count; i += state.watch.stripes())
-    if (state.machine.awaited(i)) missing.push_back(i);
+  for (std::uint32_t i = 0; i < count; ++i)
+    if ((state.first + i) % state.watch.stripes() == stripe && state.machine.awaited(i))
+      missing.push_back(i);
   send_buckets(self, state.machine.on_ours(missing));
   return parent;
+}
+
+void on_credit(pointer self, const credit_msg& m) {
+  auto& state = self->state;
+  // What others bring may be there before we are told to ship: then the other ranks have been.
+  if (m.env.txn > state.env.txn) {
+    if (state.early.size() == early_max) state.early.pop_front();
+    return state.early.push_back(m);
+  }
+  if (!state.source || m.index < state.first) return;
+  const auto index = m.index - state.first;
+  if (m.env == state.env && state.machine.awaited(index)) {
+    state.watch.on_taken(self->clock().now(), m.index);
+    state.sent->relayed += state.source->content().buckets[index].bytes;
+  }
+  send_buckets(self, state.machine.on_credit({m.env, m.id, index}));
 }
 
 void on_ship(pointer self, ship_request& m) {
@@ -58,8 +87,6 @@ void on_ship(pointer self, ship_request& m) {
   state.source = std::move(m.source);
   state.first = 0;
   if (const auto* part = std::get_if<part_head>(&m.head)) state.first = part->first;
-  // Only deltas are staged by who passes them on.
-  const bool relayed = std::holds_alternative<prepare_msg>(m.head) && !state.route.from.empty();
   std::visit(
       [&](auto& head) {
         state.env = head.env;
@@ -68,24 +95,15 @@ void on_ship(pointer self, ship_request& m) {
       m.head);
   const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
   state.watch.on_stop();
-  if (!relayed) return send_buckets(self, state.machine.on_start(state.env, count));
+  if (!m.among || state.route.from.empty())
+    return send_buckets(self, state.machine.on_start(state.env, count));
   const auto& s = state.env_of_process->options;
-  const auto patience =
-      std::chrono::milliseconds(s.transport.relay_stall_ms) +
-      transfer_time(s, s.bucket.bytes_max * (std::uint64_t{state.route.from.size()} + 1));
-  state.watch.on_start(self->clock().now(), patience, count, state.route.from);
-  send_buckets(self, state.machine.on_start(state.env, count, elsewhere(state, count)));
-}
-
-void on_credit(pointer self, const credit_msg& m) {
-  auto& state = self->state;
-  if (!state.source || m.index < state.first) return;
-  const auto index = m.index - state.first;
-  if (m.env == state.env && state.machine.awaited(index)) {
-    state.watch.on_taken(self->clock().now(), index);
-    state.sent->relayed += state.source->content().buckets[index].bytes;
-  }
-  send_buckets(self, state.machine.on_credit({m.env, m.id, index}));
+  const auto from = brought_by(state.route, *m.among);
+  const auto patience = std::chrono::milliseconds(s.transport.relay_stall_ms) +
+                        transfer_time(s, s.bucket.bytes_max * (std::uint64_t{from.size()} + 1));
+  state.watch.on_start(self->clock().now(), patience, state.first, count, from);
+  send_buckets(self, state.machine.on_start(state.env, count, elsewhere(from, state.first, count)));
+  for (const auto& early : std::exchange(state.early, {})) on_credit(self, early);
 }
 
 /// What was to come from somebody who brings nothing any more is sent from here at once.

@@ -131,11 +131,23 @@ struct drop_request {
   txn_ref txn;
 };
 
-/// From whom a receiver gets each stripe of a delta; a parent only where the two are linked. Empty:
-/// all of it from the trainer.
+/// From whom a receiver gets each stripe of what is passed on; a parent only where the two are
+/// linked. Empty: all of it from the trainer.
 struct relay_route {
   std::vector<fanout_plan::place> from;
 };
+/// As in `shard_route_msg`.
+payload packed_route(const relay_route& route);
+/// Nothing if the bytes are no route.
+std::optional<relay_route> unpacked_route(const payload& bytes);
+
+/// Who gets the same shipment, ascending.
+using shipped_to = std::vector<receiver_id>;
+/// As in `shard_among_msg`.
+payload packed_ids(const shipped_to& ids);
+/// Nothing if the bytes are not whole numbers, ascending.
+std::optional<shipped_to> unpacked_ids(const payload& bytes);
+
 /// A parent has brought nothing of its stripe for too long.
 struct relay_stalled {
   receiver_id child = 0;
@@ -245,6 +257,7 @@ LOCKSTEP_LOCAL_MESSAGE(end_request)
 LOCKSTEP_LOCAL_MESSAGE(add_engine)
 LOCKSTEP_LOCAL_MESSAGE(remove_engine)
 LOCKSTEP_LOCAL_MESSAGE(round_spec)
+LOCKSTEP_LOCAL_MESSAGE(round_hurry)
 LOCKSTEP_LOCAL_MESSAGE(round_result)
 LOCKSTEP_LOCAL_MESSAGE(sync_action::evicted)
 LOCKSTEP_LOCAL_MESSAGE(sync_action::admitted)
@@ -256,6 +269,8 @@ namespace lockstep {
 using join_actor = caf::typed_actor<
     // The sender opens a round; its result goes back to the sender, once.
     caf::reacts_to<round_spec>,
+    // The sender cannot wait for a round as long as it thought.
+    caf::reacts_to<round_hurry>,
     // A receiver answers.
     caf::reacts_to<reply_msg>,
     // The sender knows of a participant that will not answer any more.
@@ -321,6 +336,8 @@ using receiver_actor = caf::typed_actor<
 struct ship_request {
   std::variant<prepare_msg, redo_msg, full_begin_msg, part_head> head;
   std::shared_ptr<bucket_source> source;
+  /// Those of the route who are among these bring it; none: nobody does.
+  std::shared_ptr<const shipped_to> among = {};
 };
 /// Stop streaming this transaction.
 struct stop_request {
@@ -420,6 +437,8 @@ using supervisor_actor = caf::typed_actor<
     caf::reacts_to<fleet_notice>,
     // Another rank of the trainer announces itself, or has seeded its part.
     caf::reacts_to<shard_hello_msg>, caf::reacts_to<shard_result_msg>,
+    // It says whom it reaches, and who waits in vain for what others were to bring of its part.
+    caf::reacts_to<shard_reach_msg>, caf::reacts_to<shard_stalled_msg>,
     // Somebody asks where everybody stands, or what everybody holds.
     caf::reacts_to<observe_request>,
     // Time to ping, and to try who waits.
@@ -429,12 +448,15 @@ using supervisor_actor = caf::typed_actor<
 /// with them.
 using rank_link_actor = caf::typed_actor<
     // Something to do, or to ship.
-    caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>>;
+    caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
+    // From whom receivers have what, and who gets the same.
+    caf::reacts_to<shard_route_msg>, caf::reacts_to<shard_among_msg>>;
 
 /// The coordinator, at another rank's.
 using coordinator_link_actor = caf::typed_actor<
     // Said to the coordinator.
-    caf::reacts_to<shard_hello_msg>, caf::reacts_to<shard_result_msg>>;
+    caf::reacts_to<shard_hello_msg>, caf::reacts_to<shard_result_msg>,
+    caf::reacts_to<shard_reach_msg>, caf::reacts_to<shard_stalled_msg>>;
 
 /// Compares what receivers hold with the snapshot, once, and ends.
 using auditor_actor = caf::typed_actor<

@@ -20,6 +20,10 @@ join_actor::behavior_type join_behavior(join_actor::stateful_pointer<join_state>
         self->state.opener = caf::actor_cast<sender_actor>(self->current_sender());
         emit(self, self->state.machine.on_open(std::move(spec)));
       },
+      [self](const round_hurry& h) {
+        self->state.machine.on_hurry(h);
+        emit(self, std::nullopt);
+      },
       [self](const reply_msg& m) { emit(self, self->state.machine.on_reply(m)); },
       [self](const down_notice& m) { emit(self, self->state.machine.on_down(m.who, m.reason)); },
       [self, snapshot](const conclude_request& m) {

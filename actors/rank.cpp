@@ -223,8 +223,26 @@ void on_ship(pointer self, const shard_ship_msg& m) {
     state.receivers[m.id].early = m;
     return;
   }
+  const auto& a = state.among;
   self->send(r->second.flusher,
-             ship_request{part_head{{m.cluster, m.txn, m.inc}, m.round, m.first}, source});
+             ship_request{part_head{{m.cluster, m.txn, m.inc}, m.round, m.first}, source,
+                          m.part == 0 && a.txn == m.txn && a.round == m.round ? a.ids : nullptr});
+}
+
+void on_among(pointer self, const shard_among_msg& m) {
+  auto ids = unpacked_ids(m.ids);
+  if (m.cluster != self->state.env->cluster || !ids) return;
+  self->state.among = {m.txn, m.round, std::make_shared<const shipped_to>(std::move(*ids))};
+}
+
+void on_route(pointer self, const shard_route_msg& m) {
+  auto& state = self->state;
+  auto route = unpacked_route(m.from);
+  if (m.cluster != state.env->cluster || !route) return;
+  auto& r = state.receivers[m.id];
+  r.routed = m.inc;
+  r.route = std::move(*route);
+  if (r.flusher && r.inc == m.inc) self->send(r.flusher, r.route);
 }
 
 void on_advanced(pointer self, const advance_result& m) {
@@ -243,11 +261,31 @@ void on_advanced(pointer self, const advance_result& m) {
 
 // --- receivers ----------------------------------------------------------------------------------
 
-void unreach(pointer self, rank_state::reached& r) {
-  if (r.receiver) self->demonitor(r.receiver.address());
+/// Says whether a receiver is linked to this rank.
+void tell_reach(pointer self, receiver_id id, const rank_state::reached& r) {
+  const auto& state = self->state;
+  if (!state.coordinator || !state.hello) return;
+  self->send(state.coordinator,
+             shard_reach_msg{state.env->cluster, state.env->options.transport.rank, id, r.inc,
+                             static_cast<bool>(r.receiver)});
+}
+
+/// Who this rank is, and whom it reaches.
+void introduce(pointer self) {
+  const auto& state = self->state;
+  if (!state.coordinator || !state.hello) return;
+  self->send(state.coordinator, *state.hello);
+  for (const auto& [id, r] : state.receivers)
+    if (r.receiver) tell_reach(self, id, r);
+}
+
+void unreach(pointer self, receiver_id id, rank_state::reached& r) {
+  const bool was = static_cast<bool>(r.receiver);
+  if (was) self->demonitor(r.receiver.address());
   if (r.flusher) self->send_exit(r.flusher, caf::exit_reason::user_shutdown);
   r.receiver = nullptr;
   r.flusher = nullptr;
+  if (was) tell_reach(self, id, r);
 }
 
 void on_hello(pointer self, const hello_msg& m) {
@@ -263,12 +301,14 @@ void on_hello(pointer self, const hello_msg& m) {
     return;
   }
   if (r.receiver == from && r.inc == m.inc) return;
-  unreach(self, r);
+  unreach(self, m.id, r);
   r.inc = m.inc;
   r.name = m.name;
   r.receiver = from;
   self->monitor(from);
   r.flusher = self->spawn(flusher_behavior, m.id, from, state.env, r.sent);
+  if (r.routed == r.inc) self->send(r.flusher, r.route);
+  tell_reach(self, m.id, r);
   if (const auto early = std::exchange(r.early, std::nullopt)) on_ship(self, *early);
 }
 
@@ -311,7 +351,7 @@ void on_dialed(pointer self, dialed& m) {
           coordinator_link_behavior, state.env, std::move(m.channels),
           caf::actor_cast<caf::actor>(self)));
   self->monitor(state.coordinator);
-  if (state.hello) self->send(state.coordinator, *state.hello);
+  introduce(self);
 }
 
 void on_down(pointer self, const caf::down_msg& m) {
@@ -329,7 +369,7 @@ void on_down(pointer self, const caf::down_msg& m) {
     return;
   }
   for (auto& [id, r] : state.receivers)
-    if (r.receiver && r.receiver.address() == m.source) return unreach(self, r);
+    if (r.receiver && r.receiver.address() == m.source) return unreach(self, id, r);
 }
 
 // --- the trainer of this rank -------------------------------------------------------------------
@@ -343,7 +383,7 @@ void on_boot(pointer self, boot_request& m) {
                    state.inc,
                    m.shape.fingerprint(),
                    packed_mask(m.owned)};
-    if (state.coordinator) self->send(state.coordinator, *state.hello);
+    introduce(self);
   }
   refuse_seed(self, errc::busy, "another start has taken its place");
   state.boot = std::move(m);
@@ -377,7 +417,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     end_run(self, errc::shut_down, "the runtime is ending");
-    for (auto& [id, r] : self->state.receivers) unreach(self, r);
+    for (auto& [id, r] : self->state.receivers) unreach(self, id, r);
     self->quit(m.reason);
   });
   dial(self);
@@ -390,6 +430,14 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       },
       [self](const shard_task_msg& m) { on_task(self, m); },
       [self](const shard_ship_msg& m) { on_ship(self, m); },
+      [self](const shard_route_msg& m) { on_route(self, m); },
+      [self](const shard_among_msg& m) { on_among(self, m); },
+      [self](const relay_stalled& m) {
+        const auto& s = self->state;
+        if (s.coordinator)
+          self->send(s.coordinator, shard_stalled_msg{s.env->cluster, s.env->options.transport.rank,
+                                                      m.child, m.parent});
+      },
       [self](const stage_result& m) {
         auto& s = self->state;
         if (m.txn != s.encoded || !s.delta) return;
@@ -453,7 +501,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       [self](const goodbye_msg& m) {
         const auto r = self->state.receivers.find(m.id);
         if (r == self->state.receivers.end() || r->second.inc != m.inc) return;
-        unreach(self, r->second);
+        unreach(self, m.id, r->second);
         self->state.receivers.erase(r);
       },
       [self](const observe_request& m) {

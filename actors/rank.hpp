@@ -16,6 +16,10 @@ using rank_actor = caf::typed_actor<
     caf::reacts_to<boot_request>, caf::reacts_to<sync_request>, caf::reacts_to<end_request>,
     // The coordinator has something to do.
     caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
+    // It says from whom receivers have what, and who gets the same.
+    caf::reacts_to<shard_route_msg>, caf::reacts_to<shard_among_msg>,
+    // A flusher waits in vain for what another receiver was to bring.
+    caf::reacts_to<relay_stalled>,
     // What the snapshot says.
     caf::reacts_to<stage_result>, caf::reacts_to<carve_result>, caf::reacts_to<prove_result>,
     caf::reacts_to<full_result>, caf::reacts_to<advance_result>, caf::reacts_to<digests_result>,
@@ -38,6 +42,8 @@ struct rank_state {
     receiver_actor receiver;
     flusher_actor flusher;
     std::optional<shard_ship_msg> early;  ///< asked for before this life was linked
+    incarnation routed;                   ///< the life that `route` is of
+    relay_route route;
     std::shared_ptr<sent_counters> sent = std::make_shared<sent_counters>();
   };
 
@@ -67,6 +73,12 @@ struct rank_state {
   /// What there is to ship, by the coordinator's number of the part: of `delta` that of those who
   /// take some tensors only, and what was planned.
   std::map<std::uint32_t, std::shared_ptr<bucket_source>> carved, full;
+  /// Who gets a shipment: told before it is to be shipped.
+  struct {
+    txn_ref txn;
+    std::uint32_t round = 0;
+    std::shared_ptr<const shipped_to> ids;
+  } among;
   std::map<receiver_id, reached> receivers;
   tick_timer timer;
 };

@@ -22,6 +22,16 @@ bool hear_rank(rank_link* self, wire_message& m) {
     self->send(state.supervisor, std::move(*hello));
     return true;
   }
+  if (auto* reach = std::get_if<shard_reach_msg>(&m)) {
+    if (reach->rank != state.io.peer().id) return strange(self, m);
+    self->send(state.supervisor, std::move(*reach));
+    return true;
+  }
+  if (auto* stalled = std::get_if<shard_stalled_msg>(&m)) {
+    if (stalled->rank != state.io.peer().id) return strange(self, m);
+    self->send(state.supervisor, std::move(*stalled));
+    return true;
+  }
   auto* result = std::get_if<shard_result_msg>(&m);
   if (result == nullptr || result->rank != state.io.peer().id) return strange(self, m);
   const auto asker =
@@ -30,16 +40,18 @@ bool hear_rank(rank_link* self, wire_message& m) {
   return true;
 }
 
+/// Hands `m` on if it is a `M`.
+template <class M>
+bool passed(coordinator_link* self, wire_message& m) {
+  auto* said = std::get_if<M>(&m);
+  if (said != nullptr) self->send(self->state.rank, std::move(*said));
+  return said != nullptr;
+}
+
 bool hear_coordinator(coordinator_link* self, wire_message& m) {
-  if (std::holds_alternative<beat_msg>(m)) return true;
-  if (auto* task = std::get_if<shard_task_msg>(&m)) {
-    self->send(self->state.rank, std::move(*task));
-    return true;
-  }
-  auto* ship = std::get_if<shard_ship_msg>(&m);
-  if (ship == nullptr) return strange(self, m);
-  self->send(self->state.rank, std::move(*ship));
-  return true;
+  return std::holds_alternative<beat_msg>(m) || passed<shard_task_msg>(self, m) ||
+         passed<shard_ship_msg>(self, m) || passed<shard_route_msg>(self, m) ||
+         passed<shard_among_msg>(self, m) || strange(self, m);
 }
 
 }  // namespace
@@ -62,6 +74,8 @@ caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_en
         s.io.write(self, m);
       },
       [self](const shard_ship_msg& m) { self->state.io.write(self, m); },
+      [self](const shard_route_msg& m) { self->state.io.write(self, m); },
+      [self](const shard_among_msg& m) { self->state.io.write(self, m); },
       [self](const caf::io::new_data_msg& m) {
         self->state.io.read(self, m.buf,
                             [self](wire_message& said) { return hear_rank(self, said); });
@@ -84,6 +98,8 @@ caf::behavior coordinator_link_behavior(coordinator_link* self,
   return {
       [self](const shard_hello_msg& m) { self->state.io.write(self, m); },
       [self](const shard_result_msg& m) { self->state.io.write(self, m); },
+      [self](const shard_reach_msg& m) { self->state.io.write(self, m); },
+      [self](const shard_stalled_msg& m) { self->state.io.write(self, m); },
       [self](const caf::io::new_data_msg& m) {
         self->state.io.read(self, m.buf,
                             [self](wire_message& said) { return hear_coordinator(self, said); });

@@ -128,6 +128,7 @@ struct relay_state {
   std::string who;  ///< for the log
   incarnation inc;
   relay_dialer dial;
+  flusher_actor ranks;    ///< hear of every bucket that is taken; none: the announcer alone does
   supervisor_actor boss;  ///< who gave the orders
   std::uint64_t run = 0;  ///< that they are of
   version_ref newest;
@@ -140,7 +141,8 @@ struct relay_state {
 
 relay_actor::behavior_type relay_behavior(relay_actor::stateful_pointer<relay_state> self,
                                           std::shared_ptr<const actor_env> env, receiver_id id,
-                                          std::string who, incarnation inc, relay_dialer dial);
+                                          std::string who, incarnation inc, relay_dialer dial,
+                                          flusher_actor ranks);
 
 }  // namespace lockstep
 

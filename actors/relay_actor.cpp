@@ -235,7 +235,7 @@ void on_credit(pointer self, const credit_msg& m) {
   if (s.now->receiver.address() == from->address()) {
     if (!(m.env == s.now->what.env) || m.index >= s.now->from.size()) return;
     if (const auto& parent = s.now->from[m.index]) self->send(parent, m);
-    self->send(s.now->what.announcer, m);
+    self->send(s.ranks ? s.ranks : s.now->what.announcer, m);
     return;
   }
   if (s.now->over) return;
@@ -263,13 +263,14 @@ void arm(pointer self) {
 
 relay_actor::behavior_type relay_behavior(pointer self, std::shared_ptr<const actor_env> env,
                                           receiver_id id, std::string who, incarnation inc,
-                                          relay_dialer dial) {
+                                          relay_dialer dial, flusher_actor ranks) {
   auto& state = self->state;
   state.env = std::move(env);
   state.id = id;
   state.who = std::move(who);
   state.inc = inc;
   state.dial = std::move(dial);
+  state.ranks = std::move(ranks);
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     for (auto& f : self->state.feeds) close(self, f, errc::none);

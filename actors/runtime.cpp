@@ -92,8 +92,6 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
           "transport.relay_listen is for receivers whose trainer is in another process: it needs "
           "transport.connect, and no transport.listen");
   }
-  if (t.fanout != 0 && t.ranks > 1)
-    throw setting_error("transport.fanout must be 0 for a trainer of several ranks");
   // Who dials a trainer is none, or a rank whose runs another numbers.
   if (t.connect.empty() && !options.trainer.run_file.empty())
     counter_.emplace(options.trainer.run_file);

@@ -98,6 +98,20 @@ class performer {
     if (out.empty()) out.insert(shard_mask());
     return {out.begin(), out.end()};
   }
+  /// Who may have a shipment from each other: who takes all tensors. Nothing where nobody passes
+  /// anything on. The other ranks are told, before they are asked to ship.
+  std::shared_ptr<const shipped_to> among(txn_ref txn, const std::vector<participant>& who,
+                                          std::uint32_t round) {
+    if (env_.options.transport.fanout == 0) return {};
+    auto ids = std::make_shared<shipped_to>();
+    for (const auto& p : who)
+      if (const auto* r = route(p); r != nullptr && r->taken.empty()) ids->push_back(p.id);
+    if (ids->size() < 2) return {};
+    std::ranges::sort(*ids);
+    for (const auto& rank : state_.setup.ranks)
+      self_->send(rank, shard_among_msg{env_.cluster, txn, round, packed_ids(*ids)});
+    return ids;
+  }
   /// What all weights of those who take a part are: where the machine says what all weights digest
   /// to, they are told what theirs do.
   static target_info target_of(target_info all, const part_shipment& part) {
@@ -120,12 +134,15 @@ class performer {
   std::uint64_t ship_each(txn_ref txn, const std::vector<participant>& who,
                           const part_shipments& from, std::uint32_t round, Source source,
                           Make make) {
+    // Only deltas are staged by who passes them on, and a redo may differ from what came first.
+    const bool passed_on = &from == &state_.delta && round == 0;
+    const auto ids = passed_on ? among(txn, who, round) : nullptr;
     std::uint64_t bytes = 0;
     for (const auto& p : who) {
       const auto* r = route(p);
       const auto* s = r == nullptr ? nullptr : find(from, r->taken);
       if (s == nullptr || !source(*s)) continue;
-      ship_request request{make(to(txn, p), *s), source(*s)};
+      ship_request request{make(to(txn, p), *s), source(*s), r->taken.empty() ? ids : nullptr};
       bytes += std::visit(
           [](const auto& head) {
             if constexpr (requires { head.content; }) return head.content.bytes;
@@ -209,6 +226,7 @@ class performer {
     }
     self_->send(state_.setup.join, std::move(spec));
   }
+  void perform(const act::hurry_round& a) { self_->send(state_.setup.join, a.what); }
   void perform(const act::send_attach& a) {
     send_each(a.txn, a.who, state_.held, [&](const envelope& env, const part_shipment& s) {
       return attach_msg{env, target_of(a.target, s), s.content.layout, a.challenge};

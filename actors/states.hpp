@@ -40,6 +40,8 @@ struct flusher_state {
   envelope env;
   std::uint32_t first = 0;  ///< index of the source's first bucket among those announced
   std::shared_ptr<bucket_source> source;
+  /// For what others bring of shipments that this one is yet to be told of; the latest last.
+  std::deque<credit_msg> early;
 
   void stop() {
     machine.on_stop();
@@ -242,6 +244,7 @@ struct supervisor_state {
   struct other_rank {
     rank_link_actor link;
     shard_hello_msg hello;
+    std::map<receiver_id, incarnation> reached = {};  ///< the lives linked to it
   };
   /// A boot that waits for other ranks to be there and to seed their parts.
   struct waiting_boot {

@@ -136,8 +136,9 @@ class performer {
   supervisor_state& state_;
 };
 
-/// Notes what a receiver has become, if it has become something else.
-void note_phase(pointer self, receiver_id id) {
+}  // namespace
+
+void supervising::note_phase(pointer self, receiver_id id) {
   auto& state = self->state;
   const auto it = state.policy->records().find(id);
   if (it == state.policy->records().end()) return;
@@ -148,8 +149,6 @@ void note_phase(pointer self, receiver_id id) {
   note = {r.where, r.state.phase, self->clock().now()};
   replan(self);
 }
-
-}  // namespace
 
 void supervising::perform(pointer self, const supervision_fsm::actions& actions) {
   performer(self).run(actions);
@@ -326,10 +325,13 @@ void on_hello(pointer self, const hello_msg& m) {
                           state.policy->records().at(m.id).name, m.name);
     return;
   }
-  const auto actions = state.policy->on_hello(self->clock().now(), m);
+  const bool parted = !ours && !is_reached(state, {m.id, m.inc});
+  const auto actions = state.policy->on_hello(self->clock().now(), m, parted);
   if (!ours) reach(self, m);
   perform(self, actions);
   note_phase(self, m.id);
+  if (const auto c = state.children.find(m.id); c != state.children.end())
+    look_at_reach(self, c->second);
 }
 
 void on_goodbye(pointer self, const goodbye_msg& m) {
@@ -470,6 +472,8 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       },
       [self](shard_hello_msg& m) { on_rank(self, m); },
       [self](const shard_result_msg& m) { on_rank_result(self, m); },
+      [self](const shard_reach_msg& m) { on_reach(self, m); },
+      [self](const shard_stalled_msg& m) { on_rank_stalled(self, m); },
       [self](const observe_request& m) { on_observe(self, m); },
       [self](const tick&) { on_tick(self); },
   };

@@ -48,6 +48,9 @@ void route(pointer self, const child& c) {
     for (std::size_t s = 0; s < out.from.size(); ++s)
       if (s >= c.feeds.size() || !c.feeds[s].up) out.from[s] = {};
   }
+  for (const auto& [rank, r] : self->state.ranks)
+    self->send(r.link,
+               shard_route_msg{self->state.env->cluster, c.life.id, c.life.inc, packed_route(out)});
   if (c.flusher) self->send(c.flusher, std::move(out));
 }
 
@@ -190,6 +193,11 @@ void on_relay_link(pointer self, const relay_link_msg& m) {
 void on_stalled(pointer self, const relay_stalled& m) {
   const auto it = self->state.children.find(m.child);
   if (it != self->state.children.end()) blame(self, it->second, m.parent, errc::timeout);
+}
+
+void on_rank_stalled(pointer self, const shard_stalled_msg& m) {
+  if (m.cluster == self->state.env->cluster && self->state.ranks.contains(m.rank))
+    on_stalled(self, {m.child, m.parent});
 }
 
 }  // namespace lockstep::supervising

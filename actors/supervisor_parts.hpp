@@ -12,6 +12,8 @@ using pointer = supervisor_actor::stateful_pointer<supervisor_state>;
 void greet(pointer self, const supervisor_state::child& c);
 /// Performs what the policy has decided.
 void perform(pointer self, const supervision_fsm::actions& actions);
+/// Notes what a receiver has become, if it has become something else.
+void note_phase(pointer self, receiver_id id);
 /// Ends sender, join and snapshot, if there are any.
 void end_trainer(pointer self);
 
@@ -26,6 +28,12 @@ void refuse_boot(pointer self, errc reason, const std::string& detail);
 void on_rank(pointer self, shard_hello_msg& m);
 /// A rank's link has ended.
 void rank_died(pointer self, std::uint32_t rank);
+/// Whether this life is linked to every rank of the trainer that is there.
+bool is_reached(const supervisor_state& state, const participant& who);
+/// Whoever not all ranks reach is out until they do.
+void look_at_reach(pointer self, const supervisor_state::child& c);
+/// A rank says whom it reaches.
+void on_reach(pointer self, const shard_reach_msg& m);
 /// A rank has seeded its part, or cannot.
 void on_rank_result(pointer self, const shard_result_msg& m);
 
@@ -39,6 +47,8 @@ void repeat_orders(pointer self);
 void on_offer(pointer self, const relay_offer_msg& m);
 void on_relay_link(pointer self, const relay_link_msg& m);
 void on_stalled(pointer self, const relay_stalled& m);
+/// Likewise, at another rank.
+void on_rank_stalled(pointer self, const shard_stalled_msg& m);
 
 // --- supervisor_status.cpp
 void on_observe(pointer self, const observe_request& m);

@@ -42,6 +42,34 @@ void end_ranks(pointer self) {
     self->send(r.link, shard_task_msg{state.env->cluster, shard_task::end, {}, 0, 0});
 }
 
+bool is_reached(const supervisor_state& state, const participant& who) {
+  return std::ranges::all_of(state.ranks, [&](const auto& r) {
+    const auto it = r.second.reached.find(who.id);
+    return it != r.second.reached.end() && it->second == who.inc;
+  });
+}
+
+void look_at_reach(pointer self, const supervisor_state::child& c) {
+  auto& state = self->state;
+  if (c.bytes || !c.receiver) return;
+  const bool all = is_reached(state, c.life);
+  perform(self, all ? state.policy->on_reached(c.life) : state.policy->on_parted(c.life));
+  note_phase(self, c.life.id);
+}
+
+void on_reach(pointer self, const shard_reach_msg& m) {
+  auto& state = self->state;
+  const auto rank = state.ranks.find(m.rank);
+  if (m.cluster != state.env->cluster || rank == state.ranks.end()) return;
+  auto& reached = rank->second.reached;
+  if (m.linked && (reached.contains(m.id) || reached.size() < supervision_fsm::receivers_max))
+    reached[m.id] = m.inc;
+  else if (const auto it = reached.find(m.id); it != reached.end() && it->second == m.inc)
+    reached.erase(it);
+  if (const auto c = state.children.find(m.id); c != state.children.end())
+    look_at_reach(self, c->second);
+}
+
 void refuse_boot(pointer self, errc reason, const std::string& detail) {
   auto request = std::move(self->state.waiting->request);
   self->state.waiting.reset();
@@ -141,6 +169,7 @@ void on_rank(pointer self, shard_hello_msg& m) {
   self->monitor(from);
   state.env->log->info("rank {} is there", m.rank);
   state.ranks[m.rank] = {from, std::move(m)};
+  for (const auto& [id, c] : state.children) look_at_reach(self, c);
   advance_boot(self);
 }
 

@@ -298,9 +298,10 @@ __attribute__((target(HWY_TARGET_STR ",gfni"))) void classify_near_2(const class
       const std::byte* const to = target + b * block_elements * 2;
       prefetch_ahead(from, 128);
       prefetch_ahead(to, 128);
-      const std::uint64_t in_low = _mm512_cmpneq_epi16_mask(low, _mm512_loadu_si512(to));
-      const std::uint64_t in_high = _mm512_cmpneq_epi16_mask(high, _mm512_loadu_si512(to + 64));
-      chunk.changed[b] = in_low | in_high << 32;
+      // Joined as masks: GCC 12 may spill one as 32 bits and read it back as 64.
+      const __mmask32 in_low = _mm512_cmpneq_epi16_mask(low, _mm512_loadu_si512(to));
+      const __mmask32 in_high = _mm512_cmpneq_epi16_mask(high, _mm512_loadu_si512(to + 64));
+      chunk.changed[b] = _mm512_kunpackd(in_high, in_low);
     }
     const __m512i keys = _mm512_packus_epi16(_mm512_srli_epi16(_mm512_add_epi16(low, low), 8),
                                              _mm512_srli_epi16(_mm512_add_epi16(high, high), 8));

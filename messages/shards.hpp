@@ -107,6 +107,57 @@ struct shard_ship_msg {
   }
 };
 
+/// A rank to the coordinator: whether this life of a receiver is linked to it.
+struct shard_reach_msg {
+  std::uint64_t cluster = 0;
+  std::uint32_t rank = 0;
+  receiver_id id = 0;
+  incarnation inc;
+  bool linked = false;
+
+  friend bool operator==(const shard_reach_msg&, const shard_reach_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.rank, x.id, x.inc, x.linked);
+  }
+};
+
+/// The coordinator to a rank: from whom a receiver gets each stripe of what is passed on. The last
+/// word about a life stands.
+struct shard_route_msg {
+  std::uint64_t cluster = 0;
+  receiver_id id = 0;
+  incarnation inc;
+  payload from;  ///< for each stripe its parent and how deep it is, u32 each, little-endian; 0
+                 ///< deep: from the trainer
+
+  friend bool operator==(const shard_route_msg&, const shard_route_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.id, x.inc, x.from); }
+};
+
+/// The coordinator to a rank, before it asks it to ship: these receivers get the same shipment, and
+/// may have it from each other.
+struct shard_among_msg {
+  std::uint64_t cluster = 0;
+  txn_ref txn;
+  std::uint32_t round = 0;
+  payload ids;  ///< ascending, u32 each, little-endian
+
+  friend bool operator==(const shard_among_msg&, const shard_among_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.txn, x.round, x.ids); }
+};
+
+/// A rank to the coordinator: `child` waits in vain for what `parent` was to bring of the rank's
+/// buckets.
+struct shard_stalled_msg {
+  std::uint64_t cluster = 0;
+  std::uint32_t rank = 0;
+  receiver_id child = 0;
+  receiver_id parent = 0;
+
+  friend bool operator==(const shard_stalled_msg&, const shard_stalled_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.rank, x.child, x.parent); }
+};
+
 /// Nothing but that the speaker is there. Said over every link when there is nothing else to say.
 struct beat_msg {
   std::uint64_t cluster = 0;

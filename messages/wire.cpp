@@ -18,12 +18,12 @@ constexpr std::array magic{std::byte{0x4c}, std::byte{0x4b}, std::byte{0x4d}, st
 constexpr std::size_t kinds = std::variant_size_v<wire_message>;
 
 constexpr std::array<std::string_view, kinds> kind_names{
-    "hello",       "ping",        "pong",         "goodbye",     "attach",       "full_begin",
-    "prepare",     "bucket",      "commit",       "abort",       "redo",         "reply",
-    "credit",      "welcome",     "audit",        "audit_reply", "observe",      "status_line",
-    "audit_line",  "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
-    "beat",        "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
-    "relayed_line"};
+    "hello",        "ping",        "pong",         "goodbye",     "attach",       "full_begin",
+    "prepare",      "bucket",      "commit",       "abort",       "redo",         "reply",
+    "credit",       "welcome",     "audit",        "audit_reply", "observe",      "status_line",
+    "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
+    "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
+    "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled"};
 
 /// A bucket's size and hash in a manifest, as long as in memory: see the bound on allocations.
 constexpr std::size_t bucket_info_bytes = 24;
@@ -42,6 +42,10 @@ concept range_checked = std::is_enum_v<T> && requires {
 
 template <class T>
 concept natural = std::is_unsigned_v<T> && !std::is_same_v<T, bool>;
+
+bool is_control(char c) noexcept {
+  return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+}
 
 /// Longest text in bytes that a message of type `M` carries.
 template <class M>
@@ -135,7 +139,7 @@ class writer {
     } else if constexpr (std::is_same_v<T, std::string>) {
       const auto text = std::string_view(x).substr(0, text_max<M>);
       number(std::uint64_t{text.size()});
-      raw(std::as_bytes(std::span(text)));
+      for (const char c : text) out_.push_back(static_cast<std::byte>(is_control(c) ? '?' : c));
     } else if constexpr (std::is_same_v<T, payload>) {
       number(std::uint64_t{x.size()});
       raw({x.data(), x.size()});
@@ -239,6 +243,9 @@ class reader {
     std::span<const std::byte> bytes;
     if (!counted(text_max<M>, 1, "a text above its bound", bytes)) return false;
     x.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    // It ends in logs and on terminals, where it must not pass for more than one line of text.
+    if (std::any_of(x.begin(), x.end(), is_control))
+      return fail(errc::bad_frame, "a control character in a text");
     return true;
   }
 

@@ -45,6 +45,11 @@ join_fsm::emitted join_fsm::on_open(round_spec spec) {
   return missing_ == 0 ? finish() : std::nullopt;
 }
 
+void join_fsm::on_hurry(const round_hurry& h) {
+  if (open_ && open_->txn == h.txn && open_->number == h.number)
+    open_->deadline = std::min(open_->deadline, h.deadline);
+}
+
 join_fsm::emitted join_fsm::on_reply(const reply_msg& m) {
   const participant from{m.id, m.env.inc};
   if (open_ && m.env.cluster == open_->cluster && m.env.txn == open_->txn &&

@@ -45,6 +45,13 @@ struct round_spec {
   std::map<participant, digest> part_proofs = {};
 };
 
+/// Answers to that round count until then, if that is earlier than what it was opened with.
+struct round_hurry {
+  txn_ref txn;
+  std::uint32_t number = 0;
+  time_point deadline;
+};
+
 /// One participant's one terminal status in one round.
 struct outcome {
   participant who;
@@ -69,6 +76,8 @@ class join_fsm {
 
   /// Replaces any round before it. A round without participants is complete at once.
   emitted on_open(round_spec spec);
+  /// The round's deadline is now the earlier one. Another round's is not changed.
+  void on_hurry(const round_hurry& h);
   emitted on_reply(const reply_msg& m);
   /// This life of a receiver has ended.
   emitted on_down(const participant& who, errc reason);

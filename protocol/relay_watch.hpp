@@ -14,17 +14,18 @@ namespace lockstep {
 /// Watches what comes of each stripe of one shipment to one receiver. Total, not thread-safe.
 class relay_watch {
  public:
-  /// Stripe s of `count` buckets comes from `from[s]`, if that names a parent.
-  void on_start(time_point now, std::chrono::milliseconds patience, std::uint32_t count,
-                const std::vector<fanout_plan::place>& from) {
+  /// Stripe s of the `count` buckets from `first` on comes from `from[s]`, if that names a parent.
+  void on_start(time_point now, std::chrono::milliseconds patience, std::uint32_t first,
+                std::uint32_t count, const std::vector<fanout_plan::place>& from) {
     stripes_.assign(from.size(), {});
     const auto n = static_cast<std::uint32_t>(from.size());
     for (std::uint32_t s = 0; s < n; ++s) {
-      if (!from[s].parent || s >= count) continue;
+      const auto before = (s + n - first % n) % n;  // the stripe's first bucket comes after these
+      if (!from[s].parent || before >= count) continue;
       // Whoever is further down waits longer: what its parent lacks, the parent gets first.
       const auto extra = from[s].depth > 2 ? from[s].depth - 2 : 0;
-      stripes_[s] = {(count - s - 1) / n + 1, patience + patience * extra / 2, now, from[s].parent,
-                     false};
+      stripes_[s] = {(count - before - 1) / n + 1, patience + patience * extra / 2, now,
+                     from[s].parent, false};
     }
   }
   void on_stop() { stripes_.clear(); }

@@ -14,6 +14,17 @@ std::string_view to_string(standing s) noexcept {
   return names[static_cast<std::size_t>(s)];
 }
 
+namespace {
+
+/// Out, and not to be tried, until all ranks of the trainer reach it.
+void leave_out(supervision_fsm::record& r) {
+  r.where = standing::gave_up;
+  r.reason = errc::unreachable;
+  r.detail = "not every rank of the trainer reaches it";
+}
+
+}  // namespace
+
 supervision_fsm::record* supervision_fsm::find(const participant& who) {
   const auto it = records_.find(who.id);
   return it != records_.end() && it->second.inc == who.inc ? &it->second : nullptr;
@@ -45,6 +56,8 @@ supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id,
   const auto doublings = std::min(r.attempts, 32u);
   auto wait =
       r.attempts == 0 ? 0 : std::uint64_t{settings_.supervision.backoff_ms} << (doublings - 1);
+  // Who was too slow needs time, and each try keeps a sync waiting.
+  if (reason == errc::timeout && wait != 0) wait = longest;
   wait = std::min(wait, longest);
   ++r.attempts;
   r.where = standing::quarantined;
@@ -60,11 +73,16 @@ supervision_fsm::actions supervision_fsm::heard(time_point now, receiver_id id, 
   // We were told that it had ended, and here it is: a lost connection, not a lost life.
   const bool ended = r.where == standing::dead || r.where == standing::gave_up;
   if (!ended || r.reason != errc::dead) return {};
+  if (r.parted) {
+    leave_out(r);
+    return {};
+  }
   r.where = standing::attaching;
   return {act::admit{{id, r.inc}}};
 }
 
-supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m) {
+supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_msg& m,
+                                                   bool parted) {
   actions out;
   const auto known = records_.find(m.id);
   if (!m.inc || (known == records_.end() && records_.size() >= receivers_max)) return out;
@@ -94,9 +112,33 @@ supervision_fsm::actions supervision_fsm::on_hello(time_point now, const hello_m
   r.heard_since = true;
   r.let_go = false;
   r.state = {};
+  r.parted = parted;
+  if (parted) {
+    leave_out(r);
+    return out;
+  }
   r.where = standing::attaching;
   out.push_back(act::admit{{m.id, m.inc}});
   return out;
+}
+
+supervision_fsm::actions supervision_fsm::on_parted(const participant& who) {
+  auto* r = find(who);
+  if (!r || r->parted) return {};
+  r->parted = true;
+  const bool in = r->where == standing::member || r->where == standing::attaching ||
+                  r->where == standing::quarantined;
+  if (!in) return {};
+  leave_out(*r);
+  return {act::down{who, errc::unreachable}, act::gave_up{who.id, r->reason, r->detail}};
+}
+
+supervision_fsm::actions supervision_fsm::on_reached(const participant& who) {
+  auto* r = find(who);
+  if (!r || !std::exchange(r->parted, false)) return {};
+  if (r->where != standing::gave_up || r->reason != errc::unreachable) return {};
+  r->where = standing::attaching;
+  return {act::admit{who}};
 }
 
 supervision_fsm::actions supervision_fsm::on_pong(time_point now, const pong_msg& m) {

@@ -81,6 +81,7 @@ class supervision_fsm {
     std::uint32_t attempts = 0;         ///< since the last sync that it acknowledged
     std::uint32_t restarts = 0;         ///< incarnations after the first
     std::uint32_t restarts_in_row = 0;  ///< since the last sync that it acknowledged
+    bool parted = false;                ///< a rank of the trainer does not reach it
     std::uint32_t reseeds = 0;
     std::uint32_t catch_ups = 0;
     time_point next_try;
@@ -97,11 +98,17 @@ class supervision_fsm {
   /// A life announces itself. An older life of the same receiver has thereby ended, and is not
   /// listened to again while the newer one is heard of. A life that was reported dead and speaks
   /// again is admitted anew.
-  actions on_hello(time_point now, const hello_msg& m);
+  /// `parted`: not every rank of the trainer reaches it, so it is of no use before `on_reached`.
+  actions on_hello(time_point now, const hello_msg& m, bool parted = false);
   actions on_pong(time_point now, const pong_msg& m);
   actions on_goodbye(time_point now, const goodbye_msg& m);
   /// Its actor or process ended. `restartable`: this supervisor can start a new life itself.
   actions on_down(time_point now, const participant& who, bool restartable);
+  /// A rank of the trainer does not reach this life any more: no fault of its own, so no try is
+  /// counted. It stays out until `on_reached`.
+  actions on_parted(const participant& who);
+  /// All ranks reach it.
+  actions on_reached(const participant& who);
   actions on_admitted(time_point now, const participant& who, admission how);
   actions on_not_admitted(time_point now, const participant& who, errc reason, std::string detail);
   actions on_evicted(time_point now, const participant& who, errc reason, std::string detail);

@@ -98,6 +98,8 @@ sync_fsm::actions sync_fsm::on_sync(time_point now, std::uint64_t label) {
   report_->label = label;
   report_->base = report_->target = snapshot_.version;
   wish_ = wish{label};
+  if (phase_ == sync_phase::attaching || phase_ == sync_phase::seeding)
+    out.push_back(act::hurry_round{{txn_, round_, now + hurried_}});
   next(now, out);
   return out;
 }

@@ -42,6 +42,10 @@ struct encode_full {
 struct open_round {
   round_spec spec;
 };
+/// Tell the join to wait for the round under way no longer than that.
+struct hurry_round {
+  round_hurry what;
+};
 /// Ask `who` whether they hold `target`.
 struct send_attach {
   txn_ref txn;
@@ -120,9 +124,9 @@ struct finish {
   sync_report report;
 };
 
-using any = std::variant<encode, prove, encode_full, open_round, send_attach, ship_delta, ship_redo,
-                         ship_full, send_commit, send_abort, conclude, release, mark_down, evicted,
-                         admitted, not_admitted, finish>;
+using any = std::variant<encode, prove, encode_full, open_round, hurry_round, send_attach,
+                         ship_delta, ship_redo, ship_full, send_commit, send_abort, conclude,
+                         release, mark_down, evicted, admitted, not_admitted, finish>;
 using list = std::vector<any>;
 
 }  // namespace sync_action
@@ -239,6 +243,9 @@ class sync_fsm {
   void on_acks(time_point now, actions& out, const round_result& result);
   void on_attached(time_point now, actions& out, const round_result& result);
   void on_seeded(time_point now, actions& out, const round_result& result);
+  /// Opens a round of an admission, in which `bytes` are sent to each and `time` is theirs.
+  void open_admission(time_point now, actions& out, round_kind kind, std::uint64_t bytes,
+                      const digest& proof, std::chrono::milliseconds time);
   void commit(time_point now, actions& out);
   void abort(time_point now, actions& out, errc reason, std::string detail,
              const std::vector<outcome>& outcomes);
@@ -276,9 +283,10 @@ class sync_fsm {
   std::uint32_t resend_left_ = 0;
   std::optional<time_point> resend_at_;
   std::optional<time_point> advance_until_;
-  std::vector<participant> view_;  ///< participants not evicted
-  bool catch_up_ = false;          ///< seeding: what has changed only
-  std::vector<laggard> behind_;    ///< who said so to the last attach, and is not being seeded yet
+  std::vector<participant> view_;        ///< participants not evicted
+  std::chrono::milliseconds hurried_{};  ///< attaching, seeding: for its round once a sync waits
+  bool catch_up_ = false;                ///< seeding: what has changed only
+  std::vector<laggard> behind_;  ///< who said so to the last attach, and is not being seeded yet
   std::set<receiver_id> full_next_;  ///< whom a catch-up has failed
 
   // The sync whose report is open.

@@ -25,6 +25,14 @@ sync_fsm::actions sync_fsm::on_admit(time_point now, participant who) {
   return out;
 }
 
+// A sync that waits for an admission waits no longer than it would for the same receivers' votes on
+// as many bytes: who is too slow for that is too slow for the sync as well.
+void sync_fsm::open_admission(time_point now, actions& out, round_kind kind, std::uint64_t bytes,
+                              const digest& proof, std::chrono::milliseconds time) {
+  hurried_ = std::min(time, stage_timeout(settings_, bytes, model_bytes_));
+  open_round(out, kind, view_, proof, now + (wish_ ? hurried_ : time));
+}
+
 void sync_fsm::start_join(actions& out) {
   fresh_txn();
   view_.clear();
@@ -45,7 +53,7 @@ sync_fsm::actions sync_fsm::on_proof(time_point now, txn_ref txn, std::uint64_t 
   challenge_ = challenge;
   const auto time = std::chrono::milliseconds(settings_.sync.attach_timeout_ms) +
                     scan_time(settings_, model_bytes_);
-  open_round(out, round_kind::attach, view_, proof, now + time);
+  open_admission(now, out, round_kind::attach, 0, proof, time);
   out.push_back(act::send_attach{txn_, view_, target_, challenge_});
   return out;
 }
@@ -136,7 +144,7 @@ sync_fsm::actions sync_fsm::on_full_encoded(time_point now, txn_ref txn, std::ui
   } else {
     behind_.clear();
   }
-  open_round(out, round_kind::full, view_, proof, now + time);
+  open_admission(now, out, round_kind::full, bytes, proof, time);
   out.push_back(act::ship_full{txn_, view_, snapshot_, challenge_, catch_up_});
   return out;
 }

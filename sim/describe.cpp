@@ -87,6 +87,10 @@ std::string describe(const caf::type_erased_tuple& content) {
     const auto& r = content.get_as<round_spec>(0);
     return fmt::format("open round {} of {} for {}", r.number, to_string(r.txn), r.who.size());
   }
+  if (content.match_elements<round_hurry>()) {
+    const auto& r = content.get_as<round_hurry>(0);
+    return fmt::format("hurry round {} of {}", r.number, to_string(r.txn));
+  }
   if (content.match_elements<round_result>()) {
     const auto& r = content.get_as<round_result>(0);
     return fmt::format("round {} of {} is over", r.number, to_string(r.txn));

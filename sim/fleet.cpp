@@ -187,6 +187,9 @@ void fleet::choose_settings() {
   s.bucket.bytes_max = 16 << 10;
   s.bucket.credit = 8;
   s.receiver.staged_bytes_max = 1 << 30;
+  // A queue on links this narrow is nobody's fault.
+  s.transport.relay_stall_ms = settings{}.transport.relay_stall_ms;
+  s.sync.link_bytes_per_s = o_.link_bytes_per_s;
 }
 
 void fleet::start(network& net) {
@@ -338,7 +341,7 @@ relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const acto
                    relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
   };
   r.relay = scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc,
-                                      relay_dialer(dial));
+                                      relay_dialer(dial), flusher_actor());
   return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
 }
 

@@ -55,8 +55,8 @@ security::impl::impl(security_options from, log_function to)
   context_ = std::make_shared<const tls_context>(options);
 }
 
-std::vector<file_stamp> security::impl::look() const {
-  std::vector<file_stamp> stamps;
+std::vector<file_identity> security::impl::look() const {
+  std::vector<file_identity> stamps;
   for (const auto* file : {&options.certificate_file, &options.key_file, &options.authority_file,
                            &options.shared_key_file}) {
     struct stat info {};

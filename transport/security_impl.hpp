@@ -12,13 +12,13 @@
 namespace lockstep {
 
 /// What a file was when it was looked at.
-struct file_stamp {
+struct file_identity {
   std::int64_t seconds = 0;
   std::int64_t nanoseconds = 0;
   std::uint64_t inode = 0;
   std::int64_t size = -1;  ///< -1: not there
 
-  friend bool operator==(const file_stamp&, const file_stamp&) = default;
+  friend bool operator==(const file_identity&, const file_identity&) = default;
 };
 
 struct security::impl {
@@ -31,12 +31,12 @@ struct security::impl {
   const security_mode mode;
 
  private:
-  std::vector<file_stamp> look() const;
+  std::vector<file_identity> look() const;
   std::shared_ptr<const tls_context> current();
 
   const log_function log_;
   std::mutex mutex_;  // of what follows
-  std::vector<file_stamp> seen_;
+  std::vector<file_identity> seen_;
   std::shared_ptr<const tls_context> context_;
 };
 

@@ -74,7 +74,7 @@ void write_acknowledgement(const fs::path& dir, std::string_view name,
   const json said{{"version", version_text(what.version)},
                   {"challenge", challenge_text(what.challenge)},
                   {"reason", to_string(what.reason)},
-                  {"detail", what.detail.substr(0, reply_detail_max)},
+                  {"detail", printable(what.detail).substr(0, reply_detail_max)},
                   {"proof", to_string(what.proof)}};
   // A detail names files, whose names may be anything, and may be cut inside of a letter.
   file_writer out(file);
@@ -97,7 +97,7 @@ std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::st
   return acknowledgement{*version,
                          *challenge,
                          *reason,
-                         text_in(said, "detail").substr(0, reply_detail_max),
+                         printable(text_in(said, "detail")).substr(0, reply_detail_max),
                          {*lane0, *lane1}};
 }
 

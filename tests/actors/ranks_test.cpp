@@ -2,7 +2,7 @@
 #include <catch2/catch.hpp>
 #include <future>
 
-#include "actors/fleet.hpp"
+#include "actors/relays.hpp"
 
 using namespace lockstep;
 
@@ -328,5 +328,50 @@ TEST_CASE("under another name nobody takes a receiver's place at a rank that doe
   receiver evil(elsewhere, f.w.shape(), std::move(o));
   std::this_thread::sleep_for(200ms);
   for (unsigned label = 1; label <= 5; ++label) CHECK(f.sync(label).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
+
+TEST_CASE("whom one rank does not reach is out through no fault of its own, until it is reached") {
+  ranked_fleet f;
+  f.add(1);
+  auto strict = of_rank(0, 0);
+  strict.supervision.attempts_max = 1;
+  strict.sync.full_timeout_ms = 300 * slowness;
+  strict.transport.listen = "127.0.0.1:" + std::to_string(f.rt[0]->port());
+  f.t[0].reset();
+  f.rt[0].reset();
+  f.rt[0] = std::make_unique<runtime>(strict);
+  f.t[0] = std::make_unique<trainer>(*f.rt[0], f.w.shape(), every_third(f.w.shape(), 0));
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  // The second receiver's way to rank 2 leads nowhere yet.
+  bad_road road;
+  auto s = f.of_receivers();
+  const auto direct = std::to_string(f.rt[2]->port());
+  s.transport.connect.replace(s.transport.connect.rfind(direct), direct.size(),
+                              std::to_string(road.port));
+  runtime there(s);
+  receiver_options o;
+  o.id = 2;
+  receiver second(there, f.w.shape(), std::move(o));
+  const auto standing_of = [&] {
+    for (const auto& r : f.t[0]->receivers())
+      if (r.id == 2) return std::pair(r.standing, r.reason);
+    return std::pair(std::string(), errc::none);
+  };
+  REQUIRE(eventually([&] { return standing_of().first == "gave_up"; }));
+  CHECK(standing_of().second == errc::unreachable);
+  // Long enough for every try that there is.
+  for (unsigned label = 1; label <= 20; ++label) {
+    const auto report = f.sync(label);
+    CHECK(report.result == sync_result::ok);
+    CHECK(report.total.count() < 0.3 * slowness);
+    std::this_thread::sleep_for(50ms * slowness);
+  }
+  CHECK(standing_of().second == errc::unreachable);
+  road.leads_to = f.rt[2]->port();
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  CHECK(f.sync(21).result == sync_result::ok);
+  CHECK(same(second, f.w));
   CHECK(f.all_hold());
 }

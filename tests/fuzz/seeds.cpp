@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,15 +14,19 @@
 #include "config/settings_loader.hpp"
 #include "fuzz/conversation.hpp"
 #include "fuzz/frame_tensors.hpp"
+#include "fuzz/host_files.hpp"
 #include "fuzz/stream_files.hpp"
 #include "kernels/coded.hpp"
 #include "support/sample_messages.hpp"
 #include "transport/bulk_frame.hpp"
 #include "transport/greeting.hpp"
+#include "weights/acknowledgement.hpp"
 #include "weights/bucket_codec.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/compressed.hpp"
+#include "weights/host_record.hpp"
 #include "weights/published.hpp"
+#include "weights/redo_log.hpp"
 #include "weights/safetensors.hpp"
 
 namespace {
@@ -149,10 +154,12 @@ void part_seeds(const fs::path& dir) {
   seed("overwrite-nothing", 1 | 2 | 8, bytes(4));
 }
 
-void add_file(std::string& out, const std::string& name, const std::string& contents) {
-  const auto at = std::ranges::find(fuzz::stream_names, name);
-  fuzz::demand(at != fuzz::stream_names.end() && contents.size() < (1 << 16), name.c_str());
-  out.push_back(static_cast<char>(at - fuzz::stream_names.begin()));
+template <class Names>
+void add_file(std::string& out, const Names& names, const std::string& name,
+              const std::string& contents) {
+  const auto at = std::ranges::find(names, name);
+  fuzz::demand(at != names.end() && contents.size() < (1 << 16), name.c_str());
+  out.push_back(static_cast<char>(at - names.begin()));
   out.push_back(static_cast<char>(contents.size()));
   out.push_back(static_cast<char>(contents.size() >> 8));
   out += contents;
@@ -172,11 +179,12 @@ void add_published(const fs::path& dir, published_encoding encoding, const std::
                 options);
   auto contents = get(scratch / "weight_v000001" / shard);
   std::string all;
-  add_file(all, "weight_v000001/" + index_json, get(scratch / "weight_v000001" / index_json));
+  add_file(all, fuzz::stream_names, "weight_v000001/" + index_json,
+           get(scratch / "weight_v000001" / index_json));
   auto damaged = all;
-  add_file(all, "weight_v000001/" + shard, contents);
+  add_file(all, fuzz::stream_names, "weight_v000001/" + shard, contents);
   contents.back() = static_cast<char>(contents.back() ^ 1);
-  add_file(damaged, "weight_v000001/" + shard, contents);
+  add_file(damaged, fuzz::stream_names, "weight_v000001/" + shard, contents);
   fs::remove_all(scratch);
   put(dir / name, all);
   put(dir / (name + "-damaged"), damaged);
@@ -187,19 +195,67 @@ void stream_seeds(const fs::path& dir) {
     const auto from = test_data / "published" / format / "stream";
     std::string all;
     for (const std::string version : {"weight_v000001/", "weight_v000002/", "weight_v000003/"}) {
-      add_file(all, version + index_json, get(from / (version + index_json)));
+      add_file(all, fuzz::stream_names, version + index_json, get(from / (version + index_json)));
       if (fs::exists(from / (version + shard)))
-        add_file(all, version + shard, get(from / (version + shard)));
+        add_file(all, fuzz::stream_names, version + shard, get(from / (version + shard)));
     }
     put(dir / ("published-" + format), all);
   }
   const auto base = get(test_data / "published/adler32/base/model.safetensors");
   std::string full;
-  add_file(full, "weight_v000001/model.safetensors", base);
-  add_file(full, "step_4/model.safetensors", base);
+  add_file(full, fuzz::stream_names, "weight_v000001/model.safetensors", base);
+  add_file(full, fuzz::stream_names, "step_4/model.safetensors", base);
   put(dir / "checkpoints", full);
   add_published(dir, published_encoding::xored, "every-tensor-xor");
   add_published(dir, published_encoding::overwrite, "every-tensor-overwrite");
+  add_published(dir, published_encoding::coded, "every-tensor-coded");
+}
+
+void host_seeds(const fs::path& dir) {
+  const auto scratch = dir / "scratch";
+  const auto seed = [&](const std::string& name,
+                        const std::vector<std::pair<std::string, std::string>>& files) {
+    std::string all;
+    for (const auto& [file, contents] : files) add_file(all, fuzz::host_names, file, contents);
+    put(dir / name, all);
+  };
+  const std::string acks = "acks/host.json";
+  for (const auto reason : {errc::none, errc::wrong_base}) {
+    write_acknowledgement(scratch, "host", {7, 0x1234, reason, "what it was", {3, 4}});
+    seed("says-" + std::string(to_string(reason)), {{acks, get(scratch / "host.json")}});
+  }
+  const std::string notes = "checkpoint/.weight_sync/";
+  const auto model = test_data / "published/adler32/base/model.safetensors";
+  const auto written = get(model);
+  {
+    // A change that was declared, of one byte in the data; and one of all of the file.
+    redo_log log(scratch / "redo.log");
+    auto fresh = written;
+    fresh.back() = static_cast<char>(fresh.back() ^ 1);
+    log.add(0, 0, std::as_bytes(std::span(written)), std::as_bytes(std::span(fresh)));
+    const auto seal = log.seal();
+    const auto intent = [&](const std::string& kind) {
+      const nlohmann::json files{"model.safetensors"};
+      return nlohmann::json{{"kind", kind},
+                            {"record", as_json(version_record{4, "run", "index", "", {}})},
+                            {"log_bytes", std::to_string(seal.bytes)},
+                            {"log_digest", seal.digest},
+                            {"files", files}}
+          .dump();
+    };
+    const std::pair log_file(notes + "redo.log", get(scratch / "redo.log"));
+    seed("declared-delta", {log_file, {notes + "intent.json", intent("delta")}});
+    seed("declared-full",
+         {{notes + "incoming/model.safetensors", fresh}, {notes + "intent.json", intent("full")}});
+    seed("declared-without-log", {{notes + "intent.json", intent("delta")}});
+    seed("declared-and-marked", {log_file,
+                                 {notes + "intent.json", intent("delta")},
+                                 {notes + "state.json", R"({"version":"000003"})"}});
+  }
+  version_record noted{3, "run", "index", "state", {{"model.safetensors", 248, 1, 2}}};
+  seed("noted", {{notes + "state.json", R"({"version":"000003"})"},
+                 {notes + "lockstep.json", as_json(noted).dump()}});
+  fs::remove_all(scratch);
 }
 
 /// Frames that change `tensor` at `elements`.
@@ -462,6 +518,7 @@ int main(int argc, char** argv) {
   index_seeds(dir / "index");
   part_seeds(dir / "part");
   stream_seeds(dir / "stream");
+  host_seeds(dir / "host");
   frame_seeds(dir / "frame", dir / "bucket");
   coded_seeds(dir / "coded");
   settings_seeds(dir / "settings");

@@ -103,12 +103,12 @@ TEST_CASE("every message comes back as it was, in the same bytes") {
 
 TEST_CASE("every message has the name that the protocol gives it") {
   const std::array<const char*, wire_kinds> names{
-      "hello",       "ping",        "pong",         "goodbye",     "attach",       "full_begin",
-      "prepare",     "bucket",      "commit",       "abort",       "redo",         "reply",
-      "credit",      "welcome",     "audit",        "audit_reply", "observe",      "status_line",
-      "audit_line",  "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
-      "beat",        "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
-      "relayed_line"};
+      "hello",        "ping",        "pong",         "goodbye",     "attach",       "full_begin",
+      "prepare",      "bucket",      "commit",       "abort",       "redo",         "reply",
+      "credit",       "welcome",     "audit",        "audit_reply", "observe",      "status_line",
+      "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
+      "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
+      "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled"};
   message_source source(1);
   for (std::size_t kind = 0; kind < wire_kinds; ++kind)
     CHECK(name_of(source.draw(kind)) == names[kind]);
@@ -220,6 +220,23 @@ TEST_CASE("the limits are exact") {
         errc::bad_manifest);
   CHECK(encode_message(bucket_msg{{}, 0, payload(bytes(payload_bytes_max))}).size() <=
         wire_bytes_max);
+}
+
+TEST_CASE("a text is one line: control characters are replaced when written, refused when read") {
+  reply_msg reply;
+  reply.detail = "disk full\nall is well \x1b[2J\x7f, na\xc3\xafve";
+  auto data = encode_message(reply);
+  const auto read = decode_message(data);
+  REQUIRE(std::holds_alternative<wire_message>(read));
+  CHECK(std::get<reply_msg>(std::get<wire_message>(read)).detail ==
+        "disk full?all is well ?[2J?, na\xc3\xafve");
+  for (const char c : {'\0', '\n', '\r', '\x1b', '\x1f', '\x7f'}) {
+    CAPTURE(int{c});
+    reply.detail = "disk full|all is well";
+    data = encode_message(reply);
+    *std::find(data.begin(), data.end(), std::byte{'|'}) = static_cast<std::byte>(c);
+    CHECK(reason_of(sealed(data)) == errc::bad_frame);
+  }
 }
 
 TEST_CASE("a text above its bound is cut when written and refused when read") {

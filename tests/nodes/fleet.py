@@ -253,14 +253,15 @@ def group_is_there(group):
     return False
 
 
-def passing_on(degree):
-    """For `Fleet(secured=…)`: receivers that pass deltas on to `degree` others; 0: to nobody."""
-    def of(role, _):
+def passing_on(degree, host=lambda id: "127.0.0.1"):
+    """For `Fleet(secured=…)`: receivers that pass deltas on to `degree` others, each found at
+    `host(id)`; 0: to nobody."""
+    def of(role, id):
         if degree == 0 or role == "observer":
             return {}
         if role == "trainer":
             return {"transport.fanout": degree}
-        return {"transport.relay_listen": "127.0.0.1:0"}
+        return {"transport.relay_listen": f"{host(id)}:0"}
     return of
 
 
@@ -335,7 +336,8 @@ class Fleet:
         return process.close()
 
     def trainer(self, *more, listen="127.0.0.1:0", receivers=None, rounds=None, period_ms=None,
-                serve=True, base=None, stream=True, settings=None, on_object=None, name="trainer"):
+                serve=True, base=None, stream=True, settings=None, on_object=None, name="trainer",
+                rank=0):
         arguments = ["trainer", "--base", base or self.base, "--listen", listen]
         if stream and self.stream:
             arguments += ["--stream", self.stream]
@@ -345,7 +347,7 @@ class Fleet:
                 arguments += [option, str(value)]
         if serve:
             arguments.append("--serve")
-        return self.start(name, "trainer", 0, [*arguments, *more], settings, on_object)
+        return self.start(name, "trainer", rank, [*arguments, *more], settings, on_object)
 
     def receiver(self, id, connect, *more, out=None, checkpoint=None, settings=None,
                  on_object=None, name=None):

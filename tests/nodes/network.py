@@ -126,9 +126,10 @@ class Network:
         subprocess.run(["ip", "netns", "exec", self.space(name), "tc", "qdisc", *words],
                        check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
 
-    def worsen(self, name, loss_percent, delay_ms):
-        """Loss and delay on what `name` sends. Where the kernel has no netem: a link of 8 Mbit/s
-        whose short queue overflows, which loses and delays as well. Says which of them it is."""
+    def worsen(self, name, loss_percent, delay_ms, mbit=8):
+        """Loss and delay on what `name` sends. Where the kernel has no netem: a link of `mbit`
+        Mbit/s whose short queue overflows, which loses and delays as well. Says which of them it
+        is."""
         try:
             self._tc(name, "replace", "dev", "eth0", "root", "netem", "loss", f"{loss_percent}%",
                      "delay", f"{delay_ms}ms", f"{delay_ms // 4}ms")
@@ -136,7 +137,7 @@ class Network:
         except (subprocess.CalledProcessError, FileNotFoundError):
             pass
         try:
-            self._tc(name, "replace", "dev", "eth0", "root", "tbf", "rate", "8mbit", "burst", "4kb",
+            self._tc(name, "replace", "dev", "eth0", "root", "tbf", "rate", f"{mbit}mbit", "burst", "4kb",
                      "limit", "24kb")
             return "tbf"
         except (subprocess.CalledProcessError, FileNotFoundError):

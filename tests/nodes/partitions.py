@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Decides whether a fleet across several networks survives their being cut, in one direction or both.
 
-    partitions.py PROGRAM [--base DIR --stream DIR] [--episodes N] [--receivers N] [--seed S]
+    partitions.py PROGRAM [--base DIR --stream DIR] [--episodes N] [--receivers N] [--ranks N]
+                  [--fanout N] [--seed S]
 
-Trainer and receivers run in network namespaces of their own, under a shared key. Each episode breaks
-something for a few seconds: a pulled cable at a receiver or the trainer, one direction of one link,
-a link that flaps, loss and delay, or a kill -9 behind a pulled cable. The others have to go on where
-they can, and all have to be ready again soon after; every `ready` is held against the bytes.
+Every rank of the trainer and every receiver runs in a network namespace of its own, under a shared
+key. Each episode breaks something for a few seconds: a pulled cable at a receiver or a rank, one
+direction of one link, a link that flaps, loss and delay, or a kill -9 behind a pulled cable; with
+several ranks also what is between two ranks, or between one rank and one receiver, in one direction
+or both. The others have to go on where they can, and all have to be ready again soon after; every
+`ready` is held against the bytes.
 
 The last line is one JSON object. Exit 1 where a promise did not hold, 77 where namespaces are not
 permitted.
@@ -33,7 +36,14 @@ from watch import Member, Observer, Watch
 PORT = 7117
 KINDS = ["cut receiver", "cut trainer", "mute receiver", "deafen receiver", "flap", "worsen",
          "kill behind the cut"]
+# One rank's own road: to another rank, or to one receiver that the other ranks reach.
+KINDS_OF_RANKS = ["part ranks", "mute rank", "deafen rank", "part rank and receiver",
+                  "mute rank to receiver", "deafen rank to receiver"]
 LEASE_S = SETTINGS["receiver.lease_ms"] / 1000
+# A link whose other end is silent ends after this.
+LINK_S = 2 * LEASE_S
+# Longer than a receiver that failed by itself would be tried.
+OUTLAST_S = 30
 # From the end of a break: until it is noticed, plus a reconnect, plus a reseed.
 HEAL_S = 20
 
@@ -42,17 +52,27 @@ class Partitions:
     def __init__(self, options, versions, scratch, network, secured):
         self.options, self.versions, self.network = options, versions, network
         self.watch = Watch(versions)
+        relays = fleet.passing_on(options.fanout, lambda id: network.addresses[f"r{id}"])
         self.fleet = fleet.Fleet(
             options.program, versions.base, versions.stream, SETTINGS,
-            prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else "t"),
-            secured=lambda role, id: secured)
+            prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else f"t{id}"),
+            secured=lambda role, id: {**secured, **relays(role, id)})
         self.members = [Member(self.watch, i, scratch / f"out-{i}" if i % 2 == 0 else None)
                         for i in range(options.receivers)]
         self.observer = Observer(self.members)
-        self.address = f"{network.addresses['t']}:{PORT}"
-        self.trainer = None
+        self.addresses = [f"{network.addresses[f't{rank}']}:{PORT}"
+                          for rank in range(options.ranks)]
+        self.ranks = {}  # rank -> process
+        # Of a narrow link: one on which all receivers can get a delta in about a second.
+        files = pathlib.Path(versions.base).glob("*.safetensors")
+        megabytes = sum(f.stat().st_size for f in files) / 1e6
+        self.slow_mbit = round(max(8, megabytes * options.receivers))
         self.syncs = 0
         self.heal, self.kinds, self.worsened = [], {}, None
+
+    @property
+    def trainer(self):
+        return self.ranks[0]
 
     def on_trainer(self, _, line):
         if line.get("kind") == "sync":
@@ -60,16 +80,23 @@ class Partitions:
             if line.get("result") != "aborted":
                 self.syncs += 1
 
-    def start_trainer(self, **more):
-        self.trainer = self.fleet.trainer(
-            listen=self.address, on_object=self.on_trainer,
-            **{"receivers": len(self.members) - 1, "rounds": 1_000_000,
-               "period_ms": self.options.period_ms, **more})
+    def start_rank(self, rank, **more):
+        words = []
+        if self.options.ranks > 1:
+            words += ["--ranks", str(self.options.ranks)]
+        if rank > 0:
+            words += ["--rank", str(rank), "--coordinator", self.addresses[0]]
+        else:
+            more = {"receivers": len(self.members) - 1, "period_ms": self.options.period_ms,
+                    "on_object": self.on_trainer, **more}
+        self.ranks[rank] = self.fleet.trainer(
+            *words, listen=self.addresses[rank], rank=rank,
+            name=f"rank-{rank}" if rank > 0 else "trainer", **{"rounds": 1_000_000, **more})
 
     def start_receiver(self, member):
         with member.lock:
             member.line, member.process = None, None
-        process = self.fleet.receiver(member.id, self.address, out=member.out,
+        process = self.fleet.receiver(member.id, ",".join(self.addresses), out=member.out,
                                       on_object=member.on_object)
         with member.lock:
             member.process, member.busy = process, False
@@ -79,7 +106,7 @@ class Partitions:
         return f"{[m.line for m in self.members]}; the trainer: {self.trainer.said()[-500:]}"
 
     def alive(self):
-        for p in [self.trainer, *(m.process for m in self.members)]:
+        for p in [*self.ranks.values(), *(m.process for m in self.members)]:
             fleet.require(p.running(), lambda: f"{p.name} ended with {p.returncode}: {p.said()}")
 
     def all_current(self):
@@ -127,35 +154,77 @@ class Partitions:
             self.network.plug(name)
 
     def cut_trainer(self, member, name, long, seconds):
-        self.network.unplug("t")
+        rank = self.rank_of(seconds)
+        self.network.unplug(f"t{rank}")
         try:
             if long:
-                self.silent(self.members, LEASE_S + 3, "the trainer's pulled cable")
+                self.run_ends(rank, "the trainer's pulled cable")
             else:
                 time.sleep(seconds)
         finally:
-            self.network.plug("t")
+            self.network.plug(f"t{rank}")
+
+    def rank_of(self, seconds, first=0):
+        """One of the ranks from `first` on, the same for the same episode."""
+        return random.Random(seconds).randrange(first, self.options.ranks)
+
+    def run_ends(self, rank, what):
+        """Without one rank the run is over: sooner where it is the one that renews leases."""
+        self.silent(self.members, LEASE_S + 3 + (LINK_S if rank else 0), what)
 
     def mute_receiver(self, member, name, long, seconds):
         """It hears and is not heard: its silence must not hold up the others for long."""
-        self.network.mute(name, "t")
-        try:
-            time.sleep(seconds)
-            if long:
-                self.others_go_on("a receiver that is not heard")
-        finally:
-            self.network.unmute(name, "t")
+        self.broken([(name, f"t{rank}") for rank in self.ranks], seconds,
+                    lambda: long and self.others_go_on("a receiver that is not heard"))
 
     def deafen_receiver(self, member, name, long, seconds):
-        self.network.mute("t", name)
+        def meanwhile():
+            self.silent([member], LEASE_S + 3, "a link that brings nothing")
+            self.others_go_on("a receiver that does not hear")
+        self.broken([(f"t{rank}", name) for rank in self.ranks], 0 if long else seconds,
+                    lambda: long and meanwhile())
+
+    def broken(self, ways, seconds, meanwhile):
+        """What goes one of these ways, from whom to whom, is lost."""
+        for way in ways:
+            self.network.mute(*way)
         try:
-            if long:
-                self.silent([member], LEASE_S + 3, "a link that brings nothing")
-                self.others_go_on("a receiver that does not hear")
-            else:
-                time.sleep(seconds)
+            time.sleep(seconds)
+            meanwhile()
         finally:
-            self.network.unmute("t", name)
+            for way in ways:
+                self.network.unmute(*way)
+
+    def between_ranks(self, ways, long, seconds):
+        self.broken(ways, 0 if long else seconds,
+                    lambda: long and self.run_ends(1, "what is lost between two ranks"))
+
+    def part_ranks(self, member, name, long, seconds):
+        other = f"t{self.rank_of(seconds, 1)}"
+        self.between_ranks([("t0", other), (other, "t0")], long, seconds)
+
+    def mute_rank(self, member, name, long, seconds):
+        self.between_ranks([(f"t{self.rank_of(seconds, 1)}", "t0")], long, seconds)
+
+    def deafen_rank(self, member, name, long, seconds):
+        self.between_ranks([("t0", f"t{self.rank_of(seconds, 1)}")], long, seconds)
+
+    def between_rank_and_receiver(self, ways, long, seconds):
+        """The other ranks reach it, and it is of no use: nobody waits for it for long."""
+        if long:
+            seconds += LINK_S + (OUTLAST_S if self.options.outlast else 0)
+        self.broken(ways, seconds,
+                    lambda: long and self.others_go_on("a receiver that one rank does not reach"))
+
+    def part_rank_and_receiver(self, member, name, long, seconds):
+        rank = f"t{self.rank_of(seconds, 1)}"
+        self.between_rank_and_receiver([(rank, name), (name, rank)], long, seconds)
+
+    def mute_rank_to_receiver(self, member, name, long, seconds):
+        self.between_rank_and_receiver([(f"t{self.rank_of(seconds, 1)}", name)], long, seconds)
+
+    def deafen_rank_to_receiver(self, member, name, long, seconds):
+        self.between_rank_and_receiver([(name, f"t{self.rank_of(seconds, 1)}")], long, seconds)
 
     def flap(self, member, name, long, seconds):
         rng = random.Random(seconds)
@@ -167,15 +236,17 @@ class Partitions:
             time.sleep(rng.uniform(0.02, 0.4))
 
     def worsen(self, member, name, long, seconds):
-        self.worsened = self.network.worsen(name, 5, 40)
-        self.network.worsen("t", 2, 20)
+        self.worsened = self.network.worsen(name, 5, 40, self.slow_mbit)
+        for rank in self.ranks:
+            self.network.worsen(f"t{rank}", 2, 20, self.slow_mbit)
         try:
             time.sleep(seconds)
             if self.worsened:
                 self.others_go_on("loss and delay")
         finally:
             self.network.better(name)
-            self.network.better("t")
+            for rank in self.ranks:
+                self.network.better(f"t{rank}")
 
     def kill_behind_the_cut(self, member, name, long, seconds):
         """No end of the connection is ever seen: half-open, until a deadline finds it."""
@@ -191,8 +262,9 @@ class Partitions:
             self.start_receiver(member)
 
     def run(self):
-        self.start_trainer()
-        fleet.address_of(self.trainer)
+        for rank in range(self.options.ranks):
+            self.start_rank(rank)
+            fleet.address_of(self.ranks[rank])
         for member in self.members:
             self.start_receiver(member)
         self.whole("the start")
@@ -200,7 +272,8 @@ class Partitions:
         rng = random.Random(self.options.seed)
         kinds = []
         while len(kinds) < self.options.episodes:
-            more = list(KINDS)
+            more = KINDS + KINDS_OF_RANKS if self.options.ranks > 1 else list(KINDS)
+            more = [k for k in more if k in (self.options.only or more)]
             rng.shuffle(more)
             kinds += more
         for kind in kinds[:self.options.episodes]:
@@ -212,14 +285,14 @@ class Partitions:
         fleet.require(self.trainer.wait(20) == 0, f"the trainer ended with {self.trainer.returncode}")
         self.fleet.forget(self.trainer)
         last = self.versions.count
-        self.start_trainer(receivers=len(self.members), rounds=1)
+        self.start_rank(0, receivers=len(self.members), rounds=1)
         summary = self.trainer.wait_for("summary", lambda o: o.get("kind") == "summary", 60)
         fleet.require(fleet.audited(summary, [m.id for m in self.members]),
                       f"the trainer's audit: {summary}")
         fleet.wait_until(lambda: f"all at label {last}: {self.state()}",
                          lambda: all(m.ready() and m.line["label"] == last for m in self.members),
                          HEAL_S)
-        audit = self.fleet.ask("audit", self.address)
+        audit = self.fleet.ask("audit", self.addresses[0])
         fleet.require(audit.code == 0 and audit.find("audit")["pass"], f"audit: {audit}")
         self.observer.finish()
         for member in self.members:
@@ -229,12 +302,16 @@ class Partitions:
                               f"receiver-{member.id}'s file holds {held} in the end")
             code = member.process.terminate()
             fleet.require(code == 0, f"receiver-{member.id} ended with {code}")
-        code = self.trainer.terminate()
-        fleet.require(code == 0, f"the trainer ended with {code}")
+        for process in self.ranks.values():
+            process.signal(signal.SIGTERM)
+        for process in self.ranks.values():
+            code = process.wait(20)
+            fleet.require(code == 0, f"{process.name} ended with {code}")
 
     def report(self, seconds):
         t = sorted(self.heal) or [0.0]
         return {"kind": "partitions", "seed": self.options.seed, "receivers": len(self.members),
+                "ranks": self.options.ranks, "fanout": self.options.fanout,
                 "episodes": sum(self.kinds.values()), "episodes_by_kind": self.kinds,
                 "loss_and_delay_by": self.worsened, "counts": self.watch.counts,
                 "heal_seconds": {"p50": round(statistics.median(t), 3), "max": round(t[-1], 3)},
@@ -249,12 +326,20 @@ def main(arguments=None):
     parser.add_argument("--stream")
     parser.add_argument("--episodes", type=int, default=7)
     parser.add_argument("--receivers", type=int, default=4)
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the trainer")
+    parser.add_argument("--fanout", type=int, default=0, help="receivers that one passes on to")
+    parser.add_argument("--only", action="append", default=[], choices=KINDS + KINDS_OF_RANKS,
+                        help="episodes of this kind alone")
+    parser.add_argument("--outlast", action="store_true",
+                        help="some breaks last longer than anybody tries")
     parser.add_argument("--period-ms", type=int, default=40)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--insecure", action="store_true", help="no key; in clear")
     options = parser.parse_args(arguments)
     if bool(options.base) != bool(options.stream):
         parser.error("--base and --stream go together")
+    if options.ranks == 1 and set(options.only) & set(KINDS_OF_RANKS):
+        parser.error("nothing is between the ranks of a trainer that has one")
     why_not = Network.why_not()
     if why_not:
         print(f"skipped: {why_not}")
@@ -273,7 +358,8 @@ def main(arguments=None):
             key.touch(0o600)
             key.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
             secured = {"transport.shared_key_file": key}
-        names = ["t"] + [f"r{i}" for i in range(options.receivers)]
+        names = ([f"t{rank}" for rank in range(options.ranks)] +
+                 [f"r{i}" for i in range(options.receivers)])
         with Network(names) as network:
             run = Partitions(options, versions, scratch, network, secured)
             began = time.monotonic()

@@ -141,7 +141,7 @@ TEST_CASE("relay watch: a stripe has its time from what came last, and who is de
   CHECK_FALSE(w.deadline());
   w.on_taken(start, 5);
   // Stripe 0 from the trainer, 1 from a child of a root, 2 from further down; 7 buckets.
-  w.on_start(start, milliseconds(100), 7, {{std::nullopt, 1}, {4u, 2}, {5u, 4}});
+  w.on_start(start, milliseconds(100), 0, 7, {{std::nullopt, 1}, {4u, 2}, {5u, 4}});
   CHECK(w.deadline() == at(100));
   CHECK(w.stalled(at(99)).empty());
   w.on_taken(at(60), 1);
@@ -163,7 +163,7 @@ TEST_CASE("relay watch: who was stopped itself blames nobody, once") {
   const auto at = [&](int ms) { return start + milliseconds(ms); };
   const std::vector<std::uint32_t> stripe{0};
   relay_watch w;
-  w.on_start(start, milliseconds(100), 3, {{4u, 2}});
+  w.on_start(start, milliseconds(100), 0, 3, {{4u, 2}});
   CHECK(w.stalled(at(1'500)).empty());
   CHECK(w.deadline() == at(1'600));
   CHECK(w.stalled(at(1'599)).empty());
@@ -179,7 +179,24 @@ TEST_CASE("relay watch: who was stopped itself blames nobody, once") {
 
 TEST_CASE("relay watch: no stripe of more than there are buckets") {
   relay_watch w;
-  w.on_start(time_point{}, std::chrono::milliseconds(1), 1, {{1u, 2}, {2u, 2}});
+  w.on_start(time_point{}, std::chrono::milliseconds(1), 0, 1, {{1u, 2}, {2u, 2}});
   w.on_taken(time_point{}, 0);
+  CHECK_FALSE(w.deadline());
+}
+
+TEST_CASE("relay watch: of a rank's buckets those are watched whose stripe among all it is") {
+  relay_watch w;
+  const auto now = time_point{} + std::chrono::hours(1);
+  // Buckets 5 to 8 of all: stripes 2, 0, 1, 2.
+  w.on_start(now, std::chrono::milliseconds(1), 5, 4,
+             {{std::nullopt, 1}, {std::nullopt, 1}, {4u, 2}});
+  w.on_taken(now, 6);
+  w.on_taken(now, 5);
+  CHECK(w.deadline());
+  w.on_taken(now, 8);
+  CHECK_FALSE(w.deadline());
+  // Buckets 4 and 5 of all are not of stripe 0.
+  w.on_start(now, std::chrono::milliseconds(1), 4, 2,
+             {{7u, 2}, {std::nullopt, 1}, {std::nullopt, 1}});
   CHECK_FALSE(w.deadline());
 }

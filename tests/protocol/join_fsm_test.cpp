@@ -140,6 +140,24 @@ TEST_CASE("join: silence is a failure at the deadline, and not before") {
   CHECK(r->outcomes[1].reason == errc::timeout);
 }
 
+TEST_CASE("join: a deadline may come nearer, of that round only, and not recede") {
+  join_fsm j;
+  const auto spec = round(round_kind::attach);
+  j.on_open(spec);
+  const auto sooner = spec.deadline - std::chrono::milliseconds(1);
+  j.on_hurry({{spec.txn.run, spec.txn.seq + 1}, spec.number, sooner});
+  j.on_hurry({spec.txn, spec.number + 1, sooner});
+  j.on_hurry({spec.txn, spec.number, spec.deadline + std::chrono::seconds(1)});
+  CHECK(j.deadline() == spec.deadline);
+  j.on_hurry({spec.txn, spec.number, sooner});
+  CHECK(j.deadline() == sooner);
+  const auto late = j.on_tick(sooner);
+  REQUIRE(late);
+  CHECK(late->outcomes.front().status == terminal::timeout);
+  j.on_hurry({spec.txn, spec.number, sooner});
+  CHECK_FALSE(j.deadline());
+}
+
 TEST_CASE("join: the end of a life settles it, of that life only") {
   join_fsm j;
   CHECK_FALSE(j.on_down(a, errc::dead));

@@ -139,6 +139,17 @@ TEST_CASE_METHOD(fixture, "supervision: failures back off, doubling, up to a lim
   CHECK(rec().attempts == 0);
 }
 
+TEST_CASE_METHOD(fixture, "supervision: who was too slow twice waits the longest at once") {
+  const auto longest = milliseconds(s.supervision.backoff_ms_max);
+  member();
+  f.on_pong(t0, {1, 7, one, {}});
+  f.on_evicted(t0, a1, errc::timeout, {});
+  f.on_pong(t0, {1, 7, one, {}});  // heard since: the first try follows
+  CHECK(find<act::admit>(f.on_tick(t0)));
+  f.on_not_admitted(t0, a1, errc::timeout, {});
+  CHECK(rec().next_try == t0 + longest);
+}
+
 TEST_CASE_METHOD(fixture, "supervision: however often it fails, the wait stays the longest") {
   s.supervision.attempts_max = 200;
   f = supervision_fsm(s);
@@ -345,4 +356,49 @@ TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up o
   CHECK(actions.size() == 2);
   CHECK(f.records().at(8).where == standing::gave_up);
   for (int i = 0; i < 6; ++i) CHECK_FALSE(to_string(static_cast<standing>(i)).empty());
+}
+
+TEST_CASE_METHOD(fixture, "supervision: whom a rank does not reach is out, and no try is counted") {
+  member();
+  const auto out = f.on_parted(a1);
+  REQUIRE(find<act::down>(out));
+  REQUIRE(find<act::gave_up>(out));
+  CHECK(find<act::gave_up>(out)->reason == errc::unreachable);
+  CHECK(rec().where == standing::gave_up);
+  CHECK(rec().attempts == 0);
+  CHECK(f.on_parted(a1).empty());
+  CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
+  CHECK(f.on_hello(t0, hello(one)).empty());
+  CHECK(f.on_tick(t0 + milliseconds(100'000)).empty());
+  const auto back = f.on_reached(a1);
+  REQUIRE(find<act::admit>(back));
+  CHECK(rec().where == standing::attaching);
+  CHECK(f.on_reached(a1).empty());
+  CHECK(f.on_reached(a2).empty());
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a life that not all ranks reach yet waits for them") {
+  CHECK(f.on_hello(t0, hello(one), true).empty());
+  CHECK(rec().where == standing::gave_up);
+  CHECK(rec().reason == errc::unreachable);
+  CHECK(find<act::admit>(f.on_reached(a1)));
+  // One that failed for good is not brought back by that.
+  s.supervision.attempts_max = 1;
+  supervision_fsm strict(s);
+  strict.on_hello(t0, hello(one));
+  strict.on_not_admitted(t0, a1, errc::wrong_layout, {});
+  strict.on_not_admitted(t0, a1, errc::wrong_layout, {});
+  REQUIRE(strict.records().at(7).where == standing::gave_up);
+  CHECK(strict.on_parted(a1).empty());
+  CHECK(strict.on_reached(a1).empty());
+  CHECK(strict.records().at(7).where == standing::gave_up);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who was lost and is heard again waits for the ranks too") {
+  member();
+  f.on_down(t0, a1, false);
+  CHECK(f.on_parted(a1).empty());
+  CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
+  CHECK(rec().reason == errc::unreachable);
+  CHECK(find<act::admit>(f.on_reached(a1)));
 }

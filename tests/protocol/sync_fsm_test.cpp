@@ -755,6 +755,53 @@ TEST_CASE_METHOD(fixture, "sync: a big delta is given the time to arrive, and to
   CHECK(find<act::open_round>(again)->spec.deadline - t0 > transfer_time(s, bytes));
 }
 
+TEST_CASE_METHOD(fixture, "sync: waits for an admission no longer than for votes") {
+  s.sync.stage_timeout_ms = 500;
+  reset();
+  const auto until = [&](const act::list& l) { return find<act::open_round>(l)->spec.deadline; };
+  members(1);
+  f.on_admit(t0, b);
+
+  SECTION("that proves what it holds") {
+    const auto asked = f.on_proof(t0, {1, ++seq}, 5, proof);
+    CHECK(until(asked) - t0 >= milliseconds(s.sync.attach_timeout_ms));
+    const auto now = t0 + milliseconds(200);
+    const auto l = f.on_sync(now, 1);
+    REQUIRE(count<act::hurry_round>(l) == 1);
+    const auto& h = find<act::hurry_round>(l)->what;
+    CHECK(h.txn == txn_ref{1, seq});
+    CHECK(h.number == 0);
+    CHECK(h.deadline == now + stage_timeout(s, 0, 1000));
+    const auto over = round(round_kind::attach, 0, {said(b, terminal::timeout, errc::timeout)});
+    CHECK(find<act::not_admitted>(over)->who == b);
+    CHECK(find<act::encode>(over));
+  }
+  SECTION("that has not begun to ask") {
+    CHECK(count<act::hurry_round>(f.on_sync(t0, 1)) == 0);
+    CHECK(until(f.on_proof(t0, {1, ++seq}, 5, proof)) == t0 + stage_timeout(s, 0, 1000));
+  }
+  SECTION("that is given all weights") {
+    const std::uint64_t bytes = 1'000'000'000;
+    attach({said(b, terminal::no, errc::behind)});
+    const auto given = f.on_full_encoded(t0, {1, ++seq}, bytes, 6, proof);
+    CHECK(until(given) == t0 + full_timeout(s, bytes));
+    const auto l = f.on_sync(t0, 1);
+    REQUIRE(count<act::hurry_round>(l) == 1);
+    CHECK(find<act::hurry_round>(l)->what.deadline == t0 + stage_timeout(s, bytes, 1000));
+  }
+  SECTION("but a sync that only waits for its report hurries nobody") {
+    attach({yes(b)});
+    f.on_sync(t0, 1);
+    encoded();
+    vote({yes(a), said(b, terminal::timeout, errc::timeout)});
+    acks({yes(a)});
+    f.on_advanced(t0, {1, seq});
+    CHECK(count<act::hurry_round>(f.on_admit(t0, b)) == 0);
+    CHECK(until(f.on_proof(t0, {1, ++seq}, 5, proof)) - t0 >=
+          milliseconds(s.sync.attach_timeout_ms));
+  }
+}
+
 TEST_CASE("sync: every phase has a name") {
   for (int i = 0; i <= static_cast<int>(sync_phase::failed); ++i)
     CHECK_FALSE(to_string(static_cast<sync_phase>(i)).empty());

@@ -12,7 +12,8 @@ clean() {
     "$tree"/tests/{kernels,actors} "$tree/cmake" "$tree/build"
   echo '#include <caf/type_id.hpp>' >"$tree/messages/type_ids.hpp"
   printf '#include "messages/ids.hpp"\n#include "kernels/diff.hpp"\n' >"$tree/weights/a.hpp"
-  echo '#include "config/settings.hpp"' >"$tree/protocol/a.hpp"
+  printf 'struct twice {\n};\nnamespace b {\nstruct once {\n' >>"$tree/weights/a.hpp"
+  printf '#include "config/settings.hpp"\nstruct once {\n' >"$tree/protocol/a.hpp"
   echo '#include <fmt/format.h>' >"$tree/config/a.cpp"
   printf '#include <caf/a.hpp>\n#include "protocol/a.hpp"\n' >"$tree/actors/interfaces.hpp"
   echo '#include "messages/ids.hpp"' >"$tree/actors/trainer.hpp"
@@ -60,6 +61,7 @@ refused kernels/b.cpp '#include <thread>' 'no threads'
 refused protocol/b.cpp 'auto t = std::chrono::steady_clock::now();' 'no threads'
 refused kernels/CMakeLists.txt 'file( GLOB sources *.cpp)' 'not globbed'
 refused cmake/b.cmake 'aux_source_directory(. x)' 'not globbed'
+refused weights/b.hpp 'struct twice {' 'one of that name'
 refused tests/b.py 'import pickle' 'no pickle'
 refused README 'see /home/somebody/x' 'machine'
 exit $failed

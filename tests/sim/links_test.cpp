@@ -17,7 +17,7 @@ sim::link_result measured(unsigned receivers, unsigned fanout) {
 
 TEST_CASE("64 receivers on links that are the bottleneck: within 1.5 of one, for about one delta") {
   const auto one = measured(1, 0);
-  for (const unsigned degree : {2u, 4u}) {
+  for (const unsigned degree : {2u, 4u, 8u}) {
     const auto all = measured(64, degree);
     const auto delta = static_cast<double>(all.delta_bytes);
     const auto sent = static_cast<double>(all.trainer_bytes) / delta;

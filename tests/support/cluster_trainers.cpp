@@ -198,6 +198,7 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
         }
         on_emitted(t, r);
       },
+      [&](const sa::hurry_round& a) { t.join.on_hurry(a.what); },
       [&](const sa::send_attach& a) {
         for (const auto& p : a.who)
           to_node(p, attach_msg{env(p, a.txn), wired(a.target), sim_layout, a.challenge});

@@ -55,7 +55,8 @@ class message_source {
       x = rng_() % 2 == 0;
     } else if constexpr (std::is_same_v<T, std::string>) {
       x.resize(size());
-      for (auto& c : x) c = static_cast<char>(rng_());
+      for (auto& c : x)
+        c = static_cast<char>(0x80 | rng_());  // any but control characters, and not ASCII
     } else if constexpr (std::is_same_v<T, payload>) {
       std::vector<std::byte> bytes(size());
       for (auto& b : bytes) b = static_cast<std::byte>(rng_());

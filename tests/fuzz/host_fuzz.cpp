@@ -1,0 +1,97 @@
+// The bytes are files that hosts leave beside a checkpoint and a stream, for each a byte that
+// chooses its name, two of its length, and its contents: what a publisher, a reader of notes and
+// the next process at the checkpoint take from them.
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "fuzz/fuzz.hpp"
+#include "fuzz/host_files.hpp"
+#include "fuzz/scratch.hpp"
+#include "messages/errors.hpp"
+#include "messages/from_receiver.hpp"
+#include "weights/acknowledgement.hpp"
+#include "weights/host_checkpoint.hpp"
+#include "weights/host_record.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/redo_log.hpp"
+
+namespace {
+
+using namespace lockstep;
+namespace fs = std::filesystem;
+
+template <class Action>
+bool accepted(Action action) {
+  try {
+    action();
+    return true;
+  } catch (const error& e) {
+    const auto code = e.code();
+    fuzz::demand(code == errc::bad_input || code == errc::unwritable || code == errc::torn,
+                 "refused for what it is");
+    fuzz::demand_message(e.what());
+    return false;
+  }
+}
+
+void check_acknowledgement(const fs::path& acks) {
+  std::optional<acknowledgement> heard;
+  if (!accepted([&] { heard = read_acknowledgement(acks, "host"); }) || !heard) return;
+  fuzz::demand(heard->detail.size() <= reply_detail_max, "a detail is short");
+  if (!heard->detail.empty()) fuzz::demand_message(heard->detail);
+  write_acknowledgement(acks, "host", *heard);
+  const auto again = read_acknowledgement(acks, "host");
+  fuzz::demand(again && again->version == heard->version && again->challenge == heard->challenge &&
+                   again->reason == heard->reason && again->proof == heard->proof,
+               "an acknowledgement that is accepted can be written");
+}
+
+bool same(const version_record& a, const version_record& b) {
+  return a.version == b.version && a.run == b.run && a.index == b.index && a.state == b.state &&
+         a.files == b.files;
+}
+
+void check_notes(const fs::path& checkpoint) {
+  host_notes notes;
+  if (!accepted([&] { notes = notes_of(checkpoint); }) || !notes.record) return;
+  const auto again = parse_record(as_json(*notes.record));
+  fuzz::demand(again && same(*again, *notes.record), "a record that is accepted can be written");
+}
+
+/// What one process ended the next finds ended: it begins nothing anew.
+void check_recovery(const fs::path& checkpoint) {
+  constexpr std::chrono::milliseconds patience{0};
+  std::optional<std::uint64_t> version;
+  std::string torn;
+  if (!accepted([&] {
+        const host_checkpoint first(checkpoint, patience);
+        version = first.version();
+        torn = first.torn();
+      }))
+    return;
+  fuzz::demand(torn.empty() || !version, "what is torn has no version");
+  if (!torn.empty()) fuzz::demand_message(torn);
+  const host_checkpoint second(checkpoint, patience);
+  fuzz::demand(second.version() == version, "a version stays what it is");
+  fuzz::demand(second.torn().empty() == torn.empty(), "what is torn stays it");
+  fuzz::demand(!second.recovered(), "an interrupted change is ended once");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const auto model = read_small(
+      fs::path(LOCKSTEP_TEST_DATA) / "published/adler32/base/model.safetensors", 1 << 20);
+  static fuzz::scratch files;
+  files.clear();
+  files.put("checkpoint/model.safetensors", std::as_bytes(std::span(model)));
+  files.put_all(fuzz::input_of(data, size), fuzz::host_names);
+  // A log is read through a window of its longest change.
+  const fuzz::held_bytes bound(128 * size + redo_log::window_bytes_max + (512 << 10));
+  check_acknowledgement(files.path() / "acks");
+  check_notes(files.path() / "checkpoint");
+  check_recovery(files.path() / "checkpoint");
+  return 0;
+}

@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Decides what each rank of a trainer sends where receivers pass deltas on: bytes on its own wire.
+
+    fanout.py PROGRAM [--receivers N] [--degree N] [--seed S]
+
+Two ranks and the receivers stand in network namespaces of their own, so that the kernel counts what
+leaves each, headers and control included. From one sync to another some way on, a rank may send 1.1
+times the degree times what its own part of the deltas is; without fan-out it is once for each
+receiver.
+
+The last line is one JSON object. Exit 1 where a rank sent more, 77 where namespaces are not
+permitted.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+import fleet
+import model
+from chaos import SETTINGS
+from network import Network
+
+PORT = 7117
+RANKS = 2
+BUCKET_BYTES_MAX = 1310720  # the least that there may be
+# By then all links are made.
+FIRST, LAST = 6, 16
+# Long enough between syncs that counters and reports are of the same ones.
+PERIOD_MS = 150
+PATIENCE_S = 90
+
+
+def alike(directory, seed, mebibytes, versions=4, tensors=8):
+    """Tensors of one kind that change all over: a delta has many buckets, and both ranks' parts of
+    it are half of it."""
+    rng = random.Random(seed)
+    count = int(mebibytes * (1 << 20)) // tensors // 2
+    held = [bytearray(rng.randbytes(count * 2)) for _ in range(tensors)]
+    for v in range(versions + 1):
+        for data in held if v else []:
+            data[:] = rng.randbytes(count * 2)
+        place = directory / ("base" if v == 0 else f"stream/step-{v}")
+        model.write_safetensors(place / "model.safetensors", {
+            f"layer.{i}": ("BF16", [count], data) for i, data in enumerate(held)})
+    return model.Versions(directory / "base", directory / "stream", [])
+
+
+def sent(network, name):
+    """Bytes that have left a node."""
+    counter = [*network.inside(name), "cat", "/sys/class/net/eth0/statistics/tx_bytes"]
+    return int(subprocess.run(counter, stdout=subprocess.PIPE, check=True, timeout=20).stdout)
+
+
+def measured(options, versions, network):
+    """For each rank: what its part of the deltas was, and what it sent."""
+    hosts = network.addresses
+    relays = fleet.passing_on(options.degree, lambda id: hosts[f"r{id}"])
+    syncs = []  # the leader's word of each
+
+    def on_object(_, line):
+        if line.get("kind") == "sync":
+            syncs.append(line)
+
+    def after(count):
+        fleet.wait_until(lambda: f"{count} syncs: {syncs[-1:]}", lambda: len(syncs) >= count,
+                         PATIENCE_S)
+        return len(syncs), [sent(network, f"t{rank}") for rank in range(RANKS)]
+
+    with fleet.Fleet(
+            options.program, versions.base, versions.stream,
+            {**SETTINGS, "bucket.bytes_max": BUCKET_BYTES_MAX},
+            prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else f"t{id}"),
+            secured=lambda role, id: {"transport.insecure": True, **relays(role, id)}) as f:
+        for rank in range(RANKS):
+            words = ["--ranks", str(RANKS)]
+            if rank > 0:
+                words += ["--rank", str(rank), "--coordinator", f"{hosts['t0']}:{PORT}"]
+            fleet.address_of(f.trainer(
+                *words, listen=f"{hosts[f't{rank}']}:{PORT}", rank=rank, name=f"rank-{rank}",
+                receivers=options.receivers, rounds=1_000_000, period_ms=PERIOD_MS,
+                on_object=on_object if rank == 0 else None))
+        doors = ",".join(f"{hosts[f't{rank}']}:{PORT}" for rank in range(RANKS))
+        for id in range(options.receivers):
+            f.receiver(id, doors)
+        first, before = after(FIRST)
+        last, then = after(LAST)
+    for line in syncs[first:last]:
+        fleet.require(line["result"] == "ok", f"a sync was not ok: {line}")
+    part = sum(line["wire_bytes"] for line in syncs[first:last]) / RANKS
+    return [{"rank": rank, "part": round(part), "sent": then[rank] - before[rank],
+             "times": round((then[rank] - before[rank]) / part, 3)} for rank in range(RANKS)]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("program")
+    parser.add_argument("--receivers", type=int, default=8)
+    parser.add_argument("--degree", type=int, default=2, help="0: nobody passes anything on")
+    parser.add_argument("--mebibytes", type=float, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    why_not = Network.why_not()
+    if why_not:
+        print(f"skipped: {why_not}")
+        return fleet.SKIPPED
+    with tempfile.TemporaryDirectory(prefix="lockstep-fanout-") as scratch:
+        versions = alike(pathlib.Path(scratch), options.seed, options.mebibytes)
+        names = ([f"t{rank}" for rank in range(RANKS)] +
+                 [f"r{i}" for i in range(options.receivers)])
+        with Network(names) as network:
+            found = measured(options, versions, network)
+    # Whoever has everything from the trainer is a fleet of that degree.
+    bound = 1.1 * (options.degree or options.receivers)
+    fine = all(rank["times"] <= bound for rank in found)
+    print(json.dumps({"kind": "fanout", "receivers": options.receivers, "degree": options.degree,
+                      "ranks": found, "bound": round(bound, 2), "pass": fine}), flush=True)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
