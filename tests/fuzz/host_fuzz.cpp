@@ -8,6 +8,7 @@
 
 #include "fuzz/fuzz.hpp"
 #include "fuzz/host_files.hpp"
+#include "fuzz/refusal.hpp"
 #include "fuzz/scratch.hpp"
 #include "messages/errors.hpp"
 #include "messages/from_receiver.hpp"
@@ -24,16 +25,7 @@ namespace fs = std::filesystem;
 
 template <class Action>
 bool accepted(Action action) {
-  try {
-    action();
-    return true;
-  } catch (const error& e) {
-    const auto code = e.code();
-    fuzz::demand(code == errc::bad_input || code == errc::unwritable || code == errc::torn,
-                 "refused for what it is");
-    fuzz::demand_message(e.what());
-    return false;
-  }
+  return fuzz::accepted({errc::bad_input, errc::unwritable, errc::torn}, action);
 }
 
 void check_acknowledgement(const fs::path& acks) {

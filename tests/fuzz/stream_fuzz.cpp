@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fuzz/fuzz.hpp"
+#include "fuzz/refusal.hpp"
 #include "fuzz/scratch.hpp"
 #include "fuzz/stream_files.hpp"
 #include "messages/errors.hpp"
@@ -29,16 +30,7 @@ std::vector<std::byte> bytes_of(const weight_buffer& weights) {
 
 template <class Action>
 bool accepted(Action action) {
-  try {
-    action();
-    return true;
-  } catch (const error& e) {
-    const auto code = e.code();
-    fuzz::demand(code == errc::bad_input || code == errc::wrong_layout || code == errc::wrong_base,
-                 "refused for what it is");
-    fuzz::demand_message(e.what());
-    return false;
-  }
+  return fuzz::accepted({errc::bad_input, errc::wrong_layout, errc::wrong_base}, action);
 }
 
 void go_through(const fs::path& dir, const weight_buffer& base) {
