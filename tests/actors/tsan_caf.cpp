@@ -1,11 +1,14 @@
 // Decides what the thread sanitizer knows of CAF, which is Debian's library and not instrumented:
 // that what a sender did before it enqueued a message comes before what the receiver does with it,
-// and that whoever deletes something counted comes after all who counted it down. Defined in the
-// program, these functions take the place of the library's, for it as well, and go on to them.
+// that whoever deletes a message comes after its sender, and that whoever deletes something counted
+// comes after all who counted it down. Defined in the program, these functions take the place of
+// the library's, for it as well, and go on to them.
 #include <dlfcn.h>
 #include <sanitizer/tsan_interface.h>
 
 #include <caf/actor_control_block.hpp>
+#include <caf/mailbox_element.hpp>
+#include <caf/memory_managed.hpp>
 #include <caf/ref_counted.hpp>
 #include <cstddef>
 #include <cstdlib>
@@ -22,6 +25,11 @@ Function* next(const char* name) {
 
 /// Stands for the clock that delivers delayed messages.
 char timer;
+
+/// The address by which a message that `what` owns, a unique_ptr, is deleted.
+void* deleted_by(void* what) {
+  return static_cast<caf::memory_managed*>(*static_cast<caf::mailbox_element**>(what));
+}
 
 constexpr std::ptrdiff_t resumable_offset = 160;  // of the base `resumable` in scheduled_actor
 
@@ -40,6 +48,7 @@ void scheduled_enqueue(char* self, void* what, void* unit) asm(SCHEDULED "7enque
 void scheduled_enqueue(char* self, void* what, void* unit) {
   static auto* const library = next<enqueue_function>(SCHEDULED "7enqueue" ENQUEUE);
   __tsan_acquire(&timer);
+  __tsan_release(deleted_by(what));
   __tsan_release(self);
   library(self, what, unit);
 }
@@ -48,6 +57,7 @@ void blocking_enqueue(char* self, void* what, void* unit) asm(BLOCKING "7enqueue
 void blocking_enqueue(char* self, void* what, void* unit) {
   static auto* const library = next<enqueue_function>(BLOCKING "7enqueue" ENQUEUE);
   __tsan_acquire(&timer);
+  __tsan_release(deleted_by(what));
   __tsan_release(self);
   library(self, what, unit);
 }
@@ -140,6 +150,13 @@ void schedule_message(void* self, long when, void* receiver, void* what) {
 
 // The library's own code of these, instrumented.
 namespace caf {
+
+// A message that nobody visits, since its actor has ended, is deleted by the thread that finds it
+// in the mailbox or finds the mailbox closed: ordered after its sender by the message itself.
+void memory_managed::request_deletion(bool) const noexcept {
+  __tsan_acquire(const_cast<memory_managed*>(this));
+  delete this;
+}
 
 void ref_counted::deref() const noexcept {
   if (rc_.fetch_sub(1, std::memory_order_acq_rel) == 1) request_deletion(true);
