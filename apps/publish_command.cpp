@@ -13,7 +13,9 @@
 #include "apps/exit_codes.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
+#include "apps/published_output.hpp"
 #include "apps/replay_output.hpp"
+#include "apps/scheme_option.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/file.hpp"
@@ -40,7 +42,6 @@ struct publish_arguments {
   std::uint64_t ack_ms = 60'000;
   std::uint64_t recovery_ms = 60'000;
   bool no_reseed = false;
-  std::string scheme = "xor";
   std::string digest = "xxh3-128";
   std::uint64_t from_version = 0;
   std::uint64_t to_version = 0;
@@ -50,9 +51,6 @@ struct publish_arguments {
     auto out_options = to;
     out_options.out = out;
     out_options.readers.assign(readers.begin(), readers.end());
-    out_options.how.encoding = scheme == "xor"         ? published_encoding::xored
-                               : scheme == "overwrite" ? published_encoding::overwrite
-                                                       : published_encoding::coded;
     if (digest == "blake3")
       throw error(errc::bad_input, "--digest blake3: built without a library that computes it");
     out_options.how.checksum =
@@ -189,53 +187,15 @@ class publishing {
           pending.report.encode.count());
     const auto report =
         fleet_->conclude(std::move(pending), [&target] { return source_of(target); });
-    if (!report.participants.empty() || !report.complete()) print(report);
+    if (!report.participants.empty() || !report.complete())
+      print_followed(report, {"sync", "version", fleet_->held(), fleet_->absent()},
+                     arguments_.json);
     if (report.reason == errc::shut_down) {
       stopped_ = true;
       status_ = exit_unreachable;
     } else if (!report.complete()) {
       status_ = exit_check_failed;
     }
-  }
-
-  void print(const sync_report& r) const {
-    if (arguments_.json) {
-      auto receivers = nlohmann::ordered_json::array();
-      for (const auto& p : r.participants)
-        receivers.push_back({{"name", p.name},
-                             {"status", to_string(p.status)},
-                             {"reason", to_string(p.reason)},
-                             {"detail", p.detail},
-                             {"member", p.member},
-                             {"version", p.version.number},
-                             {"reseeds", p.reseeds}});
-      auto absent = nlohmann::ordered_json::array();
-      for (const auto& name : fleet_->absent()) absent.push_back(name);
-      const nlohmann::ordered_json line{{"kind", "sync"},
-                                        {"label", r.label},
-                                        {"base_version", r.base.number},
-                                        {"version", r.target.number},
-                                        {"held", fleet_->held()},
-                                        {"result", to_string(r.result)},
-                                        {"reason", to_string(r.reason)},
-                                        {"detail", r.detail},
-                                        {"wire_bytes", r.wire_bytes},
-                                        {"reseed_bytes", r.reseed_bytes},
-                                        {"publish_seconds", r.encode.count()},
-                                        {"commit_seconds", r.commit.count()},
-                                        {"recover_seconds", r.recover.count()},
-                                        {"receivers", std::move(receivers)},
-                                        {"absent", std::move(absent)}};
-      return print_out(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
-    }
-    auto line = fmt::format("version {} {} after {}", r.target.number, to_string(r.result),
-                            human_seconds(r.commit.count()));
-    for (const auto& p : r.participants)
-      if (p.status != terminal::ok)
-        line += fmt::format("; {} {}{} ({})", p.name, to_string(p.reason),
-                            p.reseeds > 0 ? ", given all weights" : "", printable(p.detail));
-    for (const auto& name : fleet_->absent()) line += fmt::format("; {} OUT", name);
-    print_out(line + '\n');
   }
 
   void print(const published_version& v, std::uint64_t base, std::uint64_t model_bytes,
@@ -269,10 +229,7 @@ void add_output_options(CLI::App& command, publish_arguments& a) {
   command.add_option("--out", a.out, "Stream to publish into, made if it is not there")
       ->type_name("DIR")
       ->required();
-  command
-      .add_option("--scheme", a.scheme, "xor and overwrite are read by others, coded by us alone")
-      ->check(CLI::IsMember({"xor", "overwrite", "coded"}))
-      ->capture_default_str();
+  add_scheme_option(command, "--scheme", a.to.how.encoding);
   command.add_option("--digest", a.digest, "Checksum of each tensor: xxh3-128, adler32 or blake3")
       ->check(CLI::IsMember({"xxh3-128", "adler32", "blake3"}))
       ->capture_default_str();

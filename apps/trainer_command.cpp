@@ -4,16 +4,21 @@
 #include <CLI/CLI.hpp>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "actors/trainer.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/live_publication.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/replay_output.hpp"
+#include "apps/scheme_option.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/checkpoint.hpp"
@@ -38,6 +43,10 @@ struct trainer_command_options {
   std::uint32_t rank = 0;
   std::uint32_t ranks = 1;
   std::optional<std::string> coordinator;
+  std::optional<std::string> publish;
+  std::vector<std::string> followers;
+  std::uint32_t follower_ms = 60'000;
+  published_encoding scheme = published_encoding::xored;
   bool serve = false;
   bool json = false;
   bool insecure = false;
@@ -56,6 +65,15 @@ settings settings_of(const trainer_command_options& o) {
   return s;
 }
 
+published_fleet_options publication_of(const trainer_command_options& o) {
+  published_fleet_options out;
+  out.stream.out = *o.publish;
+  out.stream.how.encoding = o.scheme;
+  out.receivers = o.followers;
+  out.ack_timeout = out.recovery_timeout = milliseconds(o.follower_ms);
+  return out;
+}
+
 /// Between two tries at something that the fleet is not ready for.
 constexpr milliseconds pause{100};
 
@@ -72,30 +90,39 @@ class player {
     say_where(settings.transport.listen, on.port());
     ranks_ = settings.transport.ranks;
     leads_ = settings.transport.rank == 0;
+    if (options_.publish && ranks_ > 1)
+      throw error(errc::bad_input, "--publish: a rank has only a part of the weights");
     weights_ = weight_buffer(base_.shape());
+    if (options_.publish)
+      publication_.emplace(base_.shape(), publication_of(options_), options_.json);
     trainer trainer(on, base_.shape());
-    const stop_watch watch(stop_, trainer);
+    const stop_watch watch(stop_, [this, &trainer] {
+      trainer.stop();
+      if (publication_) publication_->stop();
+    });
     // Again from the base whenever a rank was lost, as training would from its checkpoint.
     while (!stop_.wait_for(milliseconds(0)) && !play_through(trainer)) {
     }
     if (!leads_) return exit_ok;
+    if (publication_) publication_->finish();
     conclude(trainer);
     while (options_.serve && trainer.is_running() && !stop_.wait_for(pause)) {
     }
-    return summary_.pass() ? exit_ok : exit_check_failed;
+    const bool published = !publication_ || publication_->complete();
+    return summary_.pass() && published ? exit_ok : exit_check_failed;
   }
 
  private:
   /// Sees to it that a word to stop is obeyed though another rank or a receiver is waited for.
   class stop_watch {
    public:
-    stop_watch(stop_signal& stop, trainer& t)
-        : thread_([this, &stop, &t] {
+    stop_watch(stop_signal& stop, std::function<void()> end)
+        : thread_([this, &stop, end = std::move(end)] {
             while (!done_ && !stop.wait_for(pause)) {
             }
             const auto until = clock::now() + grace;
             while (!done_ && clock::now() < until) std::this_thread::sleep_for(pause / 4);
-            if (!done_) t.stop();
+            if (!done_) end();
           }) {}
     ~stop_watch() {
       done_ = true;
@@ -119,6 +146,7 @@ class player {
     try {
       weights_.copy_from(base_);
       seed(t);
+      if (publication_) publication_->seed(weights_, 0);
       const auto started = clock::now();
       if ((!leads_ || wait_for_fleet(t)) && play_all(t))
         summary_.seconds = std::chrono::duration<double>(clock::now() - started).count();
@@ -215,6 +243,7 @@ class player {
         summary_.wire_bytes += report.wire_bytes;
         summary_.full_bytes += report.full_bytes;
         held_ = label;
+        if (publication_) publication_->add(weights_, label);
         return !stop_.wait_for(milliseconds(options_.period_ms));
       }
       if (stop_.wait_for(pause)) return false;
@@ -268,6 +297,7 @@ class player {
   std::optional<weight_stream> stream_;
   replay_output output_;
   weight_buffer weights_;
+  std::optional<live_publication> publication_;
   std::uint64_t held_ = 0;
   replay_summary summary_;
 };
@@ -318,6 +348,26 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 86'400'000))
       ->type_name("MS")
       ->capture_default_str();
+  auto* publish =
+      command
+          ->add_option("--publish", o->publish,
+                       "Stream into which every version goes as well, for hosts that pull")
+          ->type_name("DIR");
+  add_scheme_option(*command, "--publish-scheme", o->scheme)->needs(publish);
+  command
+      ->add_option("--follower", o->followers,
+                   "Name of such a host that must acknowledge each version (pull --name). May be "
+                   "repeated")
+      ->type_name("NAME")
+      ->allow_extra_args(false)
+      ->needs(publish);
+  command
+      ->add_option("--follower-ms", o->follower_ms,
+                   "How long to wait for them, and again for those that failed")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("MS")
+      ->capture_default_str()
+      ->needs(publish);
   command->add_flag("--serve", o->serve, "Stay at the last version until SIGTERM or SIGINT");
   command->add_flag("--json", o->json, "One JSON object a line");
   command->add_flag("--insecure", o->insecure,
