@@ -42,6 +42,9 @@ struct sync_request {
   std::shared_ptr<ticket_state> ticket;
 };
 
+/// The trainer has its next weights: the report of the sync under way waits for nobody's recovery.
+struct hurry_request {};
+
 /// Prove the encoding of `txn`; keep it until the join's verdict.
 struct stage_request {
   txn_ref txn;
@@ -199,6 +202,7 @@ struct remove_engine {
 #define LOCKSTEP_LOCAL_MESSAGE(type) CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::type)
 LOCKSTEP_LOCAL_MESSAGE(tick)
 LOCKSTEP_LOCAL_MESSAGE(sync_request)
+LOCKSTEP_LOCAL_MESSAGE(hurry_request)
 LOCKSTEP_LOCAL_MESSAGE(stage_request)
 LOCKSTEP_LOCAL_MESSAGE(stage_result)
 LOCKSTEP_LOCAL_MESSAGE(prove_request)
@@ -341,6 +345,8 @@ struct admit_request {
 using sender_actor = caf::typed_actor<
     // The trainer has new weights.
     caf::reacts_to<sync_request>,
+    // It has the next ones already.
+    caf::reacts_to<hurry_request>,
     // The snapshot has proven the encoding, or not.
     caf::reacts_to<stage_result>,
     // The snapshot has digested itself under a challenge.
@@ -373,7 +379,7 @@ using supervisor_actor = caf::typed_actor<
     // The trainer has left.
     caf::reacts_to<end_request>,
     // Handed on to the sender.
-    caf::reacts_to<sync_request>,
+    caf::reacts_to<sync_request>, caf::reacts_to<hurry_request>,
     // Run a receiver of this process.
     caf::reacts_to<add_engine>,
     // End a receiver of this process, on purpose.

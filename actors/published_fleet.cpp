@@ -179,6 +179,10 @@ bool published_fleet::is_stopped() const {
   return options_.stopped && options_.stopped();
 }
 
+bool published_fleet::is_hurried() const {
+  return options_.hurried && options_.hurried();
+}
+
 void published_fleet::take_back(const answer& wanted) {
   for (auto& h : hosts_) {
     if (h.member) continue;
@@ -251,7 +255,7 @@ void published_fleet::recover(sync_report& report, const published_source& sourc
   const auto until = began + options_.recovery_timeout;
   while (true) {
     for (const auto& a : current_) take_back(a);
-    if (!absent() || is_stopped() || clock::now() >= until) break;
+    if (!absent() || is_stopped() || is_hurried() || clock::now() >= until) break;
     std::this_thread::sleep_for(options_.poll);
   }
   if (failed) report.recover = clock::now() - began;

@@ -88,6 +88,7 @@ class published_fleet {
   /// Nothing if it was `stopped`.
   std::optional<round_result> ask(const answer& wanted, std::vector<participant> who);
   bool is_stopped() const;
+  bool is_hurried() const;
   void settle(const outcome& o, sync_report& report);
   /// Who gives that answer is in the view again; who cannot is noted.
   void take_back(const answer& wanted);

@@ -25,8 +25,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-published_fleet_options stoppable(published_fleet_options options, const std::atomic<bool>& flag) {
-  options.stopped = [&flag, also = std::move(options.stopped)] { return flag || (also && also()); };
+/// The options of a fleet that also heeds these flags.
+published_fleet_options heeding(published_fleet_options options, const std::atomic<bool>& stopped,
+                                const std::atomic<bool>& hurried) {
+  const auto either = [](const std::atomic<bool>& flag, std::function<bool()> also) {
+    return [&flag, also = std::move(also)] { return flag || (also && also()); };
+  };
+  options.stopped = either(stopped, std::move(options.stopped));
+  options.hurried = either(hurried, std::move(options.hurried));
   return options;
 }
 
@@ -41,7 +47,7 @@ struct published_trainer::parts {
   parts(layout model, published_fleet_options options)
       : shape(std::move(model)),
         patience(patience_for(options)),
-        fleet(stoppable(std::move(options), stopped)) {}
+        fleet(heeding(std::move(options), stopped, hurried)) {}
   ~parts() {
     stopped = true;
     settle();
@@ -50,6 +56,12 @@ struct published_trainer::parts {
   /// Waits for the sync under way.
   void settle() {
     if (concluding.joinable()) concluding.join();
+  }
+  /// The same, but for hosts that failed and may be back after the next one.
+  void conclude_last() {
+    hurried = true;
+    settle();
+    hurried = false;
   }
   bool is_running() const { return machine && !stopped && !failed; }
   fs::path dir_of(std::uint64_t version) const {
@@ -65,6 +77,7 @@ struct published_trainer::parts {
   layout shape;
   std::chrono::milliseconds patience;
   std::atomic<bool> stopped = false;
+  std::atomic<bool> hurried = false;
   published_fleet fleet;
   weight_buffer snapshot;
   std::optional<snapshot_fsm> machine;
@@ -101,7 +114,7 @@ std::vector<std::string> published_trainer::absent() {
 
 sync_report published_trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
   auto& p = *parts_;
-  p.settle();
+  p.conclude_last();
   p.machine.reset();
   p.failed = false;
   weight_buffer fresh(p.shape);
@@ -133,7 +146,7 @@ bool published_trainer::parts::holds(std::uint64_t version) const {
 
 ticket published_trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
   auto& p = *parts_;
-  p.settle();
+  p.conclude_last();
   if (!p.is_running())
     throw error(errc::shut_down, "there is no snapshot that a sync could start from: seed first");
   auto pending = p.fleet.publish(p.source(reader_of(p.snapshot)), p.source(tensors), label);

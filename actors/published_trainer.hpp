@@ -30,6 +30,8 @@ struct published_fleet_options {
   bool reseed = true;
   /// Whether to give up waiting. May be empty.
   std::function<bool()> stopped;
+  /// Whether to report without waiting any longer for who failed. May be empty.
+  std::function<bool()> hurried;
 };
 
 /// `trainer` for hosts that follow a published stream (`lockstep pull --watch --name`): the same
@@ -56,10 +58,10 @@ class published_trainer {
   sync_report seed(const tensor_reader& tensors, std::uint64_t label = 0);
 
   /// Publishes what leads every host to `tensors`: returns as soon as they have been read and may
-  /// be changed again. Waits for the sync before it, if that is still under way. The weights must
-  /// have been seeded. What happens to hosts is in the report, never an exception; throws as
-  /// `publisher::add` where nothing could be published, and `error{shut_down}` if `is_running` is
-  /// false.
+  /// be changed again. Waits for the sync before it, if that is still under way, but not for who
+  /// failed in it. The weights must have been seeded. What happens to hosts is in the report, never
+  /// an exception; throws as `publisher::add` where nothing could be published, and
+  /// `error{shut_down}` if `is_running` is false.
   ticket sync(std::uint64_t label, const tensor_reader& tensors);
 
   template <tensor_source T>

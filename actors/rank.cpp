@@ -410,6 +410,8 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
   return {
       [self](boot_request& m) { on_boot(self, m); },
       [self](sync_request& m) { on_sync(self, m); },
+      // The coordinator's trainer says when nobody is waited for any more.
+      [](const hurry_request&) {},
       [self](const end_request&) {
         refuse_seed(self, errc::shut_down, "the trainer has left");
         end_run(self, errc::shut_down, "the trainer has left");

@@ -13,7 +13,8 @@ namespace lockstep {
 
 using rank_actor = caf::typed_actor<
     // The trainer has weights to begin with, or new ones, or leaves.
-    caf::reacts_to<boot_request>, caf::reacts_to<sync_request>, caf::reacts_to<end_request>,
+    caf::reacts_to<boot_request>, caf::reacts_to<sync_request>, caf::reacts_to<hurry_request>,
+    caf::reacts_to<end_request>,
     // The coordinator has something to do.
     caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
     // It says from whom receivers have what, and who gets the same.

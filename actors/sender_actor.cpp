@@ -447,6 +447,9 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
   const auto now = [self] { return self->clock().now(); };
   return {
       [self](sync_request& m) { on_sync(self, m); },
+      [self, now](const hurry_request&) {
+        perform(self, self->state.machine->on_next_wanted(now()));
+      },
       [self](stage_result& m) {
         auto& g = self->state.gathering;
         if (g.what != shard_task::encode || g.txn != m.txn || g.parts.empty()) return;

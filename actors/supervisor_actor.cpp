@@ -428,6 +428,9 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
         perform(self, self->state.policy->on_new_run(self->clock().now()));  // of no view now
       },
       [self](sync_request& m) { on_sync(self, m); },
+      [self](const hurry_request& m) {
+        if (const auto& t = self->state.trainer) self->send(t->sender, m);
+      },
       [self](const add_engine& m) { on_add(self, m); },
       [self](const remove_engine& m) { on_remove(self, m); },
       [self](const hello_msg& m) { on_hello(self, m); },

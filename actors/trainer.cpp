@@ -85,8 +85,15 @@ trainer::~trainer() {
   on_.inside().unclaim_trainer();
 }
 
+// Whoever failed in the last sync can be brought back after the next one.
+void trainer::conclude_last() {
+  if (!last_ || last_->done()) return;
+  caf::anon_send(on_.inside().supervisor, hurry_request{});
+  last_->wait();
+}
+
 version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
-  if (last_) last_->wait();
+  conclude_last();
   auto& inside = on_.inside();
   boot_request m;
   m.run = inside.next_run();
@@ -103,7 +110,7 @@ version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
 }
 
 ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
-  if (last_) last_->wait();
+  conclude_last();
   const auto patience = sync_patience(on_.options(), shape_.total_bytes());
   auto state = std::make_shared<ticket_state>(patience);
   caf::anon_send(on_.inside().supervisor,

@@ -47,10 +47,11 @@ class trainer {
   version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0);
 
   /// Brings every member to `tensors`: returns as soon as they have been read and may be changed
-  /// again. Waits for the sync before it, if that is still under way. The weights must have been
-  /// seeded. `tensors` is called on a thread of the runtime; what it throws aborts the sync. What
-  /// happens to receivers is in the report, never an exception; throws `error{timeout}` only if the
-  /// runtime does not answer at all, which is a bug.
+  /// again. Waits for the sync before it, if that is still under way, but not for who failed in it:
+  /// its report is `degraded` then. The weights must have been seeded. `tensors` is called on a
+  /// thread of the runtime; what it throws aborts the sync. What happens to receivers is in the
+  /// report, never an exception; throws `error{timeout}` only if the runtime does not answer at
+  /// all, which is a bug.
   ticket sync(std::uint64_t label, const tensor_reader& tensors);
 
   template <tensor_source T>
@@ -86,6 +87,8 @@ class trainer {
   bool wait_for_members(std::size_t count, std::chrono::milliseconds timeout) const;
 
  private:
+  void conclude_last();
+
   runtime& on_;
   layout shape_;
   shard_mask owned_;

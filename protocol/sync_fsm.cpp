@@ -98,9 +98,17 @@ sync_fsm::actions sync_fsm::on_sync(time_point now, std::uint64_t label) {
   report_->label = label;
   report_->base = report_->target = snapshot_.version;
   wish_ = wish{label};
+  next_wanted_ = false;
   if (phase_ == sync_phase::attaching || phase_ == sync_phase::seeding)
     out.push_back(act::hurry_round{{txn_, round_, now + hurried_}});
   next(now, out);
+  return out;
+}
+
+sync_fsm::actions sync_fsm::on_next_wanted(time_point now) {
+  actions out;
+  next_wanted_ = true;
+  finish_if_whole(now, out);
   return out;
 }
 
@@ -350,7 +358,7 @@ bool sync_fsm::recovering() const {
 void sync_fsm::finish_if_whole(time_point now, actions& out) {
   if (!recovering()) return;
   // One admission may follow another without end, so the deadline counts during them too.
-  const bool late = now >= recover_until_;
+  const bool late = next_wanted_ || now >= recover_until_;
   if (!late && !recovering_.empty()) return;
   for (auto& p : report_->participants) {
     p.member = members_.count(p.id) > 0;

@@ -177,6 +177,8 @@ class sync_fsm {
 
   // From the embedding trainer. One sync may be in flight and none may wait: the caller queues.
   actions on_sync(time_point now, std::uint64_t label);
+  /// The caller has a next one: the report waits no longer for who failed to be members again.
+  actions on_next_wanted(time_point now);
 
   // From the executor.
   actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target,
@@ -290,6 +292,7 @@ class sync_fsm {
   // The sync whose report is open.
   std::optional<wish> wish_;
   std::optional<sync_report> report_;
+  bool next_wanted_ = false;  ///< its report waits for nobody's recovery
   std::set<receiver_id> recovering_;
   time_point recover_until_;  ///< means nothing unless `recovering()`
 };

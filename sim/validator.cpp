@@ -16,6 +16,8 @@ std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
   if (m.match_elements<advance_result>()) return e::advanced;
   if (m.match_elements<newer_run_notice>()) return e::newer_run;
   if (m.match_elements<tick>()) return e::tick;
+  // Who is reported on when, and nothing else.
+  if (m.match_elements<hurry_request>()) return e::membership;
   if (m.match_elements<admit_request>() || m.match_elements<down_notice>() ||
       m.match_elements<gave_up_notice>())
     return e::membership;

@@ -529,6 +529,32 @@ TEST_CASE("a sync returns once the tensors are read, and waits for the one befor
   CHECK(same(*f.rx[0], target));
 }
 
+TEST_CASE("the next sync does not wait for who failed in the one before") {
+  auto s = quiet();
+  s.supervision.attempts_max = 1000;
+  s.supervision.backoff_ms = s.supervision.backoff_ms_max = 20;
+  s.sync.recovery_timeout_ms = 600'000;
+  fleet f(s);
+  f.add();
+  f.add(failing(1));
+  REQUIRE(f.seed());
+  step(f.w, 1);
+  const auto began = std::chrono::steady_clock::now();
+  const auto first = f.t.sync(1, f.w);
+  CHECK_FALSE(first.wait_for(300ms));  // it is tried again and again
+  step(f.w, 2);
+  const auto second = f.t.sync(2, f.w);
+  REQUIRE(first.done());
+  const auto r = first.wait();
+  CHECK(r.result == sync_result::degraded);
+  CHECK(r.participants.at(0).member);
+  CHECK_FALSE(r.participants.at(1).member);
+  CHECK(r.participants.at(1).reason == errc::apply_failed);
+  CHECK(second.wait().result == sync_result::ok);
+  CHECK(std::chrono::steady_clock::now() - began < 60s);
+  CHECK(same(*f.rx[0], f.w));
+}
+
 TEST_CASE("three hundred syncs with eight receivers") {
   fleet f;
   for (unsigned i = 0; i < 8; ++i) f.add();

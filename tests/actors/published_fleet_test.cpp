@@ -239,6 +239,32 @@ TEST_CASE("published fleet: whose bytes rotted is given all weights, and only th
   CHECK(has_index(f.hosts[1]->dir()));
 }
 
+TEST_CASE("published fleet: the next version does not wait for who failed to hold the one before") {
+  fleet f(2);
+  auto options = f.options();
+  options.ack_timeout = 100ms;
+  options.recovery_timeout = 600s;
+  published_trainer t(f.w.shape(), options);
+  t.seed(f.w);
+  f.hosts[0]->follow();
+  step(f.w, 1);
+  const auto began = std::chrono::steady_clock::now();
+  const auto first = t.sync(1, f.w);
+  CHECK_FALSE(first.wait_for(400ms));
+  step(f.w, 2);
+  const auto second = t.sync(2, f.w);
+  CHECK(first.wait().result == sync_result::degraded);
+  CHECK_FALSE(line_of(first.wait(), "host-1").member);
+  CHECK(second.wait().result == sync_result::ok);
+  CHECK(std::chrono::steady_clock::now() - began < 60s);
+  // It comes back all the same.
+  f.hosts[1]->follow();
+  step(f.w, 3);
+  while (t.sync(3, f.w).wait().participants.size() < 2)
+    REQUIRE(std::chrono::steady_clock::now() - began < 60s);
+  CHECK(f.all_hold());
+}
+
 TEST_CASE("published fleet: without leave to reseed it stays out, by name") {
   fleet f(1);
   auto options = f.options();

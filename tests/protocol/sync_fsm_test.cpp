@@ -313,6 +313,19 @@ TEST_CASE_METHOD(fixture, "sync: the commit is repeated, so often and no more") 
   CHECK_FALSE(f.deadline());
 }
 
+TEST_CASE_METHOD(fixture, "sync: a next one that is wanted early changes the report's time alone") {
+  voting(2);
+  CHECK(f.on_next_wanted(t0).empty());
+  vote({yes(a), yes(b)});
+  CHECK(f.on_next_wanted(t0).empty());
+  acks({yes(a), said(b, terminal::timeout, errc::timeout)});
+  CHECK(f.on_next_wanted(t0).empty());
+  const auto r = report(advanced());
+  CHECK(r.result == sync_result::degraded);
+  CHECK(r.participants[0].member);
+  CHECK_FALSE(r.participants[1].member);
+}
+
 TEST_CASE_METHOD(fixture, "sync: recovered when all are back in time, degraded when not") {
   voting(2);
   vote({yes(a), yes(b)});
@@ -337,6 +350,18 @@ TEST_CASE_METHOD(fixture, "sync: recovered when all are back in time, degraded w
     CHECK_FALSE(r.participants[1].member);
     CHECK_FALSE(r.participants[1].version);
     CHECK(r.participants[1].reason == errc::timeout);  // why it failed, not what came of it
+  }
+  SECTION("not waited for, since the trainer has the next one") {
+    const auto r = report(f.on_next_wanted(t0));
+    CHECK(r.result == sync_result::degraded);
+    CHECK_FALSE(r.participants[1].member);
+    CHECK(f.on_next_wanted(t0).empty());
+    // The one after that is waited for as ever.
+    f.on_sync(t0, 2);
+    encoded();
+    vote({yes(a)});
+    acks({said(a, terminal::timeout, errc::timeout)});
+    CHECK_FALSE(find<act::finish>(advanced()));
   }
   SECTION("not in time") {
     const auto until = *f.deadline();
