@@ -2,9 +2,11 @@
 
 #include <future>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "test_files.hpp"
 #include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
 #include "weights/published_shards.hpp"
 #include "weights/rank_part.hpp"
 #include "weights/state_digest.hpp"
@@ -192,6 +194,36 @@ TEST_CASE("a rank says no to a rank that there cannot be") {
   check_refused([&] { rank_publisher(options_of(dir.path(), 0, 0)); }, errc::bad_input, {"of 0"});
   check_refused([&] { rank_publisher(options_of(dir.path(), 0, ranks_max + 1)); }, errc::bad_input,
                 {"4096"});
+}
+
+TEST_CASE("a rank leaves nothing where rank 0 has no more use for it") {
+  temp_dir dir;
+  const auto staging = rank_staging(dir.path());
+  const auto b0 = filled(second, 3), b1 = filled(second, 4);
+  const rank_plan plan{fresh_nonce(), 1, 0, "run", false, {}, {}, 2};
+  write_plan(staging, plan);
+  auto running = std::async(std::launch::async, [&] {
+    return rank_publisher(options_of(dir.path(), 1)).add(1, 0, source_of(b0), source_of(b1));
+  });
+  const auto has_part = [&] {
+    for (const auto& file : files_in(staging))
+      if (file.extension() == ".json" && file.filename().string().starts_with("rank-00001-"))
+        return true;
+    return false;
+  };
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!has_part() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  REQUIRE(has_part());
+  // Published with what another process of that rank did, and left.
+  fs::remove(staging / "plan.json");
+  const auto own = state_digest(second, tensor_digests(second, reader_of(b1)));
+  put(published_dir(dir.path(), 1) / index_name,
+      ordered_json{{"metadata", {{own_key::rank_targets, std::string(32, '0') + "," + own}}},
+                   {"weight_map", ordered_json::object()}}
+          .dump());
+  CHECK_FALSE(running.get().there);
+  CHECK_FALSE(stands(staging));
 }
 
 TEST_CASE("a plan is read as it was written, and nothing else is one") {
