@@ -22,6 +22,7 @@
 #include "weights/plain_file.hpp"
 #include "weights/publisher.hpp"
 #include "weights/pull.hpp"
+#include "weights/rank_publisher.hpp"
 
 namespace lockstep {
 
@@ -43,6 +44,9 @@ struct publish_arguments {
   std::uint64_t recovery_ms = 60'000;
   bool no_reseed = false;
   std::string digest = "xxh3-128";
+  std::uint32_t rank = 0;
+  std::uint32_t ranks = 1;
+  std::uint64_t rank_ms = 60'000;
   std::uint64_t from_version = 0;
   std::uint64_t to_version = 0;
   bool json = false;
@@ -93,6 +97,18 @@ class travelling_copy {
 class publishing {
  public:
   explicit publishing(const publish_arguments& a) : arguments_(a) {
+    if (a.rank >= a.ranks)
+      throw error(errc::bad_input,
+                  fmt::format("--rank {}: of {} --ranks, counted from 0", a.rank, a.ranks));
+    if (a.ranks > 1) {
+      if (!a.receivers.empty())
+        throw error(errc::bad_input,
+                    "--receiver: what hosts must prove takes all tensors to compute, and each of "
+                    "several --ranks has only its own");
+      ranks_.emplace(
+          rank_options{a.options(), a.rank, a.ranks, std::chrono::milliseconds(a.rank_ms)});
+      return;
+    }
     if (a.receivers.empty()) {
       publisher_.emplace(a.options());
       return;
@@ -172,7 +188,9 @@ class publishing {
     bar.show(done, fmt::format("publishing version {}", version));
     target.require(base.shape());
     if (fleet_) return add_and_wait(version, base, target, bar);
-    const auto made = publisher_->add(version, base_version, source_of(base), source_of(target));
+    const auto made =
+        ranks_ ? ranks_->add(version, base_version, source_of(base), source_of(target))
+               : publisher_->add(version, base_version, source_of(base), source_of(target));
     bar.clear();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
     print(made, base_version, target.shape().total_bytes(), took.count());
@@ -221,6 +239,7 @@ class publishing {
   std::optional<stop_signal> stop_;
   std::optional<publisher> publisher_;    // nobody is waited for
   std::optional<published_fleet> fleet_;  // or these are
+  std::optional<rank_publisher> ranks_;   // or this is one of several that publish together
   int status_ = exit_ok;
   bool stopped_ = false;
 };
@@ -289,6 +308,27 @@ void add_receiver_options(CLI::App& command, publish_arguments& a) {
       ->needs(receivers);
 }
 
+void add_rank_options(CLI::App& command, publish_arguments& a, CLI::Option* checkpoints) {
+  auto* ranks = command
+                    .add_option("--ranks", a.ranks,
+                                "So many processes publish together, each the tensors that its own "
+                                "checkpoints hold")
+                    ->check(plain_number(1, ranks_max))
+                    ->type_name("N")
+                    ->needs(checkpoints);
+  command.add_option("--rank", a.rank, "Which of them this is, from 0, which writes the index")
+      ->check(plain_number(0, ranks_max - 1))
+      ->type_name("R")
+      ->needs(ranks);
+  command
+      .add_option("--rank-ms", a.rank_ms,
+                  "How long to wait for the other ranks once this one has done its part")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str()
+      ->needs(ranks);
+}
+
 void add_source_options(CLI::App& command, publish_arguments& a) {
   command.add_option("--base", a.base, "Checkpoint that the stream starts from")
       ->type_name("DIR")
@@ -303,14 +343,16 @@ void add_publish_command(CLI::App& program, std::function<int()>& run) {
       "publish", "Write checkpoints as a stream of versions that hosts pull");
   const auto a = std::make_shared<publish_arguments>();
   auto* source = command->add_option_group("source");
-  source->add_option("--checkpoints", a->checkpoints, "The base, then version 1, 2, …")
-      ->type_name("DIR");
+  auto* checkpoints =
+      source->add_option("--checkpoints", a->checkpoints, "The base, then version 1, 2, …")
+          ->type_name("DIR");
   source->add_option("--trace", a->trace, "Directory with base/ and stream/: each version anew")
       ->type_name("DIR");
   source->require_option(1);
   add_output_options(*command, *a);
   add_series_options(*command, *a);
   add_receiver_options(*command, *a);
+  add_rank_options(*command, *a, checkpoints);
   command->callback([a, &run] {
     run = [a] {
       publishing work(*a);

@@ -138,4 +138,10 @@ checkpoint_index read_index(const fs::path& dir, const file_limits& limits) {
   return parse_index(std::as_bytes(std::span(text)), path, limits);
 }
 
+std::string metadata_in(const fs::path& dir, std::string_view key) {
+  const auto index = read_index(dir);
+  const auto at = index.metadata.find(std::string(key));
+  return at == index.metadata.end() ? std::string() : at->second;
+}
+
 }  // namespace lockstep

@@ -41,4 +41,8 @@ checkpoint_index parse_index(std::span<const std::byte> text, const std::filesys
 /// Reads and checks `dir`'s index. Throws `error{bad_input}` that names the file.
 checkpoint_index read_index(const std::filesystem::path& dir, const file_limits& limits = {});
 
+/// The value of a key in the `metadata` of `dir`'s index; empty if it is not there. Throws as
+/// `read_index` does.
+std::string metadata_in(const std::filesystem::path& dir, std::string_view key);
+
 }  // namespace lockstep

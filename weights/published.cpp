@@ -15,6 +15,7 @@
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published_part.hpp"
+#include "weights/published_shards.hpp"
 #include "weights/safetensors.hpp"
 
 #ifdef LOCKSTEP_XXHASH_DISPATCHES
@@ -49,11 +50,6 @@ T choice_in(const checkpoint_index& index, const std::string& key,
     if (name == at->second) return value;
   refuse(errc::bad_input, index.path,
          fmt::format("its {} {} is not one that can be read", key, in_quotes(at->second)));
-}
-
-bool is_digest(published_checksum format, std::string_view text) {
-  return text.size() == (format == published_checksum::xxh3_128 ? 32u : 8u) &&
-         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 // A shard that the index does not name holds changes that nobody would apply.
@@ -132,23 +128,34 @@ void published_delta::read_metadata(const checkpoint_index& index) {
        {to_string(published_checksum::adler32), published_checksum::adler32}});
 }
 
-void published_delta::add_shard(const fs::path& path, const std::vector<std::string>& mapped) {
-  auto file = std::make_shared<const plain_file>(path, plain_file::access::read);
-  const auto header = read_safetensors_header(*file);
-  require_mapped(header, path, mapped);
-  for (const auto& [spec, begin, end] : header.tensors) {
+bool is_digest(published_checksum format, std::string_view text) {
+  return text.size() == (format == published_checksum::xxh3_128 ? 32u : 8u) &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+void require_compressed(const safetensors_header& shard, const fs::path& path,
+                        published_checksum checksum) {
+  for (const auto& [spec, begin, end] : shard.tensors) {
     const auto refuse_tensor = [&path, &name = spec.name](const std::string& what) {
       refuse(errc::bad_input, path, fmt::format("tensor {} {}", in_quotes(name), what));
     };
     if (spec.type != dtype::u8 || spec.shape.size() != 1)
       refuse_tensor("is not a list of U8, as a compressed part must be");
-    const auto digest = header.metadata.find(spec.name);
-    if (digest == header.metadata.end()) refuse_tensor("has no checksum");
-    if (!is_digest(checksum_, digest->second))
+    const auto digest = shard.metadata.find(spec.name);
+    if (digest == shard.metadata.end()) refuse_tensor("has no checksum");
+    if (!is_digest(checksum, digest->second))
       refuse_tensor(fmt::format("has the malformed checksum {}", in_quotes(digest->second)));
-    parts_.push_back({*shape_.find(spec.name), files_.size(), header.data_offset + begin,
-                      end - begin, digest->second});
   }
+}
+
+void published_delta::add_shard(const fs::path& path, const std::vector<std::string>& mapped) {
+  auto file = std::make_shared<const plain_file>(path, plain_file::access::read);
+  const auto header = read_safetensors_header(*file);
+  require_mapped(header, path, mapped);
+  require_compressed(header, path, checksum_);
+  for (const auto& [spec, begin, end] : header.tensors)
+    parts_.push_back({*shape_.find(spec.name), files_.size(), header.data_offset + begin,
+                      end - begin, header.metadata.at(spec.name)});
   files_.push_back(std::move(file));
 }
 

@@ -5,14 +5,18 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "weights/checkpoint.hpp"
 #include "weights/published.hpp"
 
 namespace lockstep {
+
+class stream_owner;
 
 /// How to publish a series.
 struct publisher_options {
@@ -76,19 +80,14 @@ class publisher {
                         const published_source& base, const published_source& target,
                         const version_options& special = {});
   /// Which training this stream's versions are of.
-  const std::string& run() const noexcept { return options_.run; }
-  const std::filesystem::path& stream() const noexcept { return options_.out; }
+  const std::string& run() const noexcept;
+  const std::filesystem::path& stream() const noexcept;
 
  private:
   bool is_published(const std::filesystem::path& dir, std::uint64_t version,
                     const published_source& target);
-  void require_run(const std::filesystem::path& dir) const;
-  std::size_t prune(std::uint64_t newest) const;
 
-  publisher_options options_;
-  int lock_ = -1;
-  std::uint64_t newest_ = 0;                 // of what was there at first; 0: nothing
-  std::uint64_t newest_full_ = 0;            // and of the full ones
+  std::unique_ptr<stream_owner> owner_;
   std::optional<std::uint64_t> digests_of_;  // the version whose tensors' digests are held
   std::vector<std::string> digests_;
 };
@@ -97,6 +96,9 @@ class publisher {
 /// destructor as well as can be.
 class scratch_directory {
  public:
+  /// What the names of all of them begin with.
+  static constexpr std::string_view prefix = ".lockstep-scratch-";
+
   explicit scratch_directory(const std::filesystem::path& beside);
   scratch_directory(const scratch_directory&) = delete;
   scratch_directory& operator=(const scratch_directory&) = delete;

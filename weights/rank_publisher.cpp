@@ -1,0 +1,407 @@
+#include "weights/rank_publisher.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
+#include "weights/plain_file.hpp"
+#include "weights/published_shards.hpp"
+#include "weights/rank_part.hpp"
+#include "weights/state_digest.hpp"
+#include "weights/stream_owner.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds poll_every(10);
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> out(1);
+  for (const char c : text)
+    if (c == ',')
+      out.emplace_back();
+    else
+      out.back() += c;
+  return out;
+}
+
+// The digest of each rank's tensors in a version of as many ranks; else none.
+std::vector<std::string> rank_digests_in(const fs::path& dir, std::uint32_t ranks) {
+  auto out = split(metadata_in(dir, own_key::rank_targets));
+  if (out.size() != ranks || out.front().empty()) out.clear();
+  return out;
+}
+
+template <class Numbers>
+std::string listed(const Numbers& ranks) {
+  return fmt::format("rank{} {}", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "));
+}
+
+void require_same(const fs::path& dir, const layout& before, const layout& now) {
+  const auto refuse_tensor = [&](const tensor_spec& t, std::string_view what) {
+    refuse(errc::wrong_layout, dir, fmt::format("tensor {} {}", in_quotes(t.name), what));
+  };
+  for (const auto& t : before.tensors()) {
+    const auto at = now.find(t.name);
+    if (!at) refuse_tensor(t, "was in the version before, and is no rank's now");
+    if (!(now[*at] == t)) refuse_tensor(t, "has another dtype or shape than in the version before");
+  }
+  for (const auto& t : now.tensors())
+    if (!before.find(t.name)) refuse_tensor(t, "was not in the version before");
+}
+
+// The plan that stands in `staging`; nothing if there is none, or it cannot be read for now.
+std::optional<rank_plan> plan_now(const fs::path& staging, std::string& problem) {
+  try {
+    return read_plan(staging);
+  } catch (const error& e) {
+    problem = e.what();
+    return std::nullopt;
+  }
+}
+
+// As a whole, so that nobody sees it without its plan, or can take it for left over.
+void begin_staging(const fs::path& stream, const rank_plan& plan) {
+  constexpr int tries = 16;
+  std::error_code failure;
+  for (int i = 0; i < tries; ++i) {
+    remove_rank_staging(stream);
+    scratch_directory aside(stream);
+    write_plan(aside.path() / "ranks", plan);
+    fs::rename(aside.path() / "ranks", rank_staging(stream), failure);
+    if (!failure) return aside.remove();
+    // A rank that has not seen the end of the plan before has written there just now.
+    if (failure != std::errc::directory_not_empty && failure != std::errc::file_exists) break;
+  }
+  refuse(errc::unwritable, rank_staging(stream), "cannot be made: " + failure.message());
+}
+
+}  // namespace
+
+struct rank_publisher::written {
+  rank_part part;
+  std::vector<std::string> digests;  // of the target's tensors
+  std::uint64_t bytes = 0;
+};
+
+rank_publisher::rank_publisher(rank_options options)
+    : options_(std::move(options)), staging_(rank_staging(options_.stream.out)) {
+  if (options_.ranks == 0 || options_.ranks > ranks_max || options_.rank >= options_.ranks)
+    throw error(errc::bad_input, fmt::format("there is no rank {} of {}: 1 to {} ranks, from 0",
+                                             options_.rank, options_.ranks, ranks_max));
+  tag_ = fresh_nonce();
+  if (options_.rank == 0) owner_ = std::make_unique<stream_owner>(options_.stream);
+}
+
+rank_publisher::~rank_publisher() = default;
+
+published_version rank_publisher::add(std::uint64_t version, std::uint64_t base_version,
+                                      const published_source& base,
+                                      const published_source& target) {
+  return owner_ ? lead(version, base_version, base, target)
+                : follow(version, base_version, base, target);
+}
+
+// After an interruption every rank finds by itself what is there. Of a version that was written by
+// other ranks, or by one process, it cannot tell; the next delta's base is compared.
+bool rank_publisher::is_published(std::uint64_t version, const published_source& target,
+                                  bool served) {
+  const auto dir = published_dir(options_.stream.out, version);
+  if (!has_index(dir)) return false;
+  std::vector<std::string> there;
+  try {
+    there = rank_digests_in(dir, options_.ranks);
+  } catch (const error&) {
+    if (has_index(dir)) throw;
+    return false;  // removed as old while it was read
+  }
+  if (there.empty() && served)
+    refuse(errc::unwritable, dir, "is published, but not by as many ranks as take part");
+  if (there.empty()) return true;
+  if (digests_of_ != version) digests_ = target.digests();
+  digests_of_ = version;
+  if (there[options_.rank] == state_digest(target.shape, digests_)) return true;
+  refuse(errc::unwritable, dir,
+         fmt::format("is published already, and not with these weights of rank {}", options_.rank));
+}
+
+// This rank's shards, beside the plan.
+rank_publisher::written rank_publisher::write(const rank_plan& plan, const published_source& base,
+                                              const published_source& target) const {
+  const auto dir = published_dir(options_.stream.out, plan.version);
+  written out;
+  out.part.plan = plan.nonce;
+  out.part.rank = options_.rank;
+  if (digests_of_ == plan.base_version && !plan.full) out.digests = digests_;
+  out.digests.resize(target.shape.count());
+  auto how = options_.stream.how;
+  how.encoding = plan.encoding;
+  how.checksum = plan.checksum;
+  how.digests = &out.digests;
+  how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
+    if (base.done) base.done(i, begin, end);
+    if (target.done) target.done(i, begin, end);
+  };
+  require_publishable(dir, plan.version, how);
+  if (!plan.full) require_earlier(dir, plan.version, plan.base_version);
+  auto shards = plan.full ? version_shards(target.shape, target.tensors, how)
+                          : version_shards(dir, target.shape, base.tensors, target.tensors, how);
+  for (std::size_t s = 0; s < shards.count(); ++s) {
+    const auto name =
+        fmt::format("{}{}-{:05}.safetensors", rank_prefix(options_.rank, plan.nonce), tag_, s);
+    out.bytes += shards.write(s, staging_ / name);
+    out.part.shards.push_back({name, shards.names(s)});
+  }
+  const auto& before = shards.finish();
+  for (std::size_t i = 0; i < target.shape.count(); ++i)
+    out.part.tensors.push_back(
+        {target.shape[i], plan.full ? std::string() : before[i], out.digests[i]});
+  return out;
+}
+
+// --- rank 0 -------------------------------------------------------------------------------------
+
+published_version rank_publisher::lead(std::uint64_t version, std::uint64_t base_version,
+                                       const published_source& base,
+                                       const published_source& target) {
+  const auto& stream = owner_->path();
+  published_version out;
+  out.version = version;
+  out.full = owner_->makes_full(version);
+  out.gone = owner_->gone(version);
+  if (out.gone) return out;
+  out.there = is_published(version, target, false);
+  if (out.there) {
+    owner_->require_run(published_dir(stream, version));
+    if (version >= owner_->newest()) out.removed = owner_->prune(version);
+    return out;
+  }
+  if (!out.full) owner_->require_base(base_version);
+  const auto& how = owner_->options().how;
+  const rank_plan plan{fresh_nonce(), version,      base_version, owner_->options().run,
+                       out.full,      how.encoding, how.checksum, options_.ranks};
+  begin_staging(stream, plan);
+  try {
+    auto own = write(plan, base, target);
+    std::vector<rank_part> parts(options_.ranks);
+    parts[0] = std::move(own.part);
+    collect(plan, parts);
+    out.bytes = publish(plan, parts, target);
+    digests_ = std::move(own.digests);
+    digests_of_ = version;
+  } catch (...) {
+    abandon();
+    throw;
+  }
+  remove_rank_staging(stream);
+  out.removed = owner_->prune(version);
+  return out;
+}
+
+// Nobody need serve a plan that has failed. Why it did is what is reported.
+void rank_publisher::abandon() const noexcept {
+  try {
+    remove_rank_staging(owner_->path());
+  } catch (...) {
+    return;  // cleared by who comes next
+  }
+}
+
+// The part of every other rank, as they come; of several of one rank, which was started again, any.
+void rank_publisher::collect(const rank_plan& plan, std::vector<rank_part>& parts) const {
+  std::vector<std::uint32_t> missing;
+  for (std::uint32_t r = 1; r < options_.ranks; ++r) missing.push_back(r);
+  const auto until = clock::now() + options_.patience;
+  for (;;) {
+    std::vector<fs::path> there;
+    for (auto& file : files_in(staging_))
+      if (file.extension() == ".json") there.push_back(std::move(file));
+    const auto arrived = [&](std::uint32_t r) {
+      const auto first = staging_ / rank_prefix(r, plan.nonce);
+      const auto at = std::lower_bound(there.begin(), there.end(), first);
+      if (at == there.end() || !at->native().starts_with(first.native())) return false;
+      parts[r] = read_part(*at, plan, r);
+      return true;
+    };
+    missing.erase(std::remove_if(missing.begin(), missing.end(), arrived), missing.end());
+    if (missing.empty()) return;
+    if (clock::now() > until)
+      refuse(errc::timeout, published_dir(owner_->path(), plan.version),
+             fmt::format("is not published: nothing came from {} within {} ms", listed(missing),
+                         options_.patience.count()));
+    std::this_thread::sleep_for(poll_every);
+  }
+}
+
+// What the ranks start from must be what the version before leads to.
+void rank_publisher::require_base(const rank_plan& plan, const std::vector<rank_part>& parts,
+                                  const std::string& digest) const {
+  const auto dir = published_dir(owner_->path(), plan.base_version);
+  if (!has_index(dir)) return;
+  const auto there = metadata_in(dir, own_key::target);
+  if (there.empty() || there == digest) return;
+  const auto each = rank_digests_in(dir, options_.ranks);
+  std::vector<std::uint32_t> others;
+  for (std::uint32_t r = 0; r < each.size(); ++r)
+    if (base_digest(parts[r]) != each[r]) others.push_back(r);
+  refuse(errc::wrong_base, dir,
+         fmt::format("is not what {} from: version {} is not published",
+                     others.empty() ? "the ranks start" : listed(others) + " would start",
+                     plan.version));
+}
+
+std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<rank_part>& parts,
+                                      const published_source& target) {
+  const auto& stream = owner_->path();
+  const auto dir = published_dir(stream, plan.version);
+  auto whole = merge_parts(dir, parts);
+  if (shape_) require_same(dir, *shape_, whole.shape);
+  const auto base = plan.full ? std::string() : state_digest(whole.shape, whole.base);
+  if (!plan.full) require_base(plan, parts, base);
+
+  std::size_t count = 0;
+  std::vector<std::string> targets;
+  for (const auto& part : parts) {
+    count += part.shards.size();
+    targets.push_back(target_digest(part));
+  }
+  auto how = owner_->options().how;
+  how.metadata[std::string(own_key::rank_targets)] = fmt::format("{}", fmt::join(targets, ","));
+  publication out(stream, plan.version);
+  std::uint64_t bytes = 0;
+  std::size_t number = 0;
+  for (const auto& part : parts)
+    for (const auto& shard : part.shards) {
+      const auto from = staging_ / shard.file;
+      const auto to = out.add_shard(number++, count, shard.tensors);
+      std::error_code failure;
+      fs::rename(from, to, failure);
+      if (failure) refuse(errc::unwritable, to, "cannot be moved into place: " + failure.message());
+      bytes += plain_file(to, plain_file::access::read).size();
+    }
+  auto metadata = plan.full ? full_metadata(plan.version, whole.shape.total_bytes())
+                            : delta_metadata(plan.version, plan.base_version, how);
+  if (plan.full) {
+    for (const auto& file : target.companions) out.add_companion(file);
+    bytes = whole.shape.total_bytes();
+  } else {
+    metadata[own_key::base] = base;
+  }
+  metadata[own_key::target] = state_digest(whole.shape, whole.target);
+  sync_directory(dir);
+  const auto index_bytes = out.publish(std::move(metadata), how.metadata);
+  shape_ = std::move(whole.shape);
+  return plan.full ? bytes : bytes + index_bytes;
+}
+
+// --- the other ranks ----------------------------------------------------------------------------
+
+published_version rank_publisher::follow(std::uint64_t version, std::uint64_t base_version,
+                                         const published_source& base,
+                                         const published_source& target) {
+  const auto& stream = options_.stream.out;
+  const auto dir = published_dir(stream, version);
+  published_version out;
+  out.version = version;
+  std::optional<written> own;
+  std::string seen;   // the plan that was looked at last
+  std::string other;  // in what it is another than this rank expects
+  auto until = clock::now() + options_.patience;
+  for (bool first = true;; first = false) {
+    if (is_published(version, target, own.has_value())) {
+      out.there = !own;
+      if (own) out.bytes = own->bytes;
+      clear_own_files();
+      return out;
+    }
+    std::string unreadable;
+    const auto plan = plan_now(staging_, unreadable);
+    const auto nonce = plan ? plan->nonce : std::string();
+    const bool fresh = nonce != seen;
+    if (first || fresh) {
+      out.gone = stands(stream) && version < newest_full_version(stream) && !has_index(dir);
+      if (out.gone) return out;
+    }
+    if (std::exchange(seen, nonce) != nonce) other.clear();
+    if (fresh && plan && plan->version == version) {
+      other = objection(*plan, base_version);
+      auto done = other.empty() ? serve(*plan, base, target) : std::nullopt;
+      if (done) {
+        own = std::move(done);
+        out.full = plan->full;
+        digests_ = own->digests;
+        digests_of_ = version;
+        until = clock::now() + options_.patience;
+      }
+    }
+    if (clock::now() > until) {
+      if (!other.empty()) refuse(errc::bad_input, dir, other);
+      refuse(errc::timeout, dir,
+             fmt::format("is not published by rank 0 within {} ms{}", options_.patience.count(),
+                         !unreadable.empty() ? ": " + unreadable
+                         : plan && plan->version != version
+                             ? fmt::format(": its plan is for version {}", plan->version)
+                             : std::string()));
+    }
+    std::this_thread::sleep_for(poll_every);
+  }
+}
+
+// Not at once: a plan that a killed rank 0 has left is of the past.
+std::string rank_publisher::objection(const rank_plan& plan, std::uint64_t base_version) const {
+  if (plan.ranks != options_.ranks)
+    return fmt::format("rank 0 has {} ranks, rank {} has {}", plan.ranks, options_.rank,
+                       options_.ranks);
+  if (!plan.full && plan.base_version != base_version)
+    return fmt::format("rank 0 starts from version {}, rank {} from {}", plan.base_version,
+                       options_.rank, base_version);
+  if (!options_.stream.run.empty() && plan.run != options_.stream.run)
+    return fmt::format("rank 0 publishes the run {}, rank {} {}", in_quotes(plan.run),
+                       options_.rank, in_quotes(options_.stream.run));
+  return {};
+}
+
+// Nothing if the plan is no longer: what was written for it may be gone at any step.
+std::optional<rank_publisher::written> rank_publisher::serve(const rank_plan& plan,
+                                                             const published_source& base,
+                                                             const published_source& target) const {
+  try {
+    auto out = write(plan, base, target);
+    write_part(staging_ / (rank_prefix(options_.rank, plan.nonce) + tag_ + ".json"), out.part);
+    return out;
+  } catch (const error& e) {
+    if (e.code() != errc::unwritable) throw;
+    std::string unreadable;
+    const auto now = plan_now(staging_, unreadable);
+    if (now && now->nonce == plan.nonce) throw;
+    return std::nullopt;
+  }
+}
+
+// What was written for a plan that had gone; the directory as well, if nothing else is in it.
+void rank_publisher::clear_own_files() const {
+  std::error_code ignored;
+  std::vector<fs::path> files;
+  try {
+    if (stands(staging_)) files = files_in(staging_);
+  } catch (const error&) {
+    return;  // went meanwhile
+  }
+  const auto left = std::partition(files.begin(), files.end(), [this](const fs::path& file) {
+    return file.filename().native().find(tag_) == std::string::npos;
+  });
+  std::for_each(left, files.end(), [&](const fs::path& file) { fs::remove(file, ignored); });
+  if (left == files.begin() && left != files.end()) fs::remove(staging_, ignored);
+}
+
+}  // namespace lockstep
