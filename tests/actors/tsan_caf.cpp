@@ -143,6 +143,7 @@ void schedule_message(void* self, long when, void* receiver, void* what) asm(CLO
 void schedule_message(void* self, long when, void* receiver, void* what) {
   static auto* const library = next<void(void*, long, void*, void*)>(CLOCK SCHEDULE);
   __tsan_release(&timer);
+  __tsan_release(deleted_by(what));
   library(self, when, receiver, what);
 }
 
