@@ -141,11 +141,6 @@ class simulation final : public spectator {
       if (&t == &fleet_.leader()) ++issued_;
       asked_at_ = scheduler_.now();
       fleet_.sync(t);
-      // Some trainers have their next weights before all who failed are members again.
-      if (troubled_ && random_.below(4) == 0)
-        scheduler_.in(milliseconds(random_.below(3'000)), [this, &t, ticket = t.ticket] {
-          if (t.up && t.ticket == ticket) caf::anon_send(t.supervisor, hurry_request{});
-        });
     });
   }
 
