@@ -54,6 +54,8 @@ void reach(pointer self, const hello_msg& m) {
   if (c.receiver == from && c.life.inc == m.inc) return;
   unreach(self, c);
   c.life = {m.id, m.inc};
+  c.model = m.layout;
+  c.taken = m.taken;
   c.receiver = from;
   self->monitor(from);
   start_flusher(self, c);
@@ -63,6 +65,8 @@ void start_receiver(pointer self, supervisor_state::child& c) {
   auto& state = self->state;
   const incarnation inc{state.env->entropy(), state.env->entropy()};
   c.life = {c.bytes->id(), inc};
+  c.model = c.bytes->model();
+  c.taken = packed_part(c.bytes->taken());
   c.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, c.bytes, inc,
                                            supervisor_actor(self), relay_side{});
   start_flusher(self, c);
@@ -105,8 +109,9 @@ class performer {
     // Again before each try: the word may have been lost, and without it no answer comes.
     greet(self_, it->second);
     const auto& record = state_.policy->records().at(a.who.id);
+    const auto& c = it->second;
     self_->send(state_.trainer->sender,
-                admit_request{a.who, record.name, it->second.receiver, it->second.flusher});
+                admit_request{a.who, record.name, c.receiver, c.flusher, c.model, c.taken});
   }
   void perform(const act::down& a) {
     if (state_.trainer) self_->send(state_.trainer->sender, down_notice{a.who, a.reason});

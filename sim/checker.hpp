@@ -44,7 +44,7 @@ class checker {
   void check_membership(const trainer_process& t, const participant_report& p);
   void hear(const trainer_process& t, const reply_msg& m);
   void check_write(receiver_process& r);
-  bool names(version_ref version, const weight_buffer& held) const;
+  bool names(version_ref version, const receiver_process& held) const;
 
   fleet& fleet_;
   saboteur& names_;
