@@ -311,6 +311,13 @@ bool takes_anothers_place(const supervisor_state& state, const hello_msg& m) {
          !known->second.name.empty() && known->second.name != m.name;
 }
 
+/// What a life takes is what it said first: flushers, proofs and routes of this life hang on it.
+bool takes_other_tensors(const supervisor_state& state, const hello_msg& m) {
+  const auto it = state.children.find(m.id);
+  if (it == state.children.end() || it->second.life.inc != m.inc) return false;
+  return it->second.model != m.layout || it->second.taken != m.taken;
+}
+
 void on_hello(pointer self, const hello_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster) return;
@@ -324,6 +331,13 @@ void on_hello(pointer self, const hello_msg& m) {
   if (!ours && takes_anothers_place(state, m)) {
     state.env->log->error("receiver {} is '{}', and is not taken over by '{}'", m.id,
                           state.policy->records().at(m.id).name, m.name);
+    return;
+  }
+  if (!ours && takes_other_tensors(state, m)) {
+    state.env->log->error(
+        "receiver {} takes other tensors than it said first: that takes another "
+        "life",
+        m.id);
     return;
   }
   const bool parted = !ours && !is_reached(state, {m.id, m.inc});

@@ -12,23 +12,12 @@ using namespace lockstep;
 
 namespace {
 
-using names = std::vector<std::string>;
+using names = tensor_names;
 
 receiver_options of(names tensors) {
   receiver_options out;
   out.tensors = std::move(tensors);
   return out;
-}
-
-/// What it takes is what the trainer has, and nothing else is there.
-bool holds_part(const receiver& r, const weight_buffer& w, const names& tensors) {
-  for (std::size_t i = 0; i < w.shape().count(); ++i) {
-    const bool taken = std::ranges::count(tensors, w.shape()[i].name) != 0;
-    const auto held = r.tensor(i), wanted = w.tensor(i);
-    if (held.size() != (taken ? wanted.size() : 0)) return false;
-    if (taken && !std::equal(wanted.begin(), wanted.end(), held.begin())) return false;
-  }
-  return r.state().ready;
 }
 
 }  // namespace
@@ -239,4 +228,28 @@ TEST_CASE("no more different parts are served than there may be") {
         std::ranges::count_if(all, [](const auto& r) { return r.reason == errc::bad_manifest; }));
   }
   CHECK(refused > 0);
+}
+
+TEST_CASE("a life that says later that it takes other tensors is not listened to") {
+  fleet f;
+  f.add();
+  REQUIRE(f.seed());
+  const auto& inside = f.rt.inside();
+  const auto print = f.w.shape().fingerprint();
+  const auto hello = [&](const shard_mask& taken, const hash128& model) {
+    return hello_msg{inside.env->cluster, 7, "stranger", {7, 1}, model, packed_part(taken)};
+  };
+  // Over another link each: a life may lose one and come back by the next.
+  caf::scoped_actor first(*inside.system), second(*inside.system), third(*inside.system);
+  first->send(inside.supervisor, hello({true, false, false, false}, print));
+  const auto of_a = f.w.shape().bytes(0);
+  for (int i = 0; i < 1000 && f.status(7).part_bytes != of_a; ++i) std::this_thread::sleep_for(2ms);
+  REQUIRE(f.status(7).part_bytes == of_a);
+  second->send(inside.supervisor, hello({false, true, false, false}, print));
+  std::this_thread::sleep_for(100ms);
+  CHECK(f.status(7).part_bytes == of_a);
+  third->send(inside.supervisor, hello({true, false, false, false}, {1, 2}));
+  std::this_thread::sleep_for(100ms);
+  CHECK(f.status(7).part_bytes == of_a);  // 0 if it were of another model
+  CHECK(f.sync(1).result == sync_result::ok);
 }
