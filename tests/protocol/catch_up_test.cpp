@@ -446,6 +446,7 @@ TEST_CASE_METHOD(sender,
   CHECK_FALSE(f.counts_on(a));
   SECTION("a member") {
     attach({said(a, terminal::ok)});
+    attach({said(b, terminal::ok)});  // the view is another's now
     REQUIRE(f.is_member(a));
     CHECK(f.counts_on(a));
   }
