@@ -50,6 +50,14 @@ published_source source_of(const weight_buffer& from) {
           {}};
 }
 
+decltype(published_source::done) done_of(const published_source& base,
+                                         const published_source& target) {
+  return [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
+    if (base.done) base.done(i, begin, end);
+    if (target.done) target.done(i, begin, end);
+  };
+}
+
 publisher::publisher(publisher_options options)
     : owner_(std::make_unique<stream_owner>(std::move(options))) {}
 
@@ -92,10 +100,7 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
   auto how = owner_->options().how;
   how.digests = &digests_;
   how.metadata.insert(special.metadata.begin(), special.metadata.end());
-  how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
-    if (base.done) base.done(i, begin, end);
-    if (target.done) target.done(i, begin, end);
-  };
+  how.done = done_of(base, target);
   if (out.full) {
     how.companions = target.companions;
     out.bytes = publish_full(stream(), version, target.shape, target.tensors, how);

@@ -48,6 +48,10 @@ struct published_source {
 published_source source_of(const checkpoint& from);
 published_source source_of(const weight_buffer& from);
 
+/// Tells both of what has been read of them. Borrows them.
+decltype(published_source::done) done_of(const published_source& base,
+                                         const published_source& target);
+
 /// How one version is special.
 struct version_options {
   bool full = false;  ///< also where `publisher_options::full_every` says nothing

@@ -148,10 +148,7 @@ rank_publisher::written rank_publisher::write(const rank_plan& plan, const publi
   how.encoding = plan.encoding;
   how.checksum = plan.checksum;
   how.digests = &out.digests;
-  how.done = [&](std::size_t i, std::uint64_t begin, std::uint64_t end) {
-    if (base.done) base.done(i, begin, end);
-    if (target.done) target.done(i, begin, end);
-  };
+  how.done = done_of(base, target);
   require_publishable(dir, plan.version, how);
   if (!plan.full) require_earlier(dir, plan.version, plan.base_version);
   auto shards = plan.full ? version_shards(target.shape, target.tensors, how)
