@@ -121,28 +121,30 @@ engine::failure engine::apply(const target_info& target, std::optional<double> s
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&]() -> failure {
     std::vector<std::size_t> touched;
-    if (share) return apply_share(*share, touched);
+    if (share) return apply_share(staged_, *share, touched);
     if (auto bad = as_failure(apply_buckets(staged_, memory_, touched))) return bad;
     return tell_engine(target, touched);
   });
 }
 
-engine::failure engine::apply_share(double share, std::vector<std::size_t>& touched) {
+engine::failure engine::apply_share(std::span<const payload> buckets, double share,
+                                    std::vector<std::size_t>& touched) {
   const auto views = as_views(memory_);
   std::size_t frames = 0;
-  for (const auto& bucket : staged_) frames += count_frames(bucket, views);
+  for (const auto& bucket : buckets) frames += count_frames(bucket, views);
   auto left = static_cast<std::size_t>(static_cast<double>(frames) * share);
-  for (const auto& bucket : staged_) {
+  for (const auto& bucket : buckets) {
     if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
     left -= std::min(left, count_frames(bucket, views));
   }
   return {errc::apply_failed, "interrupted on purpose"};
 }
 
-engine::failure engine::write_full(const payload& bucket) {
+engine::failure engine::write_full(const payload& bucket, std::optional<double> share) {
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&] {
     std::vector<std::size_t> touched;
+    if (share) return apply_share({&bucket, 1}, *share, touched);
     return as_failure(apply_bucket(bucket, memory_, touched));
   });
 }
@@ -170,8 +172,8 @@ std::vector<digest> engine::digests_under(std::uint64_t seed) const {
   return digests_of(seed, as_views(memory_));
 }
 
-bool engine::strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const {
-  return faults_ && faults_->strikes(kind, label, txn, id_);
+bool engine::strikes(fault_kind kind, const transfer_ref& what) const {
+  return faults_ && faults_->strikes(kind, what, id_);
 }
 
 engine::failure engine::publish(const readiness& state) {

@@ -51,9 +51,6 @@ class engine {
 
   void keep(std::uint32_t index, payload bucket);
   void drop();
-  bool keeps(std::uint32_t index) const noexcept {
-    return index < staged_.size() && staged_[index].size() != 0;
-  }
   /// Of all buckets that are kept.
   std::uint64_t staged_bytes() const noexcept;
   /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`. What is
@@ -63,14 +60,15 @@ class engine {
   failure check() const;
   /// Writes the staged buckets. `share`: fail after this part of all frames.
   failure apply(const target_info& target, std::optional<double> share = std::nullopt);
-  failure write_full(const payload& bucket);
+  /// Writes one bucket of all weights. `share`: fail after this part of its frames.
+  failure write_full(const payload& bucket, std::optional<double> share = std::nullopt);
   failure finish_full(const target_info& target);
   /// Of all weights as they are now: under the public key, and under the challenge's.
   std::pair<digest, digest> digests_now(std::uint64_t challenge) const;
   /// Of each tensor by itself.
   std::vector<digest> digests_under(std::uint64_t seed) const;
 
-  bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn) const;
+  bool strikes(fault_kind kind, const transfer_ref& what) const;
   /// How much a write that was struck has written.
   std::optional<double> share_written() const {
     return faults_ ? std::optional(faults_->share_written()) : std::nullopt;
@@ -85,7 +83,8 @@ class engine {
 
  private:
   /// Writes this part of all frames, and fails.
-  failure apply_share(double share, std::vector<std::size_t>& touched);
+  failure apply_share(std::span<const payload> buckets, double share,
+                      std::vector<std::size_t>& touched);
   failure tell_engine(const target_info& target, const std::vector<std::size_t>& touched);
 
   receiver_id id_;

@@ -58,12 +58,13 @@ fault_plan::fault_plan(std::vector<fault> faults) {
   for (const auto& f : faults) planned_.push_back({f, std::nullopt});
 }
 
-bool fault_plan::strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) {
+bool fault_plan::strikes(fault_kind kind, const transfer_ref& what, receiver_id receiver) {
+  if (what.full) return false;
   const std::lock_guard lock(mutex_);
   for (auto& p : planned_) {
-    if (p.what.kind != kind || p.what.label != label || p.what.receiver != receiver) continue;
-    if (p.struck && *p.struck != txn) continue;
-    p.struck = txn;
+    if (p.what.kind != kind || p.what.label != what.label || p.what.receiver != receiver) continue;
+    if (p.struck && *p.struck != what.txn) continue;
+    p.struck = what.txn;
     return true;
   }
   return false;

@@ -36,15 +36,21 @@ std::optional<fault> parse_fault(std::string_view text);
 /// The same form back.
 std::string to_string(const fault& f);
 
+/// What a receiver is sent: what failures on purpose are keyed by.
+struct transfer_ref {
+  txn_ref txn;
+  std::uint64_t label = 0;  ///< the trainer's number of what it leads to
+  bool full = false;        ///< all weights, written as they arrive
+};
+
 /// Where failures on purpose come from. Asked on threads of the runtime.
 class fault_source {
  public:
   virtual ~fault_source() = default;
-  /// True if a fault of `kind` strikes this transaction at this receiver. `label` is the trainer's
-  /// number of the delta.
-  virtual bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) = 0;
-  /// The part of a delta's frames that a write which fails or crashes half-way has written: from 0
-  /// to 1.
+  /// True if a fault of `kind` strikes this transfer at this receiver: asked once for each delta
+  /// that is staged or written, and for each bucket of a full transfer.
+  virtual bool strikes(fault_kind kind, const transfer_ref& what, receiver_id receiver) = 0;
+  /// The part of the frames that a write which fails or crashes half-way has written: from 0 to 1.
   virtual double share_written() { return 0.5; }
 };
 
@@ -56,7 +62,7 @@ class fault_plan final : public fault_source {
  public:
   explicit fault_plan(std::vector<fault> faults);
 
-  bool strikes(fault_kind kind, std::uint64_t label, txn_ref txn, receiver_id receiver) override;
+  bool strikes(fault_kind kind, const transfer_ref& what, receiver_id receiver) override;
 
   /// Faults that have not struck.
   std::vector<fault> left() const;

@@ -36,7 +36,7 @@ class performer {
   engine& bytes() { return *state_.bytes; }
   receiver_fsm& machine() { return *state_.machine; }
   bool strikes(fault_kind kind, txn_ref txn) {
-    return state_.delta.txn == txn && bytes().strikes(kind, state_.delta.label, txn);
+    return state_.announced.txn == txn && bytes().strikes(kind, state_.announced);
   }
 
   void perform(const act::pause& a) {
@@ -68,42 +68,55 @@ class performer {
   }
 
   void perform(const act::apply_slot& a) {
-    if (strikes(fault_kind::false_ok, a.txn)) {
-      // Echoes the target's public digest, since the bytes that the challenge asks for are not
-      // here.
-      const auto slot = machine().summarize().slot;
-      const bool catch_up = slot && slot->kind == receiver_fsm::slot_kind::catch_up;
-      send_reply({{machine().self().cluster, a.txn, machine().self().inc},
-                  machine().self().id,
-                  catch_up ? 0 : state_.round,
-                  catch_up ? reply_kind::full_ok : reply_kind::ack,
-                  errc::none,
-                  {},
-                  a.target.state});
-      stop_ = true;
-      return;
-    }
-    if (strikes(fault_kind::crash, a.txn)) {
-      bytes().apply(a.target, bytes().share_written());
-      self_->quit(caf::make_error(caf::sec::runtime_error, "crashed on purpose"));
-      ended_ = true;
-      return;
-    }
+    const auto write = [&](std::optional<double> share) { return bytes().apply(a.target, share); };
+    if (ends_on_purpose(a.txn, write)) return;
     if (state_.env->drill && state_.env->drill->strikes(a, moment::during)) {
       bytes().apply(a.target, 0.5);
       failpoint::end_process();
     }
-    const bool fails = strikes(fault_kind::apply_fail, a.txn);
-    finish_write(a.txn, a.challenge,
-                 bytes().apply(a.target, fails ? bytes().share_written() : std::nullopt));
+    finish_write(a.txn, a.challenge, write(share_struck(a.txn)));
   }
   void perform(const act::write_bucket& a) {
-    auto failed = bytes().write_full(std::exchange(state_.arrived, {}));
+    const auto bucket = std::exchange(state_.arrived, {});
+    const auto write = [&](std::optional<double> share) {
+      return bytes().write_full(bucket, share);
+    };
+    if (ends_on_purpose(a.txn, write)) return;
+    auto failed = write(share_struck(a.txn));
     next_ = failed ? machine().on_write_failed(a.txn, failed.reason, std::move(failed.detail))
                    : machine().on_bucket_written(a.txn, a.index);
   }
   void perform(const act::finish_full& a) {
     finish_write(a.txn, a.challenge, bytes().finish_full(a.target));
+  }
+  /// Half of a write that must not be the whole one, on purpose; nothing if it is not to fail.
+  std::optional<double> share_struck(txn_ref txn) {
+    return strikes(fault_kind::apply_fail, txn) ? bytes().share_written() : std::nullopt;
+  }
+  /// True: instead of the write there was a lie, or the end of this life in its middle.
+  template <class Write>
+  bool ends_on_purpose(txn_ref txn, Write write) {
+    if (strikes(fault_kind::false_ok, txn)) {
+      // Echoes the target's public digest, since the bytes that the challenge asks for are not
+      // here.
+      using kind = receiver_fsm::slot_kind;
+      const auto slot = machine().summarize().slot.value();
+      const bool seeds = slot.kind == kind::catch_up || slot.kind == kind::full;
+      send_reply({{machine().self().cluster, txn, machine().self().inc},
+                  machine().self().id,
+                  seeds ? 0 : state_.round,
+                  seeds ? reply_kind::full_ok : reply_kind::ack,
+                  errc::none,
+                  {},
+                  slot.target.state});
+      stop_ = true;
+      return true;
+    }
+    if (!strikes(fault_kind::crash, txn)) return false;
+    write(bytes().share_written());
+    self_->quit(caf::make_error(caf::sec::runtime_error, "crashed on purpose"));
+    ended_ = true;
+    return true;
   }
   void finish_write(txn_ref txn, std::uint64_t challenge, engine::failure failed) {
     if (failed) {
@@ -177,6 +190,11 @@ payload corrupted(const payload& bucket) {
   return payload(std::move(bytes));
 }
 
+/// An older one that comes late takes nothing's place.
+void announce(receiver_state& state, const transfer_ref& what) {
+  if (what.txn >= state.announced.txn) state.announced = what;
+}
+
 /// Others may bring buckets of this from now on.
 void tell_relay(pointer self, prepare_msg& m) {
   if (!self->state.side.relay) return;
@@ -217,7 +235,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
   return {
       [self, now](const attach_msg& m) { perform(self, self->state.machine->on_attach(now(), m)); },
       [self, now](prepare_msg& m) {
-        self->state.delta = {m.env.txn, m.target.label};
+        announce(self->state, {m.env.txn, m.target.label});
         perform(self, self->state.machine->on_prepare(now(), m));
         tell_relay(self, m);
       },
@@ -226,13 +244,13 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         perform(self, self->state.machine->on_redo(now(), m));
       },
       [self, now](const full_begin_msg& m) {
-        if (m.catch_up) self->state.delta = {m.env.txn, m.target.label};
+        announce(self->state, {m.env.txn, m.target.label, !m.catch_up});
         perform(self, self->state.machine->on_full_begin(now(), m));
       },
       [self, now](const bucket_msg& m) {
         auto& s = self->state;
-        const bool spoil = m.index == 0 && m.env.txn == s.delta.txn &&
-                           s.bytes->strikes(fault_kind::corrupt_frame, s.delta.label, m.env.txn);
+        const bool spoil = m.index == 0 && m.env.txn == s.announced.txn &&
+                           s.bytes->strikes(fault_kind::corrupt_frame, s.announced);
         s.arrived = spoil ? corrupted(m.bytes) : m.bytes;
         s.bucket_env = m.env;
         perform(self,

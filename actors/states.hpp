@@ -72,11 +72,7 @@ struct receiver_state {
   payload arrived;      ///< of the bucket being handled
   envelope bucket_env;  ///< likewise
   std::uint32_t round = 0;
-  /// The delta announced last: what faults on purpose are keyed by.
-  struct {
-    txn_ref txn;
-    std::uint64_t label = 0;
-  } delta;
+  transfer_ref announced;  ///< the newest: what faults on purpose are keyed by
 };
 
 /// Digests as they travel in `audit_reply_msg`.

@@ -65,6 +65,8 @@ class flusher_fsm {
   /// Every bucket was sent and taken.
   bool drained() const { return env_ && taken_count_ == buckets_.size(); }
   bool streaming() const { return env_.has_value(); }
+  /// Buckets that were sent and not taken: never more than the credit.
+  std::uint32_t under_way() const noexcept { return under_way_; }
 
  private:
   enum class state : std::uint8_t { ours, elsewhere, fallen_to_us, sent, taken };

@@ -258,20 +258,25 @@ receiver_fsm::actions receiver_fsm::on_prepare(time_point now, const prepare_msg
   return out;
 }
 
+// What is there, and what was promised, no later copy undoes: it may be one that went bad.
+bool receiver_fsm::awaits(const envelope& env, std::uint32_t index) const {
+  return slot_ && env == slot_->env && !slot_->verified &&
+         (index >= slot_->have.size() || !slot_->have[index]);
+}
+
 receiver_fsm::actions receiver_fsm::on_bucket(time_point now, const envelope& env,
                                               std::uint32_t index, std::uint64_t bytes,
                                               const hash128& hash) {
   (void)now;
   if (!slot_ || !(env == slot_->env)) return ignore();
   actions out;
-  auto& s = *slot_;
   // The flusher waits for this whatever becomes of the bucket: a refusal must not wedge it.
   out.push_back(act::grant_credit{index});
-  // What is there, and what was promised, no later copy undoes: it may be one that went bad.
-  if (s.verified || (index < s.have.size() && s.have[index])) {
+  if (!awaits(env, index)) {
     ++ignored_;
     return out;
   }
+  auto& s = *slot_;
   const bool fits = index < s.buckets.size() && s.buckets[index] == bucket_info{bytes, hash};
   if (!fits) {
     const auto why = "bucket " + std::to_string(index) + " is not the one announced";

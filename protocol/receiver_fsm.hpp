@@ -172,6 +172,8 @@ class receiver_fsm {
 
   const readiness& state() const noexcept { return state_; }
   summary summarize() const;
+  /// True: this bucket will be taken, or refused; else it is one that no longer matters.
+  bool awaits(const envelope& env, std::uint32_t index) const;
   /// When `on_tick` has something to do, if no message comes before.
   std::optional<time_point> deadline() const;
   /// Messages that a fence did not let through: zombies, duplicates and strangers.

@@ -16,6 +16,10 @@ const Message* content_of(caf::mailbox_element* m) {
   return content.match_elements<Message>() ? &content.get_as<Message>(0) : nullptr;
 }
 
+std::string name_of(fault_id id) {
+  return std::string(fault_table()[static_cast<std::size_t>(id)].name);
+}
+
 }  // namespace
 
 bool checker::names(version_ref version, const weight_buffer& held) const {
@@ -44,6 +48,11 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     const auto* ping = content_of<ping_msg>(message);
     if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
+    const auto* bucket = content_of<bucket_msg>(message);
+    // A relay that finds one lets the trainer send it.
+    if (bucket && std::string_view(actor.name()) == "receiver" && bucket->env.inc == r->inc &&
+        fleet_.between().was_spoilt(*bucket) && fleet_.awaits(*r, bucket->env.txn, bucket->index))
+      fleet_.note_failure(r->id, bucket->env.txn, fault_id::flip_bucket);
     if (const auto* m = content_of<attach_msg>(message)) fenced(m->env);
     if (const auto* m = content_of<full_begin_msg>(message)) fenced(m->env);
     return;
@@ -73,6 +82,12 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
 void checker::hear(const trainer_process& t, const reply_msg& m) {
   const auto* s = fleet_.actors_of(t).sender;
   if (!s) return;
+  // The engine that lies is the one that no report can know of: its proof has to be found false.
+  const auto failure = fleet_.failures().find({m.env.txn, m.id});
+  if (m.kind == reply_kind::full_ok && failure != fleet_.failures().end() &&
+      failure->second != fault_id::lie)
+    violated("R15: receiver-" + std::to_string(m.id) + " was struck by " +
+             name_of(failure->second) + " in a full transfer, and calls it whole");
   if (m.kind == reply_kind::ack)
     heard_.insert({t.where, m.env.inc, {m.env.txn.run, m.env.txn.seq}});
   if (m.kind == reply_kind::attached || m.kind == reply_kind::full_ok)
@@ -86,6 +101,7 @@ void checker::after(caf::scheduled_actor& actor) {
     check(*r);
   } else if (auto* t = fleet_.trainer_of(actor)) {
     check(*t);
+    if (std::string_view(actor.name()) == "flusher") check_flusher(actor);
   }
 }
 
@@ -93,6 +109,23 @@ void checker::check_bounds(caf::scheduled_actor& actor) {
   if (actor.mailbox().size() > mailbox_max)
     violated(std::string("bounds: ") + actor.name() + " has " +
              std::to_string(actor.mailbox().size()) + " messages waiting");
+}
+
+/// A peer that grants more credit than it was sent buckets gets no more for it.
+void checker::check_flusher(caf::scheduled_actor& actor) {
+  const auto handle = caf::actor_cast<flusher_actor>(caf::strong_actor_ptr(actor.ctrl()));
+  const auto* s = state_of<flusher_actor, flusher_state>(handle);
+  if (s && s->machine.under_way() > fleet_.options().bucket.credit)
+    violated("bounds: more buckets are under way to one receiver than it gave credit for");
+}
+
+void checker::check_memory(const trainer_process& t, const trainer_actors& actors) {
+  const auto& history = t.store->history();
+  const auto most = t.store->shape().total_bytes() * fleet_.options().sync.history_percent / 100;
+  if (history.bytes() > most || history.size() > change_history::steps_max)
+    violated("bounds: the history of changes is longer than it may be");
+  if (actors.supervisor->policy->records().size() > fleet_.receivers().size())
+    violated("bounds: the supervisor knows more receivers than there ever were");
 }
 
 /// Weights change while the engine stands still and takes no requests, or not at all.
@@ -138,10 +171,11 @@ void checker::check(receiver_process& r) {
 void checker::check(trainer_process& t) {
   const auto actors = fleet_.actors_of(t);
   if (!actors.sender || !actors.snapshot) return;
+  check_memory(t, actors);
   const auto& sync = *actors.sender->machine;
   if (sync.phase() == sync_phase::encoding) asked_[t.where].clear();
   if (sync.phase() == sync_phase::voting && asked_[t.where].empty())
-    for (const auto& p : sync.members()) asked_[t.where].insert(p.id);
+    for (const auto& p : sync.members()) asked_[t.where].emplace(p.id, p.inc);
   const auto& snapshot = sync.snapshot().version;
   if (snapshot.number == 0 && !content_.contains(snapshot)) {
     // A run of the trainer's side that took over from the one that died.
@@ -207,12 +241,21 @@ void checker::on_sent(endpoint from, const wire_message& m) {
       // Whatever flipped before was written over, or the proof is wrong.
       if (!right) break;
       r.proven.insert(tag);
-      proven_.insert({r.id, tag});
+      proven_.insert({r.id, tag, r.inc});
       r.rotten = false;
       break;
     default:
       break;
   }
+}
+
+/// The life that was asked: what a later one of the same receiver reached is no excuse.
+bool checker::proved(const trainer_process& t, receiver_id id, version_ref version) const {
+  if (const auto asked = asked_.find(t.where); asked != asked_.end())
+    if (const auto life = asked->second.find(id); life != asked->second.end())
+      return proven_.contains({id, version, life->second});
+  const auto any = proven_.lower_bound({id, version, incarnation{}});
+  return any != proven_.end() && std::get<0>(*any) == id && std::get<1>(*any) == version;
 }
 
 void checker::check_participant(const trainer_process& t, const sync_report& report,
@@ -230,12 +273,11 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
   if (report.complete() && !p.member) violated("I4: complete, without " + who);
   const auto failure = fleet_.failures().find({txn, p.id});
   if (failure != fleet_.failures().end() && p.status == terminal::ok && p.redos == 0)
-    violated("R15: " + who + " was struck by " +
-             std::string(fault_table()[static_cast<std::size_t>(failure->second)].name) +
+    violated("R15: " + who + " was struck by " + name_of(failure->second) +
              ", and the report does not say so");
   if (p.status != terminal::ok) return;
   const bool advanced = report.target == version_ref{txn.run, txn.seq};
-  if (advanced && !proven_.contains({p.id, names_.on_wire(t, report.target)}))
+  if (advanced && !proved(t, p.id, names_.on_wire(t, report.target)))
     violated("I4: " + who + " is ok and never held the target");
 }
 
@@ -252,6 +294,8 @@ void checker::check_membership(const trainer_process& t, const participant_repor
 
 void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
   if (report.label != t.label) violated("I4: a report of another sync");
+  if (t.unreadable && (report.result != sync_result::aborted || report.reason == errc::none))
+    violated("R15: the tensors could not be read, and the report does not say so");
   std::set<receiver_id> seen;
   for (const auto& p : report.participants) {
     if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
@@ -259,7 +303,9 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
     if (by_leader) check_membership(t, p);
   }
   auto& asked = asked_[t.where];
-  if (by_leader && !asked.empty() && asked != seen)
+  const auto took_part = [&](const auto& life) { return seen.contains(life.first); };
+  if (by_leader && !asked.empty() &&
+      (asked.size() != seen.size() || !std::ranges::all_of(asked, took_part)))
     violated("I4: the report does not name who took part, and only them");
   asked.clear();
   // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).

@@ -42,17 +42,22 @@ class checker {
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
   void check_membership(const trainer_process& t, const participant_report& p);
+  void check_flusher(caf::scheduled_actor& actor);
+  void check_memory(const trainer_process& t, const trainer_actors& actors);
   void hear(const trainer_process& t, const reply_msg& m);
+  bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
   bool names(version_ref version, const weight_buffer& held) const;
 
   fleet& fleet_;
   saboteur& names_;
-  std::map<version_ref, bytes> content_;                  ///< what a version names
-  std::set<std::pair<receiver_id, version_ref>> proven_;  ///< who really reached what
+  std::map<version_ref, bytes> content_;  ///< what a version names
+  /// Which life really reached what.
+  std::set<std::tuple<receiver_id, version_ref, incarnation>> proven_;
   /// What a join has heard: a life's word, to this trainer, that it holds a version.
   std::set<std::tuple<endpoint, incarnation, version_ref>> heard_;
-  std::map<endpoint, std::set<receiver_id>> asked_;       ///< who takes part in the sync under way
+  /// Who takes part in the sync under way.
+  std::map<endpoint, std::map<receiver_id, incarnation>> asked_;
   std::map<endpoint, std::vector<participant>> members_;  ///< before the step
   std::string violation_;
 };

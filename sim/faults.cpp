@@ -25,12 +25,12 @@ constexpr fault_row table[] = {
   {f::cut, "cut", per::step, 0.0002, "Nothing crosses between two processes for up to 8 s."},
   {f::cut_one_way, "cut-one-way", per::step, 0.0002, "Nothing crosses one way for up to 8 s."},
   {f::slow_link, "slow-link", per::step, 0.0002, "Whatever crosses between two processes takes up to 500 ms longer, for up to 8 s."},
-  {f::refuse_frame, "refuse-frame", per::stage, 0.01, "A receiver finds a bucket damaged."},
+  {f::refuse_frame, "refuse-frame", per::stage, 0.01, "A receiver finds the first bucket damaged."},
   {f::stage_full, "stage-full", per::stage, 0.01, "Memory or disk is full while a delta is staged."},
   {f::fail_before, "fail-before", per::write, 0.01, "The engine does not stop: the write fails before a byte is written."},
   {f::fail_middle, "fail-middle", per::write, 0.02, "The write fails with a part of the frames written."},
   {f::fail_after, "fail-after", per::write, 0.01, "The engine refuses the bytes after all are written."},
-  {f::lie, "lie", per::write, 0.005, "A receiver says ok without having written a byte."},
+  {f::lie, "lie", per::write, 0.005, "A receiver says ok without having written a byte; of a full transfer, not all."},
   {f::encode_fail, "encode-fail", per::sync, 0.01, "The trainer's tensors cannot be read."},
   {f::crash_receiver, "crash-receiver", per::step, 0.0003, "A receiver's process ends; it comes back with its bytes as they are, torn, or an old checkpoint's."},
   {f::crash_writing, "crash-writing", per::write, 0.01, "A receiver's process ends with a part of the frames written."},
@@ -40,10 +40,11 @@ constexpr fault_row table[] = {
   {f::false_down, "false-down", per::step, 0.0002, "The trainer is told that a receiver ended, which may not be so."},
   {f::attach, "attach", per::step, 0.0001, "A receiver that was not there before attaches, or one that left comes back."},
   {f::detach, "detach", per::step, 0.0001, "A receiver leaves."},
-  {f::slow_receiver, "slow-receiver", per::step, 0.0003, "A receiver's process stands still for up to 4 s."},
-  {f::slow_trainer, "slow-trainer", per::step, 0.0001, "The trainer's process stands still for up to 4 s."},
+  {f::slow_receiver, "slow-receiver", per::step, 0.0003, "A receiver's process stands still for up to 4 s, at times 20 s."},
+  {f::slow_trainer, "slow-trainer", per::step, 0.0001, "The trainer's process stands still for up to 4 s, at times 20 s."},
   {f::clock_jump, "clock-jump", per::step, 0.00005, "All clocks jump ahead by up to 60 s."},
   {f::rot, "rot", per::step, 0.0001, "One bit of a receiver's weights flips in memory."},
+  {f::hurry, "hurry", per::sync, 0.1, "The training loop has its next weights up to 3 s after it asked, and wants no wait for who failed."},
 };
 // clang-format on
 static_assert(std::size(table) == fault_count);

@@ -44,6 +44,7 @@ enum class fault_id : std::uint8_t {
   slow_trainer,
   clock_jump,
   rot,
+  hurry,
   count_
 };
 inline constexpr auto fault_count = static_cast<std::size_t>(fault_id::count_);
@@ -102,6 +103,9 @@ class dice {
   std::optional<fault_id> at_step();
   /// A number below `bound` (which is not 0) that belongs to the last strike of `id`.
   std::uint64_t below(fault_id id, std::uint64_t bound);
+
+  /// The last strike of `id` found nothing that it could have struck.
+  void miss(fault_id id) { --kinds_[static_cast<std::size_t>(id)].happened; }
 
   /// Nothing strikes any more.
   void stop() { stopped_ = true; }

@@ -13,8 +13,6 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr std::uint64_t cluster_id = 77;
-
 layout model_of(std::uint32_t tensors) {
   std::vector<tensor_spec> all;
   for (std::uint32_t i = 0; i < tensors; ++i) all.push_back({std::to_string(i), dtype::u8, {4096}});
@@ -28,6 +26,8 @@ layout small_model() {
                  {"d", dtype::f8_e4m3, {61}}});
 }
 
+}  // namespace
+
 void copy_into(weight_buffer& w, const bytes& from) {
   std::size_t at = 0;
   for (std::size_t i = 0; i < w.shape().count(); ++i) {
@@ -36,14 +36,6 @@ void copy_into(weight_buffer& w, const bytes& from) {
     at += tensor.size();
   }
 }
-
-/// One of two values for each byte of the model: weights that move go back and forth between them,
-/// so that a change which is undone one step later is as common as any.
-std::byte value_of(std::uint64_t seed, std::size_t position, bool which) {
-  return static_cast<std::byte>(mix(seed, position, which ? 1 : 2));
-}
-
-}  // namespace
 
 bytes bytes_of(const weight_buffer& w) {
   bytes out;
@@ -84,52 +76,6 @@ bool holds(const tensor_views& views, const bytes& what) {
   return true;
 }
 
-/// What fails at a receiver on purpose, while bytes are staged and written.
-class fleet::engine_faults final : public fault_source {
- public:
-  explicit engine_faults(fleet& of) : fleet_(of) {}
-
-  bool strikes(fault_kind kind, std::uint64_t, txn_ref txn, receiver_id who) override {
-    const auto id = fault_of(kind);
-    if (!id || !fleet_.dice_.strikes(*id)) return false;
-    last_ = *id;
-    if (kind == fault_kind::false_ok && fleet_.on_lie) fleet_.on_lie();
-    if (kind != fault_kind::corrupt_frame || awaits(who, txn)) fleet_.note_failure(who, txn, *id);
-    return true;
-  }
-  double share_written() override { return static_cast<double>(fleet_.dice_.below(last_, 5)) / 4; }
-
- private:
-  static std::optional<fault_id> fault_of(fault_kind kind) {
-    switch (kind) {
-      case fault_kind::stage_fail:
-        return fault_id::stage_full;
-      case fault_kind::apply_fail:
-        return fault_id::fail_middle;
-      case fault_kind::crash:
-        return fault_id::crash_writing;
-      case fault_kind::corrupt_frame:
-        return fault_id::refuse_frame;
-      case fault_kind::false_ok:
-        return fault_id::lie;
-      case fault_kind::no_reply:
-        break;  // the network's to lose
-    }
-    return std::nullopt;
-  }
-
-  /// A bucket that comes too late to matter, or once more, is no failure. It is the first that is
-  /// struck.
-  bool awaits(receiver_id who, txn_ref txn) const {
-    const auto* s = fleet_.state_of_receiver(fleet_.receivers_[who]);
-    const auto slot = s ? s->machine->summarize().slot : std::nullopt;
-    return slot && slot->txn == txn && !slot->staged && !s->bytes->keeps(0);
-  }
-
-  fleet& fleet_;
-  fault_id last_ = fault_id::fail_middle;
-};
-
 fleet::fleet(const run_options& o, scheduler& on, dice& chance, trace& log)
     : o_(o),
       scheduler_(on),
@@ -139,7 +85,7 @@ fleet::fleet(const run_options& o, scheduler& on, dice& chance, trace& log)
       shape_(o.tensors != 0 ? model_of(o.tensors) : small_model()),
       log_(std::make_shared<spdlog::logger>("simulation",
                                             std::make_shared<spdlog::sinks::null_sink_st>())),
-      faults_(std::make_shared<engine_faults>(*this)) {
+      faults_(faults_on_purpose()) {
   log_->set_level(spdlog::level::off);
   choose_settings();
 }
@@ -181,11 +127,24 @@ void fleet::choose_settings() {
   s.sync.link_bytes_per_s = o_.link_bytes_per_s;
 }
 
+std::function<std::uint64_t()> fleet::entropy_of(endpoint where, std::uint64_t life) {
+  return [draw = random_stream(mix(o_.seed, where, life))]() mutable { return draw(); };
+}
+
+std::shared_ptr<const actor_env> fleet::env_of(endpoint where, std::uint64_t life) {
+  auto env = std::make_shared<actor_env>();
+  env->options = settings_;
+  env->cluster = cluster_id;
+  env->entropy = entropy_of(where, life);
+  env->log = log_;
+  return env;
+}
+
 void fleet::start(network& net) {
   network_ = &net;
   weight_buffer first(shape_);
   bytes values(static_cast<std::size_t>(shape_.total_bytes()));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of(o_.seed, i, true);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of(i, true);
   begin_trainer(values);
   for (unsigned i = 0; i < o_.receivers; ++i) begin_life(add_receiver());
 }
@@ -248,145 +207,6 @@ receiver_process* fleet::life(const participant& who) {
   return nullptr;
 }
 
-// --- receivers ----------------------------------------------------------------------------------
-
-receiver_process& fleet::add_receiver() {
-  auto& r = receivers_.emplace_back();
-  r.where = static_cast<endpoint>(receivers_.size() - 1);
-  r.id = r.where;
-  r.memory = weight_buffer(shape_);
-  r.checkpoint = checkpoints_.front();
-  // Most are loaded from the checkpoint that the trainer began with, some from another.
-  if (random_.chance(3, 10))
-    for (auto& b : r.checkpoint) b ^= static_cast<std::byte>(random_() & random_() & 0xff);
-  copy_into(r.memory, r.checkpoint);
-  return r;
-}
-
-receiver_hooks fleet::hooks_of(receiver_process& r) {
-  receiver_hooks out;
-  const auto life = r.lives;
-  const auto fails = [this, &r](fault_id id) {
-    if (!dice_.strikes(id)) return;
-    const auto* s = state_of_receiver(r);
-    if (s) note_failure(r.id, s->machine->summarize().fence, id);
-    throw std::runtime_error("on purpose");
-  };
-  out.pause = [fails, &r, life] {
-    fails(fault_id::fail_before);
-    if (r.lives == life) r.paused = r.was_paused = true;
-  };
-  out.resume = [&r, life](version_ref, std::uint64_t) {
-    if (r.lives == life) r.paused = false;
-  };
-  out.apply = [fails](version_ref, std::uint64_t, std::span<const std::size_t>) {
-    fails(fault_id::fail_after);
-  };
-  out.readiness_changed = [this, &r, life](const readiness& state) {
-    if (r.lives != life) return;
-    // The broken front door hears only good news.
-    if (o_.broken == variant::serve_torn && !state.ready) return;
-    r.served = state;
-    r.was_unready |= !state.ready;
-  };
-  return out;
-}
-
-std::function<std::uint64_t()> fleet::entropy_of(endpoint where, std::uint64_t life) {
-  return [draw = random_stream(mix(o_.seed, where, life))]() mutable { return draw(); };
-}
-
-std::shared_ptr<const actor_env> fleet::env_of(endpoint where, std::uint64_t life) {
-  auto env = std::make_shared<actor_env>();
-  env->options = settings_;
-  env->cluster = cluster_id;
-  env->entropy = entropy_of(where, life);
-  env->log = log_;
-  return env;
-}
-
-/// Others find it at the number of its process.
-relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env) {
-  if (o_.fanout == 0) return {};
-  const auto dial = [this, where = r.where](const relay_actor& me, const relay_parent_msg& order) {
-    const address parent{static_cast<endpoint>(order.port - 1), role::relay, 0};
-    caf::anon_send(me,
-                   relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
-  };
-  r.relay = scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc,
-                                      relay_dialer(dial), flusher_actor());
-  return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
-}
-
-void fleet::begin_life(receiver_process& r) {
-  if (r.up || !r.wanted) return;
-  ++r.lives;
-  r.up = true;
-  r.standing_still = false;
-  r.served = {};
-  r.fence_run = 0;
-  r.proven.clear();
-  r.highest = r.fleet = {};
-  r.rotten = r.paused = false;
-  r.seen = bytes_of(r.memory);
-  auto env = env_of(r.where, r.lives);
-  r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
-                                               : incarnation{env->entropy(), env->entropy()};
-  std::vector<std::span<std::byte>> memory;
-  for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(r.memory.tensor(i));
-  r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
-                                             hooks_of(r), faults_);
-  auto side = relay_of(r, env);
-  r.actor = scheduler_.system().spawn(
-      receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
-      network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}),
-      std::move(side));
-  trace_.line(trace_level::events,
-              [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
-}
-
-void fleet::ended(receiver_process& r, std::uint64_t chance) {
-  r.up = false;
-  r.actor = nullptr;
-  if (r.relay) stop_actor(std::exchange(r.relay, {}));
-  r.standing_still = false;
-  r.served = {};
-  const char* fate = "its bytes as they are";
-  const auto size = static_cast<std::size_t>(shape_.total_bytes());
-  if (chance % 3 == 1) {
-    fate = "torn bytes";
-    auto now = bytes_of(r.memory);
-    for (auto left = 1 + chance / 3 % 4; left > 0; --left) {
-      const auto at = mix(chance, left) % size;
-      now[at] = value_of(o_.seed, at, mix(chance, left, 1) % 2 != 0);
-    }
-    copy_into(r.memory, now);
-  } else if (chance % 3 == 2) {
-    fate = "the checkpoint";
-    copy_into(r.memory, r.checkpoint);
-  }
-  trace_.line(trace_level::events,
-              [&] { return name_of(r.where) + " has ended; it will find " + fate; });
-  const auto wait = milliseconds(1 + mix(chance, 7) % 3000);
-  scheduler_.in(wait, [this, &r] { begin_life(r); });
-  // Half of the time the connection's end is noticed.
-  if (mix(chance, 9) % 2 == 0) network_->break_handles(r.where);
-}
-
-void fleet::crash(receiver_process& r, std::uint64_t chance) {
-  if (!r.up) return;
-  r.up = false;  // nothing of its last step is heard
-  stop_actor(r.actor);
-  ended(r, chance);
-}
-
-void fleet::leave(receiver_process& r) {
-  if (!r.up) return;
-  network_->say(r.where, {first_trainer, role::door, 0}, goodbye_msg{cluster_id, r.id, r.inc});
-  r.wanted = false;
-  crash(r, 0);
-}
-
 // --- trainers -----------------------------------------------------------------------------------
 
 trainer_process& fleet::begin_trainer(const bytes& checkpoint) {
@@ -423,9 +243,9 @@ void fleet::crash(trainer_process& t) {
   trace_.line(trace_level::events, [&] { return name_of(t.where) + " has ended"; });
 }
 
-void fleet::kill_one_actor(trainer_process& t, std::uint64_t chance) {
+bool fleet::kill_one_actor(trainer_process& t, std::uint64_t chance) {
   const auto* s = actors_of(t).supervisor;
-  if (!s || !s->trainer) return;
+  if (!s || !s->trainer) return false;
   std::vector<std::pair<const char*, caf::actor>> all{
       {"sender", caf::actor_cast<caf::actor>(s->trainer->sender)},
       {"join", caf::actor_cast<caf::actor>(s->trainer->join)},
@@ -436,6 +256,7 @@ void fleet::kill_one_actor(trainer_process& t, std::uint64_t chance) {
   trace_.line(trace_level::events,
               [&, what = name] { return name_of(t.where) + ": its " + what + " ends"; });
   caf::anon_send_exit(actor, caf::exit_reason::kill);
+  return true;
 }
 
 void fleet::remember(const bytes& snapshot) {
@@ -453,7 +274,7 @@ void fleet::train(trainer_process& t) {
   const auto moved = kind == 0 ? 0 : kind == 1 ? size : 1 + random_.below(8);
   for (std::size_t i = 0; i < moved; ++i) {
     const auto at = moved == size ? i : random_.below(size);
-    now[at] = value_of(o_.seed, at, now[at] != value_of(o_.seed, at, true));
+    now[at] = value_of(at, now[at] != value_of(at, true));
   }
   copy_into(t.weights, now);
 }
@@ -463,19 +284,26 @@ void fleet::sync(trainer_process& t) {
   ++t.label;
   t.sync_txn = {};
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
-  const bool fails = dice_.strikes(fault_id::encode_fail);
-  tensor_reader tensors = [&t, fails](std::size_t index) -> std::span<const std::byte> {
+  t.unreadable = dice_.strikes(fault_id::encode_fail);
+  tensor_reader tensors = [&t,
+                           fails = t.unreadable](std::size_t index) -> std::span<const std::byte> {
     if (fails) throw error(errc::bad_input, "on purpose");
     return std::as_const(t.weights).tensor(index);
   };
   trace_.line(trace_level::events,
               [&] { return name_of(t.where) + " wants sync " + std::to_string(t.label); });
   caf::anon_send(t.supervisor, sync_request{t.label, std::move(tensors), t.ticket});
+  if (!dice_.strikes(fault_id::hurry)) return;
+  scheduler_.in(milliseconds(dice_.below(fault_id::hurry, 3'000)), [this, &t, asked = t.ticket] {
+    if (!t.up || t.ticket != asked) return;
+    trace_.line(trace_level::events, [&] { return name_of(t.where) + " has its next weights"; });
+    caf::anon_send(t.supervisor, hurry_request{});
+  });
 }
 
 // --- time ---------------------------------------------------------------------------------------
 
-void fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
+bool fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
   const auto set = [this, where](bool still) {
     if (where < first_trainer) {
       receivers_[where].standing_still = still && receivers_[where].up;
@@ -484,11 +312,13 @@ void fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
       t.standing_still = still && t.up;
     }
   };
+  if (!is_up(where)) return false;
   set(true);
   scheduler_.in(wait, [this, set] {
     set(false);
     scheduler_.wake();
   });
+  return true;
 }
 
 void fleet::lift_pauses() {

@@ -21,6 +21,7 @@ namespace lockstep::sim {
 using bytes = std::vector<std::byte>;
 bytes bytes_of(const weight_buffer& w);
 bytes bytes_of(const tensor_views& views);
+void copy_into(weight_buffer& w, const bytes& from);
 bool holds(const weight_buffer& w, const bytes& what);
 bool holds(const tensor_views& views, const bytes& what);
 
@@ -64,8 +65,9 @@ struct trainer_process {
   bool standing_still = false;
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
-  txn_ref sync_txn;     ///< of the sync under way
-  version_ref highest;  ///< its snapshot ever stood at
+  txn_ref sync_txn;         ///< of the sync under way
+  bool unreadable = false;  ///< its tensors, in the sync under way
+  version_ref highest;      ///< its snapshot ever stood at
 };
 
 /// The trainer's actors as they are now; null where there are none, or they have not begun.
@@ -118,9 +120,10 @@ class fleet final : public directory {
   receiver_process& add_receiver();
   void crash(trainer_process& t);
   trainer_process& begin_trainer(const bytes& checkpoint);
-  void stand_still(endpoint where, std::chrono::nanoseconds wait);
+  /// False, like the next: there is nothing to stand still.
+  bool stand_still(endpoint where, std::chrono::nanoseconds wait);
   void lift_pauses();
-  void kill_one_actor(trainer_process& t, std::uint64_t chance);
+  bool kill_one_actor(trainer_process& t, std::uint64_t chance);
   /// A training step, and the sync of what came of it.
   void sync(trainer_process& t);
   /// Weights that some trainer's snapshot once held.
@@ -130,6 +133,12 @@ class fleet final : public directory {
   void remember(const bytes& snapshot);
   /// Called when a receiver's executor makes up an answer.
   std::function<void()> on_lie;
+  /// True: what becomes of a transaction depends on this bucket.
+  bool awaits(const receiver_process& r, txn_ref txn, std::uint32_t index) const;
+  const network& between() const { return *network_; }
+  void note_failure(receiver_id who, txn_ref txn, fault_id what) {
+    failures_.try_emplace({txn, who}, what);
+  }
   /// What struck a receiver in a transaction: a report has to name it.
   const std::map<std::pair<txn_ref, receiver_id>, fault_id>& failures() const { return failures_; }
 
@@ -144,17 +153,22 @@ class fleet final : public directory {
   class engine_faults;
   static constexpr endpoint first_trainer = 1000;
   static constexpr endpoint nowhere = ~endpoint{0};
+  static constexpr std::uint64_t cluster_id = 77;
+
+  /// One of two values for each byte of the model: weights that move go back and forth between
+  /// them, so that a change which is undone one step later is as common as any.
+  std::byte value_of(std::size_t position, bool which) const {
+    return static_cast<std::byte>(mix(o_.seed, position, which ? 1 : 2));
+  }
 
   void choose_settings();
+  std::shared_ptr<fault_source> faults_on_purpose();
   receiver_hooks hooks_of(receiver_process& r);
   relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);
   std::shared_ptr<const actor_env> env_of(endpoint where, std::uint64_t life);
   void train(trainer_process& t);
   endpoint where_is(const caf::scheduled_actor& actor);
-  void note_failure(receiver_id who, txn_ref txn, fault_id what) {
-    failures_.try_emplace({txn, who}, what);
-  }
   template <class Handle>
   void stop_actor(const Handle& actor) {
     scheduler_.kill(caf::actor_cast<caf::strong_actor_ptr>(actor));
@@ -169,7 +183,7 @@ class fleet final : public directory {
   settings settings_;
   layout shape_;
   std::shared_ptr<spdlog::logger> log_;
-  std::shared_ptr<engine_faults> faults_;
+  std::shared_ptr<fault_source> faults_;
   std::deque<receiver_process> receivers_;  // a deque: hooks hold addresses of its elements
   std::deque<trainer_process> trainers_;
   std::vector<bytes> checkpoints_;

@@ -48,18 +48,21 @@ caf::strong_actor_ptr network::handle(endpoint owner, const address& target) {
   return known;
 }
 
-void network::break_handles(endpoint of) {
+bool network::break_handles(endpoint of) {
+  bool any = false;
   for (auto it = handles_.begin(); it != handles_.end();) {
     if (it->first.second.where != of) {
       ++it;
       continue;
     }
+    any = true;
     const auto broken = std::move(it->second);
     it = handles_.erase(it);
     if (broken)
       dynamic_cast<proxy&>(*broken->get())
           .kill_proxy(nullptr, caf::exit_reason::remote_link_unreachable);
   }
+  return any;
 }
 
 void network::cut(endpoint from, endpoint to, time_point until) {
@@ -151,6 +154,7 @@ void network::ship(packet p, wire_message* m) {
       const auto bit = dice_.below(f::flip_bucket, spoilt.size() * 8);
       spoilt[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
       b->bytes = payload(std::move(spoilt));
+      spoilt_.insert({b->env.txn, b->index, hash_of(b->bytes)});
     }
     if (translator_ && !translator_->on_send(*m, p.from, to)) return;
     if (listener_) listener_(p.from, to, *m);

@@ -70,7 +70,8 @@ class network {
   void say(endpoint from, const address& target, const wire_message& m);
 
   /// Handles that reach `of` break, wherever they are held; whoever monitors them is told.
-  void break_handles(endpoint of);
+  /// False: nobody holds one.
+  bool break_handles(endpoint of);
 
   void cut(endpoint from, endpoint to, time_point until);
   void slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by);
@@ -88,6 +89,11 @@ class network {
   /// Called for whatever a process says, as it says it.
   void set_listener(std::function<void(endpoint from, endpoint to, const wire_message& m)> l) {
     listener_ = std::move(l);
+  }
+
+  /// A bucket of which a bit flipped before its message was sealed: only its receiver can see that.
+  bool was_spoilt(const bucket_msg& m) const {
+    return !spoilt_.empty() && spoilt_.contains({m.env.txn, m.index, hash_of(m.bytes)});
   }
 
   /// Messages on their way.
@@ -133,6 +139,7 @@ class network {
   random_stream random_;
   std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
   std::map<std::pair<endpoint, endpoint>, link> links_;
+  std::set<std::tuple<txn_ref, std::uint32_t, hash128>> spoilt_;
   std::uint64_t rate_ = 0;
   std::map<endpoint, time_point> out_free_;  ///< when what was to leave has left
   std::map<endpoint, time_point> in_free_;

@@ -227,13 +227,27 @@ class simulation final : public spectator {
 
   void strike(f id) {
     trace_.line(trace_level::events, [&] { return "FAULT " + to_string(dice_.struck().back()); });
+    if (took_effect(id)) return;
+    dice_.miss(id);
+    trace_.line(trace_level::events, [] { return std::string("it finds nothing to strike"); });
+  }
+
+  /// For how long a process stands still. To itself its clock jumps ahead, past its own deadlines
+  /// and at times those of everybody else.
+  milliseconds stall(f id) {
+    const std::uint64_t most = dice_.below(id, 8) == 0 ? 20'000 : 4'000;
+    return milliseconds(dice_.below(id, most));
+  }
+
+  bool took_effect(f id) {
     switch (id) {
       case f::cut:
       case f::cut_one_way:
       case f::slow_link:
-        return strike_link(id);
+        strike_link(id);
+        return true;
       case f::crash_receiver:
-        return fleet_.crash(some_receiver(id), dice_.below(id, 1u << 30));
+        return crash_receiver();
       case f::detach:
         return detach(some_receiver(id));
       case f::attach:
@@ -241,11 +255,12 @@ class simulation final : public spectator {
       case f::false_down:
         return network_.break_handles(some_receiver(id).where);
       case f::slow_receiver:
-        return fleet_.stand_still(some_receiver(id).where, milliseconds(dice_.below(id, 4000)));
+        return fleet_.stand_still(some_receiver(id).where, stall(id));
       case f::slow_trainer:
-        return fleet_.stand_still(some_trainer(id).where, milliseconds(dice_.below(id, 4000)));
+        return fleet_.stand_still(some_trainer(id).where, stall(id));
       case f::clock_jump:
-        return scheduler_.jump(milliseconds(dice_.below(id, 60'000)));
+        scheduler_.jump(milliseconds(dice_.below(id, 60'000)));
+        return true;
       case f::rot:
         return rot(some_receiver(id));
       case f::kill_actor:
@@ -253,11 +268,11 @@ class simulation final : public spectator {
       case f::crash_trainer:
         return crash_trainer();
       case f::zombie_trainer:
-        if (fleet_.leader().up && fleet_.trainers().size() < trainers_max)
-          begin_trainer(dice_.below(id, 1u << 30));
-        return;
+        if (!fleet_.leader().up || fleet_.trainers().size() >= trainers_max) return false;
+        begin_trainer(dice_.below(id, 1u << 30));
+        return true;
       default:
-        return;  // those that strike elsewhere
+        return true;  // those that strike elsewhere
     }
   }
 
@@ -276,38 +291,52 @@ class simulation final : public spectator {
     if (way != 1) network_.cut(b, a, until);
   }
 
-  void detach(receiver_process& r) {
-    const auto left = std::ranges::count_if(fleet_.receivers(), &receiver_process::wanted);
-    if (left > 1) fleet_.leave(r);
+  bool crash_receiver() {
+    auto& r = some_receiver(f::crash_receiver);
+    if (!r.up) return false;
+    fleet_.crash(r, dice_.below(f::crash_receiver, 1u << 30));
+    return true;
   }
 
-  void attach() {
+  bool detach(receiver_process& r) {
+    const auto left = std::ranges::count_if(fleet_.receivers(), &receiver_process::wanted);
+    if (left <= 1 || !r.up) return false;
+    fleet_.leave(r);
+    return true;
+  }
+
+  bool attach() {
     auto& all = fleet_.receivers();
     for (auto& r : all) {
       if (r.wanted) continue;
       r.wanted = true;
-      return fleet_.begin_life(r);
+      fleet_.begin_life(r);
+      return true;
     }
-    if (all.size() < o_.receivers + 4) fleet_.begin_life(fleet_.add_receiver());
+    if (all.size() >= o_.receivers + 4) return false;
+    fleet_.begin_life(fleet_.add_receiver());
+    return true;
   }
 
-  void rot(receiver_process& r) {
-    if (!r.up) return;
+  bool rot(receiver_process& r) {
+    if (!r.up) return false;
     const auto tensor = r.memory.tensor(dice_.below(f::rot, 2));
     const auto bit = dice_.below(f::rot, tensor.size() * 8);
     tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
     r.rotten = true;
     r.seen = bytes_of(r.memory);
+    return true;
   }
 
-  void crash_trainer() {
+  bool crash_trainer() {
     auto& t = fleet_.leader();
-    if (!t.up || fleet_.trainers().size() >= trainers_max) return;
+    if (!t.up || fleet_.trainers().size() >= trainers_max) return false;
     end(t);
     const auto chance = dice_.below(f::crash_trainer, 1u << 30);
     scheduler_.in(milliseconds(dice_.below(f::crash_trainer, 3000)), [this, chance, &t] {
       if (&t == &fleet_.leader()) begin_trainer(chance);
     });
+    return true;
   }
 
   // --- peace
