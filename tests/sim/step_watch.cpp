@@ -129,7 +129,7 @@ void step_watch::judge(const std::optional<std::string>& why) {
 
 bool step_watch::planned(fault_kind kind, const receiver_state& state) const {
   return std::any_of(planned_.begin(), planned_.end(), [&](const fault& f) {
-    return f.kind == kind && f.label == state.delta.label && f.receiver == state.bytes->id();
+    return f.kind == kind && f.label == state.announced.label && f.receiver == state.bytes->id();
   });
 }
 
