@@ -114,6 +114,24 @@ TEST_CASE("every message has the name that the protocol gives it") {
     CHECK(name_of(source.draw(kind)) == names[kind]);
 }
 
+TEST_CASE("the fuzzer begins with a message of every kind") {
+  const std::string seeds = LOCKSTEP_TEST_DATA "/../fuzz/corpus/message/";
+  message_source source(1);
+  for (std::size_t kind = 0; kind < wire_kinds; ++kind) {
+    const std::string name(name_of(source.draw(kind)));
+    INFO("no seed for " << name << ": fuzz_seeds makes them");
+    std::ifstream file(seeds + name + "-1", std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    const auto seed = std::move(text).str();
+    const auto* data = reinterpret_cast<const std::byte*>(seed.data());
+    const auto out = decode({data, data + seed.size()});
+    const auto* m = std::get_if<wire_message>(&out);
+    REQUIRE(m != nullptr);
+    CHECK(m->index() == kind);
+  }
+}
+
 TEST_CASE(
     "every flipped bit of every message is refused, and so is every cut and every extension") {
   message_source source(2);
