@@ -21,7 +21,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t message_bytes_max = 200;
 // Linux transfers at most 0x7ffff000 bytes a call anyway.
 constexpr std::size_t write_bytes_max = 1u << 30;
 
@@ -31,25 +30,6 @@ std::string reason(int code) {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
-  bool cut = text.size() > message_bytes_max;
-  if (cut) {
-    auto end = message_bytes_max;
-    // A character is shown whole or not at all.
-    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
-    text = text.substr(0, end);
-  }
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f)
-      out += fmt::format("\\x{:02x}", byte);
-    else
-      out += c;
-  }
-  return cut ? out + "…" : out;
-}
-
 std::string in_quotes(std::string_view text) {
   return "'" + printable(text) + "'";
 }
@@ -58,8 +38,8 @@ void refuse(errc code, const fs::path& file, const std::string& what) {
   // A path is never cut: the end is what tells files apart.
   std::string name;
   const auto& whole = file.native();
-  for (std::size_t i = 0; i < whole.size(); i += message_bytes_max)
-    name += printable(std::string_view(whole).substr(i, message_bytes_max));
+  for (std::size_t i = 0; i < whole.size(); i += printable_bytes_max)
+    name += printable(std::string_view(whole).substr(i, printable_bytes_max));
   throw error(code, name + ": " + what);
 }
 

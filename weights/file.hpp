@@ -10,12 +10,11 @@
 #include <vector>
 
 #include "messages/errors.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
-/// `text` fit for a one-line message: control characters as `\x0a`, cut after 200 bytes.
-std::string printable(std::string_view text);
-/// The same in single quotes, for tensor names.
+/// `text` as `printable` has it, in single quotes, for tensor names.
 std::string in_quotes(std::string_view text);
 
 /// Throws `error{code}` with the message `<file>: <what>`.

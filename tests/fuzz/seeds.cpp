@@ -15,6 +15,7 @@
 #include "fuzz/conversation.hpp"
 #include "fuzz/frame_tensors.hpp"
 #include "fuzz/host_files.hpp"
+#include "fuzz/rank_files.hpp"
 #include "fuzz/stream_files.hpp"
 #include "kernels/coded.hpp"
 #include "support/sample_messages.hpp"
@@ -26,6 +27,8 @@
 #include "weights/compressed.hpp"
 #include "weights/host_record.hpp"
 #include "weights/published.hpp"
+#include "weights/published_shards.hpp"
+#include "weights/rank_part.hpp"
 #include "weights/redo_log.hpp"
 #include "weights/safetensors.hpp"
 
@@ -258,6 +261,53 @@ void host_seeds(const fs::path& dir) {
   fs::remove_all(scratch);
 }
 
+/// What rank 1 of two leaves for rank 0, which asked for one shard for each tensor.
+void rank_seeds(const fs::path& dir) {
+  const auto scratch = dir / "scratch";
+  const auto base = checkpoint::open(test_data / "published/adler32/base");
+  weight_buffer target(base.shape());
+  target.copy_from(base);
+  target.tensor(0).back() ^= std::byte{0x40};
+  target.tensor(1).back() ^= std::byte{0x40};
+  const tensor_reader old = reader_of(base);
+  const tensor_reader fresh = reader_of(std::as_const(target));
+  for (const bool full : {false, true}) {
+    fs::create_directories(scratch);
+    rank_plan plan;
+    plan.nonce = fuzz::rank_nonce;
+    plan.version = 3;
+    plan.base_version = 2;
+    plan.run = "run";
+    plan.full = full;
+    plan.ranks = 2;
+    write_plan(scratch, plan);
+    std::vector<std::string> digests(base.shape().count());
+    publish_options how;
+    how.digests = &digests;
+    how.shard_bytes_max = full ? base.shape().total_bytes() : 1;
+    auto shards = full ? version_shards(base.shape(), fresh, how)
+                       : version_shards(scratch, base.shape(), old, fresh, how);
+    rank_part part{plan.nonce, 1, {}, {}};
+    std::string written;
+    for (std::size_t s = 0; s < shards.count(); ++s) {
+      const std::string name = fuzz::rank_names[2 + s];
+      shards.write(s, scratch / name);
+      add_file(written, fuzz::rank_names, name, get(scratch / name));
+      part.shards.push_back({name, shards.names(s)});
+    }
+    const auto& before = shards.finish();
+    for (std::size_t i = 0; i < base.shape().count(); ++i)
+      part.tensors.push_back({base.shape()[i], full ? std::string() : before[i], digests[i]});
+    write_part(scratch / fuzz::rank_names[1], part);
+    std::string said;
+    for (const std::string name : {fuzz::rank_names[0], fuzz::rank_names[1]})
+      add_file(said, fuzz::rank_names, name, get(scratch / name));
+    put(dir / (full ? "full" : "delta"), said + written);
+    put(dir / (full ? "full-without-shards" : "delta-without-shards"), said);
+    fs::remove_all(scratch);
+  }
+}
+
 /// Frames that change `tensor` at `elements`.
 void add_delta(bytes& out, const std::vector<bytes>& base, std::uint32_t tensor,
                const std::vector<std::size_t>& elements) {
@@ -376,6 +426,46 @@ void greeting_seeds(const fs::path& dir) {
   auto other = encode_greeting(g);
   other[3] = std::byte{2};
   put(dir / "version-2", text_of(other));
+}
+
+void http_seeds(const fs::path& dir) {
+  const auto seed = [&](const std::string& name, const std::vector<std::string>& lines,
+                        const std::string& body = {}) {
+    std::string text;
+    for (const auto& line : lines) text += line + "\r\n";
+    put(dir / name, text + "\r\n" + body);
+  };
+  const std::string host = "Host: 127.0.0.1:30100";
+  const std::string chunked = "Transfer-Encoding: chunked";
+  seed("quick", {"GET /quick HTTP/1.1", host});
+  seed("quick-and-close", {"GET /quick HTTP/1.1", host, "Connection: close"});
+  seed("old", {"GET /quick HTTP/1.0"});
+  seed("fails", {"GET /fails HTTP/1.1", host});
+  seed("slow", {"POST /slow HTTP/1.1", host, "Content-Length: 15"}, R"({"version": 12})");
+  seed("fails-slowly", {"POST /fails-slowly HTTP/1.1", host, "Content-Length: 2"}, "{}");
+  seed("chunks", {"POST /slow HTTP/1.1", host, chunked},
+       "4\r\n{\"a\"\r\n3;x=y\r\n: 1\r\n1\r\n}\r\n0\r\nTrailer: t\r\n\r\n");
+  seed("body-too-long", {"POST /slow HTTP/1.1", host, "Content-Length: 1025"});
+  seed("chunk-too-long", {"POST /slow HTTP/1.1", chunked}, "ffffffffffffffff\r\nx");
+  seed("chunks-too-long", {"POST /slow HTTP/1.1", chunked},
+       "400\r\n" + std::string(1024, 'x') + "\r\n400\r\n" + std::string(1024, 'y') + "\r\n");
+  seed("header-too-long", {"GET /" + std::string(600, 'x') + " HTTP/1.1"});
+  seed("two-lengths", {"POST / HTTP/1.1", "Content-Length: 1", "Content-Length: 2"}, "ab");
+  seed("length-and-chunks", {"POST / HTTP/1.1", "Content-Length: 1", chunked}, "0\r\n\r\n");
+  seed("negative-length", {"POST / HTTP/1.1", "Content-Length: -1"});
+  seed("folded", {"GET /quick HTTP/1.1", "Host: a", " b"});
+  std::string many;
+  for (int i = 0; i < 40; ++i) many += "GET /quick HTTP/1.1\r\n\r\nGET /slow HTTP/1.1\r\n\r\n";
+  put(dir / "one-after-the-other", many);
+  seed("answer", {"HTTP/1.1 200 OK", "Content-Length: 17"}, R"({"success": true})");
+  seed("answer-in-chunks", {"HTTP/1.1 200 OK", chunked}, "2\r\n{}\r\n0\r\n\r\n");
+  seed("answer-to-the-end", {"HTTP/1.1 503 Busy"}, R"({"success": false})");
+  seed("answer-cut-off", {"HTTP/1.1 200 OK", "Content-Length: 18"}, R"({"success": true})");
+  seed("answer-too-long", {"HTTP/1.1 200 OK", "Content-Length: 1048577"});
+  seed("answer-without-body", {"HTTP/1.1 204 No Content"});
+  seed("answer-goes-on", {"HTTP/1.1 100 Continue"});
+  put(dir / "address", "http://engine.example:30000");
+  put(dir / "address-of-ipv6", "http://[::1]:30000");
 }
 
 /// Messages of one trainer to the receiver of fuzz/conversation.hpp.
@@ -519,11 +609,13 @@ int main(int argc, char** argv) {
   part_seeds(dir / "part");
   stream_seeds(dir / "stream");
   host_seeds(dir / "host");
+  rank_seeds(dir / "rank");
   frame_seeds(dir / "frame", dir / "bucket");
   coded_seeds(dir / "coded");
   settings_seeds(dir / "settings");
   message_seeds(dir / "message");
   greeting_seeds(dir / "greeting");
+  http_seeds(dir / "http");
   receiver_seeds(dir / "receiver");
   trainer_seeds(dir / "trainer");
   return 0;
