@@ -2,11 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <exception>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <thread>
 
 #include "apps/commands.hpp"
@@ -14,6 +12,7 @@
 #include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/standard_output.hpp"
+#include "config/bounded_file.hpp"
 #include "messages/errors.hpp"
 #include "sim/campaign.hpp"
 #include "sim/links.hpp"
@@ -46,9 +45,9 @@ struct sim_options {
 };
 
 std::string read_text(const std::string& name) {
-  std::ifstream file(name, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf()) || text.view().size() > (1u << 20))
+  constexpr std::size_t bytes_max = 1 << 20;
+  auto text = read_at_most(name, bytes_max);
+  if (!text || text->size() > bytes_max)
     throw error(errc::bad_input, name + ": cannot be read as a file of fault rates");
   return std::move(text).str();
 }

@@ -5,10 +5,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
 #include <iterator>
 #include <optional>
 #include <utility>
+
+#include "config/bounded_file.hpp"
 
 namespace lockstep {
 namespace {
@@ -82,14 +83,9 @@ std::optional<setting_value> value_of(const toml::node& node) {
 
 std::string contents_of(const std::filesystem::path& path) {
   const auto name = shown(path.string());
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw setting_error(fmt::format("{}: cannot be opened", name));
-  // One more than allowed, so that a file that is too long is seen to be.
-  std::string text(file_bytes_max + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad()) throw setting_error(fmt::format("{}: cannot be read", name));
-  text.resize(static_cast<std::size_t>(in.gcount()));
-  return text;
+  auto text = read_at_most(path, file_bytes_max);
+  if (!text) throw setting_error(fmt::format("{}: cannot be read", name));
+  return std::move(*text);
 }
 
 toml::table parse(std::string_view text, const std::string& name) {

@@ -155,6 +155,25 @@ TEST_CASE("rates are read from a file") {
   CHECK(s["faults"]["crash-receiver"] == 0);
   put(file, "lose=0.1\nlose=many\n");
   check_refusal(sim({"--faults", file.string()}), {"rates:2: lose must be a number"});
+  // No line, no change.
+  const auto usual = summary_of(sim({"--seeds", "3", "--json"}));
+  put(file, "");
+  const auto empty = sim({"--seeds", "3", "--json", "--faults", file.string()});
+  CHECK(empty.status == 0);
+  CHECK(summary_of(empty)["trace_hash"] == usual["trace_hash"]);
+}
+
+TEST_CASE("a file of rates is read up to its limit, whatever it is") {
+  check_refusal(sim({"--faults", "/dev/zero"}), {"/dev/zero: cannot be read as a file of fault"});
+  check_refusal(sim({"--faults", "/"}), {"/: cannot be read as a file of fault rates"});
+  const temp_dir dir;
+  const auto file = dir.path() / "rates";
+  const std::string comments(std::size_t{1} << 20, '#');
+  put(file, comments);
+  CHECK(sim({"--seeds", "1", "--faults", file.string()}).status == 0);
+  put(file, comments + '#');
+  check_refusal(sim({"--faults", file.string()}), {"cannot be read as a file of fault rates"});
+  check_refusal(run_program({"config", "--config", "/dev/zero"}), {"/dev/zero: larger than"});
 }
 
 }  // namespace lockstep::test

@@ -260,7 +260,7 @@ TEST_CASE("a file that is no settings file is an error of one line") {
 
   settings_loader loader;
   CHECK(error_of([&] { loader.add_file("/nonexistent/x.toml"); }) ==
-        "/nonexistent/x.toml: cannot be opened");
+        "/nonexistent/x.toml: cannot be read");
   CHECK(error_of([&] { loader.add_file("/"); }) == "/: cannot be read");
 }
 
