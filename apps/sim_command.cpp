@@ -314,11 +314,12 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(0, 16))
       ->type_name("K")
       ->capture_default_str();
-  command
-      ->add_option("--link-mb-s", o->link_mb_s,
-                   "Measure one sync without faults on links of this speed, and nothing else")
-      ->check(plain_number(1, 1'000'000))
-      ->type_name("MB/S");
+  auto* const link_mb_s =
+      command
+          ->add_option("--link-mb-s", o->link_mb_s,
+                       "Measure one sync without faults on links of this speed, and nothing else")
+          ->check(plain_number(1, 1'000'000))
+          ->type_name("MB/S");
   command->add_option("--faults", o->faults_file, "Read fault rates from a file of NAME=RATE lines")
       ->type_name("FILE");
   command
@@ -348,3 +349,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
 }
 
 }  // namespace lockstep
+  // Measuring has no use for these, and must not look as if it had.
+  for (const char* name :
+       {"--seeds", "--minutes", "--syncs", "--faults", "--fault", "--list-faults", "--break",
+        "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
+    link_mb_s->excludes(command->get_option(name));

@@ -176,4 +176,21 @@ TEST_CASE("a file of rates is read up to its limit, whatever it is") {
   check_refusal(run_program({"config", "--config", "/dev/zero"}), {"/dev/zero: larger than"});
 }
 
+TEST_CASE("what links are measured with leaves nothing unsaid") {
+  const auto measured =
+      sim({"--link-mb-s", "10", "--receivers", "2", "--fanout", "1", "--seed", "3", "--json"});
+  CHECK(measured.status == 0);
+  CHECK(json::parse(measured.out)["receivers"] == 2);
+  const std::vector<arguments> of_no_use{
+      {"--seeds", "2"},    {"--minutes", "1"}, {"--syncs", "2"},          {"--faults", "/dev/null"},
+      {"--fault", "none"}, {"--list-faults"},  {"--break", "serve-torn"}, {"--keep", "none"},
+      {"--jobs", "1"},     {"--stop"},         {"--no-shrink"},           {"--trace"},
+      {"--events"}};
+  for (const auto& more : of_no_use) {
+    arguments all{"--link-mb-s", "100"};
+    all.insert(all.end(), more.begin(), more.end());
+    check_refusal(sim(all), {"--link-mb-s", more.front()});
+  }
+}
+
 }  // namespace lockstep::test
