@@ -49,7 +49,22 @@ std::string read_text(const std::string& name) {
   auto text = read_at_most(name, bytes_max);
   if (!text || text->size() > bytes_max)
     throw error(errc::bad_input, name + ": cannot be read as a file of fault rates");
-  return std::move(text).str();
+  return std::move(*text);
+}
+
+/// Where most steps are a fault's, few are left for anybody to act.
+void require_steps(const sim::fault_rates& rates) {
+  constexpr double share_max = 0.5;
+  constexpr double swarm_factor = 4;  // by which a seed may make a fault more frequent
+  double sum = 0;
+  for (const auto& row : sim::fault_table())
+    if (row.unit == sim::per::step) sum += rates[row.id];
+  const double most = rates.swarm ? sum * swarm_factor : sum;
+  if (most > share_max)
+    throw error(errc::bad_input,
+                fmt::format("the faults of every step come to {:g}, the limit is {:g}{}", sum,
+                            rates.swarm ? share_max / swarm_factor : share_max,
+                            rates.swarm ? ", or 0.5 with swarm=off" : ""));
 }
 
 sim::run_options each_of(const sim_options& o) {
@@ -60,6 +75,7 @@ sim::run_options each_of(const sim_options& o) {
   out.fanout = o.fanout;
   if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
+  require_steps(out.rates);
   if (o.broken) {
     const auto found = sim::parse_variant(*o.broken);
     if (!found) {
@@ -340,6 +356,11 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--trace", o->trace, "Print every message, in order");
   command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
   command->add_flag("--json", o->json, "One JSON object a line");
+  // Measuring has no use for these, and must not look as if it had.
+  for (const char* name :
+       {"--seeds", "--minutes", "--syncs", "--faults", "--fault", "--list-faults", "--break",
+        "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
+    link_mb_s->excludes(command->get_option(name));
   command->callback([o, &run] {
     run = [o] {
       if (o->link_mb_s != 0) return measure_links(*o);
@@ -349,8 +370,3 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
 }
 
 }  // namespace lockstep
-  // Measuring has no use for these, and must not look as if it had.
-  for (const char* name :
-       {"--seeds", "--minutes", "--syncs", "--faults", "--fault", "--list-faults", "--break",
-        "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
-    link_mb_s->excludes(command->get_option(name));

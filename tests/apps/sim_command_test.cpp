@@ -193,4 +193,27 @@ TEST_CASE("what links are measured with leaves nothing unsaid") {
   }
 }
 
+TEST_CASE("a run that is asked for much ends") {
+  // More steps than one sync may take, in all.
+  const auto s = summary_of(sim({"--seed", "1", "--syncs", "12000", "--fault", "none", "--json"}));
+  CHECK(s["violations"] == 0);
+  CHECK(s["steps"].get<std::uint64_t>() > 1'000'000);
+  CHECK(s["syncs"]["ok"].get<int>() >= 12'000);
+}
+
+TEST_CASE("faults leave steps to act in") {
+  const arguments none{"--seed", "1", "--jobs", "1", "--fault", "none", "--fault"};
+  const auto with = [&](const arguments& more) {
+    auto all = none;
+    all.insert(all.end(), more.begin(), more.end());
+    return sim(all);
+  };
+  check_refusal(with({"slow-trainer=1"}), {"faults of every step come to 1", "0.125", "swarm=off"});
+  check_refusal(with({"slow-trainer=0.3", "--fault", "cut=0.3", "--fault", "swarm=off"}),
+                {"faults of every step come to 0.6, the limit is 0.5"});
+  CHECK(with({"slow-trainer=0.5", "--fault", "swarm=off"}).status == 0);
+  CHECK(with({"slow-trainer=0.125"}).status == 0);
+  CHECK(with({"lose=1"}).status == 0);
+}
+
 }  // namespace lockstep::test
