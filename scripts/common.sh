@@ -30,5 +30,9 @@ fi
 # Two checkouts of the same sources share what was compiled.
 export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 
+# By what a compiler read, never by what its preprocessor made of that: a comment is gone from it, and
+# a precompiled header knows its headers by their bytes. One that was kept for other bytes includes
+# them twice. What has no list of what it read (-MD) is not kept.
+export CCACHE_DEPEND=${CCACHE_DEPEND:-1}
 # Without these ccache compiles anew every source that has a precompiled header.
 export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
