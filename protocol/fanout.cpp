@@ -93,10 +93,10 @@ class fanout_planner {
     // Who was highest stays so.
     std::ranges::stable_sort(lost_inner, {}, [&](receiver_id id) { return old_depth(id, stripe); });
     auto next = lost_inner.begin();
-    if (!root && next != lost_inner.end()) root = *next++;
+    if (!root) root = *next++;  // there is one: every stripe has a relay, and none its own child
     for (; next != lost_inner.end(); ++next) attach_inner(*root, *next, stripe, lost_leaves);
-    attach_leaves(root, lost_leaves, stripe);
-    write(root, stripe);
+    attach_leaves(*root, lost_leaves, stripe);
+    write(*root, stripe);
   }
 
   /// All inner nodes below `root`, the shallowest first.
@@ -126,10 +126,8 @@ class fanout_planner {
 
   /// Fills every inner node, then gives each one more, which stays where it was; whom that leaves
   /// the trainer sends to.
-  void attach_leaves(std::optional<receiver_id> root, std::span<const receiver_id> leaves,
-                     std::uint32_t stripe) {
-    if (!root) return;
-    const auto all = inner_below(*root, stripe);
+  void attach_leaves(receiver_id root, std::span<const receiver_id> leaves, std::uint32_t stripe) {
+    const auto all = inner_below(root, stripe);
     auto next = leaves.begin();
     for (const auto parent : all)
       for (auto& its = children_[parent]; its.size() < plan_.stripes_ && next != leaves.end();)
@@ -148,9 +146,8 @@ class fanout_planner {
         its.push_back(*left++);
   }
 
-  void write(std::optional<receiver_id> root, std::uint32_t stripe) {
-    if (!root) return;
-    std::vector<receiver_id> reached{*root};
+  void write(receiver_id root, std::uint32_t stripe) {
+    std::vector<receiver_id> reached{root};
     for (std::size_t i = 0; i < reached.size(); ++i) {
       const auto depth = plan_.nodes_[reached[i]].places[stripe].depth;
       for (const auto child : children_[reached[i]]) {
