@@ -135,7 +135,6 @@ supervision_fsm::actions supervision_fsm::on_parted(time_point now, const partic
   if (!r || r->parted) return {};
   r->parted = true;
   r->parted_since = now;
-  r->let_go = false;
   if (r->where != standing::member && r->where != standing::attaching) return {};
   leave_out(now, *r);
   return {act::down{who, errc::unreachable}};
