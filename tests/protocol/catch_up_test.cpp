@@ -404,6 +404,13 @@ TEST_CASE_METHOD(sender, "catch-up: who ends meanwhile is waited for no more") {
     CHECK(find<sact::not_admitted>(l)->who == a);
     CHECK(find<sact::ship_full>(encoded({}))->who == who{b});
   }
+  SECTION("the one that had caught up") {
+    f.on_down(t0, a, errc::dead);
+    const auto l = round(round_kind::full, {said(a, terminal::ok)});
+    CHECK(find<sact::not_admitted>(l)->who == a);
+    CHECK(find<sact::not_admitted>(l)->reason == errc::dead);
+    CHECK_FALSE(f.is_member(a));
+  }
   SECTION("the one that is to follow") {
     f.on_down(t0, b, errc::dead);
     const auto l = round(round_kind::full, {said(a, terminal::ok)});

@@ -30,7 +30,10 @@ TEST_CASE("flusher: a peer cannot widen the window") {
   CHECK(f.on_credit({env, 9, 1}).empty());    // not sent yet
   CHECK(f.on_credit({env, 9, 77}).empty());   // out of range
   CHECK(f.on_credit({env, 9, 0}) == indices{1});
-  CHECK(f.on_credit({env, 9, 0}).empty());  // given twice
+  for (int again = 0; again < 4; ++again) {
+    CHECK(f.on_credit({env, 9, 0}).empty());  // given twice
+    CHECK_FALSE(f.drained());
+  }
 }
 
 TEST_CASE("flusher: a stopped or replaced stream takes no credit") {
@@ -75,4 +78,34 @@ TEST_CASE("flusher: what others bring does not leave, unless it falls to us") {
   CHECK(f.drained());
   f.on_stop();
   CHECK(f.on_ours(indices{1}).empty());
+}
+
+TEST_CASE("flusher: what falls to us leaves in order, also when later ones have left") {
+  for (const auto& fallen : {indices{2, 4}, indices{4, 2}}) {
+    flusher_fsm f(4);
+    CHECK(f.on_start(env, 6, {false, true, true, false, true, false}) == indices{0, 3, 5});
+    CHECK(f.on_ours(fallen) == indices{2});
+    CHECK(f.on_credit({env, 9, 0}) == indices{4});
+    CHECK(f.awaited(1));
+    CHECK_FALSE(f.awaited(2));
+    CHECK_FALSE(f.awaited(0));
+    CHECK_FALSE(f.awaited(77));
+  }
+}
+
+TEST_CASE("flusher: nothing falls to us of a stream that was stopped") {
+  flusher_fsm f(2);
+  f.on_start(env, 3, {false, true, true});
+  f.on_stop();
+  CHECK_FALSE(f.awaited(1));
+  CHECK(f.on_ours(indices{1}).empty());
+  // Nor does what others were to bring of it concern the next one.
+  CHECK(f.on_start(other, 3) == indices{0, 1});
+  CHECK_FALSE(f.awaited(2));
+}
+
+TEST_CASE("flusher: of what others bring, more or less may be said than there is") {
+  flusher_fsm f(2);
+  CHECK(f.on_start(env, 2, {false, true, true, true}) == indices{0});
+  CHECK(f.on_start(env, 2, {true}) == indices{1});
 }

@@ -772,6 +772,38 @@ TEST_CASE_METHOD(fixture, "receiver: announces itself until a trainer is heard, 
   CHECK(f.deadline() == silent);
   CHECK(find<act::announce>(f.on_tick(silent)));
   CHECK(f.deadline() == silent + again);
+  CHECK(f.on_tick(silent + milliseconds(1)).empty());
+}
+
+TEST_CASE_METHOD(fixture,
+                 "receiver: a trainer that is heard at once was announced to at the start") {
+  f.on_start(t0);
+  f.on_ping(t0 + milliseconds(1), {9, me, {1, 0}});
+  CHECK_FALSE(find<act::announce>(f.on_tick(t0 + milliseconds(2))));
+  // Sooner than the lease ends, which began with the ping.
+  CHECK(f.deadline() == t0 + milliseconds(s.receiver.lease_ms));
+}
+
+TEST_CASE_METHOD(fixture, "receiver: a lease that has ended stays so until a trainer is heard") {
+  serve();
+  const auto over = t0 + milliseconds(s.receiver.lease_ms);
+  for (int tick = 0; tick < 3; ++tick) {
+    f.on_tick(over + milliseconds(tick));
+    CHECK(f.state().reason == errc::lease_expired);
+  }
+  f.on_ping(over + milliseconds(3), {9, me, {1, 0}});
+  CHECK(f.state().ready);
+}
+
+TEST_CASE_METHOD(fixture, "receiver: observers see what it is asked and what it answered") {
+  CHECK_FALSE(f.summarize().attaching);
+  CHECK_FALSE(f.summarize().answered);
+  attach(1, at(0, d0));
+  REQUIRE(f.summarize().attaching);
+  CHECK(f.summarize().attaching->txn == txn_ref{1, 1});
+  f.on_digest({1, 1}, d0, proof);
+  CHECK_FALSE(f.summarize().attaching);
+  CHECK(f.summarize().answered == reply_kind::attached);
 }
 
 TEST_CASE("receiver: may be told to serve on without a lease") {

@@ -272,7 +272,8 @@ TEST_CASE_METHOD(fixture, "supervision: an ended life is restarted so often, the
   CHECK_FALSE(find<act::down>(f.on_hello(t0, hello(two))));
   SECTION("in a row") {
     const auto second = f.on_down(t0, a2, true);
-    CHECK(find<act::gave_up>(second));
+    REQUIRE(find<act::gave_up>(second));
+    CHECK(find<act::gave_up>(second)->detail == "restarted too often");
     CHECK_FALSE(find<act::restart>(second));
   }
   SECTION("with a sync that it acknowledged in between, the row is broken") {
@@ -283,7 +284,9 @@ TEST_CASE_METHOD(fixture, "supervision: an ended life is restarted so often, the
 
 TEST_CASE_METHOD(fixture, "supervision: what cannot be restarted is given up at once") {
   member();
-  CHECK(find<act::gave_up>(f.on_down(t0, a1, false)));
+  const auto out = f.on_down(t0, a1, false);
+  REQUIRE(find<act::gave_up>(out));
+  CHECK(find<act::gave_up>(out)->detail == "its process ended");
   CHECK(rec().reason == errc::dead);
 }
 
@@ -352,6 +355,9 @@ TEST_CASE_METHOD(fixture, "supervision: a new run asks for everybody, given-up o
   f.on_not_admitted(t0, a1, errc::wrong_base, {});
   f.on_hello(t0, hello(two));
   REQUIRE(rec().next_try > t0);  // of the life before, in the run before
+  f.on_admitted(t0, {9, one}, admission::attached);
+  REQUIRE(f.records().at(9).where == standing::member);
+  REQUIRE(rec().where == standing::attaching);
   const auto actions = f.on_new_run(t0);
   CHECK(actions.size() == 2);
   CHECK(f.records().at(8).where == standing::gave_up);
@@ -390,6 +396,9 @@ TEST_CASE_METHOD(fixture, "supervision: a life that not all ranks reach yet wait
   CHECK(f.on_hello(t0, hello(one), true).empty());
   CHECK(rec().where == standing::quarantined);
   CHECK(rec().reason == errc::unreachable);
+  const auto lease = milliseconds(s.receiver.lease_ms);
+  CHECK(f.deadline(t0) == t0 + lease + milliseconds(1));
+  CHECK(f.on_tick(t0 + lease).empty());
   CHECK(find<act::admit>(f.on_reached(t0, a1)));
   // One that failed for good is not brought back by that.
   s.supervision.attempts_max = 1;
@@ -422,4 +431,86 @@ TEST_CASE_METHOD(fixture, "supervision: who was lost and is heard again waits fo
   CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
   CHECK(rec().reason == errc::unreachable);
   CHECK(find<act::admit>(f.on_reached(t0, a1)));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: a life that came back is not taken for a superseded one") {
+  member();
+  f.on_hello(t0, hello(two));
+  const auto later = t0 + milliseconds(s.receiver.lease_ms + 1);
+  REQUIRE(find<act::admit>(f.on_hello(later, hello(one))));
+  f.on_down(later, a1, false);
+  CHECK(find<act::admit>(f.on_hello(later, hello(one))));
+}
+
+TEST_CASE_METHOD(fixture,
+                 "supervision: a new life has not failed to answer, whatever the old did") {
+  member();
+  f.on_evicted(t0, a1, errc::timeout, {});
+  REQUIRE(find<act::admit>(f.on_hello(t0, hello(two))));
+  const auto out = f.on_new_run(t0);
+  REQUIRE(find<act::admit>(out));
+  CHECK(find<act::admit>(out)->who == a2);
+}
+
+TEST_CASE_METHOD(fixture,
+                 "supervision: a new life is waited for, though the old was not any more") {
+  const auto lease = milliseconds(s.receiver.lease_ms + 1);
+  member();
+  f.on_evicted(t0, a1, errc::timeout, {});
+  REQUIRE(find<act::silent>(f.on_tick(t0 + lease)));
+  f.on_hello(t0 + lease, hello(two));
+  f.on_admitted(t0 + lease, a2, admission::attached);
+  f.on_evicted(t0 + lease, a2, errc::timeout, {});
+  CHECK(f.deadline(t0 + lease) == t0 + 2 * lease);
+  CHECK(find<act::silent>(f.on_tick(t0 + 2 * lease)));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who is reached again is waited for again") {
+  const auto lease = milliseconds(s.receiver.lease_ms + 1);
+  member();
+  f.on_parted(t0, a1);
+  const auto then = t0 + lease;
+  f.on_pong(then, {1, 7, one, {}});
+  REQUIRE(find<act::silent>(f.on_tick(then)));
+  REQUIRE(find<act::admit>(f.on_reached(then, a1)));
+  f.on_admitted(then, a1, admission::attached);
+  f.on_evicted(then, a1, errc::timeout, {});
+  CHECK(f.on_tick(then + lease - milliseconds(1)).empty());
+  CHECK(find<act::silent>(f.on_tick(then + lease)));
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who is parted while it is admitted is out as well") {
+  f.on_hello(t0, hello(one));
+  CHECK(f.on_parted(t0, a2).empty());  // another life
+  const auto out = f.on_parted(t0, a1);
+  REQUIRE(find<act::down>(out));
+  CHECK(find<act::down>(out)->who == a1);
+  CHECK(rec().where == standing::quarantined);
+}
+
+TEST_CASE_METHOD(fixture, "supervision: who is parted was not heard for longer still, perhaps") {
+  const auto lease = milliseconds(s.receiver.lease_ms + 1);
+  member();
+  f.on_parted(t0 + lease / 2, a1);
+  CHECK(f.deadline(t0 + lease / 2) == t0 + lease);
+  CHECK(find<act::silent>(f.on_tick(t0 + lease)));
+}
+
+TEST_CASE_METHOD(fixture,
+                 "supervision: who is reached is tried at once, whatever the life before") {
+  member();
+  f.on_evicted(t0, a1, errc::wrong_base, {});
+  f.on_not_admitted(t0, a1, errc::wrong_base, {});
+  REQUIRE(rec().next_try > t0);
+  f.on_hello(t0, hello(two));
+  f.on_parted(t0, a2);
+  CHECK(find<act::admit>(f.on_reached(t0, a2)));
+}
+
+TEST_CASE("supervision: the first try follows at once, however long the back-off") {
+  settings s;
+  s.supervision.backoff_ms = 101;
+  supervision_fsm f(s);
+  f.on_hello(t0, hello(one));
+  CHECK(find<act::admit>(f.on_not_admitted(t0, a1, errc::wrong_base, {})));
 }

@@ -159,6 +159,7 @@ TEST_CASE_METHOD(fixture, "sync: one in flight; a second is refused with a repor
   voting(1);
   const auto r = report(f.on_sync(t0, 43));
   CHECK(r.reason == errc::busy);
+  CHECK(r.detail == "a sync is already in flight");
   CHECK(r.label == 43);
   CHECK(f.busy());
 }
@@ -726,7 +727,9 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
   CHECK(f.on_tick(t0 + std::chrono::hours(1)).empty());
   CHECK(f.phase() == sync_phase::failed);
   CHECK(f.on_newer_run(t0, 3).empty());
-  CHECK(report(f.on_sync(t0, 2)).reason == errc::fenced);
+  const auto refused = report(f.on_sync(t0, 2));
+  CHECK(refused.reason == errc::fenced);
+  CHECK(refused.detail == "this run of the trainer has ended");
   CHECK(vote({yes(a)}).empty());
 }
 
@@ -830,4 +833,15 @@ TEST_CASE_METHOD(fixture, "sync: waits for an admission no longer than for votes
 TEST_CASE("sync: every phase has a name") {
   for (int i = 0; i <= static_cast<int>(sync_phase::failed); ++i)
     CHECK_FALSE(to_string(static_cast<sync_phase>(i)).empty());
+}
+
+TEST_CASE_METHOD(fixture, "sync: an admission that is quicker than votes is not given more time") {
+  s.sync.attach_timeout_ms = 5;
+  reset();
+  f.on_admit(t0, a);
+  f.on_proof(t0, {1, ++seq}, 5, proof);
+  const auto l = f.on_sync(t0, 1);
+  REQUIRE(find<act::hurry_round>(l));
+  CHECK(find<act::hurry_round>(l)->what.deadline ==
+        t0 + std::chrono::milliseconds(5) + scan_time(s, 1000));
 }
