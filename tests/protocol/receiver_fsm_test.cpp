@@ -955,3 +955,18 @@ TEST_CASE_METHOD(fixture, "receiver: a prepare that is old or repeated changes n
   CHECK_FALSE(find<act::drop_slot>(again));
   CHECK(find<act::apply_slot>(commit(5)));
 }
+
+TEST_CASE_METHOD(fixture, "receiver: awaits what it will take or refuse, and nothing else") {
+  serve();
+  CHECK_FALSE(f.awaits(env(2), 0));
+  f.on_prepare(t0, delta());
+  CHECK(f.awaits(env(2), 0));
+  CHECK(f.awaits(env(2), 77));  // to be refused
+  CHECK_FALSE(f.awaits(env(3), 0));
+  put(0);
+  CHECK_FALSE(f.awaits(env(2), 0));
+  put(1);
+  CHECK(f.awaits(env(2), 77));
+  f.on_verified({1, 2}, errc::none, {});
+  CHECK_FALSE(f.awaits(env(2), 77));
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# break_guards_test.sh ROOT: the list of guards that is, is right; and what goes stale is found.
+set -euo pipefail
+root=$1
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+mkdir "$copy/docs" "$copy/scripts"
+failed=0
+
+fresh() {
+  rm -rf "$copy/protocol"
+  cp -R "$root/protocol" "$copy/"
+  cp "$root/docs/protocol.md" "$copy/docs/"
+  cp "$root/scripts/break-guards" "$copy/scripts/"
+}
+
+# spoilt WHAT FILE SED EXPECTED: after `sed` the check fails, and says so.
+spoilt() {
+  fresh
+  sed -i "$3" "$copy/$2"
+  if cmp -s "$root/$2" "$copy/$2"; then
+    echo "FAILED: $1: nothing was changed"
+    failed=1
+  elif said=$("$copy/scripts/break-guards" --check 2>&1); then
+    echo "FAILED: $1: not found"
+    failed=1
+  elif ! grep -qF -- "$4" <<<"$said"; then
+    printf 'FAILED: %s: said\n%s\n' "$1" "$said"
+    failed=1
+  fi
+}
+
+fresh
+"$copy/scripts/break-guards" --check || failed=1
+spoilt "a guard that went" protocol/flusher_fsm.hpp 's/|| m.index >= buckets_.size()//' \
+  "stands 0 times in its file"
+spoilt "a text that stands twice now" protocol/snapshot_fsm.hpp \
+  's|^  void on_drop|  void reset(txn_ref txn) { held_ = pending_->target; }\n  void on_drop|' \
+  "stands 2 times in its file"
+spoilt "a place that went" protocol/supervision_fsm.cpp 's/::on_parted(/::on_gone(/' \
+  "\`on_parted\` is defined 0 times"
+spoilt "a new guard" protocol/join_fsm.cpp 's/^  open_.reset();/  if (acked_.empty()) open_.reset();/' \
+  "\`if (\` is in no guard"
+spoilt "a wrong number" docs/protocol.md 's/in [0-9]* ways;/in 7 ways;/' "guards: says 7"
+spoilt "a guard listed twice" docs/protocol.md 's/^\* `env_.reset();`$/&\n&/' "does the same as"
+spoilt "a line that cannot be read" docs/protocol.md 's/^\* `env_.reset();`$/& gone/' \
+  "cannot be read"
+exit $failed
