@@ -58,9 +58,17 @@ void finish(pointer self) {
   self->quit();
 }
 
-/// Empty if all tensors are the same.
-std::string difference(const layout& shape, const std::vector<digest>& held,
+/// Empty if all tensors that `of` takes are the same.
+std::string difference(const layout& shape, std::vector<digest> held, const audit_target& of,
                        const audit_reply_msg& reply) {
+  try {
+    if (of.taken.size() != 0 && of.model != shape.fingerprint()) return "it is of another model";
+    const auto taken = part_from(of.taken, shape);
+    for (std::size_t i = 0; i < taken.size(); ++i)
+      if (!taken[i]) held[i] = {};  // what has no bytes
+  } catch (const error& e) {
+    return e.what();
+  }
   const auto digests = unpacked_digests(reply.digests);
   if (!digests || digests->size() != held.size()) return "it answers for another number of tensors";
   const auto at = std::ranges::mismatch(held, *digests).in1 - held.begin();
@@ -81,7 +89,7 @@ void compare(pointer self) {
       ++it;
       continue;
     }
-    auto why = difference(state.setup.shape, whole, *o.reply);
+    auto why = difference(state.setup.shape, whole, o.target, *o.reply);
     const bool pass = why.empty();
     state.done.push_back({it->first, o.target.name, o.reply->version, pass, std::move(why)});
     it = state.open.erase(it);

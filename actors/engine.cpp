@@ -35,10 +35,12 @@ engine::failure as_failure(std::optional<bucket_failure> f) {
 
 engine::engine(receiver_id id, std::string name, layout shape,
                std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
-               std::shared_ptr<fault_source> faults)
+               std::shared_ptr<fault_source> faults, shard_mask taken)
     : id_(id),
       name_(std::move(name)),
-      shape_(std::move(shape)),
+      model_(shape.fingerprint()),
+      taken_(std::move(taken)),
+      shape_(shard_layout(shape, taken_)),
       hooks_(std::move(hooks)),
       faults_(std::move(faults)) {
   if (memory.empty() && shape_.count() != 0) {
@@ -150,8 +152,9 @@ engine::failure engine::write_full(const payload& bucket, std::optional<double> 
 }
 
 engine::failure engine::finish_full(const target_info& target) {
-  std::vector<std::size_t> all(shape_.count());
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  std::vector<std::size_t> all;
+  for (std::size_t i = 0; i < shape_.count(); ++i)
+    if (taken_.empty() || taken_[i]) all.push_back(i);
   return tell_engine(target, all);
 }
 

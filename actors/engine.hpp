@@ -15,6 +15,7 @@
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
 #include "weights/bucket_codec.hpp"
+#include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -25,13 +26,20 @@ namespace lockstep {
 class engine {
  public:
   /// What `receiver_options` says, see actors/receiver.hpp. `memory` empty: own memory, zeroed.
-  /// Throws `error{wrong_layout}` if a span has not the size that the layout says.
+  /// Throws `error{wrong_layout}` if a span has not the size that the layout says. `taken`: which
+  /// tensors it is for, some of those with bytes; empty: all. Those that are not have no bytes
+  /// here, nor in `memory`.
   engine(receiver_id id, std::string name, layout shape, std::vector<std::span<std::byte>> memory,
-         receiver_hooks hooks, std::shared_ptr<fault_source> faults);
+         receiver_hooks hooks, std::shared_ptr<fault_source> faults, shard_mask taken = {});
 
   receiver_id id() const noexcept { return id_; }
   const std::string& name() const noexcept { return name_; }
+  /// Where tensors that are not taken are emptied.
   const layout& shape() const noexcept { return shape_; }
+  /// Of the whole model.
+  const hash128& model() const noexcept { return model_; }
+  /// Empty: all tensors.
+  const shard_mask& taken() const noexcept { return taken_; }
   std::span<const std::byte> tensor(std::size_t index) const;
 
   // --- bytes. A failure is returned, never thrown, whatever a hook does.
@@ -89,6 +97,8 @@ class engine {
 
   receiver_id id_;
   std::string name_;
+  hash128 model_;
+  shard_mask taken_;
   layout shape_;
   weight_buffer own_;
   tensor_spans memory_;

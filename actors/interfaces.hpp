@@ -61,14 +61,41 @@ struct stage_result {
   std::shared_ptr<delta_source> absorbing;  ///< the delta as it leads there from a torn mix as well
 };
 
+/// Which tensors something is asked of, for receivers that take no others.
+struct part_choice {
+  std::uint32_t number = 0;  ///< the asker's; the answer quotes it
+  shard_mask taken = {};     ///< empty: all
+};
+/// Take from the encoding of `txn`, which has been proven, what is of these tensors, and prove it.
+struct carve_request {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  part_choice part;
+};
+struct carve_result {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  std::uint32_t part = 0;
+  errc reason = errc::none;
+  std::string detail;
+  digest base;   ///< what these tensors digest to under the public key, before and
+  digest state;  ///< after
+  digest proof;  ///< after, under the challenge
+  std::shared_ptr<delta_source> delta;
+  std::shared_ptr<delta_source> absorbing;
+};
+
 /// Digest the snapshot under the challenge.
 struct prove_request {
   txn_ref txn;
   std::uint64_t challenge = 0;
+  part_choice part = {};
 };
 struct prove_result {
   txn_ref txn;
   std::uint64_t challenge = 0;
+  std::uint32_t part = 0;
+  digest state;  ///< under the public key; only of a part
   digest proof;
 };
 
@@ -77,10 +104,13 @@ struct full_request {
   txn_ref txn;
   std::uint64_t challenge = 0;
   std::size_t steps = 0;  ///< 0: all weights
+  part_choice part = {};
 };
 struct full_result {
   txn_ref txn;
   std::uint64_t challenge = 0;
+  std::uint32_t part = 0;
+  digest state;  ///< under the public key; only of a part
   digest proof;
   std::shared_ptr<bucket_source> source;  ///< none: not so many steps are remembered, or too much
 };
@@ -205,6 +235,8 @@ LOCKSTEP_LOCAL_MESSAGE(sync_request)
 LOCKSTEP_LOCAL_MESSAGE(hurry_request)
 LOCKSTEP_LOCAL_MESSAGE(stage_request)
 LOCKSTEP_LOCAL_MESSAGE(stage_result)
+LOCKSTEP_LOCAL_MESSAGE(carve_request)
+LOCKSTEP_LOCAL_MESSAGE(carve_result)
 LOCKSTEP_LOCAL_MESSAGE(prove_request)
 LOCKSTEP_LOCAL_MESSAGE(prove_result)
 LOCKSTEP_LOCAL_MESSAGE(full_request)
@@ -262,6 +294,8 @@ struct welcome {
 using snapshot_actor = caf::typed_actor<
     // The sender has encoded a delta: decode it as a receiver would, prove it, keep it.
     caf::reacts_to<stage_request>,
+    // The sender ships to somebody who takes a part of the tensors.
+    caf::reacts_to<carve_request>,
     // The sender wants to know what receivers that hold the snapshot must answer to a challenge.
     caf::reacts_to<prove_request>,
     // The sender needs all weights as buckets.
@@ -338,6 +372,8 @@ struct admit_request {
   std::string name;
   receiver_actor receiver;
   flusher_actor flusher;
+  hash128 layout = {};  ///< of the whole model, as it says
+  payload taken = {};   ///< as in `hello_msg`
 };
 
 /// Reads the trainer's tensors, diffs them against the snapshot, encodes, and leads the fleet
@@ -349,6 +385,8 @@ using sender_actor = caf::typed_actor<
     caf::reacts_to<hurry_request>,
     // The snapshot has proven the encoding, or not.
     caf::reacts_to<stage_result>,
+    // The snapshot has proven what is of some of the tensors.
+    caf::reacts_to<carve_result>,
     // The snapshot has digested itself under a challenge.
     caf::reacts_to<prove_result>,
     // The snapshot has planned a full transfer.

@@ -35,6 +35,7 @@ void say(pointer self, shard_result_msg m) {
 void refuse_task(pointer self, const shard_task_msg& t, errc reason, std::string detail) {
   self->state.env->log->error("{} refused: {}", to_string(t.what), detail);
   auto m = result_of(self, t.what, t.txn, t.challenge);
+  m.part = t.part;
   m.reason = reason;
   m.detail = std::move(detail);
   say(self, std::move(m));
@@ -64,8 +65,11 @@ void forget(pointer self, txn_ref txn) {
   for (const auto& [id, r] : state.receivers)
     if (r.flusher) self->send(r.flusher, stop_request{txn});
   if (state.snapshot) self->send(state.snapshot, drop_request{txn});
-  if (state.encoded == txn) state.delta.reset();
-  if (state.planned == txn) state.full.reset();
+  if (state.encoded == txn) {
+    state.delta.reset();
+    state.carved.clear();
+  }
+  if (state.planned == txn) state.full.clear();
 }
 
 /// The run is over: what this rank holds is a part of nothing.
@@ -110,6 +114,7 @@ void seed(pointer self, const shard_task_msg& t) {
   if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
   state.store = std::move(boot.store);
   state.held = {t.txn.run, 0};
+  state.shape = boot.shape;
   const target_info part{state.held, state.store->read([](const tensor_views& tensors) {
                            return digest_of(public_digest_seed, tensors);
                          }),
@@ -138,6 +143,7 @@ void encode(pointer self, const shard_task_msg& t) {
     return finish_sync(self, sync_result::aborted, errc::bad_input, detail);
   }
   state.encoded = t.txn;
+  state.carved.clear();
   state.challenge = t.challenge;
   const auto failed = failure_of([&] {
     if (!state.current.ticket->begin_reading())
@@ -171,12 +177,18 @@ void do_task(pointer self, const shard_task_msg& t) {
     return finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
   }
   if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
+  part_choice part{t.part, {}};
+  if (const auto failed = failure_of([&] { part.taken = part_from(t.taken, state.shape); }))
+    return refuse_task(self, t, failed->first, failed->second);
   switch (t.what) {
     case shard_task::prove:
-      return self->send(state.snapshot, prove_request{t.txn, t.challenge});
+      return self->send(state.snapshot, prove_request{t.txn, t.challenge, std::move(part)});
     case shard_task::plan:
-      return self->send(state.snapshot,
-                        full_request{t.txn, t.challenge, static_cast<std::size_t>(t.label)});
+      return self->send(
+          state.snapshot,
+          full_request{t.txn, t.challenge, static_cast<std::size_t>(t.label), std::move(part)});
+    case shard_task::carve:
+      return self->send(state.snapshot, carve_request{t.txn, t.challenge, std::move(part)});
     case shard_task::advance:
       return self->send(state.snapshot, join_verdict{t.txn, true});
     case shard_task::digests:
@@ -199,10 +211,11 @@ void on_ship(pointer self, const shard_ship_msg& m) {
   auto& state = self->state;
   const auto r = state.receivers.find(m.id);
   std::shared_ptr<bucket_source> source;
-  if (m.full && state.planned == m.txn)
-    source = state.full;
-  else if (!m.full && state.encoded == m.txn)
-    source = state.delta;
+  const auto& parts = m.full ? state.full : state.carved;
+  if ((m.full ? state.planned : state.encoded) == m.txn) {
+    if (const auto part = parts.find(m.part); part != parts.end()) source = part->second;
+    if (!m.full && m.part == 0) source = state.delta;
+  }
   if (m.cluster != state.env->cluster || !source) return;
   if (r == state.receivers.end() || r->second.inc != m.inc || !r->second.flusher) {
     // Perhaps it soon will be; else its vote will be missed in time.
@@ -213,7 +226,7 @@ void on_ship(pointer self, const shard_ship_msg& m) {
   const auto& a = state.among;
   self->send(r->second.flusher,
              ship_request{part_head{{m.cluster, m.txn, m.inc}, m.round, m.first}, source,
-                          a.txn == m.txn && a.round == m.round ? a.ids : nullptr});
+                          m.part == 0 && a.txn == m.txn && a.round == m.round ? a.ids : nullptr});
 }
 
 void on_among(pointer self, const shard_among_msg& m) {
@@ -243,6 +256,7 @@ void on_advanced(pointer self, const advance_result& m) {
   finish_sync(self, sync_result::ok, errc::none, {});
   state.encoded = {};
   state.delta.reset();
+  state.carved.clear();
 }
 
 // --- receivers ----------------------------------------------------------------------------------
@@ -438,15 +452,35 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         out.challenge = s.challenge;
         say(self, std::move(out));
       },
+      [self](carve_result& m) {
+        auto& s = self->state;
+        if (m.txn != s.encoded || !s.delta) return;
+        auto out = result_of(self, shard_task::carve, m.txn, m.challenge);
+        out.part = m.part;
+        out.reason = m.reason;
+        out.detail = std::move(m.detail);
+        out.base = m.base;
+        out.state = m.state;
+        out.proof = m.proof;
+        if (m.delta) out.content = m.delta->content();
+        s.carved[m.part] = std::move(m.delta);
+        say(self, std::move(out));
+      },
       [self](const prove_result& m) {
         auto out = result_of(self, shard_task::prove, m.txn, m.challenge);
+        out.part = m.part;
+        out.state = m.state;
         out.proof = m.proof;
         say(self, std::move(out));
       },
       [self](const full_result& m) {
-        self->state.full = m.source;
-        self->state.planned = m.txn;
+        auto& s = self->state;
+        if (s.planned != m.txn) s.full.clear();
+        s.planned = m.txn;
+        s.full[m.part] = m.source;
         auto out = result_of(self, shard_task::plan, m.txn, m.challenge);
+        out.part = m.part;
+        out.state = m.state;
         out.proof = m.proof;
         if (m.source) {
           out.content = m.source->content();

@@ -22,8 +22,8 @@ using rank_actor = caf::typed_actor<
     // A flusher waits in vain for what another receiver was to bring.
     caf::reacts_to<relay_stalled>,
     // What the snapshot says.
-    caf::reacts_to<stage_result>, caf::reacts_to<prove_result>, caf::reacts_to<full_result>,
-    caf::reacts_to<advance_result>, caf::reacts_to<digests_result>,
+    caf::reacts_to<stage_result>, caf::reacts_to<carve_result>, caf::reacts_to<prove_result>,
+    caf::reacts_to<full_result>, caf::reacts_to<advance_result>, caf::reacts_to<digests_result>,
     // A flusher has nothing left to send.
     caf::reacts_to<drained_notice>,
     // A receiver announces itself to every rank; who looks on is told to ask the coordinator.
@@ -62,6 +62,7 @@ struct rank_state {
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
   sync_request current;              ///< the trainer's sync under way; no ticket if there is none
   std::optional<shard_task_msg> waiting;  ///< a task that came before the trainer did
+  layout shape;                           ///< of the whole model
   std::shared_ptr<snapshot_store> store;
   snapshot_actor snapshot;
   version_ref held;
@@ -70,7 +71,9 @@ struct rank_state {
   digest delta_state;
   std::uint64_t challenge = 0;  ///< of the delta
   txn_ref planned;              ///< what `full` is for
-  std::shared_ptr<bucket_source> full;
+  /// What there is to ship, by the coordinator's number of the part: of `delta` that of those who
+  /// take some tensors only, and what was planned.
+  std::map<std::uint32_t, std::shared_ptr<bucket_source>> carved, full;
   /// Who gets a shipment: told before it is to be shipped.
   struct {
     txn_ref txn;

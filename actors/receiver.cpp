@@ -2,15 +2,28 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "actors/runtime_parts.hpp"
 
 namespace lockstep {
 
+/// The mask of these names; empty where it is of all tensors, which have one spelling.
+static shard_mask part_named(const layout& shape, const std::vector<std::string>& names) {
+  if (names.empty()) return {};
+  auto taken = shard_of(shape, names);
+  if (shard_layout(shape, taken).total_bytes() == 0)
+    throw error(errc::wrong_layout, "the tensors to take have no bytes");
+  if (std::ranges::count(taken, false) == 0) taken.clear();
+  return taken;
+}
+
 receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on) {
   auto name = options.name.empty() ? "receiver-" + std::to_string(options.id) : options.name;
+  auto taken = part_named(shape, options.tensors);
   engine_ = std::make_shared<engine>(options.id, std::move(name), std::move(shape),
                                      std::move(options.memory), std::move(options.hooks),
-                                     std::move(options.faults));
+                                     std::move(options.faults), std::move(taken));
   if (!on_.inside().claim(engine_->id()))
     throw error(errc::bad_input,
                 "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");

@@ -25,19 +25,25 @@ class engine;
 struct receiver_options {
   receiver_id id = 0;  ///< one of its own in the fleet; stays the same over restarts
   std::string name;    ///< for reports; empty: "receiver-<id>"
-  /// The engine's own memory, one span for each tensor in the layout's canonical order. It must
-  /// outlive the receiver and be written by nobody else. Empty: the receiver allocates, zeroed.
+  /// The engine's own memory, one span for each tensor in the layout's canonical order, an empty
+  /// one for each that is not taken. It must outlive the receiver and be written by nobody else.
+  /// Empty: the receiver allocates, zeroed.
   std::vector<std::span<std::byte>> memory;
   receiver_hooks hooks;
   std::shared_ptr<fault_source> faults;  ///< failures to provoke on purpose; usually none
+  /// The tensors that this engine takes, by name, where it is one of several that hold a model
+  /// together: it is sent, proves and is audited for these, and no byte of others. Empty: all.
+  std::vector<std::string> tensors{};
 };
 
 /// One inference engine's side. Attaches by itself as soon as a trainer is there, at any time;
 /// whatever fails is retried by the supervisor. Thread-safe.
 class receiver {
  public:
-  /// Throws `error{wrong_layout}` if the memory does not fit `shape`, `error{no_memory}` if there
-  /// is none, `error{bad_input}` if the id is taken. `on` must outlive this.
+  /// `shape`: of the whole model. Throws `error{wrong_layout}` if the memory does not fit it, or a
+  /// tensor that is to be taken is not there, stands twice, or none of them has any bytes;
+  /// `error{no_memory}` if there is none, `error{bad_input}` if the id is taken. `on` must outlive
+  /// this.
   receiver(runtime& on, layout shape, receiver_options options);
   /// Detaches, and waits for that however long it takes: the memory is the caller's to free after
   /// this.
@@ -47,6 +53,7 @@ class receiver {
 
   receiver_id id() const noexcept;
   const std::string& name() const noexcept;
+  /// That of the model, where tensors that are not taken have no bytes.
   const layout& shape() const noexcept;
 
   /// Whether the engine may serve now, with which version, and if not why not.

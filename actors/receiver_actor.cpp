@@ -162,7 +162,8 @@ class performer {
   }
   void perform(const act::announce&) {
     const auto& me = machine().self();
-    self_->send(state_.supervisor, hello_msg{me.cluster, me.id, bytes().name(), me.inc, me.layout});
+    self_->send(state_.supervisor, hello_msg{me.cluster, me.id, bytes().name(), me.inc,
+                                             bytes().model(), packed_part(bytes().taken())});
     if (state_.side.offer) self_->send(state_.supervisor, *state_.side.offer);
   }
   void perform(const act::grant_credit& a) {

@@ -36,7 +36,33 @@ stage_result stage(snapshot_state& state, const settings& s, const stage_request
     out.absorbing =
         std::make_shared<delta_source>(repacked(shape, staged, tensors, s.bucket.bytes_max));
   });
-  if (out.reason == errc::none) state.pending = out.absorbing;
+  if (out.reason != errc::none) return out;
+  state.encoded = m.delta;
+  state.pending = out.absorbing;
+  return out;
+}
+
+/// What of the staged delta is of some tensors, under the rules that hold for all of it: it has
+/// been decoded and leads to the trainer's weights, and so does each part of it.
+carve_result carve(const snapshot_state& state, const settings& s, const carve_request& m) {
+  carve_result out{m.txn, m.challenge, m.part.number, errc::none, {}, {}, {}, {}, nullptr, nullptr};
+  const auto& staged = state.machine->staged();
+  if (!staged || staged->txn != m.txn || !state.pending)
+    throw error(errc::encode_failed, "there is no such delta to take a part of");
+  const auto part = shard_layout(state.store->shape(), m.part.taken);
+  state.store->read([&](const tensor_views& tensors) {
+    const auto held = part_of(tensors, m.part.taken);
+    const auto of = [&](const delta_source& delta) {
+      return std::make_shared<delta_source>(
+          carved(part, delta.buckets(), tensors, s.bucket.bytes_max));
+    };
+    out.delta = of(*state.encoded);
+    out.absorbing = of(*state.pending);
+    const auto [base, under_challenge] = digest_pair(public_digest_seed, m.challenge, held);
+    out.base = base;
+    out.state = predict(public_digest_seed, base, out.absorbing->buckets(), held);
+    out.proof = predict(m.challenge, under_challenge, out.absorbing->buckets(), held);
+  });
   return out;
 }
 
@@ -56,6 +82,7 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
   if (!state.machine->may_advance(m.txn, m.all_ok))
     return {m.txn, errc::encode_failed, "the join did not say all ok for what is pending"};
   const auto delta = std::exchange(state.pending, nullptr);
+  state.encoded.reset();
   const auto label = state.machine->staged()->target.label;
   const auto left = state.machine->held().state;
   auto marks = marks_of(*state.store, *delta);
@@ -75,12 +102,14 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
 /// What has changed in the last `steps`; nothing if that is not known, or is more than all weights
 /// would be.
 std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const settings& s,
-                                             std::size_t steps) {
-  const auto bytes_max =
-      std::min(full_bytes_limit(store.shape().total_bytes()), s.receiver.staged_bytes_max);
+                                             std::size_t steps, const shard_mask& taken) {
   try {
+    const auto shape = shard_layout(store.shape(), taken);
+    const auto bytes_max =
+        std::min(full_bytes_limit(shape.total_bytes()), s.receiver.staged_bytes_max);
     auto delta = store.read([&](const tensor_views& tensors) {
-      return store.history().merged(steps, store.shape(), tensors, s.bucket.bytes_max, bytes_max);
+      return store.history().merged(steps, shape, part_of(tensors, taken), s.bucket.bytes_max,
+                                    bytes_max);
     });
     if (delta) return std::make_shared<delta_source>(std::move(*delta));
   } catch (const std::bad_alloc&) {
@@ -89,23 +118,34 @@ std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const 
   return nullptr;
 }
 
-full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
-  full_result out{m.txn, m.challenge, {}, nullptr};
-  out.proof = state.store->read(
-      [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
-  if (m.steps != 0)
-    out.source = plan_catch_up(*state.store, s, m.steps);
-  else
-    out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
-                                               std::size_t{s.bucket.credit} * 2);
+/// What is held of these tensors digests to this; under the public key only where that is a part of
+/// all: what all of it digests to is known.
+prove_result prove(const snapshot_state& state, const prove_request& m) {
+  prove_result out{m.txn, m.challenge, m.part.number, {}, {}};
+  state.store->read([&](const tensor_views& tensors) {
+    if (m.part.taken.empty())
+      out.proof = digest_of(m.challenge, tensors);
+    else
+      std::tie(out.state, out.proof) =
+          digest_pair(public_digest_seed, m.challenge, part_of(tensors, m.part.taken));
+  });
   return out;
 }
 
-/// What `work` returns; what it throws becomes the reason in an otherwise empty result.
+full_result plan(const snapshot_state& state, const settings& s, const full_request& m) {
+  const auto held = prove(state, {m.txn, m.challenge, m.part});
+  full_result out{m.txn, m.challenge, m.part.number, held.state, held.proof, nullptr};
+  if (m.steps != 0)
+    out.source = plan_catch_up(*state.store, s, m.steps, m.part.taken);
+  else
+    out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
+                                               std::size_t{s.bucket.credit} * 2, m.part.taken);
+  return out;
+}
+
+/// What `work` returns; what it throws becomes the reason in `out`.
 template <class Result, class Work>
-Result guarded(txn_ref txn, Work work) {
-  Result out;
-  out.txn = txn;
+Result guarded(Result out, Work work) {
   try {
     out = work();
   } catch (const std::bad_alloc&) {
@@ -131,15 +171,20 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         auto& state = self->state;
         if (env->drill) env->drill->pass("snapshot.stage", moment::before);
         state.owner = caf::actor_cast<sender_actor>(self->current_sender());
-        self->send(state.owner,
-                   guarded<stage_result>(m.txn, [&] { return stage(state, env->options, m); }));
+        self->send(state.owner, guarded(stage_result{m.txn, errc::none, {}, {}, nullptr},
+                                        [&] { return stage(state, env->options, m); }));
         if (env->drill) env->drill->pass("snapshot.stage", moment::after);
       },
-      [self](const prove_request& m) {
-        const auto proof = self->state.store->read(
-            [&](const tensor_views& tensors) { return digest_of(m.challenge, tensors); });
+      [self, env](const carve_request& m) {
+        carve_result none;
+        none.txn = m.txn;
+        none.challenge = m.challenge;
+        none.part = m.part.number;
         self->send(caf::actor_cast<sender_actor>(self->current_sender()),
-                   prove_result{m.txn, m.challenge, proof});
+                   guarded(std::move(none), [&] { return carve(self->state, env->options, m); }));
+      },
+      [self](const prove_request& m) {
+        self->send(caf::actor_cast<sender_actor>(self->current_sender()), prove(self->state, m));
       },
       [self, env](const full_request& m) {
         self->send(caf::actor_cast<sender_actor>(self->current_sender()),
@@ -148,12 +193,15 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
       [self, env](const join_verdict& m) {
         auto& state = self->state;
         if (env->drill) env->drill->pass("snapshot.advance", moment::before);
-        self->send(state.owner, guarded<advance_result>(m.txn, [&] { return advance(state, m); }));
+        self->send(state.owner, guarded(advance_result{m.txn, errc::none, {}},
+                                        [&] { return advance(state, m); }));
         if (env->drill) env->drill->pass("snapshot.advance", moment::after);
       },
       [self](const drop_request& m) {
         self->state.machine->on_drop(m.txn);
-        if (!self->state.machine->staged()) self->state.pending.reset();
+        if (self->state.machine->staged()) return;
+        self->state.encoded.reset();
+        self->state.pending.reset();
       },
       [self](const digests_request& m) {
         const auto& state = self->state;

@@ -15,11 +15,13 @@ snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::u
 }
 
 full_source::full_source(std::shared_ptr<const snapshot_store> store,
-                         std::uint64_t bucket_bytes_max, std::size_t kept_max)
+                         std::uint64_t bucket_bytes_max, std::size_t kept_max, shard_mask taken)
     : store_(std::move(store)),
+      taken_(std::move(taken)),
       generation_(store_->generation()),
       plan_(store_->read([&](const tensor_views& tensors) {
-        return full_plan(store_->shape(), tensors, bucket_bytes_max);
+        return full_plan(shard_layout(store_->shape(), taken_), part_of(tensors, taken_),
+                         bucket_bytes_max);
       })),
       kept_max_(kept_max) {}
 
@@ -27,8 +29,9 @@ payload full_source::bucket(std::uint32_t index) {
   const std::lock_guard lock(mutex_);
   if (const auto it = kept_.find(index); it != kept_.end()) return it->second;
   payload made;
-  store_->read_if(generation_,
-                  [&](const tensor_views& tensors) { made = plan_.make(index, tensors); });
+  store_->read_if(generation_, [&](const tensor_views& tensors) {
+    made = plan_.make(index, part_of(tensors, taken_));
+  });
   if (made.size() == 0) return made;
   // Flushers move forward at about the same pace; whoever is far behind makes its bucket anew.
   if (kept_.size() == kept_max_) kept_.erase(kept_.begin());

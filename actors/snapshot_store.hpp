@@ -10,6 +10,7 @@
 #include "messages/ids.hpp"
 #include "weights/bucket_codec.hpp"
 #include "weights/change_history.hpp"
+#include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -120,14 +121,16 @@ class delta_source final : public bucket_source {
 /// for those close behind.
 class full_source final : public bucket_source {
  public:
-  /// `kept_max`: buckets kept, at least 1. Throws std::bad_alloc.
+  /// `kept_max`: buckets kept, at least 1. `taken`: which tensors; empty: all. Throws
+  /// std::bad_alloc.
   full_source(std::shared_ptr<const snapshot_store> store, std::uint64_t bucket_bytes_max,
-              std::size_t kept_max);
+              std::size_t kept_max, shard_mask taken = {});
   const manifest& content() const override { return plan_.content(); }
   payload bucket(std::uint32_t index) override;
 
  private:
   std::shared_ptr<const snapshot_store> store_;
+  shard_mask taken_;
   std::uint64_t generation_;
   full_plan plan_;
   std::size_t kept_max_;

@@ -61,6 +61,8 @@ struct audit_target {
   std::string name;
   receiver_actor receiver;  ///< nobody: not to be reached
   std::string why_not;      ///< then
+  hash128 model = {};       ///< that it says it is for
+  payload taken = {};       ///< and which of its tensors; empty: all
 };
 /// Asks `snapshot` and `targets` until each was compared at one version, or the deadline has
 /// passed, and calls `answer` once.

@@ -2,6 +2,7 @@
 // Private to actors/.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <map>
@@ -54,7 +55,8 @@ struct snapshot_state {
   std::shared_ptr<snapshot_store> store;
   std::uint64_t owner_mark = 0;  ///< what the store knows us by
   std::optional<snapshot_fsm> machine;
-  std::shared_ptr<delta_source> pending;
+  std::shared_ptr<delta_source> encoded;  ///< what was staged, as it is shipped
+  std::shared_ptr<delta_source> pending;  ///< and as it is applied
   sender_actor owner;
 };
 
@@ -114,11 +116,27 @@ struct sync_measures {
   std::uint64_t changed = 0;
 };
 
-/// What a transaction ships, over all ranks of the trainer.
-struct shard_plan {
+/// What a transaction ships to all who take the same tensors, over all ranks of the trainer.
+struct part_shipment {
+  shard_mask taken;          ///< empty: all
+  std::uint32_t number = 0;  ///< what ranks call it
   manifest content;
   std::vector<std::uint32_t> firsts;  ///< index of the first bucket of each other rank
+  digest base;   ///< what these tensors digest to under the public key before, only of a part of a
+                 ///< delta, and
+  digest state;  ///< at the target; not of all tensors, unless it is a delta
+  digest proof;  ///< at the target, under the challenge
+  std::shared_ptr<bucket_source> source;    ///< this rank's
+  std::shared_ptr<delta_source> absorbing;  ///< the same delta for who may be torn
 };
+using part_shipments = std::vector<part_shipment>;
+
+/// What is for those who take these tensors; nothing if nobody asked for it.
+inline const part_shipment* find(const part_shipments& all, const shard_mask& taken) {
+  const auto it =
+      std::find_if(all.begin(), all.end(), [&](const auto& s) { return s.taken == taken; });
+  return it == all.end() ? nullptr : &*it;
+}
 
 struct sender_state {
   static inline const char* name = "sender";
@@ -126,32 +144,42 @@ struct sender_state {
     std::string name;
     receiver_actor receiver;
     flusher_actor flusher;
+    shard_mask taken;  ///< empty: all tensors
+  };
+  /// What somebody takes, or took, who takes a part of the tensors.
+  struct part_record {
+    std::optional<digest> now;                 ///< of the snapshot, if it was asked for since
+    std::deque<std::optional<digest>> before;  ///< each step, as in `states`
+  };
+  /// Who is behind and can be caught up.
+  struct laggard {
+    std::size_t steps = 0;  ///< since
+    shard_mask taken;
+    digest held;
   };
   sender_setup setup;
   std::optional<sync_fsm> machine;
   std::map<participant, route> routes;
   sync_request current;  ///< the trainer's sync under way; no ticket if there is none
-  std::shared_ptr<delta_source> delta;
-  std::shared_ptr<delta_source> absorbing;  ///< the same delta for who may be torn
-  std::shared_ptr<bucket_source> full;
-  shard_plan delta_plan;
-  shard_plan full_plan;
+  part_shipments held;   ///< of an attach: no bytes
+  part_shipments delta;  ///< all tensors first
+  part_shipments full;
+  std::map<shard_mask, part_record> known;  ///< at most `receiver_parts_max`
   /// What the model was before each step, as far as it may be remembered, the latest last.
   std::deque<digest> states;
-  /// Those of who is behind, by the number of steps since: `full` is to lead from all of them, and
-  /// is all weights where there are none.
-  std::map<std::size_t, digest> laggards;
-  /// What the ranks of the trainer, this one first, have answered to the question under way.
+  /// `full` is to lead from what all of these hold, and is all weights where there are none.
+  std::vector<laggard> laggards;
+  /// What the ranks of the trainer have answered to the question under way.
   struct {
     shard_task what = shard_task::drop;
     txn_ref txn;
     std::uint64_t challenge = 0;
-    std::vector<shard_result_msg> parts;  ///< `rank` is 0 where nothing has come yet
+    part_shipments parts;  ///< that were asked about
+    /// Of each part those of all ranks, this one first; `rank` is 0 where nothing has come yet.
+    std::vector<shard_result_msg> answers;
     time_point deadline;
   } gathering;
-  /// Of the delta being proven.
-  digest target_state;
-  std::uint64_t challenge = 0;
+  std::uint64_t challenge = 0;  ///< of the delta
   sync_measures measures;
   tick_timer timer;
 };
@@ -174,6 +202,8 @@ struct supervisor_state {
     std::shared_ptr<std::promise<void>> leaving;
     /// The flushers of all its lives count here.
     std::shared_ptr<sent_counters> sent = std::make_shared<sent_counters>();
+    hash128 model;                         ///< that this life says it is for
+    payload taken;                         ///< and which of its tensors; empty: all
     std::optional<relay_offer_msg> offer;  ///< of this life, if it passes buckets on
     std::vector<feed> feeds;               ///< by stripe; none: all from here
     std::uint32_t blamed = 0;              ///< others, of late

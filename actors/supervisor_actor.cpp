@@ -54,6 +54,8 @@ void reach(pointer self, const hello_msg& m) {
   if (c.receiver == from && c.life.inc == m.inc) return;
   unreach(self, c);
   c.life = {m.id, m.inc};
+  c.model = m.layout;
+  c.taken = m.taken;
   c.receiver = from;
   self->monitor(from);
   start_flusher(self, c);
@@ -63,6 +65,8 @@ void start_receiver(pointer self, supervisor_state::child& c) {
   auto& state = self->state;
   const incarnation inc{state.env->entropy(), state.env->entropy()};
   c.life = {c.bytes->id(), inc};
+  c.model = c.bytes->model();
+  c.taken = packed_part(c.bytes->taken());
   c.receiver = self->spawn<caf::monitored>(receiver_behavior, state.env, c.bytes, inc,
                                            supervisor_actor(self), relay_side{});
   start_flusher(self, c);
@@ -105,8 +109,9 @@ class performer {
     // Again before each try: the word may have been lost, and without it no answer comes.
     greet(self_, it->second);
     const auto& record = state_.policy->records().at(a.who.id);
+    const auto& c = it->second;
     self_->send(state_.trainer->sender,
-                admit_request{a.who, record.name, it->second.receiver, it->second.flusher});
+                admit_request{a.who, record.name, c.receiver, c.flusher, c.model, c.taken});
   }
   void perform(const act::down& a) {
     if (state_.trainer) self_->send(state_.trainer->sender, down_notice{a.who, a.reason});
@@ -306,6 +311,13 @@ bool takes_anothers_place(const supervisor_state& state, const hello_msg& m) {
          !known->second.name.empty() && known->second.name != m.name;
 }
 
+/// What a life takes is what it said first: flushers, proofs and routes of this life hang on it.
+bool takes_other_tensors(const supervisor_state& state, const hello_msg& m) {
+  const auto it = state.children.find(m.id);
+  if (it == state.children.end() || it->second.life.inc != m.inc) return false;
+  return it->second.model != m.layout || it->second.taken != m.taken;
+}
+
 void on_hello(pointer self, const hello_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster) return;
@@ -319,6 +331,13 @@ void on_hello(pointer self, const hello_msg& m) {
   if (!ours && takes_anothers_place(state, m)) {
     state.env->log->error("receiver {} is '{}', and is not taken over by '{}'", m.id,
                           state.policy->records().at(m.id).name, m.name);
+    return;
+  }
+  if (!ours && takes_other_tensors(state, m)) {
+    state.env->log->error(
+        "receiver {} takes other tensors than it said first: that takes another "
+        "life",
+        m.id);
     return;
   }
   const bool parted = !ours && !is_reached(state, {m.id, m.inc});

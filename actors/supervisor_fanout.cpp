@@ -18,13 +18,14 @@ bool is_trusted(const supervisor_state& state, receiver_id id, time_point now) {
   return it == state.fanout.distrusted.end() || it->second.until <= now;
 }
 
-/// Who can be told to have buckets from others, and who may pass them on.
+/// Who can be told to have buckets from others, and who may pass them on. Not who takes a part of
+/// the tensors: its buckets are others than its neighbours', and it has them from here.
 std::vector<fanout_member> members_of(supervisor_state& state, time_point now) {
   std::vector<fanout_member> out;
   if (!state.trainer) return out;
   for (const auto& [id, c] : state.children) {
     const auto record = state.policy->records().find(id);
-    if (!c.receiver || c.bytes || record == state.policy->records().end() ||
+    if (!c.receiver || c.bytes || c.taken.size() != 0 || record == state.policy->records().end() ||
         record->second.where != standing::member || record->second.inc != c.life.inc)
       continue;
     const bool trusted = is_trusted(state, id, now);

@@ -1,4 +1,6 @@
 // What the supervisor answers to whoever looks on.
+#include <algorithm>
+
 #include "actors/supervisor_parts.hpp"
 
 namespace lockstep::supervising {
@@ -7,6 +9,22 @@ static std::uint64_t milliseconds_since(time_point then, time_point now) {
   if (then == time_point{} || then >= now) return 0;
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(now - then).count());
+}
+
+/// How much of the model it takes, if it is of the trainer's.
+static void note_part(const supervisor_state& state, const supervisor_state::child& c,
+                      receiver_status& s) {
+  if (!state.trainer || c.model != state.trainer->boot.shape.fingerprint()) return;
+  try {
+    const auto& shape = state.trainer->boot.shape;
+    const auto taken = part_from(c.taken, shape);
+    const auto count = taken.empty() ? static_cast<std::ptrdiff_t>(shape.count())
+                                     : std::ranges::count(taken, true);
+    s.tensors = static_cast<std::uint32_t>(count);
+    s.part_bytes = shard_layout(shape, taken).total_bytes();
+  } catch (const error&) {
+    // It is refused for that, and its line says so.
+  }
 }
 
 static std::vector<receiver_status> statuses(const supervisor_state& state, time_point now) {
@@ -21,6 +39,7 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
       // Of this process: not as old as the last pong.
       if (it->second.bytes) s.state = it->second.bytes->state();
       s.sent_bytes = it->second.sent->sent;
+      note_part(state, it->second, s);
     }
     if (const auto it = state.phases.find(id); it != state.phases.end())
       s.phase_ms = milliseconds_since(it->second.since, now);
@@ -52,8 +71,12 @@ static void start_audit(pointer self, std::function<void(observation)> answer) {
     const auto it = state.children.find(id);
     if (it != state.children.end() && it->second.receiver && it->second.life.inc == r.inc)
       t.receiver = it->second.receiver;
-    else
+    if (t.receiver) {
+      t.model = it->second.model;
+      t.taken = it->second.taken;
+    } else {
       t.why_not = "it is not to be reached: " + std::string(to_string(r.reason));
+    }
     setup.targets.push_back(std::move(t));
   }
   self->spawn(auditor_behavior, std::move(setup));

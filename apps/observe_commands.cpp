@@ -78,7 +78,9 @@ json to_json(const receiver_status& s, version_ref fleet) {
           {"reseeds", s.reseeds},
           {"catch_ups", s.catch_ups},
           {"restarts", s.restarts},
-          {"sent_bytes", s.sent_bytes}};
+          {"sent_bytes", s.sent_bytes},
+          {"tensors", s.tensors},
+          {"part_bytes", s.part_bytes}};
 }
 
 std::uint64_t relayed_to(const answer_of_fleet& a, receiver_id id) {
@@ -115,17 +117,19 @@ void print_status(const observe_options& o, const answer_of_fleet& a,
   }
   auto text = fmt::format("the fleet holds {}\n",
                           a.end.fleet ? to_string(a.end.fleet) : "no version: no trainer is up");
-  text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8}  {}\n", "id",
-                      "name", "standing", "phase", "label", "lag", "for", "sent", "reseeds",
-                      "restarts", "reason");
+  text +=
+      fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8} {:>7} {:>9}  {}\n",
+                  "id", "name", "standing", "phase", "label", "lag", "for", "sent", "reseeds",
+                  "restarts", "tensors", "of bytes", "reason");
   for (const auto& s : a.states) {
     const auto lag = lag_of(s, a.end.fleet);
     const auto reason = s.reason == errc::none ? s.state.reason : s.reason;
-    text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8}  {}{}{}\n",
-                        s.id, s.name, s.standing, to_string(s.state.phase), s.state.label,
+    text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8} ", s.id,
+                        s.name, s.standing, to_string(s.state.phase), s.state.label,
                         lag ? std::to_string(*lag) : std::string("-"),
                         human_seconds(static_cast<double>(s.phase_ms) / 1000),
-                        human_bytes(s.sent_bytes), s.reseeds, s.restarts,
+                        human_bytes(s.sent_bytes), s.reseeds, s.restarts);
+    text += fmt::format("{:>7} {:>9}  {}{}{}\n", s.tensors, human_bytes(s.part_bytes),
                         s.state.ready ? "ready" : to_string(reason), s.detail.empty() ? "" : ": ",
                         s.detail);
   }

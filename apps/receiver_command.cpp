@@ -1,4 +1,6 @@
 // `lockstep receiver`: an engine-side process that keeps a checkpoint up to date.
+#include <fnmatch.h>
+
 #include <CLI/CLI.hpp>
 #include <exception>
 #include <memory>
@@ -13,6 +15,7 @@
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/file.hpp"
 #include "weights/mapped_weights.hpp"
 
 namespace lockstep {
@@ -25,6 +28,7 @@ struct receiver_command_options {
   receiver_id id = 0;
   std::string name;
   std::string checkpoint;
+  std::vector<std::string> tensors;
   std::optional<std::string> out;
   bool json = false;
   bool insecure = false;
@@ -90,6 +94,25 @@ settings settings_of(const receiver_command_options& o) {
   return s;
 }
 
+/// Indices of the tensors that the patterns name, all where there are none; ascending.
+std::vector<std::size_t> chosen(const layout& shape, const std::vector<std::string>& patterns) {
+  std::vector<bool> taken(shape.count(), patterns.empty());
+  for (const auto& pattern : patterns) {
+    bool any = false;
+    for (std::size_t i = 0; i < shape.count(); ++i) {
+      if (fnmatch(pattern.c_str(), shape[i].name.c_str(), 0) != 0) continue;
+      taken[i] = any = true;
+    }
+    if (!any)
+      throw error(errc::bad_input, "--tensors " + in_quotes(pattern) +
+                                       ": the checkpoint has no tensor of such a name");
+  }
+  std::vector<std::size_t> out;
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (taken[i]) out.push_back(i);
+  return out;
+}
+
 int run_receiver(const receiver_command_options& o) {
   stop_signal stop;
   const auto options = settings_of(o);
@@ -99,14 +122,22 @@ int run_receiver(const receiver_command_options& o) {
   receiver_options ro;
   ro.id = o.id;
   ro.name = o.name;
+  // Kept, in memory or in the file, is what is taken and nothing else.
+  const auto taken = chosen(base.shape(), o.tensors);
+  std::vector<tensor_spec> specs;
+  for (const auto i : taken) specs.push_back(base.shape()[i]);
+  if (!o.tensors.empty())
+    for (const auto& spec : specs) ro.tensors.push_back(spec.name);
+  const layout kept(std::move(specs));
+  const tensor_reader initial = [&](std::size_t index) { return base.tensor(taken[index]); };
+  ro.memory.resize(base.shape().count());
   const auto lend = [&](auto& weights) {
-    for (std::size_t i = 0; i < base.shape().count(); ++i) ro.memory.push_back(weights.tensor(i));
+    for (std::size_t i = 0; i < taken.size(); ++i) ro.memory[taken[i]] = weights.tensor(i);
   };
   if (o.out) {
-    lend(file.emplace(std::filesystem::path(*o.out) / "model.safetensors", base.shape(),
-                      reader_of(base)));
+    lend(file.emplace(std::filesystem::path(*o.out) / "model.safetensors", kept, initial));
   } else {
-    memory.emplace(base.shape()).copy_from(base);
+    memory.emplace(kept).copy_from(kept, initial);
     lend(*memory);
   }
   state_printer printer(o.json);
@@ -141,6 +172,12 @@ void add_receiver_command(CLI::App& program, std::function<int()>& run) {
                    "Which tensors there are, and the bytes to begin with")
       ->type_name("DIR")
       ->required();
+  command
+      ->add_option("--tensors", o->tensors,
+                   "Take only the tensors of the checkpoint whose names match; may be repeated. "
+                   "The checkpoint still is of the whole model")
+      ->type_name("GLOB")
+      ->allow_extra_args(false);
   command
       ->add_option("--out", o->out,
                    "Keep the weights in DIR/model.safetensors, in place, instead of in memory; a "

@@ -28,6 +28,7 @@ struct sim_options {
   std::optional<std::uint64_t> seeds;
   unsigned receivers = 4;
   unsigned syncs = 20;
+  unsigned parts = 0;
   unsigned fanout = 0;
   unsigned link_mb_s = 0;
   std::string faults_file;
@@ -72,6 +73,7 @@ sim::run_options each_of(const sim_options& o) {
   out.seed = o.seed.value_or(0);
   out.receivers = o.receivers;
   out.syncs = o.syncs;
+  out.parts = o.parts;
   out.fanout = o.fanout;
   if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
@@ -114,6 +116,7 @@ std::string quoted(const std::string& text) {
 std::string replay_of(const sim_options& o, const sim::run_options& each) {
   auto out = fmt::format("lockstep sim --seed {} --receivers {} --syncs {}", each.seed,
                          each.receivers, each.syncs);
+  if (each.parts != 0) out += fmt::format(" --parts {}", each.parts);
   if (each.fanout != 0) out += fmt::format(" --fanout {}", each.fanout);
   if (!o.faults_file.empty()) out += " --faults " + quoted(o.faults_file);
   for (const auto& text : o.faults) out += " --fault " + quoted(text);
@@ -323,6 +326,12 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_option("--syncs", o->syncs, "Syncs asked for while faults strike")
       ->check(plain_number(1, 100'000))
       ->type_name("K")
+      ->capture_default_str();
+  command
+      ->add_option("--parts", o->parts,
+                   "Different parts of the tensors that receivers take, some all; 0: all take all")
+      ->check(plain_number(0, 64))
+      ->type_name("P")
       ->capture_default_str();
   command
       ->add_option("--fanout", o->fanout,

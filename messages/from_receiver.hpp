@@ -28,17 +28,25 @@ std::string_view to_string(receiver_phase phase) noexcept;
 /// Longest name of a receiver that travels, in bytes.
 inline constexpr std::size_t receiver_name_max = 256;
 
+/// Longest part of a receiver that travels, in bytes: that of a model of 1,048,576 tensors.
+inline constexpr std::size_t receiver_part_bytes_max = 131'072;
+/// Different parts that a trainer's side serves at a time.
+inline constexpr std::size_t receiver_parts_max = 256;
+
 /// First word of every incarnation to the supervisor.
 struct hello_msg {
   std::uint64_t cluster = 0;
   receiver_id id = 0;
   std::string name;  ///< at most `receiver_name_max` bytes
   incarnation inc;
-  hash128 layout;
+  hash128 layout;  ///< of the whole model
+  /// Which of its tensors this receiver takes: bit i % 8 of byte i / 8 is tensor i. Empty: all. At
+  /// most `receiver_part_bytes_max` bytes.
+  payload taken = {};
 
   friend bool operator==(const hello_msg&, const hello_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.id, x.name, x.inc, x.layout);
+    return std::tie(x.cluster, x.id, x.name, x.inc, x.layout, x.taken);
   }
 };
 

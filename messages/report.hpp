@@ -102,11 +102,14 @@ struct receiver_status {
   std::uint64_t phase_ms = 0;    ///< for how long phase and standing have been what they are
   std::uint64_t heard_ms = 0;    ///< since it was last heard of
   std::uint64_t sent_bytes = 0;  ///< bulk bytes handed to it by this process
+  std::uint32_t tensors = 0;     ///< that it takes; 0 while it is not known of which model
+  std::uint64_t part_bytes = 0;  ///< of these
 
   friend bool operator==(const receiver_status&, const receiver_status&) = default;
   static constexpr auto fields(auto& x) {
     return std::tie(x.id, x.name, x.state, x.member, x.standing, x.reason, x.detail, x.reseeds,
-                    x.catch_ups, x.restarts, x.phase_ms, x.heard_ms, x.sent_bytes);
+                    x.catch_ups, x.restarts, x.phase_ms, x.heard_ms, x.sent_bytes, x.tensors,
+                    x.part_bytes);
   }
 };
 

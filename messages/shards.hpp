@@ -41,22 +41,26 @@ enum class shard_task : std::uint8_t {
   drop,     ///< forget what was encoded or planned
   digests,  ///< of each tensor under `challenge`
   end,      ///< the run is over; not answered either
-  last_ = end
+  carve,    ///< what of what was encoded is of the tensors named, and prove it
+  last_ = carve
 };
 
 std::string_view to_string(shard_task what) noexcept;
 
-/// The coordinator to a rank.
+/// The coordinator to a rank. `prove`, `plan` and `carve` are of what receivers take that take a
+/// part of the model's tensors, if `taken` is not empty.
 struct shard_task_msg {
   std::uint64_t cluster = 0;
   shard_task what = shard_task::drop;
   txn_ref txn;
   std::uint64_t label = 0;
   std::uint64_t challenge = 0;
+  std::uint32_t part = 0;  ///< what the coordinator calls what is asked for; the answer quotes it
+  payload taken = {};      ///< as in `hello_msg`
 
   friend bool operator==(const shard_task_msg&, const shard_task_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.what, x.txn, x.label, x.challenge);
+    return std::tie(x.cluster, x.what, x.txn, x.label, x.challenge, x.part, x.taken);
   }
 };
 
@@ -69,17 +73,19 @@ struct shard_result_msg {
   shard_task what = shard_task::drop;
   txn_ref txn;
   std::uint64_t challenge = 0;
+  std::uint32_t part = 0;
   errc reason = errc::none;
   std::string detail;  ///< one line for people; at most `reply_detail_max` bytes
-  manifest content;    ///< of `encode` and `plan`
-  digest state;        ///< of `seed` and `encode`, under the public key
+  manifest content;    ///< of `encode`, `plan` and `carve`
+  digest base;         ///< of `carve`: what it leads from, under the public key
+  digest state;        ///< what is held, or led to, under the public key; not of a whole `prove`
   digest proof;        ///< under the challenge
   payload digests;     ///< as in `audit_reply_msg`
 
   friend bool operator==(const shard_result_msg&, const shard_result_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.rank, x.inc, x.what, x.txn, x.challenge, x.reason, x.detail,
-                    x.content, x.state, x.proof, x.digests);
+    return std::tie(x.cluster, x.rank, x.inc, x.what, x.txn, x.challenge, x.part, x.reason,
+                    x.detail, x.content, x.base, x.state, x.proof, x.digests);
   }
 };
 
@@ -93,10 +99,11 @@ struct shard_ship_msg {
   std::uint32_t first = 0;  ///< index of the rank's first bucket among all
   std::uint32_t round = 0;  ///< of a redo; 0: the first time
   bool full = false;        ///< of the plan, not of the delta
+  std::uint32_t part = 0;   ///< as the task called it; 0: the delta as it was encoded
 
   friend bool operator==(const shard_ship_msg&, const shard_ship_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.txn, x.id, x.inc, x.first, x.round, x.full);
+    return std::tie(x.cluster, x.txn, x.id, x.inc, x.first, x.round, x.full, x.part);
   }
 };
 

@@ -13,7 +13,7 @@ namespace lockstep {
 namespace {
 
 // "LKM" and the format's version.
-constexpr std::array magic{std::byte{0x4c}, std::byte{0x4b}, std::byte{0x4d}, std::byte{0x01}};
+constexpr std::array magic{std::byte{0x4c}, std::byte{0x4b}, std::byte{0x4d}, std::byte{0x02}};
 
 constexpr std::size_t kinds = std::variant_size_v<wire_message>;
 
@@ -64,6 +64,12 @@ template <>
 constexpr std::size_t text_max<status_line_msg> = observer_text_max;
 template <>
 constexpr std::size_t text_max<audit_line_msg> = observer_text_max;
+
+/// Longest payload in bytes that a message of type `M` carries, where that is less than others'.
+template <class M>
+constexpr std::uint64_t shorter_payload_max = UINT64_MAX;
+template <>
+constexpr std::uint64_t shorter_payload_max<hello_msg> = receiver_part_bytes_max;
 
 hash128 checksum_of(std::span<const std::byte> bytes) noexcept {
   const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
@@ -246,7 +252,9 @@ class reader {
   template <class M>
   bool take_into(payload& x) {
     std::span<const std::byte> bytes;
-    if (!counted(limits_.payload_bytes_max, 1, "a payload above the limit", bytes)) return false;
+    if (!counted(std::min(limits_.payload_bytes_max, shorter_payload_max<M>), 1,
+                 "a payload above the limit", bytes))
+      return false;
     if (!bytes.empty()) x = payload(std::vector<std::byte>(bytes.begin(), bytes.end()));
     return true;
   }

@@ -60,7 +60,9 @@ join_fsm::emitted join_fsm::on_reply(const reply_msg& m) {
       if (!positive(m.kind))
         return settle(index, before_writing(m.kind) ? terminal::no : terminal::nack, m.reason,
                       m.detail, m.proof);
-      if (open_->kind != round_kind::vote && m.proof != open_->proof)
+      const auto part = open_->part_proofs.find(from);
+      const auto& proof = part == open_->part_proofs.end() ? open_->proof : part->second;
+      if (open_->kind != round_kind::vote && m.proof != proof)
         return settle(index, terminal::nack, errc::false_ack,
                       "said ok, but its bytes are not the target's");
       return settle(index, terminal::ok, errc::none, {});

@@ -41,6 +41,8 @@ struct round_spec {
   std::vector<participant> who;
   digest proof;  ///< what a positive answer must prove; unused by votes
   time_point deadline;
+  /// What it must prove instead where a participant takes a part of the tensors.
+  std::map<participant, digest> part_proofs = {};
 };
 
 /// Answers to that round count until then, if that is earlier than what it was opened with.

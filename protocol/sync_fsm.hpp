@@ -215,6 +215,8 @@ class sync_fsm {
     const auto it = members_.find(who.id);
     return it != members_.end() && it->second == who.inc;
   }
+  /// A member, or somebody who may become one.
+  bool counts_on(const participant& who) const;
   summary summarize() const;
   std::optional<time_point> deadline() const;
 

@@ -93,6 +93,13 @@ bool sync_fsm::lags(const participant& who) const {
                      [&](const laggard& l) { return l.who == who; });
 }
 
+bool sync_fsm::counts_on(const participant& who) const {
+  const auto candidate = candidates_.find(who.id);
+  return is_member(who) || lags(who) ||
+         (candidate != candidates_.end() && candidate->second == who.inc) ||
+         std::find(view_.begin(), view_.end(), who) != view_.end();
+}
+
 void sync_fsm::start_full(actions& out, bool may_catch_up) {
   std::vector<digest> held;
   view_.clear();

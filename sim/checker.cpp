@@ -22,7 +22,7 @@ std::string name_of(fault_id id) {
 
 }  // namespace
 
-bool checker::names(version_ref version, const weight_buffer& held) const {
+bool checker::names(version_ref version, const receiver_process& held) const {
   const auto it = content_.find(version);
   return it != content_.end() && holds(held, it->second);
 }
@@ -147,10 +147,10 @@ void checker::check(receiver_process& r) {
     violated("I3: a tag without serving, or none with");
   if (now.ready && !serving) violated("I3: ready, but not serving");
   const auto tag = names_.true_tag(r, now.version);
-  if (serving && !r.rotten && !names(tag, r.memory))
+  if (serving && !r.rotten && !names(tag, r))
     violated("I3: " + s->bytes->name() + " holds other bytes than its tag " + to_string(tag) +
              " names");
-  if (r.served.ready && !r.rotten && !names(names_.true_tag(r, r.served.version), r.memory))
+  if (r.served.ready && !r.rotten && !names(names_.true_tag(r, r.served.version), r))
     violated("I3: the engine of " + s->bytes->name() + " serves other bytes than it was told");
   if (r.served.ready && tag.run == r.fleet.run && tag < r.fleet)
     violated("I3: " + s->bytes->name() + " is ready at " + to_string(tag) + " and was told of " +
@@ -210,7 +210,7 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
     if (tag != snapshot)
       violated("I1: at rest " + receiver->bytes->name() + " stands at " + to_string(tag) +
                ", the snapshot at " + to_string(snapshot));
-    const bool same = r.rotten || names(snapshot, r.memory);
+    const bool same = r.rotten || names(snapshot, r);
     if (!same) violated("I1: at rest " + receiver->bytes->name() + " holds other bytes");
   }
   if (tag && tag.run == run && tag < snapshot)
@@ -233,7 +233,7 @@ void checker::on_sent(endpoint from, const wire_message& m) {
   const auto* s = fleet_.state_of_receiver(r);
   if (!s) return;
   const auto tag = names_.true_tag(r, s->machine->state().version);
-  const bool right = tag && names(tag, r.memory);
+  const bool right = tag && names(tag, r);
   switch (reply->kind) {
     case reply_kind::attached:
     case reply_kind::full_ok:
@@ -324,7 +324,7 @@ bool checker::is_whole(const trainer_process& t) const {
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
     // Rot shows at the next proof, which the next sync asks for.
     return !r.wanted || (r.up && sync.is_member({r.id, r.inc}) && r.served.ready &&
-                         (r.rotten || names(snapshot, r.memory)));
+                         (r.rotten || names(snapshot, r)));
   });
 }
 

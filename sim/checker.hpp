@@ -47,7 +47,7 @@ class checker {
   void hear(const trainer_process& t, const reply_msg& m);
   bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
-  bool names(version_ref version, const weight_buffer& held) const;
+  bool names(version_ref version, const receiver_process& held) const;
 
   fleet& fleet_;
   saboteur& names_;

@@ -100,6 +100,8 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<hurry_request>(content, "hurry", out) ||
       name_if<stage_request>(content, "stage", out) ||
       name_if<stage_result>(content, "staged", out) ||
+      name_if<carve_request>(content, "take a part", out) ||
+      name_if<carve_result>(content, "part taken", out) ||
       name_if<prove_request>(content, "prove", out) ||
       name_if<prove_result>(content, "proof", out) ||
       name_if<full_request>(content, "plan a full", out) ||

@@ -29,8 +29,9 @@ bool holds(const tensor_views& views, const bytes& what);
 struct receiver_process {
   endpoint where = 0;
   receiver_id id = 0;
-  weight_buffer memory;
-  bytes checkpoint;  ///< what it can be loaded from
+  shard_mask taken;      ///< empty: all tensors
+  weight_buffer memory;  ///< of all tensors; only those that are taken are lent, and count
+  bytes checkpoint;      ///< what it can be loaded from
 
   bool wanted = true;  ///< false: it has left
   bool up = false;
@@ -53,6 +54,9 @@ struct receiver_process {
   bool was_paused = false;       ///< at some time of this step
   bool was_unready = false;      ///< likewise
 };
+
+/// Whether what it takes is what `what` has there.
+bool holds(const receiver_process& r, const bytes& what);
 
 /// One trainer's process: at most one leads, older ones are zombies.
 struct trainer_process {
@@ -163,6 +167,7 @@ class fleet final : public directory {
 
   void choose_settings();
   std::shared_ptr<fault_source> faults_on_purpose();
+  shard_mask part_of_receiver(receiver_id id) const;
   receiver_hooks hooks_of(receiver_process& r);
   relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);

@@ -1,4 +1,5 @@
 // The receivers of a simulated fleet: how they live, and what fails at them on purpose.
+#include <algorithm>
 #include <caf/send.hpp>
 
 #include "sim/fleet.hpp"
@@ -57,10 +58,26 @@ bool fleet::awaits(const receiver_process& r, txn_ref txn, std::uint32_t index) 
   return s && s->machine->awaits({cluster_id, txn, r.inc}, index);
 }
 
+/// One of as many as were asked for, or all. The random numbers of everything else stay what they
+/// are without parts.
+shard_mask fleet::part_of_receiver(receiver_id id) const {
+  shard_mask out;
+  const auto which = mix(o_.seed, 0x9a27, id) % (std::uint64_t{o_.parts} + 1);
+  if (which == 0) return out;
+  for (std::uint64_t draw = 0; out.empty(); ++draw) {
+    for (std::size_t i = 0; i < shape_.count(); ++i)
+      out.push_back(mix(mix(o_.seed, which, draw), i) % 2 != 0);
+    const bool proper = std::ranges::count(out, false) != 0;
+    if (!proper || shard_layout(shape_, out).total_bytes() == 0) out.clear();
+  }
+  return out;
+}
+
 receiver_process& fleet::add_receiver() {
   auto& r = receivers_.emplace_back();
   r.where = static_cast<endpoint>(receivers_.size() - 1);
   r.id = r.where;
+  r.taken = part_of_receiver(r.id);
   r.memory = weight_buffer(shape_);
   r.checkpoint = checkpoints_.front();
   // Most are loaded from the checkpoint that the trainer began with, some from another.
@@ -127,9 +144,10 @@ void fleet::begin_life(receiver_process& r) {
   r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
                                                : incarnation{env->entropy(), env->entropy()};
   std::vector<std::span<std::byte>> memory;
-  for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(r.memory.tensor(i));
+  for (std::size_t i = 0; i < shape_.count(); ++i)
+    memory.push_back(r.taken.empty() || r.taken[i] ? r.memory.tensor(i) : std::span<std::byte>());
   r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
-                                             hooks_of(r), faults_);
+                                             hooks_of(r), faults_, r.taken);
   auto side = relay_of(r, env);
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,

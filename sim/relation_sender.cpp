@@ -77,7 +77,8 @@ std::string_view event_word(const sender_step& step) {
       if (after == sync_phase::voting) return "sync";
       return step.sent.empty() ? "" : "too_few";
     case sender_event::proof:
-      return before == sync_phase::proving ? "attach" : "";
+      // Who takes parts is proven part by part: the last word makes the step.
+      return before == sync_phase::proving && after != sync_phase::proving ? "attach" : "";
     case sender_event::round:
       if (!counts(step)) return {};
       if (before == sync_phase::voting) return "votes";

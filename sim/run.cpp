@@ -326,10 +326,11 @@ class simulation final : public spectator {
 
   bool rot(receiver_process& r) {
     if (!r.up) return false;
-    const auto tensor = r.memory.tensor(dice_.below(f::rot, 2));
+    const auto index = dice_.below(f::rot, 2);
+    const auto tensor = r.memory.tensor(index);
     const auto bit = dice_.below(f::rot, tensor.size() * 8);
     tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
-    r.rotten = true;
+    r.rotten |= r.taken.empty() || r.taken[index];
     r.seen = bytes_of(r.memory);
     return true;
   }

@@ -84,14 +84,17 @@ void saboteur::forge_answers(caf::scheduled_actor& join, const round_spec& spec)
       how_ == v::advance_before_flush ? vote || commit : how_ == v::advance_at_decision && commit;
   if (!forged) return;
   const auto kind = vote ? reply_kind::vote_yes : reply_kind::ack;
-  for (const auto& who : spec.who)
-    caf::anon_send(caf::actor_cast<join_actor>(&join), reply_msg{{spec.cluster, spec.txn, who.inc},
-                                                                 who.id,
-                                                                 spec.number,
-                                                                 kind,
-                                                                 errc::none,
-                                                                 {},
-                                                                 spec.proof});
+  for (const auto& who : spec.who) {
+    const auto part = spec.part_proofs.find(who);
+    caf::anon_send(caf::actor_cast<join_actor>(&join),
+                   reply_msg{{spec.cluster, spec.txn, who.inc},
+                             who.id,
+                             spec.number,
+                             kind,
+                             errc::none,
+                             {},
+                             part == spec.part_proofs.end() ? spec.proof : part->second});
+  }
 }
 
 /// A failure after the decision is taken for one before it: everybody stays a member.
@@ -173,7 +176,7 @@ void saboteur::rename(wire_message& m, const trainer_process& t) const {
       [&](auto& x) {
         if constexpr (requires { x.env; })
           x.env.txn.seq = on_wire(t, version_ref{x.env.txn.run, x.env.txn.seq}).number;
-        if constexpr (requires { x.base; }) to_wire(x.base);
+        if constexpr (requires { x.base.run; }) to_wire(x.base);
         if constexpr (requires { x.target; }) to_wire(x.target.version);
         if constexpr (requires { x.current; }) to_wire(x.current);
       },
@@ -192,7 +195,7 @@ bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
             known.run_of[x.env.txn.seq] = x.env.txn.run;
             x.env.txn.run = 1;
           }
-          if constexpr (requires { x.base; }) x.base.run = 1;
+          if constexpr (requires { x.base.run; }) x.base.run = 1;
           if constexpr (requires { x.target; }) x.target.version.run = 1;
           if constexpr (requires { x.current; }) x.current.run = 1;
         },

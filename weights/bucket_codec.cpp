@@ -356,6 +356,30 @@ encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
   return out;
 }
 
+encoded_delta carved(const layout& part, std::span<const payload> buckets,
+                     const tensor_views& tensors, std::uint64_t bucket_bytes_max) {
+  encoded_delta out;
+  out.content.layout = part.fingerprint();
+  packer pack(out.content, bucket_bytes_max);
+  std::vector<frame_at> frames;
+  std::vector<std::byte> bytes;
+  for (const auto& bucket : buckets) {
+    frames.clear();
+    if (const auto bad = parse_bucket(bucket, tensors, frames))
+      throw error(errc::encode_failed, bad->detail);
+    for (std::size_t i = 0; i < frames.size(); ++i) {
+      const auto& f = frames[i].frame;
+      if (part.bytes(f.tensor) == 0) continue;
+      out.content.changed += f.count;
+      const auto end = i + 1 < frames.size() ? frames[i + 1].at : bucket.size();
+      bytes.assign(bucket.data() + frames[i].at, bucket.data() + end);
+      pack.add(bytes);
+    }
+  }
+  out.buckets = pack.finish();
+  return out;
+}
+
 full_plan::full_plan(const layout& shape, const tensor_views& tensors,
                      std::uint64_t bucket_bytes_max)
     : bucket_bytes_max_(bucket_bytes_max) {

@@ -116,6 +116,12 @@ std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payloa
 encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
                        const tensor_views& tensors, std::uint64_t bucket_bytes_max);
 
+/// Those frames of a delta, coded ones too, that are of tensors of `part`, in the same order, in
+/// buckets of at most `bucket_bytes_max`. `part`: the layout of `tensors` with others emptied. The
+/// buckets must be what `encode_delta` or `repacked` made for `tensors`.
+encoded_delta carved(const layout& part, std::span<const payload> buckets,
+                     const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+
 /// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose
 /// ranges ascend within a bucket, and of which none is there twice. Holds 16 bytes a frame
 /// meanwhile. Writes nothing.

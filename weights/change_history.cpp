@@ -97,6 +97,8 @@ class range_walk {
     bool any = false;
     for (std::size_t i = 0; i < steps_.size(); ++i) {
       const auto& ranges = steps_[i]->ranges;
+      // Tensors that are not asked for are passed over.
+      while (next_[i] < ranges.size() && ranges[next_[i]].tensor < tensor) ++next_[i];
       if (next_[i] == ranges.size()) continue;
       const auto& r = ranges[next_[i]];
       if (r.tensor != tensor || r.offset != offset) continue;

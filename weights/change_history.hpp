@@ -56,7 +56,8 @@ class change_history {
   std::vector<digest> states() const;
 
   /// What leads from each of the last `steps` states (1 or more) to `now`, whose tensors the layout
-  /// is of. Nothing if not so many are remembered, or if it takes more than `bytes_max`. Throws
+  /// is of; what changed of tensors that are emptied there is left out. Nothing if not so many are
+  /// remembered, or if it takes more than `bytes_max`. Throws
   /// std::bad_alloc.
   std::optional<encoded_delta> merged(std::size_t steps, const layout& shape,
                                       const tensor_views& now, std::uint64_t bucket_bytes_max,

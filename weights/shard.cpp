@@ -76,4 +76,38 @@ std::optional<shard_mask> unpacked_mask(const payload& bytes, std::size_t count)
   return out;
 }
 
+tensor_views part_of(tensor_views tensors, const shard_mask& taken) {
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (!taken[i]) tensors[i].bytes = {};
+  return tensors;
+}
+
+payload packed_part(const shard_mask& taken) {
+  std::vector<std::byte> out((taken.size() + 7) / 8);
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (taken[i]) out[i / 8] |= std::byte{1} << (i % 8);
+  return payload(std::move(out));
+}
+
+shard_mask part_from(const payload& bytes, const layout& shape) {
+  const auto refuse = [](const char* why) { throw error(errc::wrong_layout, why); };
+  shard_mask out;
+  if (bytes.size() == 0) return out;
+  const auto count = shape.count();
+  if (bytes.size() != (count + 7) / 8) refuse("its part is not one of this many tensors");
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < 8 * bytes.size(); ++i) {
+    const bool set = (bytes.data()[i / 8] >> (i % 8) & std::byte{1}) != std::byte{0};
+    if (i < count) {
+      out.push_back(set);
+      if (set) sum += shape.bytes(i);
+    } else if (set) {
+      refuse("its part names tensors that there are not");
+    }
+  }
+  if (sum == 0) refuse("its part holds nothing");
+  if (std::ranges::count(out, false) == 0) refuse("its part is the whole, and called a part");
+  return out;
+}
+
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 
 #include "messages/layout.hpp"
 #include "messages/payload.hpp"
+#include "weights/bucket_codec.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -32,5 +33,15 @@ tensor_reader shard_reader(tensor_reader all, shard_mask owned);
 /// The owned indices as they travel; nothing if they are not ascending indices below `count`.
 payload packed_mask(const shard_mask& owned);
 std::optional<shard_mask> unpacked_mask(const payload& bytes, std::size_t count);
+
+// --- the part of a model that a receiver takes. An empty mask stands for all of it.
+
+/// `tensors` with those that are not taken emptied, like `shard_layout`.
+tensor_views part_of(tensor_views tensors, const shard_mask& taken);
+/// As it travels in `hello_msg`.
+payload packed_part(const shard_mask& taken);
+/// The mask that travels like this. Throws `error{wrong_layout}` saying what is wrong if it is not
+/// the one spelling of some of the tensors of `shape`, with bytes in them.
+shard_mask part_from(const payload& bytes, const layout& shape);
 
 }  // namespace lockstep

@@ -2,9 +2,11 @@
 // receivers on one runtime.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -46,6 +48,20 @@ bool same(const Holder& held, const weight_buffer& w) {
         std::memcmp(held.tensor(i).data(), w.tensor(i).data(), w.shape().bytes(i)) != 0)
       return false;
   return true;
+}
+
+using tensor_names = std::vector<std::string>;
+
+/// What it takes is what the trainer has, nothing else is there, and it serves.
+template <class Receiver>
+bool holds_part(const Receiver& r, const weight_buffer& w, const tensor_names& tensors) {
+  for (std::size_t i = 0; i < w.shape().count(); ++i) {
+    const bool taken = std::ranges::count(tensors, w.shape()[i].name) != 0;
+    const auto held = r.tensor(i), wanted = w.tensor(i);
+    if (held.size() != (taken ? wanted.size() : 0)) return false;
+    if (taken && !std::equal(wanted.begin(), wanted.end(), held.begin())) return false;
+  }
+  return r.state().ready;
 }
 
 inline settings quiet() {

@@ -39,7 +39,7 @@ struct ranked_relays {
     REQUIRE(settled());
   }
 
-  void add(receiver_id id) {
+  void add(receiver_id id, const tensor_names& tensors = {}) {
     auto& road = roads[id];
     auto s = connecting(0);
     s.transport.connect = "127.0.0.1:" + std::to_string(to_rank[0].port) +
@@ -48,8 +48,10 @@ struct ranked_relays {
     s.transport.relay_address = "127.0.0.1:" + std::to_string(road.port);
     auto& r = receivers[id];
     r.rt.emplace(s);
+    r.tensors = tensors;
     receiver_options o;
     o.id = id;
+    o.tensors = tensors;
     r.rx.emplace(*r.rt, w.shape(), o);
     road.leads_to = r.rt->port();
   }
@@ -90,7 +92,10 @@ struct ranked_relays {
     return std::ranges::any_of(feeds, [&](const auto& x) { return x.parent == id; });
   }
   bool all_hold() const {
-    return std::ranges::all_of(receivers, [&](const auto& r) { return same(*r.second.rx, w); });
+    return std::ranges::all_of(receivers, [&](const auto& r) {
+      const auto& [id, node] = r;
+      return node.tensors.empty() ? same(*node.rx, w) : holds_part(*node.rx, w, node.tensors);
+    });
   }
   std::array<std::uint64_t, ranks> sent() const {
     return {to_rank[0].bytes_down, to_rank[1].bytes_down};
@@ -99,6 +104,7 @@ struct ranked_relays {
   struct remote {
     std::optional<runtime> rt;
     std::optional<receiver> rx;
+    tensor_names tensors;  ///< that it takes; none: all
   };
   weight_buffer w;
   std::array<bad_road, ranks> to_rank;
@@ -178,5 +184,38 @@ TEST_CASE("a relay that ends in the midst is missed by nobody but the ranks") {
       if (p.id != id) CHECK(p.status == terminal::ok);
     CHECK(g.all_hold());
   }
+  for (const auto& line : g.t[0]->audit()) CHECK(line.pass);
+}
+
+TEST_CASE("whoever takes a part has it from every rank itself, and others pass on all the same") {
+  ranked_relays g(5, 2);
+  g.add(6, {"a"});
+  g.add(7, {"b"});
+  REQUIRE(g.t[0]->wait_for_members(7, 30s));
+  REQUIRE(g.settled());
+  const auto uses_parts = [&] {
+    return std::ranges::any_of(g.t[0]->relays().feeds,
+                               [](const auto& x) { return x.id > 5 || x.parent > 5; });
+  };
+  for (int i = 0; i < 3; ++i) {
+    const auto before = g.sent();
+    const auto reports = g.sync();
+    REQUIRE(reports[0].result == sync_result::ok);
+    CHECK(reports[0].participants.size() == 7);
+    CHECK(g.all_hold());
+    CHECK_FALSE(uses_parts());
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      INFO("rank " << rank);
+      const auto part =
+          rank == 0 ? reports[0].wire_bytes - reports[1].wire_bytes : reports[1].wire_bytes;
+      // Once or twice to those who pass it on, and once to who takes that tensor.
+      CHECK(g.sent()[rank] - before[rank] > part * 19 / 10);
+      CHECK(g.sent()[rank] - before[rank] <= part * 32 / 10);
+    }
+  }
+  // Nor when one of those who pass on lies.
+  g.roads.at(g.busiest()).now = bad_road::way::lies;
+  CHECK(g.sync()[0].result == sync_result::ok);
+  CHECK(g.all_hold());
   for (const auto& line : g.t[0]->audit()) CHECK(line.pass);
 }

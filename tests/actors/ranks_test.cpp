@@ -84,6 +84,11 @@ struct ranked_fleet {
     rx.push_back(std::make_unique<receiver>(*there.back(), w.shape(), std::move(o)));
   }
 
+  void add_part(receiver_id id, tensor_names tensors, receiver_options o = {}) {
+    o.tensors = std::move(tensors);
+    add(id, std::move(o));
+  }
+
   /// Calls `work(trainer)` at every rank at once, and returns what rank 0's says.
   template <class Work>
   auto all(Work work) {
@@ -374,4 +379,101 @@ TEST_CASE("whom one rank does not reach is out through no fault of its own, unti
   CHECK(f.sync(21).result == sync_result::ok);
   CHECK(same(second, f.w));
   CHECK(f.all_hold());
+}
+
+TEST_CASE("with several ranks receivers take parts: of one rank's tensors, of others', of all") {
+  ranked_fleet f;
+  const tensor_names of_one{"a", "d"}, of_two{"b", "c", "f"};
+  f.add_part(1, of_one);
+  f.add_part(2, of_two);
+  f.add(3);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(3, 20s));
+  const auto all_hold = [&] {
+    return holds_part(*f.rx[0], f.w, of_one) && holds_part(*f.rx[1], f.w, of_two) &&
+           same(*f.rx[2], f.w) && f.rx[2]->state().ready;
+  };
+  CHECK(all_hold());
+  for (unsigned label = 1; label <= 5; ++label) {
+    INFO(label);
+    const auto report = f.sync(label);
+    CHECK(report.result == sync_result::ok);
+    CHECK(report.participants.size() == 3);
+    // Of nine tensors of about one size five go to parts.
+    CHECK(report.sent_bytes > report.wire_bytes * 14 / 10);
+    CHECK(report.sent_bytes < report.wire_bytes * 17 / 10);
+    CHECK(all_hold());
+  }
+  // What is in nobody's part but the whole's, and in only one: no frame at all for the others.
+  for (auto& b : f.w.tensor(8)) b ^= std::byte{1};
+  for (auto& b : f.w.tensor(3)) b ^= std::byte{1};
+  CHECK(f.all([&](trainer& x) { return x.sync(6, f.w).wait(); }).result == sync_result::ok);
+  CHECK(all_hold());
+  for (const auto& audit : f.t[0]->audit()) CHECK(audit.pass);
+  const auto status = f.t[0]->receivers();
+  CHECK(status[0].tensors == 2);
+  CHECK(status[1].tensors == 3);
+  CHECK(status[2].tensors == 9);
+}
+
+TEST_CASE("with several ranks too whoever takes a part fails and is healed like others") {
+  ranked_fleet f;
+  const tensor_names tensors{"a", "b", "e"};
+  const auto at = [](fault_kind kind, std::uint64_t label) {
+    fault out;
+    out.kind = kind;
+    out.label = label;
+    out.receiver = 1;
+    return out;
+  };
+  receiver_options o;
+  o.faults = std::make_shared<fault_plan>(std::vector<fault>{
+      at(fault_kind::apply_fail, 1), at(fault_kind::crash, 2), at(fault_kind::corrupt_frame, 3),
+      at(fault_kind::stage_fail, 4), at(fault_kind::false_ok, 5)});
+  f.add_part(1, tensors, std::move(o));
+  f.add(2);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  for (unsigned label = 1; label <= 6; ++label) {
+    INFO(label);
+    const auto report = f.sync(label);
+    CHECK(report.complete());
+    if (label == 5) CHECK(report.participants[0].reason == errc::false_ack);
+    CHECK(holds_part(*f.rx[0], f.w, tensors));
+    CHECK(same(*f.rx[1], f.w));
+  }
+  CHECK(f.t[0]->receivers()[0].reseeds >= 1);
+}
+
+TEST_CASE("with several ranks one who takes a part and was away is sent what its part has missed") {
+  const bool forgets = GENERATE(false, true);
+  ranked_fleet f;
+  if (forgets) f.start(2, 0);
+  const tensor_names tensors{"b", "c"};
+  auto memory = f.w.clone();
+  const auto lent = [&] {
+    receiver_options o;
+    o.memory.resize(memory.shape().count());
+    o.memory[1] = memory.tensor(1);
+    o.memory[2] = memory.tensor(2);
+    return o;
+  };
+  f.add(1);
+  f.add_part(2, tensors, lent());
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  REQUIRE(f.sync(1).result == sync_result::ok);
+  const auto before = f.t[0]->receivers()[1];
+  f.rx.pop_back();
+  f.there.pop_back();
+  for (unsigned label = 2; label <= 4; ++label) REQUIRE(f.sync(label).complete());
+  f.add_part(2, tensors, lent());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  CHECK(holds_part(*f.rx[1], f.w, tensors));
+  const auto status = f.t[0]->receivers()[1];
+  CHECK(status.catch_ups - before.catch_ups == (forgets ? 0 : 1));
+  CHECK(status.reseeds - before.reseeds == (forgets ? 1 : 0));
+  CHECK(f.sync(5).result == sync_result::ok);
+  CHECK(holds_part(*f.rx[1], f.w, tensors));
+  CHECK(same(*f.rx[0], f.w));
 }

@@ -13,7 +13,7 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace {
 
-constexpr std::uint8_t magic[] = {0x4c, 0x4b, 0x4d, 0x01};
+constexpr std::uint8_t magic[] = {0x4c, 0x4b, 0x4d, 0x02};
 
 void put(std::uint8_t* at, std::uint64_t value, std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i, value >>= 8) at[i] = static_cast<std::uint8_t>(value);

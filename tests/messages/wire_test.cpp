@@ -240,6 +240,26 @@ TEST_CASE("the limits are exact") {
         wire_bytes_max);
 }
 
+TEST_CASE("a hello's part is no longer than that of the most tensors, and nothing is held for it") {
+  hello_msg hello;
+  hello.name = "r";
+  hello.taken = payload(bytes(receiver_part_bytes_max));
+  CHECK(reason_of(encode_message(hello)) == errc::none);
+  CHECK(reason_of(encode_message(hello), {receiver_part_bytes_max - 1, 0}) == errc::bad_manifest);
+  hello.taken = payload(bytes(receiver_part_bytes_max + 1));
+  const auto longer = encode_message(hello);
+  CHECK(reason_of(longer) == errc::bad_manifest);
+  CHECK(reason_of(longer, {UINT64_MAX, UINT64_MAX}) == errc::bad_manifest);
+  const allocation_counter counted;
+  const auto refused = decode_message(longer);
+  CHECK(counted.bytes() < 1024);
+  CHECK(std::holds_alternative<wire_failure>(refused));
+  // Other messages have their own limits.
+  shard_task_msg task;
+  task.taken = payload(bytes(receiver_part_bytes_max + 1));
+  CHECK(reason_of(encode_message(task)) == errc::none);
+}
+
 TEST_CASE("a text is one line: control characters are replaced when written, refused when read") {
   reply_msg reply;
   reply.detail = "disk full\nall is well \x1b[2J\x7f, na\xc3\xafve";
@@ -324,9 +344,11 @@ TEST_CASE("an unknown kind and an unknown version are refused, whatever the chec
   auto unknown = whole;
   unknown[4] = static_cast<std::byte>(wire_kinds);
   CHECK(reason_of(sealed(unknown)) == errc::bad_frame);
-  auto next = whole;
-  next[3] = std::byte{2};
-  CHECK(reason_of(sealed(next)) == errc::bad_frame);
+  for (const int other : {-1, 1}) {
+    auto next = whole;
+    next[3] = static_cast<std::byte>(std::to_integer<int>(whole[3]) + other);
+    CHECK(reason_of(sealed(next)) == errc::bad_frame);
+  }
   CHECK(reason_of({}) == errc::bad_frame);
   CHECK(harmless(whole, ping_msg{}));
 }

@@ -285,6 +285,44 @@ def late_over_the_base(world):
 
 
 @case
+def receivers_take_parts(world):
+    """Two take disjoint parts and one takes all: each holds its own, in fewer bytes, and is
+    audited for it; a file of a part is taken up again."""
+    places = [world.place(f"part-{i}") for i in range(3)]
+    parts = [["--tensors", "layer.*"], ["--tensors", "[!l]*"], []]
+
+    def took(i):
+        whole = model.read_safetensors(
+            pathlib.Path(world.versions.stream) / f"step-{world.last}" / "model.safetensors")
+        held = model.read_safetensors(places[i] / "model.safetensors")
+        mine = {n: t for n, t in whole.items()
+                if i == 2 or n.startswith("layer.") == (i == 0)}
+        return held == mine
+
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=3, rounds=1)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at, *parts[i], out=places[i]) for i in range(3)]
+        for i, r in enumerate(receivers):
+            ready_at(r, world.last)
+            wait_until(f"receiver {i} holds its part of the last version", lambda: took(i), 5)
+        require(f.ask("audit", at).code == 0, "the audit of all three")
+        rows = f.ask("status", at).find("status")["receivers"]
+        sent = [r["sent_bytes"] for r in rows]
+        require(sent[0] + sent[1] <= sent[2] * 1.01 and max(sent[:2]) < sent[2], sent)
+        require([rows[i]["part_bytes"] for i in (0, 1)] != [0, 0] and
+                rows[0]["part_bytes"] + rows[1]["part_bytes"] == rows[2]["part_bytes"], rows)
+        require(rows[0]["tensors"] + rows[1]["tensors"] == rows[2]["tensors"], rows)
+        receivers[0].kill()
+        again = f.receiver(0, at, *parts[0], out=places[0])
+        ready_at(again, world.last)
+        require(took(0), "the part that was left in the file")
+        rows = f.ask("status", at).find("status")["receivers"]
+        require(rows[0]["reseeds"] == 0, rows)
+        one_line(f.ended(f.receiver(7, at, "--tensors", "nothing.*")), 2)
+
+
+@case
 def two_trainers_at_once(world):
     """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
     with world.fleet() as f:

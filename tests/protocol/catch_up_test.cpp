@@ -446,3 +446,33 @@ TEST_CASE_METHOD(sender, "catch-up: the report counts it apart") {
   CHECK(r.participants[1].catch_ups == 1);
   CHECK(r.participants[1].reseeds == 0);
 }
+
+TEST_CASE_METHOD(sender,
+                 "catch-up: counted on is who is a member, or may become one, in this life") {
+  const participant again{1, {9, 9}};
+  CHECK_FALSE(f.counts_on(a));
+  SECTION("a member") {
+    attach({said(a, terminal::ok)});
+    attach({said(b, terminal::ok)});  // the view is another's now
+    REQUIRE(f.is_member(a));
+    CHECK(f.counts_on(a));
+  }
+  SECTION("waits to be asked") {
+    f.on_sync(t0, 1);
+    f.on_admit(t0, a);
+    CHECK(f.counts_on(a));
+  }
+  SECTION("is being asked") {
+    f.on_admit(t0, a);
+    CHECK(f.counts_on(a));
+    CHECK_FALSE(f.is_member(a));
+  }
+  SECTION("is behind, while others are caught up") {
+    together({behind(a, d0), behind(b, d1)});
+    encoded({d1});
+    CHECK(f.counts_on(a));
+    CHECK(f.counts_on(b));
+  }
+  CHECK_FALSE(f.counts_on(again));
+  CHECK_FALSE(f.counts_on(c));
+}

@@ -118,6 +118,36 @@ TEST_CASE("join: an ok whose proof does not hold is a false_ack") {
   CHECK_FALSE(j.all_ok(txn, {a}));
 }
 
+TEST_CASE("join: who takes a part proves that part, and no other and not all") {
+  const auto kind =
+      GENERATE(round_kind::attach, round_kind::full, round_kind::commit, round_kind::redo);
+  const auto said = kind == round_kind::attach ? reply_kind::attached
+                    : kind == round_kind::full ? reply_kind::full_ok
+                                               : reply_kind::ack;
+  const participant c{3, {3, 3}};
+  const digest of_a{1, 1}, of_b{2, 2};
+  const auto status = [&](const participant& who, const digest& proven) {
+    join_fsm j;
+    auto spec = round(kind, 0, {who});
+    spec.part_proofs = {{a, of_a}, {b, of_b}};
+    j.on_open(std::move(spec));
+    auto m = reply(who, said);
+    m.proof = proven;
+    const auto r = j.on_reply(m);
+    REQUIRE(r);
+    if (r->outcomes[0].status != terminal::ok) CHECK(r->outcomes[0].reason == errc::false_ack);
+    return r->outcomes[0].status;
+  };
+  CHECK(status(a, of_a) == terminal::ok);
+  CHECK(status(b, of_b) == terminal::ok);
+  CHECK(status(c, proof) == terminal::ok);
+  for (const auto& other : {of_b, proof, digest{}}) CHECK(status(a, other) == terminal::nack);
+  for (const auto& other : {of_a, of_b}) CHECK(status(c, other) == terminal::nack);
+  // It is that life's.
+  CHECK(status({a.id, {9, 9}}, of_a) == terminal::nack);
+  CHECK(status({a.id, {9, 9}}, proof) == terminal::ok);
+}
+
 TEST_CASE("join: a vote proves nothing and needs no proof") {
   join_fsm j;
   j.on_open(round(round_kind::vote, 0, {a}));

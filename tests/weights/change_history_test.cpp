@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/frame.hpp"
+#include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
 using namespace lockstep;
@@ -196,4 +197,41 @@ TEST_CASE("history: costs about a byte for each change, and a bit for each eleme
           .content.changed;
   CHECK(sparse.history.bytes() < changed * 5 / 4 + 1000);
   CHECK(dense.history.bytes() < elements / 8 + 1000);
+}
+
+TEST_CASE("history: what is merged of a part leads its tensors from every state, and no others") {
+  trained t(no_limit);
+  for (const auto every : {400u, 9u, 3000u, 50u}) t.step(every);
+  const std::vector<shard_mask> parts{{true, false, false, false, false},
+                                      {false, true, true, false, true},
+                                      {false, false, false, true, false}};
+  for (std::size_t steps = 1; steps <= t.history.size(); ++steps) {
+    std::uint64_t sum = 0;
+    for (const auto& taken : parts) {
+      CAPTURE(steps, taken);
+      const auto shape = shard_layout(t.now.shape(), taken);
+      const auto led = part_of(views(t.now), taken);
+      const auto delta = t.history.merged(steps, shape, led, bucket_max, no_limit);
+      REQUIRE(delta);
+      CHECK(delta->content.layout == shape.fingerprint());
+      sum += delta->content.bytes;
+      CHECK_FALSE(check_buckets(delta->buckets, led));
+      for (auto from = steps; from > 0; --from) {
+        CAPTURE(from);
+        auto base = t.earlier[t.earlier.size() - from].clone();
+        const auto before = base.clone();
+        const auto held = digest_of(public_digest_seed, part_of(views(base), taken));
+        CHECK(predict(public_digest_seed, held, delta->buckets, part_of(views(base), taken)) ==
+              digest_of(public_digest_seed, led));
+        std::vector<std::size_t> touched;
+        for (const auto& bucket : delta->buckets)
+          REQUIRE_FALSE(apply_bucket(bucket, spans(base), touched));
+        for (std::size_t i = 0; i < taken.size(); ++i) {
+          const auto& wanted = taken[i] ? t.now : before;
+          CHECK(std::equal(base.tensor(i).begin(), base.tensor(i).end(), wanted.tensor(i).begin()));
+        }
+      }
+    }
+    CHECK(sum == t.merged(steps)->content.bytes);
+  }
 }

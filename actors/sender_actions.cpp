@@ -1,0 +1,287 @@
+// What the sender does when the sync machine says so.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "actors/encoding.hpp"
+#include "actors/sender_parts.hpp"
+
+namespace lockstep::sending {
+
+namespace act = sync_action;
+
+namespace {
+
+class performer {
+ public:
+  explicit performer(pointer self)
+      : self_(self), state_(self->state), env_(*state_.setup.env), now_(self->clock().now()) {}
+
+  void run(const sync_fsm::actions& list) {
+    auto* const drill = env_.drill.get();
+    for (const auto& action : list) {
+      if (drill != nullptr) drill->pass(action, moment::before);
+      std::visit([this](const auto& a) { perform(a); }, action);
+      if (drill != nullptr) drill->pass(action, moment::after);
+    }
+  }
+
+ private:
+  envelope to(txn_ref txn, const participant& who) const { return {env_.cluster, txn, who.inc}; }
+  const sender_state::route* route(const participant& who) const {
+    const auto it = state_.routes.find(who);
+    return it == state_.routes.end() ? nullptr : &it->second;
+  }
+  /// Who may have a shipment from each other: who takes all tensors. Nothing where nobody passes
+  /// anything on. The other ranks are told, before they are asked to ship.
+  std::shared_ptr<const shipped_to> among(txn_ref txn, const std::vector<participant>& who,
+                                          std::uint32_t round) {
+    if (env_.options.transport.fanout == 0) return {};
+    auto ids = std::make_shared<shipped_to>();
+    for (const auto& p : who)
+      if (const auto* r = route(p); r != nullptr && r->taken.empty()) ids->push_back(p.id);
+    if (ids->size() < 2) return {};
+    std::ranges::sort(*ids);
+    for (const auto& rank : state_.setup.ranks)
+      self_->send(rank, shard_among_msg{env_.cluster, txn, round, packed_ids(*ids)});
+    return ids;
+  }
+  /// What all weights of those who take a part are: where the machine says what all weights digest
+  /// to, they are told what theirs do.
+  static target_info target_of(target_info all, const part_shipment& part) {
+    if (!part.taken.empty()) all.state = part.state;
+    return all;
+  }
+  /// Sends what `make(envelope, what of `from` is theirs)` returns to each of `who`.
+  template <class Make>
+  void send_each(txn_ref txn, const std::vector<participant>& who, const part_shipments& from,
+                 Make make) {
+    for (const auto& p : who) {
+      const auto* r = route(p);
+      const auto* s = r == nullptr ? nullptr : find(from, r->taken);
+      if (s != nullptr) self_->send(r->receiver, make(to(txn, p), *s));
+    }
+  }
+  /// Announces all buckets and ships this rank's; the other ranks ship theirs. `source(theirs)`
+  /// says which. Returns how many bytes that is.
+  template <class Source, class Make>
+  std::uint64_t ship_each(txn_ref txn, const std::vector<participant>& who,
+                          const part_shipments& from, std::uint32_t round, Source source,
+                          Make make) {
+    // Only deltas are staged by who passes them on, and a redo may differ from what came first.
+    const bool passed_on = &from == &state_.delta && round == 0;
+    const auto ids = passed_on ? among(txn, who, round) : nullptr;
+    std::uint64_t bytes = 0;
+    for (const auto& p : who) {
+      const auto* r = route(p);
+      const auto* s = r == nullptr ? nullptr : find(from, r->taken);
+      if (s == nullptr || !source(*s)) continue;
+      ship_request request{make(to(txn, p), *s), source(*s), r->taken.empty() ? ids : nullptr};
+      bytes += std::visit(
+          [](const auto& head) {
+            if constexpr (requires { head.content; }) return head.content.bytes;
+            return std::uint64_t{0};
+          },
+          request.head);
+      self_->send(r->flusher, std::move(request));
+      for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
+        self_->send(state_.setup.ranks[i],
+                    shard_ship_msg{env_.cluster, txn, p.id, p.inc, s->firsts[i], round,
+                                   &from == &state_.full, s->number});
+    }
+    return bytes;
+  }
+
+  void perform(const act::encode& a) {
+    auto& m = state_.measures;
+    m = {};
+    m.started = now_;
+    const auto failed = failure_of([&] {
+      if (!state_.current.ticket->begin_reading())
+        throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
+      encode(a);
+    });
+    state_.current.ticket->tensors_read();
+    state_.current.tensors = nullptr;
+    if (!failed) return;
+    drop_at_ranks(self_, a.txn);
+    run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
+  }
+
+  void encode(const act::encode& a) {
+    const auto challenge = env_.entropy();
+    // The other ranks meanwhile do the same.
+    ask_ranks(self_, shard_task::encode, a.txn, a.label, challenge);
+    auto made = encode_against(*state_.setup.store, state_.current.tensors, env_.options);
+    state_.challenge = challenge;
+    auto& mine = state_.gathering.answers.front();
+    mine.content = made.delta->content();
+    mine.state = made.state;
+    state_.gathering.parts.front().source = made.delta;
+    self_->send(state_.setup.snapshot, stage_request{a.txn,
+                                                     a.base.version,
+                                                     {{a.txn.run, a.txn.seq}, made.state, a.label},
+                                                     std::move(made.delta),
+                                                     challenge});
+  }
+
+  void perform(const act::prove& a) {
+    const auto challenge = env_.entropy();
+    ask_ranks(self_, shard_task::prove, a.txn, 0, challenge,
+              parts_of(state_, state_.machine->summarize().view));
+    for (const auto& s : state_.gathering.parts)
+      self_->send(state_.setup.snapshot, prove_request{a.txn, challenge, {s.number, s.taken}});
+  }
+  void perform(const act::encode_full& a) {
+    state_.laggards.clear();
+    const auto look = [&](const auto& known, const shard_mask& taken) {
+      for (const auto& held : a.held)
+        if (const auto it = std::find(known.rbegin(), known.rend(), held); it != known.rend())
+          state_.laggards.push_back(
+              {static_cast<std::size_t>(it - known.rbegin()) + 1, taken, held});
+    };
+    for (const auto& taken : parts_of(state_, state_.machine->summarize().view)) {
+      if (taken.empty())
+        look(state_.states, taken);
+      else
+        look(state_.known[taken].before, taken);
+    }
+    plan(self_, a.txn);
+  }
+  void perform(const act::open_round& a) {
+    if (a.spec.kind == round_kind::commit) state_.measures.voted = now_;
+    auto spec = a.spec;
+    const auto& theirs = spec.kind == round_kind::attach ? state_.held
+                         : spec.kind == round_kind::full ? state_.full
+                                                         : state_.delta;
+    for (const auto& p : spec.who) {
+      const auto* r = route(p);
+      const auto* s = r == nullptr ? nullptr : find(theirs, r->taken);
+      if (s != nullptr && !s->taken.empty()) spec.part_proofs[p] = s->proof;
+    }
+    self_->send(state_.setup.join, std::move(spec));
+  }
+  void perform(const act::hurry_round& a) { self_->send(state_.setup.join, a.what); }
+  void perform(const act::send_attach& a) {
+    send_each(a.txn, a.who, state_.held, [&](const envelope& env, const part_shipment& s) {
+      return attach_msg{env, target_of(a.target, s), s.content.layout, a.challenge};
+    });
+  }
+  void perform(const act::ship_delta& a) {
+    state_.measures.sent_bytes += ship_each(
+        a.txn, a.who, state_.delta, 0, [](const part_shipment& s) { return s.source; },
+        [&](const envelope& env, const part_shipment& s) {
+          return prepare_msg{env, a.base.version, s.taken.empty() ? a.base.state : s.base,
+                             target_of(a.target, s), s.content};
+        });
+  }
+  void perform(const act::ship_redo& a) {
+    // Who is torn cannot read what is coded against the base. With several ranks nobody comes here.
+    const auto source = [this](const part_shipment& s) -> std::shared_ptr<bucket_source> {
+      if (s.absorbing && state_.setup.ranks.empty()) return s.absorbing;
+      return s.source;
+    };
+    state_.measures.sent_bytes += ship_each(
+        a.txn, a.who, state_.delta, a.round, source,
+        [&](const envelope& env, const part_shipment& s) {
+          const auto& content = state_.setup.ranks.empty() ? source(s)->content() : s.content;
+          return redo_msg{env, target_of(a.target, s), content, a.challenge, a.round};
+        });
+  }
+  void perform(const act::ship_full& a) {
+    auto& m = state_.measures;
+    (a.catch_up ? m.catch_up_bytes : m.reseed_bytes) += ship_each(
+        a.txn, a.who, state_.full, 0, [](const part_shipment& s) { return s.source; },
+        [&](const envelope& env, const part_shipment& s) {
+          return full_begin_msg{env, target_of(a.target, s), s.content, a.challenge, a.catch_up};
+        });
+  }
+  void perform(const act::send_commit& a) {
+    send_each(a.txn, a.who, state_.delta, [&](const envelope& env, const part_shipment& s) {
+      return commit_msg{env, s.taken.empty() ? a.target_state : s.state, a.challenge, a.round};
+    });
+  }
+  void perform(const act::send_abort& a) {
+    state_.measures.voted = now_;
+    for (const auto& p : a.who)
+      if (const auto* r = route(p)) self_->send(r->receiver, abort_msg{to(a.txn, p)});
+  }
+  void perform(const act::conclude& a) {
+    state_.measures.committed = now_;
+    self_->send(state_.setup.join, conclude_request{a.txn, a.view});
+  }
+  void perform(const act::release& a) {
+    for (const auto& [who, r] : state_.routes) self_->send(r.flusher, stop_request{a.txn});
+    self_->send(state_.setup.snapshot, drop_request{a.txn});
+    drop_at_ranks(self_, a.txn);
+    state_.delta.clear();
+    state_.full.clear();
+  }
+  void perform(const act::mark_down& a) {
+    self_->send(state_.setup.join, down_notice{a.who, a.reason});
+  }
+  void perform(const act::evicted& a) { self_->send(state_.setup.supervisor, a); }
+  void perform(const act::admitted& a) { self_->send(state_.setup.supervisor, a); }
+  void perform(const act::not_admitted& a) { self_->send(state_.setup.supervisor, a); }
+
+  void perform(const act::finish& a) {
+    auto report = a.report;
+    complete(report);
+    const auto level =
+        report.result == sync_result::ok ? spdlog::level::debug : spdlog::level::warn;
+    env_.log->log(level, "sync {} ({} -> {}): {} {} {}", report.label, to_string(report.base),
+                  to_string(report.target), to_string(report.result), to_string(report.reason),
+                  report.detail);
+    const auto ticket = std::exchange(state_.current, {}).ticket;
+    ticket->finish(std::move(report));
+  }
+
+  void complete(sync_report& r) const {
+    using seconds = sync_report::seconds;
+    const auto& m = state_.measures;
+    const auto& shape = state_.setup.shape;
+    r.full_bytes = shape.total_bytes();
+    for (std::size_t i = 0; i < shape.count(); ++i)
+      r.elements += shape.bytes(i) / unit_bytes(shape[i].type);
+    r.wire_bytes = m.wire_bytes;
+    r.sent_bytes = m.sent_bytes;
+    r.reseed_bytes = m.reseed_bytes;
+    r.catch_up_bytes = m.catch_up_bytes;
+    r.changed = m.changed;
+    const auto between = [](time_point from, time_point until) {
+      return until > from && from != time_point{} ? seconds(until - from) : seconds(0);
+    };
+    r.encode = between(m.started, m.encoded);
+    r.ship = between(m.encoded, m.shipped);
+    r.vote = between(std::max(m.encoded, m.shipped), m.voted);
+    r.commit = between(m.voted, m.committed);
+    if (r.result != sync_result::ok) r.recover = between(m.committed, now_);
+    r.total = between(m.started, now_);
+    for (auto& p : r.participants)
+      for (const auto& [who, known] : state_.routes)
+        if (who.id == p.id) p.name = known.name;
+  }
+
+  pointer self_;
+  sender_state& state_;
+  const actor_env& env_;
+  time_point now_;
+};
+
+}  // namespace
+
+void perform(pointer self, const sync_fsm::actions& actions) {
+  performer(self).run(actions);
+  if (self->state.machine->phase() == sync_phase::failed) {
+    // The supervisor starts the trainer's side anew, as another run, if the snapshot is whole.
+    self->quit(caf::make_error(caf::sec::runtime_error, "the run cannot go on"));
+    return;
+  }
+  auto due = self->state.machine->deadline();
+  const auto& g = self->state.gathering;
+  // This rank's own work has no deadline, others' has.
+  if (g.answers.size() > g.parts.size() && (!due || g.deadline < *due)) due = g.deadline;
+  self->state.timer.arm(self, due);
+}
+
+}  // namespace lockstep::sending
