@@ -83,8 +83,11 @@ class measurement {
     until(
         [&] { return (report = t.ticket->wait_report(std::chrono::milliseconds(0))).has_value(); });
     const auto now = bytes_of(t.weights);
+    if (report->result != sync_result::ok)
+      throw error(report->reason, "a simulated sync was " + std::string(to_string(report->result)) +
+                                      ": " + report->detail);
     for (const auto& r : fleet_.receivers())
-      if (report->result != sync_result::ok || !holds(r.memory, now))
+      if (!holds(r.memory, now))
         throw error(errc::bad_checksum, "a simulated receiver does not hold what it should");
     return *report;
   }

@@ -172,6 +172,8 @@ void network::ship(packet p, wire_message* m) {
   // Control travels on a connection of its own where links have limits.
   auto& last = bulk && rate_ != 0 ? l.last_bulk : l.last;
   arrives = std::max(arrives, last);
+  // A bucket that overtakes its announcement is held until that comes (actors/link.hpp).
+  if (bulk) arrives = std::max(arrives, l.last);
   if (dice_.strikes(f::duplicate)) put(p, arrives + milliseconds(dice_.below(f::duplicate, 100)));
   if (dice_.strikes(f::replay)) put(p, arrives + milliseconds(dice_.below(f::replay, 40'000)));
   if (m && dice_.strikes(f::flip)) damage(p);

@@ -36,6 +36,19 @@ TEST_CASE("without fan-out the same fleet takes as long as all its deltas one af
   CHECK(all.trainer_bytes > 16 * all.delta_bytes);
 }
 
+TEST_CASE("links of any speed can be measured: no bucket overtakes its announcement") {
+  sim::link_options o;
+  o.receivers = 1;
+  o.fanout = 0;
+  double before = 1e9;
+  for (const std::uint64_t mb_s : {1, 50, 1'000, 100'000}) {
+    o.link_bytes_per_s = mb_s * 1'000'000;
+    const auto r = sim::measure_links(o);
+    CHECK(r.seconds < before);
+    before = r.seconds;
+  }
+}
+
 TEST_CASE("a measurement of links is the same again") {
   const auto a = measured(8, 2);
   const auto b = measured(8, 2);
