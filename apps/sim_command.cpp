@@ -367,8 +367,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--json", o->json, "One JSON object a line");
   // Measuring has no use for these, and must not look as if it had.
   for (const char* name :
-       {"--seeds", "--minutes", "--syncs", "--faults", "--fault", "--list-faults", "--break",
-        "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
+       {"--seeds", "--minutes", "--syncs", "--parts", "--faults", "--fault", "--list-faults",
+        "--break", "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
     link_mb_s->excludes(command->get_option(name));
   command->callback([o, &run] {
     run = [o] {

@@ -185,7 +185,7 @@ TEST_CASE("what links are measured with leaves nothing unsaid") {
       {"--seeds", "2"},    {"--minutes", "1"}, {"--syncs", "2"},          {"--faults", "/dev/null"},
       {"--fault", "none"}, {"--list-faults"},  {"--break", "serve-torn"}, {"--keep", "none"},
       {"--jobs", "1"},     {"--stop"},         {"--no-shrink"},           {"--trace"},
-      {"--events"}};
+      {"--events"},        {"--parts", "2"}};
   for (const auto& more : of_no_use) {
     arguments all{"--link-mb-s", "100"};
     all.insert(all.end(), more.begin(), more.end());
