@@ -24,33 +24,50 @@ class Training:
     def __init__(self, folder, states, names):
         self.folder, self.states = folder, states
         self.fleet = Fleet(folder, states, names)
+        self.processes = []
         for number, state in enumerate(states[1:], 1):
             fmt.publish_full(folder / "source", number, state)
 
-    def run(self, *more, status=0):
-        """The trainer's lines, once it and its receiver are through."""
+    def __enter__(self):
+        self.fleet.__enter__()
+        return self
+
+    def __exit__(self, *failed):
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        return self.fleet.__exit__(*failed)
+
+    def begin(self, *more):
+        """The trainer, and where its receiver finds it."""
         trainer = subprocess.Popen(
             [interop.PROGRAM, "trainer", "--base", self.folder / "step-0", "--stream", self.folder / "source", "--json",
              "--publish", self.fleet.stream, *map(str, more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        receiver = None
-        try:
-            first = json.loads(trainer.stdout.readline())
-            receiver = subprocess.Popen(
-                [interop.PROGRAM, "receiver", "--connect", f"127.0.0.1:{first['port']}", "--checkpoint",
-                 self.folder / "step-0", "--out", self.folder / "near", "--id", "1"],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            out, said = trainer.communicate(timeout=PATIENCE)
-            assert trainer.returncode == status, f"status {trainer.returncode}: {said}{out}"
-            receiver.send_signal(signal.SIGTERM)
-            assert receiver.wait(PATIENCE) == 0
-            holds(self.folder / "near", self.states[-1])
-            return list(map(json.loads, out.splitlines())), said
-        finally:
-            for process in (trainer, receiver):
-                if process and process.poll() is None:
-                    process.kill()
-                    process.wait()
+        self.processes.append(trainer)
+        return trainer, json.loads(trainer.stdout.readline())["port"]
+
+    def receive(self, port):
+        receiver = subprocess.Popen(
+            [interop.PROGRAM, "receiver", "--connect", f"127.0.0.1:{port}", "--checkpoint", self.folder / "step-0",
+             "--out", self.folder / "near", "--id", "1"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.processes.append(receiver)
+        return receiver
+
+    def end(self, trainer, receiver, status=0):
+        """The trainer's further lines, once it and its receiver are through."""
+        out, said = trainer.communicate(timeout=PATIENCE)
+        assert trainer.returncode == status, f"status {trainer.returncode}: {said}{out}"
+        receiver.send_signal(signal.SIGTERM)
+        assert receiver.wait(PATIENCE) == 0
+        holds(self.folder / "near", self.states[-1])
+        return list(map(json.loads, out.splitlines())), said
+
+    def run(self, *more, status=0):
+        trainer, port = self.begin(*more)
+        return self.end(trainer, self.receive(port), status)
 
 
 def of_kind(lines, kind):
@@ -62,7 +79,8 @@ def test_near_and_far_hold_the_same(folder):
         place = folder / scheme
         place.mkdir()
         training = Training(place, walk(4), ["far", "further"])
-        with training.fleet as fleet:
+        with training:
+            fleet = training.fleet
             fleet.start()
             lines, _ = training.run("--publish-scheme", scheme, "--follower", "far", "--follower", "further")
             published = of_kind(lines, "publication")
@@ -74,7 +92,8 @@ def test_near_and_far_hold_the_same(folder):
 
 def test_hosts_that_nobody_waits_for_follow_too(folder):
     training = Training(folder, walk(3), ["far"])
-    with training.fleet as fleet:
+    with training:
+        fleet = training.fleet
         lines, _ = training.run()
         assert [p["receivers"] for p in of_kind(lines, "publication")] == [[]] * 3
         interop.pull(fleet.stream, folder / "far", 3)
@@ -88,7 +107,8 @@ def test_hosts_that_nobody_waits_for_follow_too(folder):
 
 def test_a_host_that_is_silent_is_named_and_holds_up_nobody(folder):
     training = Training(folder, walk(3), ["far", "silent"])
-    with training.fleet as fleet:
+    with training:
+        fleet = training.fleet
         fleet.start("far")
         lines, _ = training.run("--follower", "far", "--follower", "silent", "--follower-ms", 400, status=1)
         assert [p["result"] for p in of_kind(lines, "publication")] == ["degraded", "ok", "ok"]
@@ -99,7 +119,8 @@ def test_a_host_that_is_silent_is_named_and_holds_up_nobody(folder):
 
 def test_a_training_that_begins_again_goes_on_in_the_stream(folder):
     training = Training(folder, walk(3), ["far"])
-    with training.fleet as fleet:
+    with training:
+        fleet = training.fleet
         fleet.start()
         training.run("--follower", "far")
         lines, _ = training.run("--follower", "far")
@@ -111,12 +132,43 @@ def test_a_training_that_begins_again_goes_on_in_the_stream(folder):
 
 def test_a_stream_that_cannot_be_written_ends_no_training(folder):
     training = Training(folder, walk(3), [])
-    with training.fleet as fleet:
+    with training:
+        fleet = training.fleet
         (fleet.stream / "weight_v000002").write_text("in the way")
         lines, said = training.run(status=1)
         assert [s["result"] for s in of_kind(lines, "sync")] == ["ok"] * 3
         assert [p["version"] for p in of_kind(lines, "publication")] == [1]
         assert "2 was not published" in said and "3 was not published" in said, said
+
+
+def test_what_nobody_took_is_not_published(folder):
+    training = Training(folder, walk(3), ["far"])
+    with training:
+        fleet = training.fleet
+        fleet.start()
+        trainer, port = training.begin("--follower", "far", "--period-ms", 500)
+        receiver = training.receive(port)
+        lines = []
+
+        def read_until(kind, result):
+            while not lines or (lines[-1]["kind"], lines[-1].get("result")) != (kind, result):
+                lines.append(json.loads(trainer.stdout.readline()))
+
+        read_until("sync", "ok")
+        receiver.kill()
+        receiver.wait()
+        read_until("sync", "aborted")
+        refused = lines[-1]["version"]
+        for _ in range(2):  # and again, until somebody is there
+            lines.append(json.loads(trainer.stdout.readline()))
+            assert lines[-1]["kind"] in ("sync", "publication") and lines[-1].get("result") != "recovered"
+        there = sorted(int(p.name.removeprefix("weight_v")) for p in fleet.stream.glob("weight_v*"))
+        assert there == list(range(1, refused)), f"{refused} was aborted, and there are {there}"
+        more, _ = training.end(trainer, training.receive(port))
+        lines += more
+        assert [(p["label"], p["version"], p["result"]) for p in of_kind(lines, "publication")] == \
+            [(v, v, "ok") for v in (1, 2, 3)]
+        fleet.all_hold()
 
 
 def test_what_does_not_go_together_is_refused(folder):
