@@ -79,6 +79,7 @@ class Chaos:
         self.trainer_busy = False
         self.trainer_back = 0.0
         self.port = 0  # of rank 0
+        self.guests = set()  # ids of receivers that are there and are not struck
         self.others = {}  # rank -> process, but rank 0
         self.ports = []
         self.queue, self.order = [], itertools.count()
@@ -333,6 +334,10 @@ class Chaos:
             if self.queue:
                 time.sleep(max(0.001, min(0.02, self.queue[0][0] - time.monotonic())))
 
+    def everybody(self):
+        """The ids of all receivers, struck or not."""
+        return {m.id for m in self.members} | self.guests
+
     def all_ready(self):
         self.tick()
         return all(m.ready() for m in self.members) and self.status_is_whole()
@@ -343,7 +348,7 @@ class Chaos:
         if ended.code != 0 or not status:
             return False
         receivers = status["receivers"]
-        return ({r["id"] for r in receivers} == {m.id for m in self.members}
+        return ({r["id"] for r in receivers} == self.everybody()
                 and all(r["member"] and r["ready"] for r in receivers)
                 and (label is None or all(r["label"] == label and r["lag"] == 0
                                           for r in receivers)))
@@ -381,10 +386,10 @@ class Chaos:
         self.trainer_busy = True
         self.trainer.signal(signal.SIGTERM)
         self.ends(self.trainer, 0, 1)
-        trainer = self.start_trainer(receivers=len(self.members), rounds=1)
+        trainer = self.start_trainer(receivers=len(self.everybody()), rounds=1)
         last = self.versions.count
         summary = trainer.wait_for("summary", lambda o: o.get("kind") == "summary", LAST_S)
-        fleet.require(fleet.audited(summary, [m.id for m in self.members]),
+        fleet.require(fleet.audited(summary, sorted(self.everybody())),
                       f"the trainer's audit: {summary}")
         fleet.wait_until(lambda: f"all at label {last}: {[m.line for m in self.members]}",
                          lambda: all(m.ready() and m.line["label"] == last for m in self.members),
@@ -395,7 +400,7 @@ class Chaos:
         line = audit.find("audit")
         fleet.require(audit.code == 0 and line and line["pass"] and
                       all(r["pass"] for r in line["receivers"]) and
-                      len(line["receivers"]) == len(self.members), f"audit: {audit}")
+                      len(line["receivers"]) == len(self.everybody()), f"audit: {audit}")
         self.observer.finish()
         for member in self.members:
             if member.file:

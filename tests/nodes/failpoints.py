@@ -35,6 +35,7 @@ NOT_TRIED = {
 }
 # How long a process may take to come to its point, undisturbed and after each disturbance.
 REACH_S = 1.2
+PARTNER = 100  # an id that no member has
 TRIES = 3  # some steps are taken only where two things fall together
 # How long all receivers stand still: longer than a sync waits for their votes.
 STAND_S = 2.5
@@ -221,8 +222,13 @@ class Sweep(chaos.Chaos):
                 if not point.startswith("receiver."):
                     self.kill_trainer(point)
         self.begin()
+        # Beside the others one that takes a part: without it no rank carves.
+        self.guests = {PARTNER}
+        partner = self.fleet.receiver(PARTNER, self.addresses(), "--tensors", "layer.*")
         for _ in range(self.options.times):
             drive(points)
+        if not partner.running():
+            self.watch.violation(f"{partner.name} ended: {partner.said()}")
         for point in sorted(set(self.unreached) - set(self.reached)):
             self.watch.violation(f"{point} is never reached")
         self.heal()
