@@ -9,6 +9,8 @@ namespace {
 /// Messages that wait for one actor: what all others can have to say to it at a time, with room for
 /// what the network repeats.
 constexpr std::size_t mailbox_max = 400;
+/// Likewise, more for each receiver of a large fleet.
+constexpr std::size_t mailbox_of_receiver = 16;
 
 template <class Message>
 const Message* content_of(caf::mailbox_element* m) {
@@ -106,7 +108,8 @@ void checker::after(caf::scheduled_actor& actor) {
 }
 
 void checker::check_bounds(caf::scheduled_actor& actor) {
-  if (actor.mailbox().size() > mailbox_max)
+  const auto most = std::max(mailbox_max, mailbox_of_receiver * fleet_.receivers().size());
+  if (actor.mailbox().size() > most)
     violated(std::string("bounds: ") + actor.name() + " has " +
              std::to_string(actor.mailbox().size()) + " messages waiting");
 }

@@ -19,6 +19,8 @@ using f = fault_id;
 constexpr std::uint64_t steps_max = 1'000'000;
 /// A handful for each actor that is alive, and for those that ended lately.
 constexpr std::size_t timers_max = 1'000;
+/// However many lives begin before the clock first moves, and lets those of the dead run out.
+constexpr std::size_t timers_of_life = 8;
 /// Those that a slow link holds back, and zombies.
 constexpr std::size_t under_way_max = 20'000;
 /// How long a fleet may take to be whole again once nothing fails any more. The longest thing that
@@ -128,7 +130,8 @@ class simulation final : public spectator {
     if (!scheduler_.step()) checker_.violated("L1: nothing will ever happen again");
     if (!network_.unnoticed().empty())
       checker_.violated("a flipped bit went unnoticed in " + network_.unnoticed());
-    if (scheduler_.timers() > timers_max) checker_.violated("bounds: timers become more and more");
+    if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(f::attach))
+      checker_.violated("bounds: timers become more and more");
     if (network_.under_way() > under_way_max)
       checker_.violated("bounds: messages on their way become more and more");
     if (steps_since_asked() > steps_max) checker_.violated("bounds: the run does not end");
@@ -250,8 +253,7 @@ class simulation final : public spectator {
       case f::cut:
       case f::cut_one_way:
       case f::slow_link:
-        strike_link(id);
-        return true;
+        return strike_link(id);
       case f::crash_receiver:
         return crash_receiver();
       case f::detach:
@@ -282,19 +284,23 @@ class simulation final : public spectator {
     }
   }
 
-  void strike_link(f id) {
+  bool strike_link(f id) {
     const auto a = some_receiver(id).where;
-    const auto b = some_trainer(id).where;
+    // Receivers that pass things on have links to each other, too.
+    const bool relayed = o_.fanout != 0 && dice_.below(id, 2) == 0;
+    const auto b = relayed ? some_receiver(id).where : some_trainer(id).where;
+    if (a == b) return false;
     const auto until = scheduler_.now() + milliseconds(dice_.below(id, 8000));
     if (id == f::slow_link) {
       const auto by = milliseconds(dice_.below(id, 500));
       network_.slow(a, b, until, by);
       network_.slow(b, a, until, by);
-      return;
+      return true;
     }
     const auto way = id == f::cut ? 2 : dice_.below(id, 2);
     if (way != 0) network_.cut(a, b, until);
     if (way != 1) network_.cut(b, a, until);
+    return true;
   }
 
   bool crash_receiver() {
@@ -326,11 +332,15 @@ class simulation final : public spectator {
 
   bool rot(receiver_process& r) {
     if (!r.up) return false;
-    const auto index = dice_.below(f::rot, 2);
+    std::vector<std::size_t> there;
+    for (const std::size_t i : {0u, 1u, 3u})  // those with bytes
+      if (!r.taken.empty() && r.taken[i]) there.push_back(i);
+    const auto index =
+        r.taken.empty() ? dice_.below(f::rot, 2) : there[dice_.below(f::rot, there.size())];
     const auto tensor = r.memory.tensor(index);
     const auto bit = dice_.below(f::rot, tensor.size() * 8);
     tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
-    r.rotten |= r.taken.empty() || r.taken[index];
+    r.rotten = true;
     r.seen = bytes_of(r.memory);
     return true;
   }

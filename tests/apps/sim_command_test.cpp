@@ -176,6 +176,10 @@ TEST_CASE("a file of rates is read up to its limit, whatever it is") {
   check_refusal(run_program({"config", "--config", "/dev/zero"}), {"/dev/zero: larger than"});
 }
 
+TEST_CASE("a protocol is not broken between receivers") {
+  check_refusal(sim({"--break", "serve-torn", "--fanout", "2"}), {"--break", "--fanout"});
+}
+
 TEST_CASE("what links are measured with leaves nothing unsaid") {
   const auto measured =
       sim({"--link-mb-s", "10", "--receivers", "2", "--fanout", "1", "--seed", "3", "--json"});

@@ -48,7 +48,10 @@ TEST_CASE_METHOD(fixture, "supervision: a new life is admitted, a repeated hello
 
 TEST_CASE_METHOD(fixture, "supervision: a newer life ends the older one, never the reverse") {
   member();
-  const auto actions = f.on_hello(t0, hello(two));
+  auto renamed = hello(two);
+  renamed.name = "another host";
+  const auto actions = f.on_hello(t0, renamed);
+  CHECK(rec().name == "another host");  // who may take its place is told by this
   REQUIRE(find<act::down>(actions));
   CHECK(find<act::down>(actions)->who == a1);
   CHECK(find<act::down>(actions)->reason == errc::restarted);
