@@ -212,6 +212,8 @@ class simulator {
   void complain(const sim::campaign_result& sums) {
     auto bad = campaign_.each;
     bad.seed = *sums.first_bad_seed;
+    // At once: to make it small may take long.
+    if (!o_.json) print_out(fmt::format("seed {}: {}\n", bad.seed, sums.first_violation));
     const auto small = o_.no_shrink ? bad : sim::shrink(bad);
     const auto replay = replay_of(o_, small);
     if (o_.json) {
@@ -222,8 +224,7 @@ class simulator {
                     .dump() +
                 '\n');
     } else {
-      print_out(
-          fmt::format("seed {}: {}\nsee it with: {}\n", bad.seed, sums.first_violation, replay));
+      print_out(fmt::format("see it with: {}\n", replay));
     }
   }
 
