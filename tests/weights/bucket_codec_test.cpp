@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/frame.hpp"
+#include "made_weights.hpp"
 #include "weights/weight_buffer.hpp"
 #include "weights/workers.hpp"
 
@@ -15,36 +16,10 @@ namespace {
 constexpr auto seed = public_digest_seed;
 constexpr auto limit = std::uint64_t{kernels::frame_bytes_max};
 
-tensor_spans spans(weight_buffer& w) {
-  tensor_spans out;
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    out.push_back({{w.tensor(i).data(), w.tensor(i).size()}, unit_bytes(w.shape()[i].type)});
-  return out;
-}
-tensor_views views(weight_buffer& w) {
-  return as_views(spans(w));
-}
-
 bool same(const weight_buffer& a, const weight_buffer& b) {
   for (std::size_t i = 0; i < a.shape().count(); ++i)
     if (!std::equal(a.tensor(i).begin(), a.tensor(i).end(), b.tensor(i).begin())) return false;
   return true;
-}
-
-weight_buffer random_weights(const layout& shape, std::mt19937_64& rng) {
-  weight_buffer out(shape);
-  for (std::size_t i = 0; i < shape.count(); ++i)
-    for (auto& b : out.tensor(i)) b = static_cast<std::byte>(rng());
-  return out;
-}
-
-/// About one byte in `every` is another.
-weight_buffer changed(const weight_buffer& from, std::mt19937_64& rng, unsigned every) {
-  auto out = from.clone();
-  for (std::size_t i = 0; i < out.shape().count(); ++i)
-    for (auto& b : out.tensor(i))
-      if (rng() % every == 0) b ^= static_cast<std::byte>(1 + rng() % 255);
-  return out;
 }
 
 /// One tensor of each type, of sizes that no vector register divides, and the odd ones.

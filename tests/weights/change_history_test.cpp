@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/frame.hpp"
+#include "made_weights.hpp"
 #include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
@@ -24,15 +25,6 @@ layout shape_of_all() {
                  {"d", dtype::u8, {1 << 20}}});
 }
 
-tensor_spans spans(weight_buffer& w) {
-  tensor_spans out;
-  for (std::size_t i = 0; i < w.shape().count(); ++i)
-    out.push_back({{w.tensor(i).data(), w.tensor(i).size()}, unit_bytes(w.shape()[i].type)});
-  return out;
-}
-tensor_views views(weight_buffer& w) {
-  return as_views(spans(w));
-}
 bool same(const weight_buffer& a, const weight_buffer& b) {
   for (std::size_t i = 0; i < a.shape().count(); ++i)
     if (!std::equal(a.tensor(i).begin(), a.tensor(i).end(), b.tensor(i).begin())) return false;
