@@ -175,7 +175,8 @@ void overwrite(std::uint32_t unit, bytes_view records, std::byte* range) noexcep
 
 }  // namespace
 
-frame_stager::frame_stager() : memory_(std::make_unique<memory>()) {}
+// Not cleared: to clear it takes longer than to decode a small frame.
+frame_stager::frame_stager() : memory_(new memory) {}
 frame_stager::~frame_stager() = default;
 frame_stager::frame_stager(frame_stager&&) noexcept = default;
 frame_stager& frame_stager::operator=(frame_stager&&) noexcept = default;
