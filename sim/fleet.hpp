@@ -34,6 +34,7 @@ struct receiver_process {
   bytes checkpoint;      ///< what it can be loaded from
 
   bool wanted = true;  ///< false: it has left
+  time_point left;     ///< when it did
   bool up = false;
   std::shared_ptr<engine> bytes_of_life;
   receiver_actor actor;

@@ -196,6 +196,7 @@ void fleet::leave(receiver_process& r) {
   if (!r.up) return;
   network_->say(r.where, {first_trainer, role::door, 0}, goodbye_msg{cluster_id, r.id, r.inc});
   r.wanted = false;
+  r.left = scheduler_.now();
   crash(r, 0);
 }
 

@@ -26,6 +26,9 @@ constexpr std::size_t under_way_max = 20'000;
 /// How long a fleet may take to be whole again once nothing fails any more. The longest thing that
 /// can be under way is a replayed message of 40 s and a pause of 60 s.
 constexpr auto whole_within = seconds(180);
+/// From a receiver's leave to its return. Without it lives of one moment could make more steps than
+/// it takes for another to begin, so that the clock would never move.
+constexpr auto away_min = milliseconds(1);
 constexpr auto late_until = seconds(5);
 constexpr auto report_within = seconds(60);
 constexpr std::size_t trainers_max = 8;
@@ -60,9 +63,9 @@ class simulation final : public spectator {
     want_sync(fleet_.leader());
     trouble();
     if (!stopped()) peace();
-    trace_.line(trace_level::events, [&] {
-      return stopped() ? "VIOLATION " + checker_.violation()
-                       : std::string("every promise was kept");
+    trace_.line(trace_level::events, [&]() -> std::string {
+      if (!checker_.violation().empty()) return "VIOLATION " + checker_.violation();
+      return cut_short() ? "cut short" : "every promise was kept";
     });
     result_.violation = checker_.violation();
     result_.hash = trace_.hash();
@@ -107,7 +110,8 @@ class simulation final : public spectator {
   }
 
  private:
-  bool stopped() const { return !checker_.violation().empty(); }
+  bool cut_short() const { return o_.steps_max != 0 && result_.steps >= o_.steps_max; }
+  bool stopped() const { return !checker_.violation().empty() || cut_short(); }
 
   std::string step_text(const caf::scheduled_actor& actor, caf::mailbox_element* message) {
     std::string who = actor.name();
@@ -320,7 +324,7 @@ class simulation final : public spectator {
   bool attach() {
     auto& all = fleet_.receivers();
     for (auto& r : all) {
-      if (r.wanted) continue;
+      if (r.wanted || scheduler_.now() - r.left < away_min) continue;
       r.wanted = true;
       fleet_.begin_life(r);
       return true;
