@@ -50,6 +50,8 @@ struct run_options {
   variant broken = variant::none;
   /// Only these strike.
   std::optional<std::set<strike>> keep;
+  /// After so many the run is cut short, with no violation; 0: never.
+  std::uint64_t steps_max = 0;
   trace_level level = trace_level::none;
   trace::sink to;
 };

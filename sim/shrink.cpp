@@ -12,25 +12,35 @@ std::string promise(const std::string& violation) {
   return violation.substr(0, violation.find(':'));
 }
 
+/// More than these are no use to a reader, nor on a command line.
+constexpr std::size_t strikes_max = 1'000;
+/// What a try costs at least.
+constexpr std::uint64_t steps_min = 1'000;
+
 class shrinker {
  public:
-  shrinker(const run_options& o, unsigned runs_max) : best_(o), left_(runs_max) {
+  shrinker(const run_options& o, std::uint64_t steps_max) : best_(o), left_(steps_max) {
     best_.level = trace_level::none;
   }
 
-  run_options work() {
+  /// None: there is nothing better than what was given.
+  std::optional<run_options> work() {
     campaign_options apart;
     apart.each = best_;
     const auto first = run_campaign(apart);
-    if (first.violations == 0) return best_;
+    if (first.violations == 0) return std::nullopt;
     wanted_ = promise(first.first_violation);
-    if (wanted_ == "crash") return best_;  // what struck in it is not known
+    if (wanted_ == "crash") return std::nullopt;  // what struck in it is not known
     const auto whole = run(best_);
     const std::set<strike> all(whole.struck.begin(), whole.struck.end());
     best_.keep = best_.keep ? intersection(*best_.keep, all) : all;
+    // A try that goes on for much longer is not the same run.
+    best_.steps_max = 2 * first.steps;
     fewer_syncs();
     fewer_strikes();
     fewer_syncs();
+    best_.steps_max = 0;
+    if (best_.keep->size() > strikes_max) return std::nullopt;
     return best_;
   }
 
@@ -43,10 +53,12 @@ class shrinker {
 
   bool breaks(const run_options& o) {
     if (left_ == 0) return false;
-    --left_;
     campaign_options apart;
     apart.each = o;
+    apart.each.steps_max = std::min(o.steps_max, left_);
     const auto r = run_campaign(apart);
+    // What ended in a crash has counted no steps.
+    left_ -= std::min(left_, std::max(r.steps, steps_min));
     return r.violations > 0 && promise(r.first_violation) == wanted_;
   }
 
@@ -81,14 +93,17 @@ class shrinker {
   }
 
   run_options best_;
-  unsigned left_;
+  std::uint64_t left_;
   std::string wanted_;
 };
 
 }  // namespace
 
-run_options shrink(const run_options& o, unsigned runs_max) {
-  return shrinker(o, runs_max).work();
+run_options shrink(const run_options& o, std::uint64_t steps_max) {
+  auto small = shrinker(o, steps_max).work();
+  if (!small) return o;
+  small->level = o.level;
+  return *small;
 }
 
 }  // namespace lockstep::sim

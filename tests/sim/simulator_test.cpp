@@ -134,6 +134,35 @@ TEST_CASE("a run that breaks nothing is not made smaller") {
   CHECK_FALSE(shrink(of_seed(1)).keep);
 }
 
+TEST_CASE("making a run small ends, however long each try takes") {
+  run_options o;
+  o.broken = variant::only_not_advance;
+  for (o.seed = 1; run(o).violation.empty(); ++o.seed) continue;
+  const auto all = run(o).struck;
+  const auto unchanged = shrink(o, 0);
+  REQUIRE(unchanged.keep);
+  CHECK(unchanged.keep->size() == std::set(all.begin(), all.end()).size());
+  CHECK(unchanged.syncs == o.syncs);
+  CHECK(unchanged.steps_max == 0);
+  // Nor is a run that was cut short taken for one that breaks.
+  o.steps_max = 10;
+  const auto cut = run(o);
+  CHECK(cut.violation.empty());
+  CHECK(cut.steps == 10);
+}
+
+TEST_CASE("no rate of coming and going is too high for a fleet") {
+  run_options o;
+  o.syncs = 3;
+  o.rates.rate.fill(0);
+  o.rates.swarm = false;
+  o.rates[fault_id::attach] = o.rates[fault_id::detach] = 0.08;
+  for (o.seed = 1; o.seed <= 10; ++o.seed) {
+    CAPTURE(o.seed);
+    CHECK(run(o).violation.empty());
+  }
+}
+
 TEST_CASE("a process that crashes is a violation of its seed, and the next seeds are run") {
   campaign_options o;
   o.seeds = 6;
