@@ -69,7 +69,7 @@ bool holds(const receiver_process& r, const bytes& what) {
   std::size_t at = 0;
   for (std::size_t i = 0; i < r.memory.shape().count(); ++i) {
     const auto tensor = r.memory.tensor(i);
-    const bool counts = !tensor.empty() && (r.taken.empty() || r.taken[i]);
+    const bool counts = !tensor.empty() && r.takes(i);
     if (counts && std::memcmp(tensor.data(), what.data() + at, tensor.size()) != 0) return false;
     at += tensor.size();
   }

@@ -29,7 +29,7 @@ bool holds(const tensor_views& views, const bytes& what);
 struct receiver_process {
   endpoint where = 0;
   receiver_id id = 0;
-  shard_mask taken;      ///< empty: all tensors
+  shard_mask taken;      ///< by this life; empty: all tensors
   weight_buffer memory;  ///< of all tensors; only those that are taken are lent, and count
   bytes checkpoint;      ///< what it can be loaded from
 
@@ -54,6 +54,8 @@ struct receiver_process {
   bool paused = false;           ///< the engine has been told to stop, and not to go on
   bool was_paused = false;       ///< at some time of this step
   bool was_unready = false;      ///< likewise
+
+  bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };
 
 /// Whether what it takes is what `what` has there.
@@ -168,7 +170,7 @@ class fleet final : public directory {
 
   void choose_settings();
   std::shared_ptr<fault_source> faults_on_purpose();
-  shard_mask part_of_receiver(receiver_id id) const;
+  shard_mask part_of_receiver(const receiver_process& r) const;
   receiver_hooks hooks_of(receiver_process& r);
   relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);

@@ -8,6 +8,17 @@ namespace lockstep::sim {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+/// One for each tensor that is taken, by its place.
+std::string text_of(const shard_mask& taken) {
+  std::string out;
+  for (const bool is : taken) out += is ? '1' : '0';
+  return out;
+}
+
+}  // namespace
+
 /// What fails at a receiver on purpose, while bytes are staged and written.
 class fleet::engine_faults final : public fault_source {
  public:
@@ -60,9 +71,13 @@ bool fleet::awaits(const receiver_process& r, txn_ref txn, std::uint32_t index) 
 
 /// One of as many as were asked for, or all. The random numbers of everything else stay what they
 /// are without parts.
-shard_mask fleet::part_of_receiver(receiver_id id) const {
+shard_mask fleet::part_of_receiver(const receiver_process& r) const {
   shard_mask out;
-  const auto which = mix(o_.seed, 0x9a27, id) % (std::uint64_t{o_.parts} + 1);
+  // Few lives are configured otherwise than the one before.
+  auto draw_of = mix(o_.seed, 0x9a27, r.id);
+  for (unsigned life = 2; life <= r.lives; ++life)
+    if (const auto next = mix(draw_of, life); next % 8 == 0) draw_of = next >> 3;
+  const auto which = draw_of % (std::uint64_t{o_.parts} + 1);
   if (which == 0) return out;
   for (std::uint64_t draw = 0; out.empty(); ++draw) {
     for (std::size_t i = 0; i < shape_.count(); ++i)
@@ -77,7 +92,6 @@ receiver_process& fleet::add_receiver() {
   auto& r = receivers_.emplace_back();
   r.where = static_cast<endpoint>(receivers_.size() - 1);
   r.id = r.where;
-  r.taken = part_of_receiver(r.id);
   r.memory = weight_buffer(shape_);
   r.checkpoint = checkpoints_.front();
   // Most are loaded from the checkpoint that the trainer began with, some from another.
@@ -132,6 +146,7 @@ relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const acto
 void fleet::begin_life(receiver_process& r) {
   if (r.up || !r.wanted) return;
   ++r.lives;
+  r.taken = part_of_receiver(r);
   r.up = true;
   r.standing_still = false;
   r.served = {};
@@ -145,7 +160,7 @@ void fleet::begin_life(receiver_process& r) {
                                                : incarnation{env->entropy(), env->entropy()};
   std::vector<std::span<std::byte>> memory;
   for (std::size_t i = 0; i < shape_.count(); ++i)
-    memory.push_back(r.taken.empty() || r.taken[i] ? r.memory.tensor(i) : std::span<std::byte>());
+    memory.push_back(r.takes(i) ? r.memory.tensor(i) : std::span<std::byte>());
   r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
                                              hooks_of(r), faults_, r.taken);
   auto side = relay_of(r, env);
@@ -153,8 +168,11 @@ void fleet::begin_life(receiver_process& r) {
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
       network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}),
       std::move(side));
-  trace_.line(trace_level::events,
-              [&] { return name_of(r.where) + (r.lives == 1 ? " starts" : " starts again"); });
+  trace_.line(trace_level::events, [&] {
+    auto out = name_of(r.where) + (r.lives == 1 ? " starts" : " starts again");
+    if (!r.taken.empty()) out += ", takes " + text_of(r.taken);
+    return out;
+  });
 }
 
 void fleet::ended(receiver_process& r, std::uint64_t chance) {

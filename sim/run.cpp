@@ -337,10 +337,9 @@ class simulation final : public spectator {
   bool rot(receiver_process& r) {
     if (!r.up) return false;
     std::vector<std::size_t> there;
-    for (const std::size_t i : {0u, 1u, 3u})  // those with bytes
-      if (!r.taken.empty() && r.taken[i]) there.push_back(i);
-    const auto index =
-        r.taken.empty() ? dice_.below(f::rot, 2) : there[dice_.below(f::rot, there.size())];
+    for (std::size_t i = 0; i < r.memory.shape().count(); ++i)
+      if (r.takes(i) && !r.memory.tensor(i).empty()) there.push_back(i);
+    const auto index = there[dice_.below(f::rot, there.size())];
     const auto tensor = r.memory.tensor(index);
     const auto bit = dice_.below(f::rot, tensor.size() * 8);
     tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
