@@ -12,11 +12,13 @@
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/plain_number.hpp"
+#include "apps/row_shards_option.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/file.hpp"
 #include "weights/mapped_weights.hpp"
+#include "weights/row_split.hpp"
 
 namespace lockstep {
 
@@ -29,6 +31,7 @@ struct receiver_command_options {
   std::string name;
   std::string checkpoint;
   std::vector<std::string> tensors;
+  std::uint32_t row_shards = 1;
   std::optional<std::string> out;
   bool json = false;
   bool insecure = false;
@@ -94,22 +97,52 @@ settings settings_of(const receiver_command_options& o) {
   return s;
 }
 
-/// Indices of the tensors that the patterns name, all where there are none; ascending.
-std::vector<std::size_t> chosen(const layout& shape, const std::vector<std::string>& patterns) {
-  std::vector<bool> taken(shape.count(), patterns.empty());
+/// Which pieces the patterns name, by their own names or their tensors'; all where there are none.
+shard_mask chosen(const layout& whole, const row_split& split,
+                  const std::vector<std::string>& patterns) {
+  const auto& shape = split.shape();
+  shard_mask taken(shape.count(), patterns.empty());
   for (const auto& pattern : patterns) {
+    const auto names = [&](const std::string& name) {
+      return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+    };
     bool any = false;
     for (std::size_t i = 0; i < shape.count(); ++i) {
-      if (fnmatch(pattern.c_str(), shape[i].name.c_str(), 0) != 0) continue;
+      if (!names(shape[i].name) && !names(whole[split[i].tensor].name)) continue;
       taken[i] = any = true;
     }
     if (!any)
       throw error(errc::bad_input, "--tensors " + in_quotes(pattern) +
                                        ": the checkpoint has no tensor of such a name");
   }
-  std::vector<std::size_t> out;
+  return taken;
+}
+
+/// What is kept, in memory or in a file: what is taken and nothing else. A tensor is in one piece
+/// where all of its rows are taken.
+layout kept_of(const layout& whole, const row_split& split, const shard_mask& taken) {
+  std::vector<bool> lacks(whole.count(), false);
   for (std::size_t i = 0; i < taken.size(); ++i)
-    if (taken[i]) out.push_back(i);
+    if (!taken[i]) lacks[split[i].tensor] = true;
+  std::vector<tensor_spec> specs;
+  for (std::size_t i = 0; i < whole.count(); ++i)
+    if (!lacks[i]) specs.push_back(whole[i]);
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (taken[i] && lacks[split[i].tensor]) specs.push_back(split.shape()[i]);
+  return layout(std::move(specs));
+}
+
+/// The memory of the pieces that are taken, in weights of the layout `kept`.
+template <class Weights>
+std::vector<std::span<std::byte>> lent(Weights& weights, const layout& kept, const layout& whole,
+                                       const row_split& split, const shard_mask& taken) {
+  std::vector<std::span<std::byte>> tensors(whole.count());
+  for (std::size_t i = 0; i < whole.count(); ++i)
+    if (const auto at = kept.find(whole[i].name)) tensors[i] = weights.tensor(*at);
+  auto out = split.memory(tensors);
+  for (std::size_t i = 0; i < taken.size(); ++i)
+    if (const auto at = kept.find(split.shape()[i].name); at && taken[i])
+      out[i] = weights.tensor(*at);
   return out;
 }
 
@@ -117,33 +150,32 @@ int run_receiver(const receiver_command_options& o) {
   stop_signal stop;
   const auto options = settings_of(o);
   const auto base = checkpoint::open(o.checkpoint);
+  const auto& whole = base.shape();
+  const row_split split(whole, o.row_shards);
   std::optional<weight_buffer> memory;
   std::optional<mapped_weights> file;
   receiver_options ro;
   ro.id = o.id;
   ro.name = o.name;
-  // Kept, in memory or in the file, is what is taken and nothing else.
-  const auto taken = chosen(base.shape(), o.tensors);
-  std::vector<tensor_spec> specs;
-  for (const auto i : taken) specs.push_back(base.shape()[i]);
-  if (!o.tensors.empty())
-    for (const auto& spec : specs) ro.tensors.push_back(spec.name);
-  const layout kept(std::move(specs));
-  const tensor_reader initial = [&](std::size_t index) { return base.tensor(taken[index]); };
-  ro.memory.resize(base.shape().count());
-  const auto lend = [&](auto& weights) {
-    for (std::size_t i = 0; i < taken.size(); ++i) ro.memory[taken[i]] = weights.tensor(i);
+  const auto taken = chosen(whole, split, o.tensors);
+  for (std::size_t i = 0; i < taken.size() && !o.tensors.empty(); ++i)
+    if (taken[i]) ro.tensors.push_back(split.shape()[i].name);
+  const auto kept = kept_of(whole, split, taken);
+  const tensor_reader initial = [&, pieces = split.reader(reader_of(base))](std::size_t index) {
+    const auto tensor = whole.find(kept[index].name);
+    return tensor ? base.tensor(*tensor) : pieces(*split.shape().find(kept[index].name));
   };
   if (o.out) {
-    lend(file.emplace(std::filesystem::path(*o.out) / "model.safetensors", kept, initial));
+    file.emplace(std::filesystem::path(*o.out) / "model.safetensors", kept, initial);
+    ro.memory = lent(*file, kept, whole, split, taken);
   } else {
     memory.emplace(kept).copy_from(kept, initial);
-    lend(*memory);
+    ro.memory = lent(*memory, kept, whole, split, taken);
   }
   state_printer printer(o.json);
   ro.hooks.readiness_changed = [&printer](const readiness& s) { printer.print(s); };
   runtime on(options);
-  receiver engine(on, base.shape(), std::move(ro));
+  receiver engine(on, split.shape(), std::move(ro));
   while (!stop.wait_for(std::chrono::milliseconds(200))) printer.check();
   engine.detach();
   printer.print(engine.state());
@@ -173,11 +205,13 @@ void add_receiver_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("DIR")
       ->required();
   command
-      ->add_option("--tensors", o->tensors,
-                   "Take only the tensors of the checkpoint whose names match; may be repeated. "
-                   "The checkpoint still is of the whole model")
+      ->add_option(
+          "--tensors", o->tensors,
+          "Take only the tensors of the checkpoint whose names match, or pieces like w@3/8 "
+          "with --row-shards; may be repeated. The checkpoint still is of the whole model")
       ->type_name("GLOB")
       ->allow_extra_args(false);
+  add_row_shards_option(*command, o->row_shards);
   command
       ->add_option("--out", o->out,
                    "Keep the weights in DIR/model.safetensors, in place, instead of in memory; a "

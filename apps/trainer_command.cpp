@@ -18,10 +18,12 @@
 #include "apps/live_publication.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/replay_output.hpp"
+#include "apps/row_shards_option.hpp"
 #include "apps/scheme_option.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/row_split.hpp"
 #include "weights/weight_stream.hpp"
 
 namespace lockstep {
@@ -42,6 +44,7 @@ struct trainer_command_options {
   std::uint32_t patience_ms = 600'000;
   std::uint32_t rank = 0;
   std::uint32_t ranks = 1;
+  std::uint32_t row_shards = 1;
   std::optional<std::string> coordinator;
   std::optional<std::string> publish;
   std::vector<std::string> followers;
@@ -80,7 +83,10 @@ constexpr milliseconds pause{100};
 class player {
  public:
   explicit player(const trainer_command_options& o)
-      : options_(o), base_(checkpoint::open(o.base)), output_(o.json) {
+      : options_(o),
+        base_(checkpoint::open(o.base)),
+        split_(base_.shape(), o.row_shards),
+        output_(o.json) {
     if (o.stream) stream_.emplace(weight_stream::open(*o.stream, base_.shape()));
   }
 
@@ -95,7 +101,7 @@ class player {
     weights_ = weight_buffer(base_.shape());
     if (options_.publish)
       publication_.emplace(base_.shape(), publication_of(options_), options_.json);
-    trainer trainer(on, base_.shape());
+    trainer trainer(on, split_.shape(), split_.share(settings.transport.rank, ranks_));
     const stop_watch watch(stop_, [this, &trainer] {
       trainer.stop();
       if (publication_) publication_->stop();
@@ -161,12 +167,14 @@ class player {
     }
   }
 
+  tensor_reader pieces() const { return split_.reader(reader_of(weights_)); }
+
   /// Waits for the other ranks.
   void seed(trainer& t) {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     for (;;) {
       try {
-        t.seed(weights_);
+        t.seed(pieces());
         return;
       } catch (const error& e) {
         if (stop_.wait_for(milliseconds(0))) throw run_lost();
@@ -256,7 +264,7 @@ class player {
   sync_report sync(trainer& t, std::uint64_t label, clock::time_point until) {
     for (;;) {
       try {
-        return t.sync(label, weights_).wait();
+        return t.sync(label, pieces()).wait();
       } catch (const error& e) {
         // The rank that leads may still be waiting for receivers.
         if (leads_ || e.code() != errc::timeout || clock::now() >= until) throw;
@@ -294,6 +302,7 @@ class player {
   bool leads_ = true;  ///< rank 0
   stop_signal stop_;
   checkpoint base_;
+  row_split split_;
   std::optional<weight_stream> stream_;
   replay_output output_;
   weight_buffer weights_;
@@ -332,6 +341,7 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 4'096))
       ->type_name("N")
       ->capture_default_str();
+  add_row_shards_option(*command, o->row_shards);
   command->add_option("--coordinator", o->coordinator, "Where rank 0 listens; for the other ranks")
       ->type_name("HOST:PORT");
   command->add_option("--rounds", o->rounds, "How often the whole stream is played")

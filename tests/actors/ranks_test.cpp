@@ -1,8 +1,10 @@
 // A trainer of several processes, each with its part of the model: here, runtimes over loopback.
 #include <catch2/catch.hpp>
+#include <functional>
 #include <future>
 
 #include "actors/relays.hpp"
+#include "weights/row_split.hpp"
 
 using namespace lockstep;
 
@@ -47,9 +49,12 @@ shard_mask every_third(const layout& shape, std::uint32_t rank) {
   return out;
 }
 
+using owner_of_tensors = std::function<shard_mask(const layout& shape, std::uint32_t rank)>;
+
 /// All ranks of a trainer, and receivers linked to all of them.
 struct ranked_fleet {
-  ranked_fleet() : w(random_weights(model(), 1)) {
+  explicit ranked_fleet(const layout& shape = model(), owner_of_tensors of = every_third)
+      : w(random_weights(shape, 1)), owned(std::move(of)) {
     for (std::uint32_t rank = 0; rank < ranks; ++rank) start(rank);
   }
 
@@ -63,7 +68,7 @@ struct ranked_fleet {
     auto s = of_rank(rank, rank == 0 ? 0 : rt[0]->port());
     s.sync.history_percent = history_percent;
     rt[rank] = std::make_unique<runtime>(s);
-    t[rank] = std::make_unique<trainer>(*rt[rank], w.shape(), every_third(w.shape(), rank));
+    t[rank] = std::make_unique<trainer>(*rt[rank], w.shape(), owned(w.shape(), rank));
   }
 
   settings of_receivers() const {
@@ -114,6 +119,7 @@ struct ranked_fleet {
   }
 
   weight_buffer w;
+  owner_of_tensors owned;
   std::vector<std::unique_ptr<runtime>> rt;
   std::vector<std::unique_ptr<trainer>> t;
   std::vector<std::unique_ptr<runtime>> there;
@@ -207,7 +213,7 @@ TEST_CASE("a rank that is lost ends the run, and all seed again") {
   auto s = of_rank(2, f.rt[0]->port());
   s.transport.listen = "127.0.0.1:" + std::to_string(port);
   f.rt[2] = std::make_unique<runtime>(s);
-  f.t[2] = std::make_unique<trainer>(*f.rt[2], f.w.shape(), every_third(f.w.shape(), 2));
+  f.t[2] = std::make_unique<trainer>(*f.rt[2], f.w.shape(), f.owned(f.w.shape(), 2));
   REQUIRE(f.seed(1));
   REQUIRE(f.t[0]->wait_for_members(1, 20s));
   CHECK(f.t[0]->receivers()[0].reseeds == 1);  // the first: now it proved what it holds
@@ -223,7 +229,7 @@ TEST_CASE("a rank that is lost ends the run, and all seed again") {
 TEST_CASE("parts that are not the model, and labels that differ, are refused") {
   ranked_fleet f;
   f.t[1].reset();
-  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), every_third(f.w.shape(), 0));
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 0));
   const auto refused = [&](auto work) {
     try {
       work();
@@ -283,7 +289,7 @@ TEST_CASE("a second process of the same rank is sent away, and the first goes on
   REQUIRE(f.seed());
   REQUIRE(f.t[0]->wait_for_members(1, 20s));
   runtime twin(of_rank(1, f.rt[0]->port()));
-  trainer other(twin, f.w.shape(), every_third(f.w.shape(), 1));
+  trainer other(twin, f.w.shape(), f.owned(f.w.shape(), 1));
   const auto its_own = f.w.clone();
   auto seeding = std::async(std::launch::async, [&] {
     try {
@@ -346,7 +352,7 @@ TEST_CASE("whom one rank does not reach is out through no fault of its own, unti
   f.t[0].reset();
   f.rt[0].reset();
   f.rt[0] = std::make_unique<runtime>(strict);
-  f.t[0] = std::make_unique<trainer>(*f.rt[0], f.w.shape(), every_third(f.w.shape(), 0));
+  f.t[0] = std::make_unique<trainer>(*f.rt[0], f.w.shape(), f.owned(f.w.shape(), 0));
   REQUIRE(f.seed());
   REQUIRE(f.t[0]->wait_for_members(1, 20s));
   // The second receiver's way to rank 2 leads nowhere yet.
@@ -476,4 +482,58 @@ TEST_CASE("with several ranks one who takes a part and was away is sent what its
   CHECK(f.sync(5).result == sync_result::ok);
   CHECK(holds_part(*f.rx[1], f.w, tensors));
   CHECK(same(*f.rx[0], f.w));
+}
+
+TEST_CASE("ranks that hold rows of every tensor bring whole tensors up to date") {
+  const auto whole = model();
+  const row_split split(whole, ranks);
+  ranked_fleet f(split.shape(),
+                 [&](const layout&, std::uint32_t rank) { return split.share(rank, ranks); });
+  weight_buffer engine(whole);
+  std::vector<std::span<std::byte>> memory;
+  for (std::size_t i = 0; i < whole.count(); ++i) memory.push_back(engine.tensor(i));
+  receiver_options o;
+  o.memory = split.memory(memory);
+  f.add(1, std::move(o));
+  // A tensor-parallel engine: the last rows of one tensor, all of another.
+  const tensor_names part{"b@2/3", "e@0/3", "e@1/3", "e@2/3"};
+  f.add_part(2, part);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(2, 20s));
+  for (unsigned label = 1; label <= 4; ++label) {
+    const auto report = f.sync(label);
+    CHECK(report.result == sync_result::ok);
+    const auto target = split.reader(reader_of(engine));
+    for (std::size_t i = 0; i < split.shape().count(); ++i) {
+      CAPTURE(split.shape()[i].name);
+      CHECK(std::ranges::equal(target(i), f.w.tensor(i)));
+    }
+    CHECK(holds_part(*f.rx[1], f.w, part));
+  }
+  engine.tensor(4)[engine.tensor(4).size() - 1] ^= std::byte{1};
+  const auto audits = f.t[0]->audit();
+  REQUIRE(audits.size() == 2);
+  CHECK_FALSE(audits[0].pass);
+  CHECK(audits[0].why_not.find("e@2/3") != std::string::npos);
+  CHECK(audits[1].pass);
+}
+
+TEST_CASE("who splits tensors otherwise than the trainer is not admitted") {
+  const row_split split(model(), ranks);
+  ranked_fleet f(split.shape(),
+                 [&](const layout&, std::uint32_t rank) { return split.share(rank, ranks); });
+  REQUIRE(f.seed());
+  runtime on(f.of_receivers());
+  receiver_options o;
+  o.id = 3;
+  receiver unlike(on, model(), std::move(o));
+  const auto until = std::chrono::steady_clock::now() + 20s;
+  const auto known = [&] {
+    const auto all = f.t[0]->receivers();
+    return std::ranges::any_of(
+        all, [](const auto& r) { return r.id == 3 && r.reason == errc::wrong_layout; });
+  };
+  while (!known() && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(20ms);
+  CHECK(known());
+  CHECK_FALSE(unlike.state().ready);
 }

@@ -97,7 +97,7 @@ class Chaos:
                 self.watch.sync(line)
         more = ["--ranks", str(self.options.ranks)] if self.options.ranks > 1 else []
         self.trainer = self.fleet.trainer(
-            *more, listen=f"127.0.0.1:{self.port}", on_object=on_object,
+            *more, *self.split(), listen=f"127.0.0.1:{self.port}", on_object=on_object,
             **{"receivers": max(1, len(self.members) // 2), "rounds": 1_000_000,
                "period_ms": self.options.period_ms, **options})
         self.trainer_busy, self.trainer_back = False, time.monotonic()
@@ -107,7 +107,7 @@ class Chaos:
         if rank == 0:
             return self.start_trainer(settings=settings)
         self.others[rank] = self.fleet.trainer(
-            "--ranks", str(self.options.ranks), "--rank", str(rank),
+            "--ranks", str(self.options.ranks), "--rank", str(rank), *self.split(),
             "--coordinator", f"127.0.0.1:{self.port}", name=f"rank-{rank}",
             listen=f"127.0.0.1:{self.ports[rank]}", rounds=1_000_000, settings=settings)
         self.trainer_busy, self.trainer_back = False, time.monotonic()
@@ -116,6 +116,11 @@ class Chaos:
     def rank(self, rank):
         return self.others[rank] if rank else self.trainer
 
+    def split(self):
+        """What all processes must be told alike of how tensors are split."""
+        rows = getattr(self.options, "row_shards", 1)
+        return ["--row-shards", str(rows)] if rows > 1 else []
+
     def addresses(self):
         return ",".join(f"127.0.0.1:{port}" for port in self.ports)
 
@@ -123,7 +128,7 @@ class Chaos:
         with member.lock:
             member.line = None
             member.process = None
-        process = self.fleet.receiver(member.id, self.addresses(), out=member.out,
+        process = self.fleet.receiver(member.id, self.addresses(), *self.split(), out=member.out,
                                       settings=settings, on_object=member.on_object)
         with member.lock:
             # It may have spoken already.
@@ -451,6 +456,7 @@ def parse(arguments):
     parser.add_argument("--seconds", type=float, default=180, help="of the whole run, about")
     parser.add_argument("--receivers", type=int, default=8)
     parser.add_argument("--ranks", type=int, default=1, help="processes of the trainer")
+    parser.add_argument("--row-shards", type=int, default=1, help="runs of rows of each tensor")
     parser.add_argument("--fanout", type=int, default=0, help="receivers that one passes on to")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--period-ms", type=int, default=20)

@@ -323,6 +323,61 @@ def receivers_take_parts(world):
 
 
 @case
+def ranks_and_engines_hold_rows(world):
+    """Two ranks own every other half of all tensors' rows. One engine holds whole tensors, another
+    the first rows of each, a third rows of one tensor beside all of another."""
+    rows = ["--row-shards", "4"]
+    takes = [[], ["--tensors", "*@0/4"], ["--tensors", "embed.weight@3/4", "--tensors", "layer.1.*"]]
+    places = [world.place(f"rows-{i}") for i in range(3)]
+
+    def of(whole, name, part):
+        """Rows of one tensor: those of torch.chunk(tensor, 4)[part]."""
+        dtype, shape, data = whole[name]
+        most = -(-shape[0] // 4)
+        width = len(data) // shape[0]
+        first, last = part * most, min((part + 1) * most, shape[0])
+        return (dtype, [last - first, *shape[1:]], data[first * width:last * width])
+
+    def wanted(i):
+        whole = model.read_safetensors(
+            pathlib.Path(world.versions.stream) / f"step-{world.last}" / "model.safetensors")
+        if i == 0:
+            return whole
+        if i == 1:
+            split = [n for n, t in whole.items() if len(t[2]) and t[1] and t[1][0] > 1]
+            return {f"{n}@0/4": of(whole, n, 0) for n in split}
+        return {"embed.weight@3/4": of(whole, "embed.weight", 3),
+                "layer.1.weight": whole["layer.1.weight"]}
+
+    def holds(i):
+        return model.read_safetensors(places[i] / "model.safetensors") == wanted(i)
+
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", *rows, receivers=3, rounds=1)
+        at = address_of(first)
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, *rows, rounds=1,
+                           name="rank-1", rank=1)
+        both = f"{at},{address_of(second)}"
+        receivers = [f.receiver(i, both, *rows, *takes[i], out=places[i]) for i in range(3)]
+        for i, r in enumerate(receivers):
+            ready_at(r, world.last)
+            wait_until(f"receiver {i} holds its rows of the last version", lambda: holds(i), 5)
+        require(f.ask("audit", at).code == 0, "the audit of all three")
+        receivers[1].kill()
+        ready_at(f.receiver(1, both, *rows, *takes[1], out=places[1]), world.last)
+        require(holds(1), "the rows that were left in the file")
+        # Somebody who was not told of the split is refused, and said to be.
+        unlike = f.receiver(7, both)
+
+        def refused():
+            known = f.ask("status", at).find("status")["receivers"]
+            return any(r["id"] == 7 and r["reason"] == "wrong_layout" for r in known)
+        wait_until("status says wrong_layout", refused, READY_S)
+        stays_unready(unlike, 0.2)
+        one_line(f.ended(f.trainer("--ranks", "3", *rows, receivers=0)), 2)
+
+
+@case
 def two_trainers_at_once(world):
     """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
     with world.fleet() as f:

@@ -1,0 +1,83 @@
+#include "weights/row_split.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+#include <utility>
+
+#include "messages/errors.hpp"
+
+namespace lockstep {
+
+namespace {
+
+/// Whether rows of `spec` can be told apart by bytes.
+bool has_rows(const tensor_spec& spec, std::uint64_t bytes) {
+  return bytes != 0 && !spec.shape.empty() && bytes % spec.shape.front() == 0 &&
+         bytes / spec.shape.front() % unit_bytes(spec.type) == 0;
+}
+
+}  // namespace
+
+row_split::row_split(const layout& whole, std::uint32_t parts) : parts_(parts) {
+  if (parts == 0 || parts > parts_max)
+    throw error(
+        errc::bad_input,
+        fmt::format("a tensor can be split by rows in 1 to {} parts, not {}", parts_max, parts));
+  std::vector<tensor_spec> specs;
+  std::unordered_map<std::string, piece> named;
+  for (std::size_t i = 0; i < whole.count(); ++i) {
+    const auto& spec = whole[i];
+    const auto rows = has_rows(spec, whole.bytes(i)) ? spec.shape.front() : 1;
+    const auto most = rows / parts + (rows % parts != 0 ? 1 : 0);
+    const auto row_bytes = whole.bytes(i) / rows;
+    const bool alone = most == rows;
+    for (std::uint32_t part = 0; part * most < rows; ++part) {
+      const auto first = part * most;
+      auto& made = specs.emplace_back(spec);
+      if (!alone) {
+        made.name += fmt::format("@{}/{}", part, parts);
+        made.shape.front() = std::min(most, rows - first);
+      }
+      named[made.name] = {i, first * row_bytes, part, alone};
+    }
+  }
+  shape_ = layout(std::move(specs));
+  for (const auto& spec : shape_.tensors()) pieces_.push_back(named.at(spec.name));
+}
+
+shard_mask row_split::share(std::uint32_t rank, std::uint32_t ranks) const {
+  if (parts_ == 1) return even_shard(shape_, rank, ranks);
+  if (ranks == 0 || parts_ % ranks != 0)
+    throw error(errc::bad_input,
+                fmt::format("{} parts by rows cannot be shared evenly by {} ranks", parts_, ranks));
+  shard_mask out;
+  for (const auto& p : pieces_) out.push_back(p.part / (parts_ / ranks) == rank);
+  return out;
+}
+
+tensor_reader row_split::reader(tensor_reader whole) const {
+  return [whole = std::move(whole), shape = shape_, pieces = pieces_](std::size_t index) {
+    const auto& p = pieces[index];
+    const auto all = whole(p.tensor);
+    // One of another size is refused by whoever compares it with the layout.
+    if (p.alone || all.size() < p.offset + shape.bytes(index)) return all;
+    return all.subspan(p.offset, shape.bytes(index));
+  };
+}
+
+std::vector<std::span<std::byte>> row_split::memory(
+    std::span<const std::span<std::byte>> whole) const {
+  std::vector<std::span<std::byte>> out;
+  for (std::size_t i = 0; i < pieces_.size(); ++i) {
+    const auto& p = pieces_[i];
+    const auto& all = whole[p.tensor];
+    const bool fits = !p.alone && all.size() >= p.offset + shape_.bytes(i);
+    out.push_back(fits ? all.subspan(p.offset, shape_.bytes(i)) : all);
+  }
+  return out;
+}
+
+}  // namespace lockstep
