@@ -30,6 +30,10 @@ if(LOCKSTEP_SANITIZE)
     target_compile_options(lockstep_flags INTERFACE -fno-sanitize=vptr)
     target_link_options(lockstep_flags INTERFACE -fno-sanitize=vptr)
   endif()
+  # The thread sanitizer knows no fences. Asio's stand beside locks, which it does know.
+  if(LOCKSTEP_SANITIZE MATCHES "thread")
+    target_compile_definitions(lockstep_flags INTERFACE BOOST_ASIO_DISABLE_FENCED_BLOCK)
+  endif()
 endif()
 # GCC 12 loses track of sizes, and of which member of a variant is alive, in code that sanitizers
 # have filled with branches: what it says of them is only asked of the other builds.
