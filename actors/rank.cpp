@@ -261,21 +261,31 @@ void on_advanced(pointer self, const advance_result& m) {
 
 // --- receivers ----------------------------------------------------------------------------------
 
-/// Says whether a receiver is linked to this rank.
-void tell_reach(pointer self, receiver_id id, const rank_state::reached& r) {
+/// Says whether a receiver is linked to this rank, and what it was sent.
+void tell_reach(pointer self, receiver_id id, rank_state::reached& r) {
   const auto& state = self->state;
   if (!state.coordinator || !state.hello) return;
+  r.sent_said = r.sent->sent;
   self->send(state.coordinator,
              shard_reach_msg{state.env->cluster, state.env->options.transport.rank, id, r.inc,
-                             static_cast<bool>(r.receiver)});
+                             static_cast<bool>(r.receiver), r.sent_said});
+}
+
+void tell_counts(pointer self) {
+  auto& state = self->state;
+  const auto now = self->clock().now();
+  if (now < state.next_count) return;
+  state.next_count = now + milliseconds(state.env->options.receiver.ping_ms);
+  for (auto& [id, r] : state.receivers)
+    if (r.receiver && r.sent_said != r.sent->sent) tell_reach(self, id, r);
 }
 
 /// Who this rank is, and whom it reaches.
 void introduce(pointer self) {
-  const auto& state = self->state;
+  auto& state = self->state;
   if (!state.coordinator || !state.hello) return;
   self->send(state.coordinator, *state.hello);
-  for (const auto& [id, r] : state.receivers)
+  for (auto& [id, r] : state.receivers)
     if (r.receiver) tell_reach(self, id, r);
 }
 
@@ -318,6 +328,7 @@ void arm(pointer self) {
   auto& state = self->state;
   if (!state.coordinator && !state.dialing) state.timer.arm(self, state.next_try);
   if (state.boot) state.timer.arm(self, state.boot->deadline);
+  if (state.coordinator) state.timer.arm(self, state.next_count);
 }
 
 void dial(pointer self) {
@@ -352,6 +363,7 @@ void on_dialed(pointer self, dialed& m) {
           caf::actor_cast<caf::actor>(self)));
   self->monitor(state.coordinator);
   introduce(self);
+  arm(self);
 }
 
 void on_down(pointer self, const caf::down_msg& m) {
@@ -520,6 +532,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         if (s.boot && s.boot->deadline <= now)
           refuse_seed(self, errc::timeout, "the coordinator has not seeded");
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
+        tell_counts(self);
         arm(self);
       },
   };

@@ -46,6 +46,7 @@ struct rank_state {
     incarnation routed;                   ///< the life that `route` is of
     relay_route route;
     std::shared_ptr<sent_counters> sent = std::make_shared<sent_counters>();
+    std::uint64_t sent_said = 0;  ///< of `sent`, to the coordinator
   };
 
   std::shared_ptr<const actor_env> env;
@@ -81,6 +82,7 @@ struct rank_state {
     std::shared_ptr<const shipped_to> ids;
   } among;
   std::map<receiver_id, reached> receivers;
+  time_point next_count;  ///< when the coordinator is told what was sent meanwhile
   tick_timer timer;
 };
 

@@ -241,6 +241,7 @@ struct supervisor_state {
     rank_link_actor link;
     shard_hello_msg hello;
     std::map<receiver_id, incarnation> reached = {};  ///< the lives linked to it
+    std::map<receiver_id, std::uint64_t> sent = {};   ///< bulk bytes that it has handed to them
   };
   /// A boot that waits for other ranks to be there and to seed their parts.
   struct waiting_boot {

@@ -62,11 +62,16 @@ void on_reach(pointer self, const shard_reach_msg& m) {
   auto& state = self->state;
   const auto rank = state.ranks.find(m.rank);
   if (m.cluster != state.env->cluster || rank == state.ranks.end()) return;
+  auto& sent = rank->second.sent;
+  if (sent.contains(m.id) || sent.size() < supervision_fsm::receivers_max) sent[m.id] = m.sent;
   auto& reached = rank->second.reached;
-  if (m.linked && (reached.contains(m.id) || reached.size() < supervision_fsm::receivers_max))
-    reached[m.id] = m.inc;
-  else if (const auto it = reached.find(m.id); it != reached.end() && it->second == m.inc)
+  const auto it = reached.find(m.id);
+  const bool is_there = it != reached.end() && it->second == m.inc;
+  if (m.linked == is_there) return;
+  if (!m.linked)
     reached.erase(it);
+  else if (it != reached.end() || reached.size() < supervision_fsm::receivers_max)
+    reached[m.id] = m.inc;
   if (const auto c = state.children.find(m.id); c != state.children.end())
     look_at_reach(self, c->second);
 }

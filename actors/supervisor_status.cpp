@@ -39,6 +39,9 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
       // Of this process: not as old as the last pong.
       if (it->second.bytes) s.state = it->second.bytes->state();
       s.sent_bytes = it->second.sent->sent;
+      for (const auto& [rank, other] : state.ranks)
+        if (const auto sent = other.sent.find(id); sent != other.sent.end())
+          s.sent_bytes += sent->second;
       note_part(state, it->second, s);
     }
     if (const auto it = state.phases.find(id); it != state.phases.end())

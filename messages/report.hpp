@@ -101,7 +101,7 @@ struct receiver_status {
   std::uint32_t restarts = 0;    ///< incarnations after the first
   std::uint64_t phase_ms = 0;    ///< for how long phase and standing have been what they are
   std::uint64_t heard_ms = 0;    ///< since it was last heard of
-  std::uint64_t sent_bytes = 0;  ///< bulk bytes handed to it by this process
+  std::uint64_t sent_bytes = 0;  ///< bulk bytes handed to it, by all ranks
   std::uint32_t tensors = 0;     ///< that it takes; 0 while it is not known of which model
   std::uint64_t part_bytes = 0;  ///< of these
 

@@ -107,17 +107,19 @@ struct shard_ship_msg {
   }
 };
 
-/// A rank to the coordinator: whether this life of a receiver is linked to it.
+/// A rank to the coordinator: whether this life of a receiver is linked to it, and what it was
+/// sent.
 struct shard_reach_msg {
   std::uint64_t cluster = 0;
   std::uint32_t rank = 0;
   receiver_id id = 0;
   incarnation inc;
   bool linked = false;
+  std::uint64_t sent = 0;  ///< bulk bytes handed to this receiver by the rank's process
 
   friend bool operator==(const shard_reach_msg&, const shard_reach_msg&) = default;
   static constexpr auto fields(auto& x) {
-    return std::tie(x.cluster, x.rank, x.id, x.inc, x.linked);
+    return std::tie(x.cluster, x.rank, x.id, x.inc, x.linked, x.sent);
   }
 };
 

@@ -484,6 +484,26 @@ TEST_CASE("with several ranks one who takes a part and was away is sent what its
   CHECK(same(*f.rx[0], f.w));
 }
 
+TEST_CASE("what all ranks send to a receiver is counted in its status") {
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  // Its memory was empty: it was sent all weights, a third by each rank.
+  const auto model_bytes = f.w.shape().total_bytes();
+  const auto counted = [&] { return f.t[0]->receivers().at(0).sent_bytes; };
+  const auto until = std::chrono::steady_clock::now() + 20s;
+  while (counted() < model_bytes && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(20ms);
+  CHECK(counted() >= model_bytes);
+  CHECK(counted() < model_bytes * 11 / 10);
+  const auto before = counted();
+  const auto report = f.sync(1);
+  while (counted() < before + report.wire_bytes && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(20ms);
+  CHECK(counted() == before + report.wire_bytes);
+}
+
 TEST_CASE("ranks that hold rows of every tensor bring whole tensors up to date") {
   const auto whole = model();
   const row_split split(whole, ranks);
