@@ -4,6 +4,7 @@
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/json_line.hpp"
 #include "apps/standard_output.hpp"
 
 namespace lockstep {
@@ -24,8 +25,7 @@ void print_json(const std::vector<effective_setting>& all) {
                                       {"unit", s.unit},
                                       {"source", to_string(s.source)},
                                       {"help", s.help}};
-    // Replaces what is not UTF-8 in a value.
-    print_out(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
+    print_out(json_line(line));
   }
 }
 

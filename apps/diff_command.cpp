@@ -8,6 +8,7 @@
 #include "apps/change_count.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/json_line.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/standard_output.hpp"
 #include "weights/checkpoint.hpp"
@@ -26,7 +27,7 @@ struct diff_arguments {
 };
 
 void print(const ordered_json& line) {
-  print_out(line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + '\n');
+  print_out(json_line(line));
 }
 
 std::string described(const tensor_spec& spec) {

@@ -11,6 +11,7 @@
 #include "apps/change_count.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/json_line.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
@@ -65,7 +66,7 @@ class inspection {
  private:
   void print(const ordered_json& line, const std::string& text) const {
     if (arguments_.json)
-      print_out(line.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + '\n');
+      print_out(json_line(line));
     else
       print_out(text + '\n');
   }

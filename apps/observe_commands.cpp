@@ -11,6 +11,7 @@
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/json_line.hpp"
 #include "apps/observer.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/replay_output.hpp"
@@ -41,7 +42,7 @@ settings settings_of(const observe_options& o) {
 }
 
 void print(const json& line) {
-  print_out(line.dump(-1, ' ', false, json::error_handler_t::replace) + '\n');
+  print_out(json_line(line));
 }
 
 /// Versions between what a receiver holds and what the fleet holds; nothing if that cannot be said.

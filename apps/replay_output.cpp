@@ -6,6 +6,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "apps/json_line.hpp"
 #include "apps/standard_output.hpp"
 
 namespace lockstep {
@@ -19,8 +20,7 @@ double percent(std::uint64_t part, std::uint64_t whole) {
 }
 
 void print(const json& line) {
-  // Replaces what is not UTF-8 in a name: a report must not fail on what it reports.
-  print_out(line.dump(-1, ' ', false, json::error_handler_t::replace) + '\n');
+  print_out(json_line(line));
 }
 
 const participant_report* find(const sync_report& r, receiver_id id) {

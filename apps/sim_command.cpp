@@ -9,6 +9,7 @@
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/json_line.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/standard_output.hpp"
@@ -133,13 +134,11 @@ int list_faults(bool json) {
   if (!json) print_out(fmt::format("{:15} {:>8} of every {:8} {}\n", "fault", "rate", "", "what"));
   for (const auto& row : sim::fault_table()) {
     if (json) {
-      print_out(nlohmann::ordered_json{{"kind", "fault"},
-                                       {"name", row.name},
-                                       {"rate", row.rate},
-                                       {"per", to_string(row.unit)},
-                                       {"help", row.help}}
-                    .dump() +
-                '\n');
+      print_out(json_line(nlohmann::ordered_json{{"kind", "fault"},
+                                                 {"name", row.name},
+                                                 {"rate", row.rate},
+                                                 {"per", to_string(row.unit)},
+                                                 {"help", row.help}}));
     } else {
       print_out(fmt::format("{:15} {:8} of every {:8} {}\n", row.name, row.rate,
                             to_string(row.unit), row.help));
@@ -206,7 +205,7 @@ class simulator {
   void print_line(std::uint64_t seed, std::string_view line) const {
     if (!o_.json) return print_out(std::string(line) + '\n');
     const nlohmann::ordered_json out{{"kind", "trace"}, {"seed", seed}, {"line", line}};
-    print_out(out.dump() + '\n');
+    print_out(json_line(out));
   }
 
   void complain(const sim::campaign_result& sums) {
@@ -217,12 +216,10 @@ class simulator {
     const auto small = o_.no_shrink ? bad : sim::shrink(bad);
     const auto replay = replay_of(o_, small);
     if (o_.json) {
-      print_out(nlohmann::ordered_json{{"kind", "violation"},
-                                       {"seed", bad.seed},
-                                       {"what", sums.first_violation},
-                                       {"replay", replay}}
-                    .dump() +
-                '\n');
+      print_out(json_line(nlohmann::ordered_json{{"kind", "violation"},
+                                                 {"seed", bad.seed},
+                                                 {"what", sums.first_violation},
+                                                 {"replay", replay}}));
     } else {
       print_out(fmt::format("see it with: {}\n", replay));
     }
@@ -248,7 +245,7 @@ class simulator {
       line["catch_ups"] = s.catch_ups;
       line["virtual_seconds"] = s.virtual_seconds;
       line["trace_hash"] = fmt::format("{:016x}", s.hash);
-      print_out(line.dump() + '\n');
+      print_out(json_line(line));
       return;
     }
     std::uint64_t faults = 0;

@@ -45,6 +45,7 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
       if (env.inc == r->inc) r->fence_run = std::max(r->fence_run, env.txn.run);
     };
     r->was_paused = r->paused;
+    r->was_told = false;
     r->was_unready = !r->served.ready;
     const auto* s = fleet_.state_of_receiver(*r);
     const auto* ping = content_of<ping_msg>(message);
@@ -67,6 +68,8 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   if (s && fleet_.is_current_sender(*t, actor)) members_[t->where] = s->machine->members();
   if (const auto* m = content_of<stage_request>(message)) {
     t->sync_txn = m->txn;
+    if (const auto* sender = fleet_.actors_of(*t).sender)
+      t->sync_base = sender->machine->snapshot().version;
     // The tensors do not change while they are read, nor until the report.
     const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
     auto now = bytes_of(t->weights);
@@ -140,6 +143,18 @@ void checker::check_write(receiver_process& r) {
   if (!r.was_unready) violated("I3: weights of " + who + " were written while it was ready");
 }
 
+/// What the engine was told through its hooks is what there is.
+void checker::check_engine(receiver_process& r, const receiver_state& s) {
+  const auto who = "the engine of " + s.bytes->name();
+  const auto& now = s.machine->state();
+  if (r.was_told && (r.told != now.version || r.told_label != now.label))
+    violated("I3: " + who + " was told to go on at " + to_string(r.told) + ", not " +
+             to_string(now.version));
+  if (!r.served.ready) return;
+  if (r.paused) violated("I3: " + who + " is ready, and was never told to go on");
+  if (!r.rotten && !holds(r, r.loaded)) violated("I3: " + who + " was not told what was written");
+}
+
 void checker::check(receiver_process& r) {
   check_write(r);
   const auto* s = fleet_.state_of_receiver(r);
@@ -164,6 +179,7 @@ void checker::check(receiver_process& r) {
                " at " + s->bytes->name());
     r.highest = std::max(r.highest, tag);
   }
+  check_engine(r, *s);
   if (s->bytes->staged_bytes() > fleet_.options().receiver.staged_bytes_max)
     violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
   if (!(s->bytes->state() == now)) violated("I3: readiness changed without being published");
@@ -228,6 +244,23 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
 }
 
 // --- words --------------------------------------------------------------------------------------
+
+/// Whoever is left behind learns of it from pings, and whoever has no trainer loses its lease.
+void checker::on_said(const trainer_process& t, endpoint to, const wire_message& m) {
+  const auto* ping = std::get_if<ping_msg>(&m);
+  if (!ping) return;
+  const auto actors = fleet_.actors_of(t);
+  if (!actors.supervisor || !actors.supervisor->trainer)
+    return violated("I3: a lease is renewed by a trainer without a run");
+  if (!actors.sender) return;
+  const auto now = actors.sender->machine->snapshot().version;
+  // What came about since the ping before may not have been said to the supervisor yet.
+  auto& before = pinged_[{t.where, to}];
+  if (before.run == now.run && before > ping->current)
+    violated("I3: receivers are told of " + to_string(ping->current) + ", and the snapshot is at " +
+             to_string(now));
+  before = now;
+}
 
 void checker::on_sent(endpoint from, const wire_message& m) {
   const auto* reply = std::get_if<reply_msg>(&m);
@@ -295,8 +328,33 @@ void checker::check_membership(const trainer_process& t, const participant_repor
     violated("I4: receiver-" + std::to_string(p.id) + " is called a member and is none");
 }
 
+/// Whether it says of the snapshot what came of it.
+void checker::check_result(const trainer_process& t, const sync_report& report, bool by_leader) {
+  const version_ref wanted{t.sync_txn.run, t.sync_txn.seq};
+  const bool committed = report.target != report.base;
+  if (committed && (!t.sync_txn || report.target != wanted))
+    violated("I4: a report names a target that nobody asked for");
+  if (committed && report.base != t.sync_base)
+    violated("I4: a report names another base than the snapshot's");
+  if (committed && report.result == sync_result::aborted)
+    violated("I4: aborted, and something was committed");
+  if (report.complete() && (!committed || report.participants.empty()))
+    violated("I4: called " + std::string(to_string(report.result)) +
+             ", and nothing was committed to anybody");
+  if (report.result != sync_result::ok && report.reason == errc::none)
+    violated("I4: not ok, without a reason");
+  const auto* sender = by_leader ? fleet_.actors_of(t).sender : nullptr;
+  // A run that cannot go on after a decision says no more than that.
+  if (sender && sender->machine->phase() == sync_phase::failed) return;
+  if (sender && report.result == sync_result::degraded && !committed)
+    violated("I4: degraded, and nothing was committed");
+  if (sender && report.base && sender->machine->snapshot().version != report.target)
+    violated("I4: a report names another target than the snapshot's");
+}
+
 void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
   if (report.label != t.label) violated("I4: a report of another sync");
+  check_result(t, report, by_leader);
   // Whose actors died before they read anything does not know of it, and says that they did.
   if (t.unreadable && (report.target != report.base || report.reason == errc::none))
     violated("R15: the tensors could not be read, and the report does not say so");

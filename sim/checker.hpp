@@ -20,6 +20,8 @@ class checker {
   void after(caf::scheduled_actor& actor);
   /// A receiver says something.
   void on_sent(endpoint from, const wire_message& m);
+  /// A trainer says something to a receiver.
+  void on_said(const trainer_process& t, endpoint to, const wire_message& m);
   /// `by_leader`: the sender that made it leads its process's run still, and can be asked.
   void on_report(trainer_process& t, const sync_report& report, bool by_leader);
   /// A trainer starts from these bytes.
@@ -47,6 +49,8 @@ class checker {
   void hear(const trainer_process& t, const reply_msg& m);
   bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
+  void check_engine(receiver_process& r, const receiver_state& s);
+  void check_result(const trainer_process& t, const sync_report& report, bool by_leader);
   bool names(version_ref version, const receiver_process& held) const;
 
   fleet& fleet_;
@@ -59,6 +63,8 @@ class checker {
   /// Who takes part in the sync under way.
   std::map<endpoint, std::map<receiver_id, incarnation>> asked_;
   std::map<endpoint, std::vector<participant>> members_;  ///< before the step
+  /// Where a trainer's snapshot stood when it pinged a receiver last.
+  std::map<std::pair<endpoint, endpoint>, version_ref> pinged_;
   std::string violation_;
 };
 

@@ -294,6 +294,7 @@ void fleet::sync(trainer_process& t) {
   train(t);
   ++t.label;
   t.sync_txn = {};
+  t.sync_base = {};
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
   tensor_reader tensors = [&t,
@@ -306,7 +307,7 @@ void fleet::sync(trainer_process& t) {
   caf::anon_send(t.supervisor, sync_request{t.label, std::move(tensors), t.ticket});
   if (!dice_.strikes(fault_id::hurry)) return;
   scheduler_.in(milliseconds(dice_.below(fault_id::hurry, 3'000)), [this, &t, asked = t.ticket] {
-    if (!t.up || t.ticket != asked) return;
+    if (!t.up || t.ticket != asked) return dice_.miss(fault_id::hurry);
     trace_.line(trace_level::events, [&] { return name_of(t.where) + " has its next weights"; });
     caf::anon_send(t.supervisor, hurry_request{});
   });

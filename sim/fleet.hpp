@@ -54,6 +54,10 @@ struct receiver_process {
   bool paused = false;           ///< the engine has been told to stop, and not to go on
   bool was_paused = false;       ///< at some time of this step
   bool was_unready = false;      ///< likewise
+  bytes loaded;                  ///< what the engine has taken over from its memory
+  version_ref told;              ///< at which it was told to go on
+  std::uint64_t told_label = 0;
+  bool was_told = false;  ///< in this step
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };
@@ -73,6 +77,7 @@ struct trainer_process {
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
   txn_ref sync_txn;         ///< of the sync under way
+  version_ref sync_base;    ///< where the snapshot stood then
   bool unreadable = false;  ///< its tensors, in the sync under way
   version_ref highest;      ///< its snapshot ever stood at
 };

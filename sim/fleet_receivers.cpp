@@ -114,11 +114,22 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     fails(fault_id::fail_before);
     if (r.lives == life) r.paused = r.was_paused = true;
   };
-  out.resume = [&r, life](version_ref, std::uint64_t) {
-    if (r.lives == life) r.paused = false;
+  out.resume = [&r, life](version_ref version, std::uint64_t label) {
+    if (r.lives != life) return;
+    r.paused = false;
+    r.was_told = true;
+    r.told = version;
+    r.told_label = label;
   };
-  out.apply = [fails](version_ref, std::uint64_t, std::span<const std::size_t>) {
+  out.apply = [fails, &r, life](version_ref, std::uint64_t, std::span<const std::size_t> tensors) {
     fails(fault_id::fail_after);
+    if (r.lives != life) return;
+    const auto now = bytes_of(r.memory);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < r.memory.shape().count(); at += r.memory.tensor(i++).size())
+      if (std::ranges::count(tensors, i) != 0)
+        std::copy_n(now.begin() + static_cast<std::ptrdiff_t>(at), r.memory.tensor(i).size(),
+                    r.loaded.begin() + static_cast<std::ptrdiff_t>(at));
   };
   out.readiness_changed = [this, &r, life](const readiness& state) {
     if (r.lives != life) return;
@@ -153,8 +164,8 @@ void fleet::begin_life(receiver_process& r) {
   r.fence_run = 0;
   r.proven.clear();
   r.highest = r.fleet = {};
-  r.rotten = r.paused = false;
-  r.seen = bytes_of(r.memory);
+  r.rotten = r.paused = r.was_told = false;
+  r.seen = r.loaded = bytes_of(r.memory);
   auto env = env_of(r.where, r.lives);
   r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
                                                : incarnation{env->entropy(), env->entropy()};

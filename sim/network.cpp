@@ -4,6 +4,8 @@
 #include <caf/make_actor.hpp>
 #include <caf/send.hpp>
 
+#include "kernels/hash.hpp"
+
 namespace lockstep::sim {
 
 using std::chrono::microseconds;
@@ -159,6 +161,7 @@ void network::ship(packet p, wire_message* m) {
     if (translator_ && !translator_->on_send(*m, p.from, to)) return;
     if (listener_) listener_(p.from, to, *m);
     p.bytes = encode_message(*m);
+    trace_.fold(kernels::hash_bytes({p.bytes.data(), p.bytes.size()}).lo);
   }
   if (is_cut(p.from, to)) return lost("cut off");
   if (dice_.strikes(f::lose)) return lost("lost");

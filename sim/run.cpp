@@ -49,7 +49,10 @@ class simulation final : public spectator {
     scheduler_.set_spectator(this);
     network_.set_translator(&saboteur_);
     network_.set_listener([this](endpoint from, endpoint to, const wire_message& m) {
-      if (from < fleet_.receivers().size()) checker_.on_sent(from, m);
+      if (from < fleet_.receivers().size())
+        checker_.on_sent(from, m);
+      else if (to < fleet_.receivers().size())
+        checker_.on_said(fleet_.trainer_at(from), to, m);
       validator_.on_sent(from, to, m);
     });
     fleet_.on_lie = [this] { validator_.on_lie(); };
@@ -131,7 +134,9 @@ class simulation final : public spectator {
     ++result_.steps;
     trace_.set_time(scheduler_.elapsed());
     if (const auto what = dice_.at_step()) strike(*what);
-    if (!scheduler_.step()) checker_.violated("L1: nothing will ever happen again");
+    const bool any = scheduler_.step();
+    say_strikes();
+    if (!any) checker_.violated("L1: nothing will ever happen again");
     if (!network_.unnoticed().empty())
       checker_.violated("a flipped bit went unnoticed in " + network_.unnoticed());
     if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(f::attach))
@@ -140,6 +145,13 @@ class simulation final : public spectator {
       checker_.violated("bounds: messages on their way become more and more");
     if (steps_since_asked() > steps_max) checker_.violated("bounds: the run does not end");
     return !stopped();
+  }
+
+  /// Names what has struck since the last time.
+  void say_strikes() {
+    const auto& struck = dice_.struck();
+    for (; said_ < struck.size(); ++said_)
+      trace_.line(trace_level::events, [&] { return "FAULT " + to_string(struck[said_]); });
   }
 
   std::uint64_t steps_since_asked() const { return result_.steps - asked_step_; }
@@ -162,6 +174,8 @@ class simulation final : public spectator {
     if (!report) return;
     t.ticket.reset();
     count(*report);
+    trace_.fold(mix(report->label, static_cast<std::uint64_t>(report->result),
+                    mix(report->target.number, report->participants.size())));
     checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
     trace_.line(trace_level::events, [&] { return report_text(t, *report); });
     last_ = report->result;
@@ -239,7 +253,7 @@ class simulation final : public spectator {
   }
 
   void strike(f id) {
-    trace_.line(trace_level::events, [&] { return "FAULT " + to_string(dice_.struck().back()); });
+    say_strikes();
     if (took_effect(id)) return;
     dice_.miss(id);
     trace_.line(trace_level::events, [] { return std::string("it finds nothing to strike"); });
@@ -434,6 +448,7 @@ class simulation final : public spectator {
   checker checker_;
   validator validator_;
   unsigned issued_ = 0;
+  std::size_t said_ = 0;          // how many strikes have been named
   std::uint64_t asked_step_ = 0;  // at which the leader asked for its last sync
   bool troubled_ = false;
   time_point asked_at_;
