@@ -2,8 +2,11 @@
 // the wire's checksum only the receiver's own fences are left. docs/wire-messages.md, last table.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <map>
 #include <random>
+#include <string>
 
+#include "actors/states.hpp"
 #include "tests/support/bare_receiver.hpp"
 #include "tests/support/wire_bytes.hpp"
 
@@ -320,4 +323,57 @@ TEST_CASE("an altered attach or full is believed its target's name, and nothing 
   CHECK(r.machine.state().version == version_ref{1, 5});
   r.deliver(t.prepare(2));
   CHECK(r.replies.back().reason == errc::wrong_base);
+}
+
+TEST_CASE("what travels packed inside of a message is read whole, or not at all") {
+  const layout shape({{"a", dtype::u8, {3}}, {"b", dtype::u8, {0}}, {"c", dtype::u8, {1}}});
+  std::mt19937_64 rng(5);
+  const auto same = [](const payload& a, const payload& b) {
+    return a.size() == b.size() && std::equal(a.data(), a.data() + a.size(), b.data());
+  };
+  std::map<std::string, int> read;
+  for (int i = 0; i < 50'000; ++i) {
+    // Mostly small numbers, of any length up to more than a route may have.
+    std::vector<std::byte> bytes(i % 7 == 0 ? rng() % 160 : rng() % 40);
+    for (std::size_t k = 0; k < bytes.size(); ++k)
+      if (k % 4 == 0 || rng() % 8 == 0) bytes[k] = static_cast<std::byte>(rng() % 6);
+    const payload packed(std::move(bytes));
+    CAPTURE(i, packed.size());
+    if (const auto route = unpacked_route(packed)) {
+      ++read["route"];
+      CHECK(route->from.size() <= relay_stripes_max);
+      CHECK(route->from.size() * 8 == packed.size());
+      const auto again = unpacked_route(packed_route(*route));
+      REQUIRE(again);
+      for (std::size_t k = 0; k < route->from.size(); ++k) {
+        CHECK(again->from[k].parent == route->from[k].parent);
+        CHECK(again->from[k].depth == route->from[k].depth);
+      }
+    }
+    if (const auto ids = unpacked_ids(packed)) {
+      ++read["ids"];
+      CHECK(std::ranges::is_sorted(*ids));
+      CHECK(same(packed_ids(*ids), packed));
+    }
+    if (const auto digests = unpacked_digests(packed)) {
+      ++read["digests"];
+      CHECK(same(packed_digests(*digests), packed));
+    }
+    if (const auto mask = unpacked_mask(packed, 6)) {
+      ++read["mask"];
+      CHECK(mask->size() == 6);
+      CHECK(same(packed_mask(*mask), packed));
+    }
+    try {
+      const auto part = part_from(packed, shape);
+      ++read["part"];
+      if (!part.empty()) CHECK(same(packed_part(part), packed));
+    } catch (const error& e) {
+      CHECK(e.code() == errc::wrong_layout);
+    }
+  }
+  for (const auto* kind : {"route", "ids", "digests", "mask", "part"}) {
+    CAPTURE(kind);
+    CHECK(read[kind] > 100);
+  }
 }
