@@ -130,6 +130,8 @@ void checker::check_memory(const trainer_process& t, const trainer_actors& actor
   const auto most = t.store->shape().total_bytes() * fleet_.options().sync.history_percent / 100;
   if (history.bytes() > most || history.size() > change_history::steps_max)
     violated("bounds: the history of changes is longer than it may be");
+  if (actors.sender->routes.size() > fleet_.receivers().size())
+    violated("bounds: the sender keeps ways to lives that are over");
   if (actors.supervisor->policy->records().size() > fleet_.receivers().size())
     violated("bounds: the supervisor knows more receivers than there ever were");
 }
