@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -59,12 +60,15 @@ shard_mask row_split::share(std::uint32_t rank, std::uint32_t ranks) const {
 }
 
 tensor_reader row_split::reader(tensor_reader whole) const {
-  return [whole = std::move(whole), shape = shape_, pieces = pieces_](std::size_t index) {
-    const auto& p = pieces[index];
+  // Readers are copied.
+  const auto split = std::make_shared<const row_split>(*this);
+  return [whole = std::move(whole), split](std::size_t index) {
+    const auto& p = (*split)[index];
+    const auto size = split->shape().bytes(index);
     const auto all = whole(p.tensor);
     // One of another size is refused by whoever compares it with the layout.
-    if (p.alone || all.size() < p.offset + shape.bytes(index)) return all;
-    return all.subspan(p.offset, shape.bytes(index));
+    if (p.alone || all.size() < p.offset + size) return all;
+    return all.subspan(p.offset, size);
   };
 }
 

@@ -46,7 +46,7 @@ class row_split {
   /// a multiple of `ranks`, or `error{bad_input}` is thrown. Without a split, `even_shard`.
   shard_mask share(std::uint32_t rank, std::uint32_t ranks) const;
 
-  /// Reads pieces out of whole tensors.
+  /// Reads pieces out of whole tensors. Holds what it needs of this.
   tensor_reader reader(tensor_reader whole) const;
   /// The memory of the pieces; `whole`: of the tensors, in their canonical order. What is empty
   /// there has empty pieces.
