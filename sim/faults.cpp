@@ -45,6 +45,9 @@ constexpr fault_row table[] = {
   {f::clock_jump, "clock-jump", per::step, 0.00005, "All clocks jump ahead by up to 60 s."},
   {f::rot, "rot", per::step, 0.0001, "One bit of a receiver's weights flips in memory."},
   {f::hurry, "hurry", per::sync, 0.1, "The training loop has its next weights up to 3 s after it asked, and wants no wait for who failed."},
+  {f::truncate, "truncate", per::message, 0.003, "The message ends before its end."},
+  {f::flap, "flap", per::step, 0.0001, "What crosses between two processes is cut off and let through in turn, each for up to 400 ms, for up to 8 s."},
+  {f::swizzle, "swizzle", per::step, 0.00005, "About half of the receivers are cut off from everybody, one after the other, and come back in another order, within 8 s."},
 };
 // clang-format on
 static_assert(std::size(table) == fault_count);

@@ -45,6 +45,9 @@ enum class fault_id : std::uint8_t {
   clock_jump,
   rot,
   hurry,
+  truncate,
+  flap,
+  swizzle,
   count_
 };
 inline constexpr auto fault_count = static_cast<std::size_t>(fault_id::count_);

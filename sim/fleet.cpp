@@ -7,6 +7,8 @@
 #include <caf/send.hpp>
 #include <cstring>
 
+#include "sim/broken_weights.hpp"
+
 namespace lockstep::sim {
 
 using std::chrono::milliseconds;
@@ -24,6 +26,14 @@ layout small_model() {
                  {"b", dtype::f32, {5}},
                  {"c", dtype::u8, {0}},
                  {"d", dtype::f8_e4m3, {61}}});
+}
+
+/// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.
+milliseconds report_within(const settings& s) {
+  const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
+  const auto vote = s.sync.stage_timeout_ms;
+  const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
+  return 2 * milliseconds(admission + vote + commit + s.sync.recovery_timeout_ms);
 }
 
 }  // namespace
@@ -295,12 +305,21 @@ void fleet::sync(trainer_process& t) {
   ++t.label;
   t.sync_txn = {};
   t.sync_base = {};
+  t.asked = scheduler_.now();
+  t.due = t.asked + report_within(settings_);
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
-  tensor_reader tensors = [&t,
+  auto lent = std::ref(t.weights);
+  if (o_.broken == variant::nan_mask) {
+    t.mistaken = weight_buffer(shape_);
+    const auto before = t.store->read([](const tensor_views& views) { return bytes_of(views); });
+    copy_into(t.mistaken, compared_as_numbers(shape_, before, bytes_of(t.weights)));
+    lent = t.mistaken;
+  }
+  tensor_reader tensors = [lent,
                            fails = t.unreadable](std::size_t index) -> std::span<const std::byte> {
     if (fails) throw error(errc::bad_input, "on purpose");
-    return std::as_const(t.weights).tensor(index);
+    return std::as_const(lent.get()).tensor(index);
   };
   trace_.line(trace_level::events,
               [&] { return name_of(t.where) + " wants sync " + std::to_string(t.label); });
@@ -316,26 +335,41 @@ void fleet::sync(trainer_process& t) {
 // --- time ---------------------------------------------------------------------------------------
 
 bool fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
-  const auto set = [this, where](bool still) {
-    if (where < first_trainer) {
-      receivers_[where].standing_still = still && receivers_[where].up;
-    } else {
-      auto& t = trainers_[where - first_trainer];
-      t.standing_still = still && t.up;
-    }
-  };
   if (!is_up(where)) return false;
-  set(true);
-  scheduler_.in(wait, [this, set] {
-    set(false);
+  const auto stop = [&](auto& process) {
+    process.standing_still = true;
+    // Who is stopped again meanwhile goes on at the later time.
+    process.still_until = std::max(process.still_until, scheduler_.now() + wait);
+  };
+  const auto go_on = [this](auto& process) {
+    if (scheduler_.now() < process.still_until) return;
+    process.standing_still = false;
     scheduler_.wake();
-  });
+  };
+  if (where < first_trainer) {
+    stop(receivers_[where]);
+    scheduler_.in(wait, [&r = receivers_[where], go_on] { go_on(r); });
+  } else {
+    auto& t = trainers_[where - first_trainer];
+    t.due += wait;
+    stop(t);
+    scheduler_.in(wait, [&t, go_on] { go_on(t); });
+  }
   return true;
 }
 
+void fleet::jump(std::chrono::nanoseconds by) {
+  scheduler_.jump(by);
+  for (auto& t : trainers_) t.due += by;
+}
+
 void fleet::lift_pauses() {
-  for (auto& r : receivers_) r.standing_still = false;
-  for (auto& t : trainers_) t.standing_still = false;
+  const auto lift = [](auto& process) {
+    process.standing_still = false;
+    process.still_until = {};
+  };
+  std::ranges::for_each(receivers_, lift);
+  std::ranges::for_each(trainers_, lift);
   scheduler_.wake();
 }
 

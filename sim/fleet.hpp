@@ -42,6 +42,7 @@ struct receiver_process {
   incarnation inc;
   unsigned lives = 0;
   bool standing_still = false;
+  time_point still_until;
 
   // What observers know of this life.
   readiness served;              ///< what the front door was told last
@@ -58,6 +59,7 @@ struct receiver_process {
   version_ref told;              ///< at which it was told to go on
   std::uint64_t told_label = 0;
   bool was_told = false;  ///< in this step
+  bool written = false;   ///< likewise: the engine was told of new bytes
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };
@@ -68,14 +70,18 @@ bool holds(const receiver_process& r, const bytes& what);
 /// One trainer's process: at most one leads, older ones are zombies.
 struct trainer_process {
   endpoint where = 0;
-  std::uint64_t run = 0;  ///< that it was started with; its own restarts count up
-  weight_buffer weights;  ///< what it trains; not changed while a sync reads it
+  std::uint64_t run = 0;   ///< that it was started with; its own restarts count up
+  weight_buffer weights;   ///< what it trains; not changed while a sync reads it
+  weight_buffer mistaken;  ///< what is encoded in their place, where that is broken on purpose
   std::shared_ptr<snapshot_store> store;
   supervisor_actor supervisor;
   bool up = true;
   bool standing_still = false;
+  time_point still_until;
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
+  time_point asked;         ///< when for the sync under way
+  time_point due;           ///< when its report is
   txn_ref sync_txn;         ///< of the sync under way
   version_ref sync_base;    ///< where the snapshot stood then
   bool unreadable = false;  ///< its tensors, in the sync under way
@@ -138,6 +144,8 @@ class fleet final : public directory {
   bool kill_one_actor(trainer_process& t, std::uint64_t chance);
   /// A training step, and the sync of what came of it.
   void sync(trainer_process& t);
+  /// All clocks go ahead; nobody is late for that.
+  void jump(std::chrono::nanoseconds by);
   /// Weights that some trainer's snapshot once held.
   const bytes& checkpoint(std::uint64_t chance) const {
     return checkpoints_[chance % checkpoints_.size()];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <caf/send.hpp>
 
+#include "sim/broken_weights.hpp"
 #include "sim/fleet.hpp"
 
 namespace lockstep::sim {
@@ -121,9 +122,13 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     r.told = version;
     r.told_label = label;
   };
-  out.apply = [fails, &r, life](version_ref, std::uint64_t, std::span<const std::size_t> tensors) {
+  out.apply = [this, fails, &r, life](version_ref, std::uint64_t,
+                                      std::span<const std::size_t> tensors) {
     fails(fault_id::fail_after);
     if (r.lives != life) return;
+    r.written = true;
+    if (o_.broken == variant::off_by_one)
+      copy_into(r.memory, written_one_further(shape_, r.seen, bytes_of(r.memory)));
     const auto now = bytes_of(r.memory);
     std::size_t at = 0;
     for (std::size_t i = 0; i < r.memory.shape().count(); at += r.memory.tensor(i++).size())
@@ -160,6 +165,7 @@ void fleet::begin_life(receiver_process& r) {
   r.taken = part_of_receiver(r);
   r.up = true;
   r.standing_still = false;
+  r.still_until = {};
   r.served = {};
   r.fence_run = 0;
   r.proven.clear();

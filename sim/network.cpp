@@ -74,8 +74,16 @@ void network::cut(endpoint from, endpoint to, time_point until) {
 
 void network::slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by) {
   auto& l = links_[{from, to}];
-  l.slow_until = until;
-  l.slower = by;
+  const bool is_slow = l.slow_until > scheduler_.now();
+  l.slow_until = std::max(l.slow_until, until);
+  l.slower = is_slow ? std::max(l.slower, by) : by;
+}
+
+void network::flap(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds half) {
+  auto& l = links_[{from, to}];
+  l.flaps_since = scheduler_.now();
+  l.flaps_until = until;
+  l.flap_half = half;
 }
 
 void network::heal() {
@@ -83,7 +91,10 @@ void network::heal() {
 }
 
 bool network::is_cut(endpoint from, endpoint to) {
-  return links_[{from, to}].cut_until > scheduler_.now();
+  const auto& l = links_[{from, to}];
+  const auto now = scheduler_.now();
+  if (l.cut_until > now) return true;
+  return l.flaps_until > now && (now - l.flaps_since) / l.flap_half % 2 == 0;
 }
 
 std::string network::show(const packet& p) {
@@ -180,6 +191,7 @@ void network::ship(packet p, wire_message* m) {
   if (dice_.strikes(f::duplicate)) put(p, arrives + milliseconds(dice_.below(f::duplicate, 100)));
   if (dice_.strikes(f::replay)) put(p, arrives + milliseconds(dice_.below(f::replay, 40'000)));
   if (m && dice_.strikes(f::flip)) damage(p);
+  if (m && dice_.strikes(f::truncate)) cut_short(p);
   if (dice_.strikes(f::reorder)) {
     const auto late_max = dice_.below(f::reorder, 8) == 0 ? 5'000 : 200;
     arrives += milliseconds(dice_.below(f::reorder, static_cast<std::uint64_t>(late_max)));
@@ -192,6 +204,11 @@ void network::ship(packet p, wire_message* m) {
 void network::damage(packet& p) {
   const auto bit = dice_.below(fault_id::flip, p.bytes.size() * 8);
   p.bytes[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+  p.damaged = true;
+}
+
+void network::cut_short(packet& p) {
+  p.bytes.resize(dice_.below(fault_id::truncate, p.bytes.size()));
   p.damaged = true;
 }
 

@@ -75,6 +75,8 @@ class network {
 
   void cut(endpoint from, endpoint to, time_point until);
   void slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by);
+  /// Cut off and let through in turn, each for `half`.
+  void flap(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds half);
   void heal();
   /// No process sends or takes more than this; 0: no limit. Bulk waits for its turn, the rest does
   /// not, but takes its share.
@@ -110,6 +112,8 @@ class network {
     time_point cut_until;
     time_point slow_until;
     std::chrono::nanoseconds slower{0};
+    time_point flaps_since, flaps_until;
+    std::chrono::nanoseconds flap_half{1};
   };
   struct packet {
     endpoint from = 0;
@@ -126,6 +130,7 @@ class network {
   void ship(packet p, wire_message* m);
   void put(packet p, time_point when);
   void damage(packet& p);
+  void cut_short(packet& p);
   void arrive(packet p);
   bool is_cut(endpoint from, endpoint to);
   std::string show(const packet& p);

@@ -26,6 +26,9 @@ enum class variant : std::uint8_t {
   attach_without_fence,  ///< what was staged before an attach can still be committed
   advance_at_decision,   ///< the snapshot advances when the commit leaves, not at the acks
   serve_torn,            ///< readiness is not withdrawn while bytes are written
+  nan_mask,              ///< elements are compared as numbers: what is NaN or equal has not changed
+  off_by_one,            ///< what is proven is written one element further
+  off_by_one_unproven,   ///< likewise, and the proof of what was written sees none of it
 };
 struct variant_row {
   variant id;

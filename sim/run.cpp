@@ -96,6 +96,7 @@ class simulation final : public spectator {
   }
 
   void after(caf::scheduled_actor& actor) override {
+    saboteur_.after(actor);
     checker_.after(actor);
     validator_.after(actor);
     // A protocol that is broken on purpose is the observers' to catch, not the model's.
@@ -144,6 +145,9 @@ class simulation final : public spectator {
     if (network_.under_way() > under_way_max)
       checker_.violated("bounds: messages on their way become more and more");
     if (steps_since_asked() > steps_max) checker_.violated("bounds: the run does not end");
+    for (const auto& t : fleet_.trainers())
+      if (t.up && t.ticket && !t.standing_still && scheduler_.now() > t.due)
+        checker_.violated("R15: " + fleet_.name_of(t.where) + " has not reported in time");
     return !stopped();
   }
 
@@ -271,7 +275,10 @@ class simulation final : public spectator {
       case f::cut:
       case f::cut_one_way:
       case f::slow_link:
+      case f::flap:
         return strike_link(id);
+      case f::swizzle:
+        return swizzle();
       case f::crash_receiver:
         return crash_receiver();
       case f::detach:
@@ -285,7 +292,7 @@ class simulation final : public spectator {
       case f::slow_trainer:
         return fleet_.stand_still(some_trainer(id).where, stall(id));
       case f::clock_jump:
-        scheduler_.jump(milliseconds(dice_.below(id, 60'000)));
+        fleet_.jump(milliseconds(dice_.below(id, 60'000)));
         return true;
       case f::rot:
         return rot(some_receiver(id));
@@ -315,10 +322,40 @@ class simulation final : public spectator {
       network_.slow(b, a, until, by);
       return true;
     }
+    if (id == f::flap) {
+      const auto half = milliseconds(1 + dice_.below(id, 400));
+      network_.flap(a, b, until, half);
+      network_.flap(b, a, until, half);
+      return true;
+    }
     const auto way = id == f::cut ? 2 : dice_.below(id, 2);
     if (way != 0) network_.cut(a, b, until);
     if (way != 1) network_.cut(b, a, until);
     return true;
+  }
+
+  bool swizzle() {
+    bool any = false;
+    for (const auto& r : fleet_.receivers()) {
+      if (dice_.below(f::swizzle, 2) == 0) continue;
+      any = true;
+      const auto begins = dice_.below(f::swizzle, 8000);
+      const auto ends = begins + dice_.below(f::swizzle, 8000 - begins);
+      const auto until = scheduler_.now() + milliseconds(ends);
+      scheduler_.in(milliseconds(begins), [this, a = r.where, until] {
+        if (troubled_) cut_off(a, until);
+      });
+    }
+    return any;
+  }
+
+  void cut_off(endpoint a, time_point until) {
+    const auto both_ways = [&](const auto& other) {
+      network_.cut(a, other.where, until);
+      network_.cut(other.where, a, until);
+    };
+    std::ranges::for_each(fleet_.receivers(), both_ways);
+    std::ranges::for_each(fleet_.trainers(), both_ways);
   }
 
   bool crash_receiver() {

@@ -4,13 +4,15 @@
 #include <array>
 #include <caf/send.hpp>
 
+#include "sim/broken_weights.hpp"
+
 namespace lockstep::sim {
 
 namespace {
 
 using v = variant;
 
-constexpr std::array<variant_row, 8> table{{
+constexpr std::array<variant_row, 11> table{{
     {v::advance_before_flush, "advance-before-flush",
      "The snapshot advances before anybody has answered: the bug that started it all."},
     {v::only_not_advance, "only-not-advance",
@@ -24,6 +26,11 @@ constexpr std::array<variant_row, 8> table{{
     {v::advance_at_decision, "advance-at-decision",
      "The snapshot advances when the commit leaves, not at the acknowledgements."},
     {v::serve_torn, "serve-torn", "Readiness is not withdrawn while bytes are written."},
+    {v::nan_mask, "nan-mask",
+     "Elements are compared as numbers: what is NaN, or equal, has not changed."},
+    {v::off_by_one, "off-by-one", "What is proven is written one element further."},
+    {v::off_by_one_unproven, "off-by-one-unproven",
+     "Likewise, and the proof of what was written sees none of it."},
 }};
 
 template <class Message>
@@ -73,6 +80,14 @@ void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message
     if (content_of<attach_msg>(message)) on_attach(*r, *s);
     if (const auto* c = content_of<commit_msg>(message)) on_commit(*r, *s, *c);
   }
+}
+
+void saboteur::after(caf::scheduled_actor& actor) {
+  if (how_ != v::off_by_one_unproven) return;
+  auto* r = fleet_.receiver_of(actor);
+  if (!r || !std::exchange(r->written, false)) return;
+  const auto now = bytes_of(r->memory);
+  copy_into(r->memory, written_one_further(r->memory.shape(), r->seen, now));
 }
 
 // --- the join says what nobody said -------------------------------------------------------------

@@ -16,6 +16,7 @@ class saboteur final : public translator {
 
   // As an actor's step begins and ends.
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
+  void after(caf::scheduled_actor& actor);
 
   bool on_send(wire_message& m, endpoint from, endpoint to) override;
   bool on_arrival(wire_message& m, endpoint from, endpoint to) override;
