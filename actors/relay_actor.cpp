@@ -197,9 +197,9 @@ void on_begin(pointer self, relay_begin& m) {
   if (m.env.cluster != s.env->cluster || m.env.inc != s.inc || !txn ||
       (s.now && txn <= s.now->what.env.txn))
     return;
-  auto& now = s.now.emplace();
-  now.what = std::move(m);
-  now.receiver = caf::actor_cast<receiver_actor>(self->current_sender());
+  s.now = relay_state::shipment{
+      std::move(m), caf::actor_cast<receiver_actor>(self->current_sender()), false, {}, {}};
+  auto& now = *s.now;
   now.kept.resize(now.what.buckets->size());
   now.from.resize(now.what.buckets->size());
   for (auto& c : s.children) begin(self, c);
