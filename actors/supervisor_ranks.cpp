@@ -139,7 +139,7 @@ void boot(pointer self, boot_request m) {
     m.shape = m.store->shape();
     return start_group(self, std::move(m), {});
   }
-  state.waiting.emplace().request = std::move(m);
+  state.waiting = supervisor_state::waiting_boot{std::move(m), false, {}};
   advance_boot(self);
 }
 

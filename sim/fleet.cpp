@@ -305,8 +305,7 @@ void fleet::sync(trainer_process& t) {
   ++t.label;
   t.sync_txn = {};
   t.sync_base = {};
-  t.asked = scheduler_.now();
-  t.due = t.asked + report_within(settings_);
+  t.due = std::max(scheduler_.now(), t.still_until) + report_within(settings_);
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
   auto lent = std::ref(t.weights);
@@ -351,8 +350,9 @@ bool fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
     scheduler_.in(wait, [&r = receivers_[where], go_on] { go_on(r); });
   } else {
     auto& t = trainers_[where - first_trainer];
-    t.due += wait;
+    const auto before = std::max(t.still_until, scheduler_.now());
     stop(t);
+    t.due += std::max(t.still_until, before) - before;
     scheduler_.in(wait, [&t, go_on] { go_on(t); });
   }
   return true;

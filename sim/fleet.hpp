@@ -80,8 +80,7 @@ struct trainer_process {
   time_point still_until;
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
-  time_point asked;         ///< when for the sync under way
-  time_point due;           ///< when its report is
+  time_point due;           ///< when the report of the sync under way is
   txn_ref sync_txn;         ///< of the sync under way
   version_ref sync_base;    ///< where the snapshot stood then
   bool unreadable = false;  ///< its tensors, in the sync under way
