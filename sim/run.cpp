@@ -263,11 +263,13 @@ class simulation final : public spectator {
     trace_.line(trace_level::events, [] { return std::string("it finds nothing to strike"); });
   }
 
-  /// For how long a process stands still. To itself its clock jumps ahead, past its own deadlines
-  /// and at times those of everybody else.
-  milliseconds stall(f id) {
+  /// To a process that does its clock jumps ahead, past its own deadlines and at times those of
+  /// everybody else.
+  bool stand_still(f id) {
     const std::uint64_t most = dice_.below(id, 8) == 0 ? 20'000 : 4'000;
-    return milliseconds(dice_.below(id, most));
+    const auto wait = milliseconds(dice_.below(id, most));
+    const auto who = id == f::slow_trainer ? some_trainer(id).where : some_receiver(id).where;
+    return fleet_.stand_still(who, wait);
   }
 
   bool took_effect(f id) {
@@ -288,16 +290,15 @@ class simulation final : public spectator {
       case f::false_down:
         return network_.break_handles(some_receiver(id).where);
       case f::slow_receiver:
-        return fleet_.stand_still(some_receiver(id).where, stall(id));
       case f::slow_trainer:
-        return fleet_.stand_still(some_trainer(id).where, stall(id));
+        return stand_still(id);
       case f::clock_jump:
         fleet_.jump(milliseconds(dice_.below(id, 60'000)));
         return true;
       case f::rot:
         return rot(some_receiver(id));
       case f::kill_actor:
-        return fleet_.kill_one_actor(some_trainer(id), dice_.below(id, 1u << 30));
+        return kill_actor();
       case f::crash_trainer:
         return crash_trainer();
       case f::zombie_trainer:
@@ -397,6 +398,12 @@ class simulation final : public spectator {
     r.rotten = true;
     r.seen = bytes_of(r.memory);
     return true;
+  }
+
+  // Draws stand in statements of their own: each compiler has its own order of arguments.
+  bool kill_actor() {
+    const auto chance = dice_.below(f::kill_actor, 1u << 30);
+    return fleet_.kill_one_actor(some_trainer(f::kill_actor), chance);
   }
 
   bool crash_trainer() {
