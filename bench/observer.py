@@ -26,6 +26,7 @@ _xxh.XXH3_128bits.restype = _Hash128
 
 _OBSERVER, _CONTROL = 2, 0
 _OBSERVE, _STATUS_LINE, _OBSERVED = 16, 17, 19
+_MAGIC = b"LKM\x02"
 PHASES = ["empty", "serving", "applying", "reseeding", "torn"]
 
 
@@ -45,7 +46,7 @@ def _greeting(cluster):
 
 
 def _message(kind, body):
-    covered = b"LKM\x01" + struct.pack("<IQ", kind, len(body)) + body
+    covered = _MAGIC + struct.pack("<IQ", kind, len(body)) + body
     h = _xxh.XXH3_128bits(covered, len(covered))
     return covered + struct.pack("<QQ", h.high, h.low)
 
@@ -115,7 +116,7 @@ class Observer:
         lines = {}
         while True:
             magic, kind, size = struct.unpack("<4sIQ", self._exactly(16))
-            if magic != b"LKM\x01":
+            if magic != _MAGIC:
                 raise OSError(f"no message: {magic!r}")
             body = self._exactly(size + 16)[:size]
             if kind == _OBSERVED:

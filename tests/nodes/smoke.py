@@ -149,6 +149,22 @@ def status_and_audit(world):
 
 
 @case
+def benchmarks_ask_as_status_does(world):
+    """What measures the control path speaks the messages of today."""
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench"))
+    import observer
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        ready_at(f.receiver(3, at, name="engine-3"), world.last)
+        with observer.Observer(at) as asked:
+            asked.until("it is a member", lambda lines: 3 in lines and lines[3]["member"], 10)
+            line = asked.ask()[3]
+        status = f.ask("status", at).find("status")["receivers"][0]
+        for key in ("name", "standing", "phase", "label", "ready", "member", "reseeds"):
+            require(line[key] == status[key], f"{key}: {line} {status}")
+
+
+@case
 def audit_names_what_differs(world):
     """Somebody writes into a ready receiver's file: the audit ends with 1 and names the tensor, and
     so does the harness' own observer."""
