@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -19,6 +18,7 @@
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"
 #include "weights/pull.hpp"
+#include "weights/pull_request.hpp"
 
 namespace lockstep {
 
@@ -31,21 +31,12 @@ using nlohmann::json;
 struct serve_arguments {
   std::string host = "127.0.0.1";
   std::uint16_t port = 30'100;
-  std::vector<std::string> sources;
-  std::vector<std::string> checkpoints;
+  pull_directories permitted;
   std::string base;
   std::string engine;
   std::uint64_t lock_ms = 600'000;
   std::uint64_t engine_ms = 600'000;
 };
-
-bool is_same(const fs::path& a, const fs::path& b) {
-  std::error_code failure;
-  const auto x = fs::weakly_canonical(a, failure);
-  if (failure) return false;
-  const auto y = fs::weakly_canonical(b, failure);
-  return !failure && x == y;
-}
 
 http_response answer(unsigned status, const json& body) {
   return {status, body.dump(-1, ' ', false, json::error_handler_t::replace)};
@@ -57,7 +48,7 @@ class pull_route {
   pull_route(const serve_arguments& a, stop_signal& stop)
       : arguments_(a),
         stopping_([&stop] { return stop.wait_for(std::chrono::milliseconds(0)); }),
-        version_(marker_of(a.checkpoints.front()).value_or(0)) {}
+        version_(marker_of(a.permitted.checkpoints.front()).value_or(0)) {}
 
   std::optional<http_response> quick(const http_request& r) {
     if (r.path == "/healthz" && r.method == "GET") return answer(200, {{"status", "ok"}});
@@ -113,19 +104,12 @@ class pull_route {
   }
 
   pull_options parse(const std::string& body) const {
-    const auto request = json::parse(body, nullptr, false);
-    if (!request.is_object()) throw error(errc::bad_input, "the body is not a JSON object");
-    const auto checkpoint = text_in(request, "local_checkpoint_dir");
-    const auto source = text_in(request, "source_dir");
-    const auto target = request.find("target_version");
-    if (target == request.end() || !target->is_number_unsigned() ||
-        target->get<std::uint64_t>() == 0)
-      throw error(errc::bad_input, "target_version is not a number from 1 on");
+    const auto asked = parse_pull_request(body, arguments_.permitted);
     pull_options options;
-    options.source = permitted(source, arguments_.sources, "source_dir");
-    options.checkpoint = permitted(checkpoint, arguments_.checkpoints, "local_checkpoint_dir");
+    options.source = asked.source;
+    options.checkpoint = asked.checkpoint;
     if (!arguments_.base.empty()) options.base = arguments_.base;
-    options.target = target->get<std::uint64_t>();
+    options.target = asked.target;
     options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
     options.stopping = stopping_;
     return options;
@@ -137,33 +121,13 @@ class pull_route {
     return report.version;
   }
 
-  static std::string text_in(const json& request, const char* key) {
-    const auto at = request.find(key);
-    if (at == request.end() || !at->is_string())
-      throw error(errc::bad_input, fmt::format("{} is not a string", key));
-    return at->get<std::string>();
-  }
-
-  /// Whoever may ask is not known, so where may be read and written is not theirs to say.
-  static fs::path permitted(const std::string& dir, const std::vector<std::string>& all,
-                            const char* key) {
-    const auto at = std::find_if(all.begin(), all.end(),
-                                 [&](const auto& known) { return is_same(known, dir); });
-    if (at == all.end())
-      throw error(errc::bad_input,
-                  fmt::format("{} {} is not one that is served", key, in_quotes(dir)));
-    return *at;
-  }
-
   void reload(const fs::path& checkpoint, std::uint64_t version) const {
     const json body{{"model_path", fs::absolute(checkpoint).string()},
                     {"weight_version", std::to_string(version)}};
     const auto reply =
         http_call(arguments_.engine, {"POST", "/update_weights_from_disk", body.dump()},
                   std::chrono::milliseconds(arguments_.engine_ms), stopping_);
-    const auto said = json::parse(reply.body, nullptr, false);
-    const bool took = reply.status == 200 && (!said.is_object() || said.value("success", true));
-    if (!took)
+    if (!says_loaded(reply.status, reply.body))
       throw error(errc::hook_failed,
                   fmt::format("the engine did not load version {}: status {}: {}", version,
                               reply.status, printable(reply.body)));
@@ -203,12 +167,14 @@ void add_serve_pull_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(0, 65'535))
       ->type_name("N")
       ->capture_default_str();
-  command->add_option("--source", a->sources, "Stream that may be pulled from. May be repeated")
+  command
+      ->add_option("--source", a->permitted.sources,
+                   "Stream that may be pulled from. May be repeated")
       ->type_name("DIR")
       ->allow_extra_args(false)
       ->required();
   command
-      ->add_option("--checkpoint", a->checkpoints,
+      ->add_option("--checkpoint", a->permitted.checkpoints,
                    "Checkpoint that may be brought up. May be repeated")
       ->type_name("DIR")
       ->allow_extra_args(false)
