@@ -57,8 +57,11 @@ pull_request parse_pull_request(std::string_view body, const pull_directories& p
 }
 
 bool says_loaded(unsigned status, std::string_view body) {
+  if (status != 200) return false;
   const auto said = json::parse(body, nullptr, false);
-  return status == 200 && (!said.is_object() || said.value("success", true));
+  if (!said.is_object()) return true;
+  const auto success = said.find("success");
+  return success == said.end() || *success == true;
 }
 
 }  // namespace lockstep

@@ -61,3 +61,10 @@ TEST_CASE("an engine has loaded what it says that it has") {
   }
   CHECK_FALSE(says_loaded(200, R"({"success": false})"));
 }
+
+TEST_CASE("an answer whose success is no truth value is none") {
+  for (const auto* success : {"null", "1", "0", "\"true\"", "\"false\"", "[]", "{}"}) {
+    INFO(success);
+    CHECK_FALSE(says_loaded(200, std::string(R"({"success": )") + success + "}"));
+  }
+}
