@@ -5,6 +5,7 @@
 #include <zstd_errors.h>
 
 #include <algorithm>
+#include <array>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -82,11 +83,66 @@ std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept {
   return ZSTD_compressBound(bytes);
 }
 
+namespace {
+
+/// Follows the blocks of a frame that the library reads piece by piece. A block that is compressed,
+/// and to no bytes, is refused where all of a frame is decompressed at once; in a stream the
+/// library passes over it.
+class block_watch {
+ public:
+  block_watch() = default;
+  /// `front`: how the frame begins, as far as it is there.
+  explicit block_watch(std::span<const std::byte> front) {
+    constexpr std::array magic{std::byte{0x28}, std::byte{0xb5}, std::byte{0x2f}, std::byte{0xfd}};
+    if (front.size() <= magic.size() || !std::equal(magic.begin(), magic.end(), front.begin()))
+      return;
+    const auto descriptor = std::to_integer<unsigned>(front[magic.size()]);
+    const bool single = (descriptor >> 5 & 1) != 0;
+    constexpr std::size_t dictionary_bytes[] = {0, 1, 2, 4};
+    const std::size_t content_bytes[] = {single ? 1u : 0u, 2, 4, 8};
+    skip_ = magic.size() + 1 + (single ? 0 : 1) + dictionary_bytes[descriptor & 3] +
+            content_bytes[descriptor >> 6];
+    last_ = false;
+  }
+
+  /// Returns false at such a block.
+  bool pass(std::span<const std::byte> bytes) {
+    while (!last_ && !bytes.empty()) {
+      if (skip_ > 0) {
+        const auto some = std::min(skip_, bytes.size());
+        skip_ -= some;
+        bytes = bytes.subspan(some);
+        continue;
+      }
+      header_ |= std::to_integer<std::uint32_t>(bytes[0]) << 8 * held_;
+      bytes = bytes.subspan(1);
+      if (++held_ < 3) continue;
+      enum : std::uint32_t { raw, repeated, compressed };
+      const auto type = header_ >> 1 & 3;
+      const std::size_t size = header_ >> 3;
+      if (type == compressed && size == 0) return false;
+      skip_ = type == repeated ? 1 : size;
+      last_ = (header_ & 1) != 0;
+      header_ = held_ = 0;
+    }
+    return true;
+  }
+
+ private:
+  std::size_t skip_ = 0;  // to the next block's header
+  std::uint32_t header_ = 0;
+  std::uint32_t held_ = 0;  // bytes of it
+  bool last_ = true;        // no block follows, or it is no frame of blocks
+};
+
+}  // namespace
+
 struct frame_reader::context {
   explicit context(byte_source source) : in(std::move(source)) {}
   ZSTD_DCtx* zstd = nullptr;
   byte_source in;
   unsigned long long announced = ZSTD_CONTENTSIZE_UNKNOWN;
+  block_watch blocks;
   bool ended = false;
   std::uint64_t given = 0;  // bytes that came out
   ~context() { ZSTD_freeDCtx(zstd); }
@@ -100,6 +156,7 @@ frame_reader::frame_reader(byte_source compressed, int window_log_max)
   constexpr std::size_t header_bytes_max = 18;
   const auto front = context_->in.peek(header_bytes_max);
   context_->announced = ZSTD_getFrameContentSize(front.data(), front.size());
+  context_->blocks = block_watch(front);
 }
 
 frame_reader::frame_reader(frame_reader&&) noexcept = default;
@@ -116,6 +173,8 @@ std::string frame_reader::step(std::span<std::byte> out, std::size_t& filled) {
     if (ZSTD_getErrorCode(left) == ZSTD_error_prefix_unknown) return "is not one whole zstd frame";
     return fmt::format("cannot be decompressed: {}", ZSTD_getErrorName(left));
   }
+  if (!context_->blocks.pass(next.first(from.pos)))
+    return "cannot be decompressed: a compressed block without bytes";
   context_->ended = left == 0;
   context_->in.skip(from.pos);
   const bool stuck = to.pos == filled && from.pos == 0;

@@ -209,6 +209,36 @@ TEST_CASE("a payload is one whole frame that gives the tensor's length exactly")
   check_payload("ABCDEFGH", "not one whole zstd frame");
 }
 
+TEST_CASE("a frame is whole read by pieces where it is read at once") {
+  const auto text = [](std::initializer_list<int> bytes) {
+    std::string out;
+    for (const int b : bytes) out.push_back(static_cast<char>(b));
+    return out;
+  };
+  const std::string magic = text({0x28, 0xb5, 0x2f, 0xfd});
+  const std::string two_raw = text({0x10, 0, 0}) + "AB";
+  // With a window, or without; with a length of 0, 1, 4 and 8 bytes.
+  for (const auto& head :
+       {text({0x00, 0x0a}), text({0x20, 2}), text({0xa0, 2, 0, 0, 0}),
+        text({0x80, 0x0a, 2, 0, 0, 0}), text({0xc0, 0x0a, 2, 0, 0, 0, 0, 0, 0, 0})})
+    for (const bool sound : {true, false}) {
+      // A block that is compressed has some bytes; one that is not may have none.
+      const auto last = text({sound ? 1 : 5, 0, 0});
+      const auto between = text({sound ? 0 : 4, 0, 0});
+      for (const auto& blocks : {two_raw + last, between + two_raw + text({1, 0, 0})}) {
+        const auto frame = magic + head + blocks;
+        const auto bytes = std::as_bytes(std::span(frame));
+        std::vector<std::byte> out(2);
+        INFO("header of " << head.size() << " bytes, sound: " << sound);
+        CHECK(decompress_exactly(bytes, out).empty() == sound);
+        frame_reader reader(bytes, 20);
+        auto problem = reader.read(out);
+        if (problem.empty()) problem = reader.finish();
+        CHECK(problem.empty() == sound);
+      }
+    }
+}
+
 TEST_CASE("a bomb is refused before it goes off") {
   const std::string zeros(64u << 20, '\0');
   check_payload(frame(zeros, true), "67108864 bytes, but must give 8");
