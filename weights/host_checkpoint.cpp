@@ -142,10 +142,10 @@ void host_checkpoint::recover() {
   };
   if (begun) tear(why_not_ended(*begun));
   if (begun && torn_.empty()) {
-    recovered_ = true;
     perform(*begun);
     tear(why_not_reached(*begun));
-    if (torn_.empty()) finish(begun->record);
+    recovered_ = torn_.empty();
+    if (recovered_) finish(begun->record);
   }
   if (!torn_.empty()) return remove_file(sync_dir_ / "state.json");
   remove_file(log_file());
