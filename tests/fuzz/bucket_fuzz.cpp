@@ -12,6 +12,8 @@ using namespace lockstep;
 using fuzz::bytes;
 
 constexpr std::uint64_t seed = 7;
+/// A coded frame becomes longer when it is staged: low, so that it is reached.
+constexpr std::uint64_t staged_bytes_max = 5 << 10;
 
 struct {
   std::vector<bytes> base = fuzz::make_tensors();
@@ -77,6 +79,11 @@ void check_accepted(const std::vector<payload>& buckets) {
     fuzz::demand(!apply_bucket(bucket, world.spans, touched), "what is accepted can be applied");
   fuzz::demand(touched == expected, "the tensors that are written are named");
   demand_live(target, "apply writes what the frames say, and nothing else");
+  restore(touched);
+  touched.clear();
+  fuzz::demand(!apply_buckets(buckets, world.spans, touched) && touched == expected,
+               "all at once as one after the other");
+  demand_live(target, "all at once as one after the other");
   fuzz::demand(digest_of(seed, world.views) == predicted,
                "the digest that is predicted is the result's");
   restore(touched);
@@ -107,6 +114,27 @@ void check_refused(const payload& bucket) {
   demand_live(world.base, "the tensors that are written are named");
 }
 
+/// Coded frames are decoded, and what comes of them is absorbing. `plain`: nothing was refused
+/// before that.
+void check_staged(std::vector<payload> buckets, bool plain) {
+  staged_states states;
+  const auto failure = stage_buckets(seed, buckets, world.views, staged_bytes_max, states);
+  demand_live(world.base, "who stages writes nothing");
+  if (failure) {
+    fuzz::demand(!plain || failure->reason == errc::bad_manifest, "what is accepted can be staged");
+    fuzz::demand_message(failure->detail);
+    return;
+  }
+  std::size_t staged = 0;
+  for (const auto& bucket : buckets) staged += bucket.size();
+  fuzz::demand(staged <= staged_bytes_max, "what is staged is bounded");
+  if (check_buckets(buckets, world.views)) return fuzz::demand(!plain, "what is staged is frames");
+  fuzz::demand(states.base == world.state, "the base is digested");
+  fuzz::demand(predict(seed, world.state, buckets, world.views) == states.target,
+               "the target is predicted");
+  if (!plain) check_accepted(buckets);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -129,5 +157,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     check_accepted(buckets);
     check_interrupted(buckets[0]);
   }
+  check_staged(buckets, !failure);
   return 0;
 }

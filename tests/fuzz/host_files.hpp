@@ -12,6 +12,8 @@ inline constexpr std::array host_names{
     "checkpoint/.weight_sync/intent.json",
     "checkpoint/.weight_sync/redo.log",
     "checkpoint/.weight_sync/incoming/model.safetensors",
+    "checkpoint/model.safetensors.index.json",
+    "version/model.safetensors.index.json",
 };
 
 }  // namespace lockstep::fuzz

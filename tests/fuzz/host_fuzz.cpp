@@ -13,6 +13,7 @@
 #include "messages/errors.hpp"
 #include "messages/from_receiver.hpp"
 #include "weights/acknowledgement.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/host_checkpoint.hpp"
 #include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
@@ -40,6 +41,22 @@ void check_acknowledgement(const fs::path& acks) {
                "an acknowledgement that is accepted can be written");
 }
 
+/// What a version asks of its hosts: it is answered, whatever stood there.
+void check_challenge(const fs::path& version, const fs::path& checkpoint, const fs::path& acks) {
+  std::optional<std::uint64_t> challenge;
+  if (!accepted([&] { challenge = challenge_in(version); })) return;
+  if (has_index(version)) (void)metadata_in(version, "lockstep.challenge");
+  for (const auto reason : {errc::none, errc::wrong_base, errc::none, errc::none}) {
+    if (!accepted([&] { acknowledge(version, 7, checkpoint, acks, "host", reason, "why"); }))
+      return;
+    if (!challenge) continue;
+    const auto said = read_acknowledgement(acks, "host");
+    fuzz::demand(
+        said && said->version == 7 && said->challenge == *challenge && said->reason == reason,
+        "an answer is to the challenge");
+  }
+}
+
 bool same(const version_record& a, const version_record& b) {
   return a.version == b.version && a.run == b.run && a.index == b.index && a.state == b.state &&
          a.files == b.files;
@@ -50,6 +67,9 @@ void check_notes(const fs::path& checkpoint) {
   if (!accepted([&] { notes = notes_of(checkpoint); }) || !notes.record) return;
   const auto again = parse_record(as_json(*notes.record));
   fuzz::demand(again && same(*again, *notes.record), "a record that is accepted can be written");
+  const auto written = written_since(checkpoint, *notes.record);
+  fuzz::demand(!written || !notes.record->files.empty(),
+               "a record of no file says nothing of files");
 }
 
 /// What one process ended the next finds ended: it begins nothing anew.
@@ -83,6 +103,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // A log is read through a window of its longest change.
   const fuzz::held_bytes bound(128 * size + redo_log::window_bytes_max + (512 << 10));
   check_acknowledgement(files.path() / "acks");
+  check_challenge(files.path() / "version", files.path() / "checkpoint", files.path() / "acks");
   check_notes(files.path() / "checkpoint");
   check_recovery(files.path() / "checkpoint");
   return 0;

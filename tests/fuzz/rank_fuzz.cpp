@@ -59,6 +59,12 @@ void check_part(const fs::path& staging, const rank_plan& plan) {
                  "a shard is a file of this rank");
   const auto whole = merge_parts(staging, {*part});
   fuzz::demand(whole.shape.count() == part->tensors.size(), "the parts' tensors are all there is");
+  auto twin = *part;
+  twin.rank = rank + 1;
+  fuzz::demand(part->tensors.empty() || !accepted([&] {
+                 merge_parts(staging, {*part, twin});
+               }),
+               "a tensor is one rank's");
   (void)base_digest(*part);
   (void)target_digest(*part);
   write_part(file, *part);

@@ -19,6 +19,8 @@ constexpr std::size_t actions_max = 8;
 /// What actors/engine.hpp does, without hooks and faults.
 class receiver {
  public:
+  receiver() { run(machine_.on_start(now_)); }
+
   void hear(const wire_message& m) {
     std::visit([this](const auto& x) { take(x); }, m);
     if (const auto due = machine_.deadline(); due && *due <= now_) run(machine_.on_tick(now_));

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -16,6 +14,7 @@
 #include "fuzz/frame_tensors.hpp"
 #include "fuzz/host_files.hpp"
 #include "fuzz/rank_files.hpp"
+#include "fuzz/seed_files.hpp"
 #include "fuzz/stream_files.hpp"
 #include "kernels/coded.hpp"
 #include "support/sample_messages.hpp"
@@ -36,29 +35,15 @@ namespace {
 
 using namespace lockstep;
 namespace fs = std::filesystem;
+using fuzz::add_file;
 using fuzz::bytes;
-
-const fs::path test_data = LOCKSTEP_TEST_DATA;
-const fs::path example_data = LOCKSTEP_EXAMPLE_DATA;
-const std::string index_json = "model.safetensors.index.json";
-const std::string shard = "model-00000-of-00001.safetensors";
-
-std::string get(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  fuzz::demand(in.good(), file.c_str());
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void put(const fs::path& file, const std::string& text) {
-  fs::create_directories(file.parent_path());
-  std::ofstream out(file, std::ios::binary | std::ios::trunc);
-  out << text;
-  fuzz::demand(out.good(), file.c_str());
-}
-
-std::string text_of(const bytes& b) {
-  return {reinterpret_cast<const char*>(b.data()), b.size()};
-}
+using fuzz::example_data;
+using fuzz::get;
+using fuzz::index_json;
+using fuzz::put;
+using fuzz::shard;
+using fuzz::test_data;
+using fuzz::text_of;
 
 /// The header of a real checkpoint over no data: each tensor is cut down to nothing.
 std::string header_of(const fs::path& file) {
@@ -155,17 +140,6 @@ void part_seeds(const fs::path& dir) {
   seed("overwrite", 1 | 4, compress(changes));
   seed("overwrite-to-compress", 1 | 4 | 8, changes);
   seed("overwrite-nothing", 1 | 2 | 8, bytes(4));
-}
-
-template <class Names>
-void add_file(std::string& out, const Names& names, const std::string& name,
-              const std::string& contents) {
-  const auto at = std::ranges::find(names, name);
-  fuzz::demand(at != names.end() && contents.size() < (1 << 16), name.c_str());
-  out.push_back(static_cast<char>(at - names.begin()));
-  out.push_back(static_cast<char>(contents.size()));
-  out.push_back(static_cast<char>(contents.size() >> 8));
-  out += contents;
 }
 
 /// A delta that changes every tensor: whole, and with the last of them damaged.
@@ -513,6 +487,32 @@ class talk {
     for (std::uint32_t i = 0; i < plan.content().buckets.size(); ++i)
       say(bucket_msg{env, i, plan.make(i, views)});
   }
+  /// Announced as it comes, but no frames.
+  void full_of_nonsense() {
+    const auto env = next();
+    version_ = {1, env.txn.seq};
+    const payload bucket(std::vector<std::byte>(40));
+    const manifest content{
+        now_.shape().fingerprint(), bucket.size(), 0, {{bucket.size(), hash_of(bucket)}}};
+    say(full_begin_msg{env, target(), content, 80});
+    say(bucket_msg{env, 0, bucket});
+  }
+  /// Weights that are not those of the target.
+  void full_to_elsewhere() {
+    const auto env = next();
+    const auto views = as_views(fuzz::spans_of(now_));
+    const full_plan plan(now_.shape(), views, 64);
+    say(full_begin_msg{env, {{1, env.txn.seq}, digest{1, 2}, 5}, plan.content(), 80});
+    for (std::uint32_t i = 0; i < plan.content().buckets.size(); ++i)
+      say(bucket_msg{env, i, plan.make(i, views)});
+  }
+  /// Announced, and nothing comes.
+  void announce_full(bool catch_up, std::uint64_t layout_hi) {
+    const auto env = next();
+    manifest content{now_.shape().fingerprint(), 8, 0, {{8, {}}}};
+    content.layout.hi ^= layout_hi;
+    say(full_begin_msg{env, target(), content, 80, catch_up});
+  }
   void catch_up() {
     const auto delta = change();
     version_ = {1, seq_ + 1};
@@ -569,6 +569,23 @@ void receiver_seeds(const fs::path& dir) {
   redone.redo(delta);
   redone.commit();
   put(dir / "redo", redone.text());
+  talk torn;
+  torn.full_of_nonsense();
+  torn.ping();
+  torn.full();
+  torn.full_to_elsewhere();
+  torn.full_to_elsewhere();
+  torn.full();
+  put(dir / "full-of-nonsense-and-to-elsewhere", torn.text());
+  talk refused;
+  refused.announce_full(false, 1);
+  refused.announce_full(true, 1);
+  refused.announce_full(true, 0);
+  refused.announce_full(false, 0);
+  refused.wait(10'000'000);
+  refused.wait(10'000'000);
+  refused.full();
+  put(dir / "announced-and-nothing-comes", refused.text());
 }
 
 void trainer_seeds(const fs::path& dir) {
@@ -618,5 +635,6 @@ int main(int argc, char** argv) {
   http_seeds(dir / "http");
   receiver_seeds(dir / "receiver");
   trainer_seeds(dir / "trainer");
+  fuzz::put_rare_seeds(dir);
   return 0;
 }

@@ -1,13 +1,15 @@
 // The bytes are the text of a settings file, then, after a NUL, lines of KEY=VALUE: as they stand
 // in the environment where they begin with "LOCKSTEP_", else as on the command line.
 #include <algorithm>
-#include <map>
+#include <array>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "config/settings_loader.hpp"
 #include "fuzz/fuzz.hpp"
+#include "fuzz/scratch.hpp"
 
 namespace {
 
@@ -22,27 +24,47 @@ std::vector<std::string> values(const settings_loader& loader) {
   return all;
 }
 
-/// Performs `add`, which takes its input whole or not at all.
+/// Performs `add`, which takes its input whole or not at all; returns whether it did.
 template <class Add>
-void try_to(settings_loader& loader, Add add) {
+bool try_to(settings_loader& loader, Add add) {
   const auto before = loader;
   try {
     add();
+    return true;
   } catch (const setting_error& e) {
     fuzz::demand_message(e.what());
     fuzz::demand(values(loader) == values(before), "what is refused changes nothing");
+    return false;
   }
 }
 
 void add_line(settings_loader& loader, std::string_view line) {
-  const auto equals = line.find('=');
-  if (!line.starts_with("LOCKSTEP_") || equals == line.npos) {
+  if (!line.starts_with("LOCKSTEP_") || line.find('=') == line.npos) {
     try_to(loader, [&] { loader.add_override(line); });
     return;
   }
-  const std::map<std::string, std::string> variables{
-      {std::string(line.substr(0, equals)), std::string(line.substr(equals + 1))}};
-  try_to(loader, [&] { loader.add_environment(variables); });
+  // Beside it stands what is not ours, and what is no variable.
+  const std::string text(line);
+  const std::array variables{"HOME=/", "LOCKSTEP_RUN", text.c_str(),
+                             static_cast<const char*>(nullptr)};
+  try_to(loader, [&] { loader.add_environment(variables.data()); });
+}
+
+/// A file says what its text does. One that is empty is not there, or is a directory.
+void check_file(std::string_view text, const settings_loader& loader, bool accepted) {
+  static fuzz::scratch files;
+  const auto file = files.path() / "f";
+  settings_loader other;
+  if (text.empty()) {
+    std::filesystem::remove(file);
+    for (const auto& none : {file, files.path()})
+      fuzz::demand(!try_to(other, [&] { other.add_file(none); }), "no file is no settings");
+    return;
+  }
+  files.put("f", std::as_bytes(std::span(text)));
+  fuzz::demand(
+      try_to(other, [&] { other.add_file(file); }) == accepted && values(other) == values(loader),
+      "a file says what its text does");
 }
 
 }  // namespace
@@ -52,10 +74,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto text = input.substr(0, input.find('\0'));
   auto lines = input.substr(std::min(size, text.size() + 1));
   settings_loader loader;
-  try_to(loader, [&] {
+  const bool accepted = try_to(loader, [&] {
     const fuzz::held_bytes bound(512 * text.size() + (64 << 10));
     loader.add_text(text, "f");
   });
+  check_file(text, loader, accepted);
   for (std::size_t count = 0; count < lines_max && !lines.empty(); ++count) {
     const auto line = lines.substr(0, lines.find('\n'));
     add_line(loader, line);

@@ -19,6 +19,8 @@ inline constexpr std::array stream_names{
     "weight_v000002/model.safetensors",
     "weight_v000001/model-00001-of-00002.safetensors",
     "step_4/model.safetensors",
+    "weight_v000004/model.safetensors",
+    "weight_v18446744073709551616/model.safetensors",
 };
 
 }  // namespace lockstep::fuzz

@@ -1,7 +1,9 @@
 // The bytes are the files of a published stream: for each a byte that chooses its name, two of its
 // length, and its contents.
+#include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "fuzz/fuzz.hpp"
@@ -9,7 +11,9 @@
 #include "fuzz/scratch.hpp"
 #include "fuzz/stream_files.hpp"
 #include "messages/errors.hpp"
+#include "weights/byte_source.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/part_stream.hpp"
 #include "weights/published.hpp"
 #include "weights/weight_buffer.hpp"
 #include "weights/weight_stream.hpp"
@@ -45,6 +49,33 @@ void go_through(const fs::path& dir, const weight_buffer& base) {
   }
 }
 
+/// What a host takes of a delta, window by window from its files, is what a reader takes of it
+/// whole.
+void check_parts(const published_delta& delta, const weight_buffer& base) {
+  auto whole = base.clone();
+  const bool applied = accepted([&] { delta.apply(whole); });
+  bool all = true;
+  for (std::size_t i = 0; i < delta.count(); ++i) {
+    const auto t = delta.tensor(i);
+    const auto old = base.tensor(t);
+    std::vector<std::byte> fresh(old.size());
+    std::string problem;
+    if (!accepted([&] {
+          part_stream part(delta.encoding(), delta.compressed(i), old.size(),
+                           unit_bytes(base.shape()[t].type), 20);
+          if (!old.empty()) problem = part.next(old, fresh);  // of these tensors a window has room
+          if (problem.empty()) problem = part.finish();
+        }))
+      return;
+    if (!problem.empty()) fuzz::demand_message(problem);
+    all = all && problem.empty() && published_digest(delta.checksum(), fresh) == delta.digest(i);
+    fuzz::demand(
+        !applied || !problem.empty() || std::ranges::equal(fresh, std::as_const(whole).tensor(t)),
+        "window by window is as in one piece");
+  }
+  fuzz::demand(applied || !all, "what is refused whole is refused window by window");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -58,11 +89,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static fuzz::scratch files;
   files.clear();
   files.put_all(fuzz::input_of(data, size), fuzz::stream_names);
-  const fuzz::held_bytes bound(64 * size + (512 << 10));
-  go_through(files.path(), base);
-  for (const auto* dir : fuzz::stream_dirs) {
-    accepted([&] { checkpoint::open(files.path() / dir); });
-    accepted([&] { published_delta::open(files.path() / dir, base.shape()); });
+  std::vector<published_delta> deltas;
+  {
+    const fuzz::held_bytes bound(64 * size + (512 << 10));
+    go_through(files.path(), base);
+    for (const auto* dir : fuzz::stream_dirs) {
+      accepted([&] { checkpoint::open(files.path() / dir); });
+      accepted([&] { checkpoint::open_ranks(files.path() / dir); });
+      accepted([&] { deltas.push_back(published_delta::open(files.path() / dir, base.shape())); });
+    }
   }
+  // Beside it two windows of what is compressed.
+  const fuzz::held_bytes bound(64 * size + (4 << 20));
+  for (const auto& delta : deltas) check_parts(delta, base);
   return 0;
 }

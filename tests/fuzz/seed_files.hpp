@@ -1,0 +1,53 @@
+// Decides how seeds are read and written.
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "fuzz/fuzz.hpp"
+
+namespace lockstep::fuzz {
+
+inline const std::filesystem::path test_data = LOCKSTEP_TEST_DATA;
+inline const std::filesystem::path example_data = LOCKSTEP_EXAMPLE_DATA;
+inline const std::string index_json = "model.safetensors.index.json";
+inline const std::string shard = "model-00000-of-00001.safetensors";
+
+inline std::string get(const std::filesystem::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  demand(in.good(), file.c_str());
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void put(const std::filesystem::path& file, const std::string& text) {
+  std::filesystem::create_directories(file.parent_path());
+  std::ofstream out(file, std::ios::binary | std::ios::trunc);
+  out << text;
+  demand(out.good(), file.c_str());
+}
+
+inline std::string text_of(const std::vector<std::byte>& b) {
+  return {reinterpret_cast<const char*>(b.data()), b.size()};
+}
+
+/// Appends a file as the targets of files take it, whose name is one of `names`.
+template <class Names>
+void add_file(std::string& out, const Names& names, const std::string& name,
+              const std::string& contents) {
+  const auto at = std::ranges::find(names, name);
+  demand(at != names.end() && contents.size() < (1 << 16), name.c_str());
+  out.push_back(static_cast<char>(at - names.begin()));
+  out.push_back(static_cast<char>(contents.size()));
+  out.push_back(static_cast<char>(contents.size() >> 8));
+  out += contents;
+}
+
+/// Of files and of few bytes, each made to be refused for one reason, or to go a way that a search
+/// takes long to come upon. In DIR/<target>.
+void put_rare_seeds(const std::filesystem::path& dir);
+
+}  // namespace lockstep::fuzz
