@@ -197,7 +197,8 @@ class simulator {
       const bool late = o_.minutes != 0 && std::chrono::steady_clock::now() >= until;
       if ((!r.violation.empty() && o_.stop) || late) break;
     }
-    if (sums.first_bad_seed && !campaign_.each.keep) complain(sums);
+    // The log of a replay says it already; a program reads objects.
+    if (sums.first_bad_seed && (o_.json || !campaign_.each.keep)) complain(sums);
     summarize(sums, 0);
     return sums.violations == 0 ? exit_ok : exit_check_failed;
   }
@@ -213,7 +214,8 @@ class simulator {
     bad.seed = *sums.first_bad_seed;
     // At once: to make it small may take long.
     if (!o_.json) print_out(fmt::format("seed {}: {}\n", bad.seed, sums.first_violation));
-    const auto small = o_.no_shrink ? bad : sim::shrink(bad);
+    const bool replayed = campaign_.each.keep && (o_.trace || o_.events);
+    const auto small = o_.no_shrink || replayed ? bad : sim::shrink(bad);
     const auto replay = replay_of(o_, small);
     if (o_.json) {
       print_out(json_line(nlohmann::ordered_json{{"kind", "violation"},

@@ -41,11 +41,28 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   // Only now: to count the messages of an actor that waits for one would take it off its guard.
   check_bounds(actor);
   if (auto* r = fleet_.receiver_of(actor)) {
+    const auto heard = [&](const auto* m) {
+      if (!m) return;
+      if constexpr (requires { m->env; }) {
+        if (m->env.inc == r->inc) r->heard = fleet_.now();
+      } else if (m->inc == r->inc) {
+        r->heard = fleet_.now();
+      }
+    };
+    heard(content_of<ping_msg>(message));
+    heard(content_of<attach_msg>(message));
+    heard(content_of<full_begin_msg>(message));
+    heard(content_of<prepare_msg>(message));
+    heard(content_of<commit_msg>(message));
+    heard(content_of<redo_msg>(message));
+    heard(content_of<bucket_msg>(message));
     const auto fenced = [&](const envelope& env) {
       if (env.inc == r->inc) r->fence_run = std::max(r->fence_run, env.txn.run);
     };
     r->was_paused = r->paused;
-    r->was_told = false;
+    r->was_told = r->written = false;
+    r->ticked =
+        content_of<tick>(message) != nullptr && std::string_view(actor.name()) == "receiver";
     r->was_unready = !r->served.ready;
     const auto* s = fleet_.state_of_receiver(*r);
     const auto* ping = content_of<ping_msg>(message);
@@ -125,6 +142,23 @@ void checker::check_flusher(caf::scheduled_actor& actor) {
     violated("bounds: more buckets are under way to one receiver than it gave credit for");
 }
 
+void checker::check_released(const trainer_process& t) {
+  const auto* s = fleet_.actors_of(t).supervisor;
+  // Who would have told them may have died.
+  if (!s || !s->trainer || s->trainer->boot.run != t.sync_txn.run) return;
+  for (const auto& [id, c] : s->children) {
+    const auto* f = state_of<flusher_actor, flusher_state>(c.flusher);
+    if (f && f->source && f->env.txn.run == t.sync_txn.run && f->env.txn.seq <= t.sync_txn.seq)
+      violated("bounds: a flusher keeps what is over");
+  }
+}
+
+void checker::check_fenced(const trainer_process& t) {
+  const auto* s = fleet_.actors_of(t).supervisor;
+  if (s && s->trainer)
+    violated("fences: " + fleet_.name_of(t.where) + " was fenced, and has begun another run");
+}
+
 void checker::check_memory(const trainer_process& t, const trainer_actors& actors) {
   const auto& history = t.store->history();
   const auto most = t.store->shape().total_bytes() * fleet_.options().sync.history_percent / 100;
@@ -152,7 +186,14 @@ void checker::check_engine(receiver_process& r, const receiver_state& s) {
   if (r.was_told && (r.told != now.version || r.told_label != now.label))
     violated("I3: " + who + " was told to go on at " + to_string(r.told) + ", not " +
              to_string(now.version));
+  if (r.written && now.phase == receiver_phase::serving &&
+      (r.written_version != now.version || r.written_label != now.label))
+    violated("I3: " + who + " was told that it holds " + to_string(r.written_version) + ", not " +
+             to_string(now.version));
   if (!r.served.ready) return;
+  const std::chrono::milliseconds lease(fleet_.options().receiver.lease_ms);
+  if (r.ticked && fleet_.now() >= r.heard + lease)
+    violated("I3: " + who + " is ready, and its lease has ended");
   if (r.paused) violated("I3: " + who + " is ready, and was never told to go on");
   if (!r.rotten && !holds(r, r.loaded)) violated("I3: " + who + " was not told what was written");
 }

@@ -24,6 +24,10 @@ class checker {
   void on_said(const trainer_process& t, endpoint to, const wire_message& m);
   /// `by_leader`: the sender that made it leads its process's run still, and can be asked.
   void on_report(trainer_process& t, const sync_report& report, bool by_leader);
+  /// A sync's report was there some time ago.
+  void check_released(const trainer_process& t);
+  /// A newer run leads the fleet, and this one was told so some time ago.
+  void check_fenced(const trainer_process& t);
   /// A trainer starts from these bytes.
   void on_boot(std::uint64_t run, const bytes& from);
 

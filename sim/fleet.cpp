@@ -28,12 +28,19 @@ layout small_model() {
                  {"d", dtype::f8_e4m3, {61}}});
 }
 
+/// Between two stops of one process. Time passes when nobody has anything left to do, so that
+/// whatever had come has been handled.
+constexpr auto runs_for = milliseconds(100);
+
+/// What a sync without recovery may take, each of its rounds used in full.
+milliseconds prompt_within(const settings& s) {
+  const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
+  const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
+  return milliseconds(admission + s.sync.stage_timeout_ms + commit);
+}
 /// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.
 milliseconds report_within(const settings& s) {
-  const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
-  const auto vote = s.sync.stage_timeout_ms;
-  const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
-  return 2 * milliseconds(admission + vote + commit + s.sync.recovery_timeout_ms);
+  return 2 * (prompt_within(s) + milliseconds(s.sync.recovery_timeout_ms));
 }
 
 }  // namespace
@@ -133,6 +140,7 @@ void fleet::choose_settings() {
   s.supervision.restart_max = 1000;
   // None, some steps, about a dozen.
   s.sync.history_percent = static_cast<std::uint32_t>(mix(o_.seed, 0x415) % 3) * 400;
+  if (mix(o_.seed, 0xc0de) % 4 == 0) s.sync.encoding = delta_encoding::raw;
   s.transport.fanout = o_.fanout;
   s.transport.relay_stall_ms = 200;
   s.transport.relay_backoff_ms = 2'000;
@@ -327,6 +335,8 @@ void fleet::sync(trainer_process& t) {
   scheduler_.in(milliseconds(dice_.below(fault_id::hurry, 3'000)), [this, &t, asked = t.ticket] {
     if (!t.up || t.ticket != asked) return dice_.miss(fault_id::hurry);
     trace_.line(trace_level::events, [&] { return name_of(t.where) + " has its next weights"; });
+    const auto from = std::max(scheduler_.now(), t.still_until);
+    t.due = std::min(t.due, from + prompt_within(settings_));
     caf::anon_send(t.supervisor, hurry_request{});
   });
 }
@@ -334,28 +344,24 @@ void fleet::sync(trainer_process& t) {
 // --- time ---------------------------------------------------------------------------------------
 
 bool fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
-  if (!is_up(where)) return false;
   const auto stop = [&](auto& process) {
+    const auto now = scheduler_.now();
+    // Whoever is stopped again and again without a moment in between does not run at all.
+    if (!process.up || now < process.still_until + runs_for) return false;
     process.standing_still = true;
-    // Who is stopped again meanwhile goes on at the later time.
-    process.still_until = std::max(process.still_until, scheduler_.now() + wait);
+    process.still_until = now + wait;
+    scheduler_.in(wait, [this, &process, until = process.still_until] {
+      if (process.still_until != until) return;  // of another life
+      process.standing_still = false;
+      scheduler_.wake();
+    });
+    return true;
   };
-  const auto go_on = [this](auto& process) {
-    if (scheduler_.now() < process.still_until) return;
-    process.standing_still = false;
-    scheduler_.wake();
-  };
-  if (where < first_trainer) {
-    stop(receivers_[where]);
-    scheduler_.in(wait, [&r = receivers_[where], go_on] { go_on(r); });
-  } else {
-    auto& t = trainers_[where - first_trainer];
-    const auto before = std::max(t.still_until, scheduler_.now());
-    stop(t);
-    t.due += std::max(t.still_until, before) - before;
-    scheduler_.in(wait, [&t, go_on] { go_on(t); });
-  }
-  return true;
+  if (where < first_trainer) return stop(receivers_[where]);
+  auto& t = trainers_[where - first_trainer];
+  const bool stopped = stop(t);
+  if (stopped) t.due += wait;
+  return stopped;
 }
 
 void fleet::jump(std::chrono::nanoseconds by) {

@@ -58,8 +58,12 @@ struct receiver_process {
   bytes loaded;                  ///< what the engine has taken over from its memory
   version_ref told;              ///< at which it was told to go on
   std::uint64_t told_label = 0;
-  bool was_told = false;  ///< in this step
-  bool written = false;   ///< likewise: the engine was told of new bytes
+  bool was_told = false;        ///< in this step
+  bool written = false;         ///< likewise: the engine was told of new bytes
+  version_ref written_version;  ///< and that they are these
+  std::uint64_t written_label = 0;
+  bool ticked = false;  ///< in this step its time passed
+  time_point heard;     ///< when it handled a word of a trainer last
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };
@@ -116,6 +120,7 @@ class fleet final : public directory {
   std::deque<trainer_process>& trainers() { return trainers_; }
   trainer_process& leader() { return trainers_.back(); }
   const settings& options() const { return settings_; }
+  time_point now() const { return scheduler_.now(); }
   trainer_actors actors_of(const trainer_process& t) const;
   receiver_state* state_of_receiver(const receiver_process& r) const;
   bool is_current_sender(const trainer_process& t, const caf::scheduled_actor& actor) const {
@@ -137,7 +142,7 @@ class fleet final : public directory {
   receiver_process& add_receiver();
   void crash(trainer_process& t);
   trainer_process& begin_trainer(const bytes& checkpoint);
-  /// False, like the next: there is nothing to stand still.
+  /// False: it is down, or has just stood still. Like the next: nothing was struck.
   bool stand_still(endpoint where, std::chrono::nanoseconds wait);
   void lift_pauses();
   bool kill_one_actor(trainer_process& t, std::uint64_t chance);

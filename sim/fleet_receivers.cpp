@@ -122,11 +122,13 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     r.told = version;
     r.told_label = label;
   };
-  out.apply = [this, fails, &r, life](version_ref, std::uint64_t,
+  out.apply = [this, fails, &r, life](version_ref version, std::uint64_t label,
                                       std::span<const std::size_t> tensors) {
     fails(fault_id::fail_after);
     if (r.lives != life) return;
     r.written = true;
+    r.written_version = version;
+    r.written_label = label;
     if (o_.broken == variant::off_by_one)
       copy_into(r.memory, written_one_further(shape_, r.seen, bytes_of(r.memory)));
     const auto now = bytes_of(r.memory);
@@ -172,6 +174,7 @@ void fleet::begin_life(receiver_process& r) {
   r.highest = r.fleet = {};
   r.rotten = r.paused = r.was_told = false;
   r.seen = r.loaded = bytes_of(r.memory);
+  r.heard = scheduler_.now();
   auto env = env_of(r.where, r.lives);
   r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
                                                : incarnation{env->entropy(), env->entropy()};

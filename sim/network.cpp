@@ -81,13 +81,16 @@ void network::slow(endpoint from, endpoint to, time_point until, std::chrono::na
 
 void network::flap(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds half) {
   auto& l = links_[{from, to}];
-  l.flaps_since = scheduler_.now();
-  l.flaps_until = until;
-  l.flap_half = half;
+  const auto now = scheduler_.now();
+  if (l.flaps_until <= now) {
+    l.flaps_since = now;
+    l.flap_half = half;
+  }
+  l.flaps_until = std::max(l.flaps_until, until);
 }
 
 void network::heal() {
-  for (auto& [who, l] : links_) l = {};
+  for (auto& [who, l] : links_) l.cut_until = l.slow_until = l.flaps_until = {};
 }
 
 bool network::is_cut(endpoint from, endpoint to) {

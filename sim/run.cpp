@@ -5,6 +5,7 @@
 
 #include "sim/checker.hpp"
 #include "sim/validator.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep::sim {
 
@@ -139,7 +140,8 @@ class simulation final : public spectator {
     say_strikes();
     if (!any) checker_.violated("L1: nothing will ever happen again");
     if (!network_.unnoticed().empty())
-      checker_.violated("a flipped bit went unnoticed in " + network_.unnoticed());
+      checker_.violated("a damaged message went unnoticed, and was taken for " +
+                        network_.unnoticed());
     if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(f::attach))
       checker_.violated("bounds: timers become more and more");
     if (network_.under_way() > under_way_max)
@@ -164,6 +166,7 @@ class simulation final : public spectator {
   void want_sync(trainer_process& t) {
     scheduler_.in(milliseconds(random_.below(300)), [this, &t] {
       if (!t.up || t.ticket || (troubled_ && issued_ >= o_.syncs)) return;
+      if (!t.standing_still) checker_.check_released(t);
       if (&t == &fleet_.leader()) {
         ++issued_;
         asked_step_ = result_.steps;
@@ -189,9 +192,17 @@ class simulation final : public spectator {
       return;
     }
     const bool over = report->reason == errc::shut_down || report->reason == errc::fenced;
-    if (over && &t != &fleet_.leader()) return fleet_.crash(t);  // an operator's hand
+    if (over && &t != &fleet_.leader()) return retire(t, report->reason);
     if (over) return replace_leader();
     want_sync(t);
+  }
+
+  /// An operator's hand, in a while: a trainer that was fenced must have come to rest by itself.
+  void retire(trainer_process& t, errc why) {
+    scheduler_.in(seconds(1), [this, &t, why] {
+      if (why == errc::fenced && !t.standing_still) checker_.check_fenced(t);
+      fleet_.crash(t);
+    });
   }
 
   void count(const sync_report& report) {
@@ -502,6 +513,7 @@ class simulation final : public spectator {
 }  // namespace
 
 run_result run(const run_options& o) {
+  set_workers(1);  // what several threads do comes in the kernel's order, not in the seed's
   return simulation(o).run();
 }
 
