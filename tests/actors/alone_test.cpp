@@ -2,6 +2,7 @@
 #include <caf/scoped_actor.hpp>
 #include <caf/send.hpp>
 #include <catch2/catch.hpp>
+#include <future>
 
 #include "actors/encoding.hpp"
 #include "actors/fleet.hpp"
@@ -144,6 +145,37 @@ TEST_CASE("a snapshot whose bytes another run has taken over is refused its adva
   CHECK(s.advance() != errc::none);
   CHECK(s.store->label() == 0);
   CHECK_FALSE(s.store->torn());
+}
+
+TEST_CASE("who begins or ends a run takes over the snapshot's bytes from who wrote them") {
+  runtime rt(quiet());
+  const auto w = random_weights(small_layout(), 1);
+  trainer t(rt, w.shape());
+  boot_request boot;
+  boot.run = 1;
+  boot.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  boot.answer = std::make_shared<std::promise<version_ref>>();
+  const auto store = boot.store;
+  auto begun = boot.answer->get_future();
+  const auto writes = [&](std::uint64_t owner) {
+    try {
+      store->write(owner, 0, [](const tensor_spans&) {});
+      return true;
+    } catch (const error& e) {
+      CHECK(e.code() == errc::fenced);
+      return false;
+    }
+  };
+  const auto before = store->take_over();
+  REQUIRE(writes(before));
+  caf::anon_send(rt.inside().supervisor, std::move(boot));
+  REQUIRE(begun.wait_for(10s) == std::future_status::ready);
+  CHECK_FALSE(writes(before));
+  CHECK(writes(before + 1));
+  t.stop();
+  for (int i = 0; i < 1000 && t.is_running(); ++i) std::this_thread::sleep_for(2ms);
+  REQUIRE_FALSE(t.is_running());
+  CHECK_FALSE(writes(before + 1));
 }
 
 TEST_CASE("only the sender says who is in the view") {
