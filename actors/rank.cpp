@@ -17,6 +17,10 @@ namespace {
 using pointer = rank_actor::stateful_pointer<rank_state>;
 using std::chrono::milliseconds;
 
+/// Of syncs in a row that a trainer did not come to so many are remembered: each has cost the
+/// coordinator its whole patience.
+constexpr std::size_t syncs_missed_max = 1'000;
+
 shard_result_msg result_of(pointer self, shard_task what, txn_ref txn, std::uint64_t challenge) {
   shard_result_msg m;
   m.cluster = self->state.env->cluster;
@@ -42,10 +46,24 @@ void refuse_task(pointer self, const shard_task_msg& t, errc reason, std::string
 }
 
 // --- the trainer's sync -------------------------------------------------------------------------
+//
+// Each rank's trainer calls `sync` when it gets there, and what the coordinator says is on its way
+// for a while: a rank may be asked to encode for a transaction that is over already, and told so
+// only when its trainer has come to the next sync. So a sync shares the fate of a transaction that
+// it has a part in, and of no other:
+//
+// * It joins one that has its label, and ends with it.
+// * One of another label it refuses. That either ends both, since trainers that disagree cannot go
+//   on, or the transaction was over before the coordinator heard of it. Only the coordinator knows
+//   which, and says so when it calls the transaction off.
+// * Who comes to a sync after it was called off (`missed`) has its sync aborted, and the
+//   coordinator's next transaction waits for the one after: it is late, not at odds.
 
 void finish_sync(pointer self, sync_result result, errc reason, std::string detail) {
   auto& state = self->state;
   const auto current = std::exchange(state.current, {});
+  state.joined = {};
+  state.refused = {};
   if (!current.ticket) return;
   sync_report report;
   report.label = current.label;
@@ -83,6 +101,7 @@ void end_run(pointer self, errc reason, const std::string& detail) {
   if (state.store) state.store->take_over();
   state.store.reset();
   state.waiting.reset();
+  state.missed.clear();
   state.held = {};
   finish_sync(self, sync_result::aborted, reason, detail);
 }
@@ -135,14 +154,18 @@ void encode(pointer self, const shard_task_msg& t) {
     state.waiting = t;
     return;
   }
-  state.waiting.reset();
-  if (state.current.label != t.label) {
-    const auto detail = "it syncs " + std::to_string(state.current.label) + ", the coordinator " +
-                        std::to_string(t.label);
-    refuse_task(self, t, errc::bad_input, detail);
-    return finish_sync(self, sync_result::aborted, errc::bad_input, detail);
+  const auto label = state.current.label;
+  if (label != t.label && state.missed.contains(label)) {
+    state.waiting = t;
+    return finish_sync(self, sync_result::aborted, errc::timeout,
+                       "it came after the coordinator had called it off");
   }
-  state.encoded = t.txn;
+  if (label != t.label) {
+    state.refused = {t.txn, "it syncs " + std::to_string(label) + ", the coordinator " +
+                                std::to_string(t.label)};
+    return refuse_task(self, t, errc::bad_input, state.refused.why);
+  }
+  state.joined = state.encoded = t.txn;
   state.carved.clear();
   state.challenge = t.challenge;
   const auto failed = failure_of([&] {
@@ -162,20 +185,31 @@ void encode(pointer self, const shard_task_msg& t) {
                                            t.challenge});
 }
 
+/// The transaction is over, and has not committed, or has advanced here already.
+void drop(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  if (state.waiting && state.waiting->txn == t.txn) {
+    if (state.missed.size() == syncs_missed_max) state.missed.clear();
+    if (state.waiting->what == shard_task::encode) state.missed.insert(state.waiting->label);
+    state.waiting.reset();
+  }
+  forget(self, t.txn);
+  if (state.encoded == t.txn) state.encoded = {};
+  if (state.joined == t.txn)
+    return finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
+  if (state.refused.txn != t.txn) return;
+  const auto refused = std::exchange(state.refused, {});
+  // Unheard of, it was over before this sync began: the next one may be this one's.
+  if (t.label != 0) finish_sync(self, sync_result::aborted, errc::bad_input, refused.why);
+}
+
 void do_task(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
   if (t.what == shard_task::seed) return seed(self, t);
   if (t.what == shard_task::encode) return encode(self, t);
   if (t.what == shard_task::end)
     return end_run(self, errc::shut_down, "the run is over: seed again");
-  if (t.what == shard_task::drop) {
-    if (state.waiting && state.waiting->txn == t.txn) state.waiting.reset();
-    forget(self, t.txn);
-    // Not what follows a commit: by then the trainer may have begun the next sync.
-    if (state.encoded != t.txn) return;
-    state.encoded = {};
-    return finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
-  }
+  if (t.what == shard_task::drop) return drop(self, t);
   if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
   part_choice part{t.part, {}};
   if (const auto failed = failure_of([&] { part.taken = part_from(t.taken, state.shape); }))
@@ -253,7 +287,8 @@ void on_advanced(pointer self, const advance_result& m) {
   say(self, std::move(out));
   if (m.reason != errc::none) return end_run(self, m.reason, m.detail);
   state.held = {m.txn.run, m.txn.seq};
-  finish_sync(self, sync_result::ok, errc::none, {});
+  state.missed.clear();
+  if (state.joined == m.txn) finish_sync(self, sync_result::ok, errc::none, {});
   state.encoded = {};
   state.delta.reset();
   state.carved.clear();
@@ -400,7 +435,8 @@ void on_boot(pointer self, boot_request& m) {
   refuse_seed(self, errc::busy, "another start has taken its place");
   state.boot = std::move(m);
   arm(self);
-  if (state.waiting && state.waiting->what == shard_task::seed) seed(self, *state.waiting);
+  if (state.waiting && state.waiting->what == shard_task::seed)
+    seed(self, *std::exchange(state.waiting, std::nullopt));
 }
 
 void on_sync(pointer self, sync_request& m) {
@@ -414,7 +450,8 @@ void on_sync(pointer self, sync_request& m) {
   }
   finish_sync(self, sync_result::aborted, errc::busy, "another sync has taken its place");
   state.current = std::move(m);
-  if (state.waiting && state.waiting->what == shard_task::encode) encode(self, *state.waiting);
+  if (state.waiting && state.waiting->what == shard_task::encode)
+    encode(self, *std::exchange(state.waiting, std::nullopt));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
+#include <set>
 
 #include "actors/gateway.hpp"
 #include "actors/spawn.hpp"
@@ -62,8 +63,17 @@ struct rank_state {
 
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
   sync_request current;              ///< the trainer's sync under way; no ticket if there is none
+  txn_ref joined;                    ///< the transaction that `current` has a part in
+  /// The one that was refused since `current` is another sync, or was called off meanwhile.
+  struct {
+    txn_ref txn;
+    std::string why;
+  } refused;
   std::optional<shard_task_msg> waiting;  ///< a task that came before the trainer did
-  layout shape;                           ///< of the whole model
+  /// What the coordinator calls the syncs that were called off before the trainer came to them,
+  /// since the last one that succeeded.
+  std::set<std::uint64_t> missed;
+  layout shape;  ///< of the whole model
   std::shared_ptr<snapshot_store> store;
   snapshot_actor snapshot;
   version_ref held;

@@ -96,22 +96,29 @@ class performer {
     auto& m = state_.measures;
     m = {};
     m.started = now_;
+    const auto challenge = env_.entropy();
+    // The other ranks meanwhile do the same.
+    ask_ranks(self_, shard_task::encode, a.txn, a.label, challenge);
     const auto failed = failure_of([&] {
       if (!state_.current.ticket->begin_reading())
         throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
-      encode(a);
+      encode(a, challenge);
     });
     state_.current.ticket->tensors_read();
     state_.current.tensors = nullptr;
     if (!failed) return;
-    drop_at_ranks(self_, a.txn);
-    run(state_.machine->on_encode_failed(now_, a.txn, failed->first, failed->second));
+    // The others are waited for all the same: whose trainer comes a moment later comes to this
+    // sync, and would take the next one for it.
+    auto mine = state_.gathering.answers.front();
+    mine.what = shard_task::encode;
+    mine.txn = a.txn;
+    mine.challenge = challenge;
+    mine.reason = failed->first;
+    mine.detail = failed->second;
+    add_mine(self_, std::move(mine), nullptr, nullptr);
   }
 
-  void encode(const act::encode& a) {
-    const auto challenge = env_.entropy();
-    // The other ranks meanwhile do the same.
-    ask_ranks(self_, shard_task::encode, a.txn, a.label, challenge);
+  void encode(const act::encode& a, std::uint64_t challenge) {
     auto made = encode_against(*state_.setup.store, state_.current.tensors, env_.options);
     state_.challenge = challenge;
     auto& mine = state_.gathering.answers.front();

@@ -149,6 +149,7 @@ void ask_ranks(pointer self, shard_task what, txn_ref txn, std::uint64_t label,
   auto& state = self->state;
   const auto& env = *state.setup.env;
   auto& g = state.gathering;
+  if (what == shard_task::encode) state.heard.clear();
   g = {what, txn, challenge,
        {},   {},  self->clock().now() + patience_with_ranks(env.options, state.setup.shape)};
   for (const auto& taken : parts) {
@@ -177,8 +178,9 @@ void plan(pointer self, txn_ref txn) {
 void drop_at_ranks(pointer self, txn_ref txn) {
   auto& state = self->state;
   state.gathering = {};
-  for (const auto& rank : state.setup.ranks)
-    self->send(rank, shard_task_msg{state.setup.env->cluster, shard_task::drop, txn, 0, 0});
+  for (std::size_t i = 0; i < state.setup.ranks.size(); ++i)
+    self->send(state.setup.ranks[i], shard_task_msg{state.setup.env->cluster, shard_task::drop, txn,
+                                                    state.heard.contains(i + 1) ? 1U : 0U, 0});
 }
 
 std::vector<shard_mask> parts_of(const sender_state& state, const std::vector<participant>& who) {
@@ -198,6 +200,7 @@ void add_answer(pointer self, std::size_t rank, shard_result_msg m) {
   auto& answer = g.answers[part * ranks + rank];
   if (answer.rank != 0) return;
   m.rank = static_cast<std::uint32_t>(rank) + 1;  // marks that it is there
+  if (g.what == shard_task::encode) self->state.heard.insert(rank);
   answer = std::move(m);
   if (std::ranges::all_of(g.answers, [](const auto& p) { return p.rank != 0; })) gathered(self);
 }

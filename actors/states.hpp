@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "actors/spawn.hpp"
 #include "actors/timer.hpp"
@@ -179,6 +180,7 @@ struct sender_state {
     std::vector<shard_result_msg> answers;
     time_point deadline;
   } gathering;
+  std::set<std::size_t> heard;  ///< ranks that have answered to `encode` of the last transaction
   std::uint64_t challenge = 0;  ///< of the delta
   sync_measures measures;
   tick_timer timer;

@@ -38,7 +38,7 @@ enum class shard_task : std::uint8_t {
   prove,    ///< digest what is held under `challenge`
   plan,     ///< a full transfer of what is held, or of what its last `label` steps changed
   advance,  ///< hold what was encoded
-  drop,     ///< forget what was encoded or planned
+  drop,     ///< forget what was encoded or planned; `label`: 1 if it was heard to encode, else 0
   digests,  ///< of each tensor under `challenge`
   end,      ///< the run is over; not answered either
   carve,    ///< what of what was encoded is of the tensors named, and prove it

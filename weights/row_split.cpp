@@ -14,15 +14,14 @@ namespace lockstep {
 
 namespace {
 
-/// Whether rows of `spec` can be told apart by bytes.
+/// Whether rows of `spec` can be told apart by bytes: elements that are whole bytes always can.
 bool has_rows(const tensor_spec& spec, std::uint64_t bytes) {
-  return bytes != 0 && !spec.shape.empty() && bytes % spec.shape.front() == 0 &&
-         bytes / spec.shape.front() % unit_bytes(spec.type) == 0;
+  return bytes != 0 && !spec.shape.empty() && bytes % spec.shape.front() == 0;
 }
 
 }  // namespace
 
-row_split::row_split(const layout& whole, std::uint32_t parts) : parts_(parts) {
+row_split::row_split(const layout& whole, std::uint32_t parts) : parts_(parts), whole_(whole) {
   if (parts == 0 || parts > parts_max)
     throw error(
         errc::bad_input,
@@ -41,6 +40,11 @@ row_split::row_split(const layout& whole, std::uint32_t parts) : parts_(parts) {
       if (!alone) {
         made.name += fmt::format("@{}/{}", part, parts);
         made.shape.front() = std::min(most, rows - first);
+        // Also where that one is split itself, so that its name is none of a piece: who asks for
+        // tensors by name would get both.
+        if (whole.find(made.name))
+          throw error(errc::wrong_layout,
+                      fmt::format("'{}' is a tensor, and a piece of '{}'", made.name, spec.name));
       }
       named[made.name] = {i, first * row_bytes, part, alone};
     }
@@ -59,28 +63,34 @@ shard_mask row_split::share(std::uint32_t rank, std::uint32_t ranks) const {
   return out;
 }
 
+/// What of a tensor is piece `index`. A piece of one that is too short or too long could pass for
+/// whole, and be another one's bytes.
+template <class Byte>
+std::span<Byte> row_split::cut(std::size_t index, std::span<Byte> tensor) const {
+  const auto& p = pieces_[index];
+  if (tensor.empty()) return tensor;
+  if (tensor.size() != whole_.bytes(p.tensor))
+    throw error(errc::wrong_layout,
+                fmt::format("tensor '{}' has {} bytes, not {}", whole_[p.tensor].name,
+                            tensor.size(), whole_.bytes(p.tensor)));
+  return tensor.subspan(p.offset, shape_.bytes(index));
+}
+
 tensor_reader row_split::reader(tensor_reader whole) const {
   // Readers are copied.
   const auto split = std::make_shared<const row_split>(*this);
   return [whole = std::move(whole), split](std::size_t index) {
-    const auto& p = (*split)[index];
-    const auto size = split->shape().bytes(index);
-    const auto all = whole(p.tensor);
-    // One of another size is refused by whoever compares it with the layout.
-    if (p.alone || all.size() < p.offset + size) return all;
-    return all.subspan(p.offset, size);
+    return split->cut(index, whole((*split)[index].tensor));
   };
 }
 
 std::vector<std::span<std::byte>> row_split::memory(
     std::span<const std::span<std::byte>> whole) const {
+  if (whole.size() != whole_.count())
+    throw error(errc::wrong_layout,
+                fmt::format("memory of {} tensors, not {}", whole.size(), whole_.count()));
   std::vector<std::span<std::byte>> out;
-  for (std::size_t i = 0; i < pieces_.size(); ++i) {
-    const auto& p = pieces_[i];
-    const auto& all = whole[p.tensor];
-    const bool fits = !p.alone && all.size() >= p.offset + shape_.bytes(i);
-    out.push_back(fits ? all.subspan(p.offset, shape_.bytes(i)) : all);
-  }
+  for (std::size_t i = 0; i < pieces_.size(); ++i) out.push_back(cut(i, whole[pieces_[i].tensor]));
   return out;
 }
 

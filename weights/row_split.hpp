@@ -33,7 +33,8 @@ class row_split {
   };
 
   /// `parts` 1: nothing is split. Throws `error{bad_input}` if `parts` is not 1 to `parts_max`, and
-  /// `error{wrong_layout}` if a tensor has the name of another's piece.
+  /// `error{wrong_layout}` if a tensor has the name of another's piece, whether it is split as well
+  /// or not.
   row_split(const layout& whole, std::uint32_t parts);
 
   /// Of the pieces, in canonical order.
@@ -46,14 +47,20 @@ class row_split {
   /// a multiple of `ranks`, or `error{bad_input}` is thrown. Without a split, `even_shard`.
   shard_mask share(std::uint32_t rank, std::uint32_t ranks) const;
 
-  /// Reads pieces out of whole tensors. Holds what it needs of this.
+  /// Reads pieces out of whole tensors. Holds what it needs of this. What is empty there has empty
+  /// pieces; where a tensor has another size it throws `error{wrong_layout}`, which names it.
   tensor_reader reader(tensor_reader whole) const;
-  /// The memory of the pieces; `whole`: of the tensors, in their canonical order. What is empty
-  /// there has empty pieces.
+  /// The memory of the pieces; `whole`: of the tensors, in their canonical order. Empty tensors and
+  /// those of another size are dealt with as by `reader`. Throws the same if there are not as many
+  /// as the whole layout has.
   std::vector<std::span<std::byte>> memory(std::span<const std::span<std::byte>> whole) const;
 
  private:
+  template <class Byte>
+  std::span<Byte> cut(std::size_t index, std::span<Byte> tensor) const;
+
   std::uint32_t parts_;
+  layout whole_;
   layout shape_;
   std::vector<piece> pieces_;
 };

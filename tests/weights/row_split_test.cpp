@@ -51,6 +51,20 @@ TEST_CASE("tensors are split into runs of rows, the last ones shorter or missing
   CHECK(shape.total_bytes() == model().total_bytes());
 }
 
+TEST_CASE("a rank of several parts has neighbouring rows, and the first what is not split") {
+  const row_split split(model(), 4);
+  const auto names = [&](std::uint32_t rank) {
+    const auto share = split.share(rank, 2);
+    std::vector<std::string> out;
+    for (std::size_t i = 0; i < share.size(); ++i)
+      if (share[i]) out.push_back(split.shape()[i].name);
+    return out;
+  };
+  CHECK(names(0) == std::vector<std::string>{"a@0/4", "a@1/4", "b", "c", "d@0/4", "d@1/4", "e",
+                                             "f@0/4", "f@1/4", "g"});
+  CHECK(names(1) == std::vector<std::string>{"a@2/4", "d@2/4", "f@2/4", "f@3/4"});
+}
+
 TEST_CASE("in one part nothing is split") {
   const row_split split(model(), 1);
   CHECK(split.shape() == model());
@@ -62,6 +76,10 @@ TEST_CASE("names that would stand for two things, and numbers of parts that make
   const layout twice({{"a", dtype::u8, {4}}, {"a@1/2", dtype::u8, {}}});
   CHECK_THROWS_AS(row_split(twice, 2), error);
   CHECK_NOTHROW(row_split(twice, 1));
+  // Split as well, it would be named by whoever names the piece.
+  const layout both({{"a", dtype::u8, {4}}, {"a@1/2", dtype::u8, {2}}});
+  CHECK_THROWS_AS(row_split(both, 2), error);
+  CHECK_NOTHROW(row_split(both, 3));
   CHECK_THROWS_AS(row_split(model(), 0), error);
   CHECK_THROWS_AS(row_split(model(), row_split::parts_max + 1), error);
   CHECK_THROWS_AS(row_split(model(), 4).share(0, 3), error);
@@ -101,11 +119,32 @@ TEST_CASE("every byte of a model is in one piece of one rank, read and written w
   });
 }
 
-TEST_CASE("memory that is not lent has no pieces, and what is too short is given as it is") {
+TEST_CASE("memory that is not lent has no pieces") {
   const row_split split(model(), 2);
-  std::vector<std::span<std::byte>> none(model().count());
+  const std::vector<std::span<std::byte>> none(model().count());
+  const auto reader = split.reader([](std::size_t) { return std::span<const std::byte>(); });
   for (const auto& piece : split.memory(none)) CHECK(piece.empty());
-  std::vector<std::byte> few(3);
-  const auto reader = split.reader([&](std::size_t) { return std::span<const std::byte>(few); });
-  CHECK_THROWS_AS(views_of(split.shape(), reader), error);
+  for (std::size_t i = 0; i < split.shape().count(); ++i) CHECK(reader(i).empty());
+}
+
+TEST_CASE("a tensor of another size than its layout's has no pieces, not even some that fit") {
+  const row_split split(layout({{"a", dtype::u8, {4}}, {"b", dtype::u8, {}}}), 2);
+  // Of two bytes the second half would be what the first one is; of six both halves would be there.
+  for (const std::size_t size : {1u, 2u, 3u, 5u, 6u}) {
+    CAPTURE(size);
+    std::vector<std::byte> bytes(size), one(1);
+    const auto reader = split.reader(
+        [&](std::size_t tensor) { return std::span<const std::byte>(tensor == 0 ? bytes : one); });
+    CHECK_THROWS_WITH(reader(0), Catch::Contains("'a'") && Catch::Contains("not 4"));
+    CHECK_THROWS_AS(reader(1), error);
+    CHECK(reader(2).data() == one.data());
+    CHECK_THROWS_AS(split.memory(std::vector<std::span<std::byte>>{bytes, one}), error);
+    CHECK_THROWS_AS(split.memory(std::vector<std::span<std::byte>>{one, one}), error);
+  }
+  std::vector<std::byte> whole(4), two(2);
+  CHECK_THROWS_AS(split.memory(std::vector<std::span<std::byte>>{whole, two}), error);
+  CHECK_THROWS_AS(split.memory(std::vector<std::span<std::byte>>{whole}), error);
+  std::vector<std::byte> one(1);
+  CHECK_NOTHROW(split.memory(std::vector<std::span<std::byte>>{whole, one}));
+  CHECK_THROWS_AS(split.memory(std::vector<std::span<std::byte>>{whole, one, one}), error);
 }

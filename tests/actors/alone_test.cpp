@@ -1,0 +1,233 @@
+// What single actors obey, and from whom: said to them by hand.
+#include <caf/scoped_actor.hpp>
+#include <caf/send.hpp>
+#include <catch2/catch.hpp>
+#include <future>
+
+#include "actors/encoding.hpp"
+#include "actors/fleet.hpp"
+#include "actors/runtime_parts.hpp"
+#include "actors/states.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+/// An actor system, the test as one of its actors, and what an actor of it is given.
+struct stage {
+  explicit stage(std::uint32_t credit = 1) {
+    auto made = std::make_shared<actor_env>(*rt.inside().env);
+    made->options.bucket.credit = credit;
+    env = std::move(made);
+  }
+
+  template <class Behavior, class... Args>
+  auto spawn(Behavior behavior, Args... args) {
+    return rt.inside().system->spawn(behavior, std::move(args)...);
+  }
+  /// The next message, which must be a `M`; nothing if none comes.
+  template <class M>
+  std::optional<M> next(std::chrono::milliseconds patience = 10s) {
+    std::optional<M> out;
+    test->receive([&](M& m) { out = std::move(m); }, caf::after(patience) >> [] {});
+    return out;
+  }
+
+  runtime rt{quiet()};
+  std::shared_ptr<const actor_env> env;
+  caf::scoped_actor test{*rt.inside().system};
+};
+
+/// A snapshot with a delta staged as {1, 1}, that only waits for the join.
+struct staged_snapshot : stage {
+  staged_snapshot() {
+    const target_info held{{1, 0}, state_of_store(), 0};
+    snapshot = spawn(snapshot_behavior, env, store, held, store->take_over());
+    step(w, 1);
+    auto made = encode_against(*store, reader_of(w), env->options);
+    test->send(snapshot, stage_request{txn, held.version, {{1, 1}, made.state, 1}, made.delta, 7});
+    const auto result = next<stage_result>();
+    REQUIRE(result);
+    REQUIRE(result->reason == errc::none);
+  }
+  ~staged_snapshot() { caf::anon_send_exit(snapshot, caf::exit_reason::user_shutdown); }
+
+  digest state_of_store() const {
+    return store->read(
+        [](const tensor_views& tensors) { return digest_of(public_digest_seed, tensors); });
+  }
+  /// What it says to the join's all-ok.
+  errc advance() {
+    test->send(snapshot, join_verdict{txn, true});
+    const auto result = next<advance_result>();
+    REQUIRE(result);
+    return result->reason;
+  }
+
+  static constexpr txn_ref txn{1, 1};
+  weight_buffer w = random_weights(small_layout(), 1);
+  std::shared_ptr<snapshot_store> store =
+      std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0, 100);
+  snapshot_actor snapshot;
+};
+
+/// A fleet of one, and somebody who says to its supervisor what is not for it to say.
+struct impostor_fleet : fleet {
+  impostor_fleet() {
+    add();
+    REQUIRE(seed());
+  }
+
+  template <class M>
+  void say(M m) {
+    impostor->send(rt.inside().supervisor, std::move(m));
+  }
+  std::uint64_t cluster() const { return rt.inside().env->cluster; }
+
+  caf::scoped_actor impostor{*rt.inside().system};
+};
+
+}  // namespace
+
+TEST_CASE("a flusher stops for the end of its own transaction, and of no other") {
+  stage s;
+  const auto w = random_weights(small_layout(), 1);
+  const auto store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  const auto source = std::make_shared<full_source>(store, 1, 2);  // a bucket for each frame
+  REQUIRE(source->content().buckets.size() == 3);
+  const auto flusher =
+      s.spawn(flusher_behavior, receiver_id{1}, caf::actor_cast<receiver_actor>(s.test), s.env,
+              std::make_shared<sent_counters>());
+  const envelope env{s.env->cluster, {2, 5}, {1, 1}};
+  s.test->send(flusher, ship_request{full_begin_msg{env, {}, source->content(), 0, false}, source});
+  REQUIRE(s.next<full_begin_msg>());
+  REQUIRE(s.next<bucket_msg>());
+  for (const auto other : {txn_ref{2, 4}, txn_ref{2, 6}, txn_ref{1, 5}})
+    s.test->send(flusher, stop_request{other});
+  s.test->send(flusher, credit_msg{env, 1, 0});
+  const auto second = s.next<bucket_msg>();
+  REQUIRE(second);
+  CHECK(second->index == 1);
+  s.test->send(flusher, stop_request{env.txn});
+  s.test->send(flusher, credit_msg{env, 1, 1});
+  CHECK_FALSE(s.next<bucket_msg>(100ms));
+  caf::anon_send_exit(flusher, caf::exit_reason::user_shutdown);
+}
+
+TEST_CASE("a snapshot drops what is staged for its own transaction, and for no other") {
+  staged_snapshot s;
+  SECTION("others' ends are nothing to it") {
+    for (const auto other : {txn_ref{1, 0}, txn_ref{1, 2}, txn_ref{2, 1}})
+      s.test->send(s.snapshot, drop_request{other});
+    CHECK(s.advance() == errc::none);
+    CHECK(s.store->label() == 1);
+    CHECK(s.state_of_store() ==
+          digest_of(public_digest_seed, views_of(s.w.shape(), reader_of(s.w))));
+  }
+  SECTION("its own end is") {
+    s.test->send(s.snapshot, drop_request{s.txn});
+    s.test->send(s.snapshot, join_verdict{s.txn, true});
+    s.next<advance_result>(100ms);
+    CHECK(s.store->label() == 0);
+  }
+}
+
+TEST_CASE("a snapshot notes of each step what it led from, for the run that comes after") {
+  staged_snapshot s;
+  const auto left = s.state_of_store();
+  REQUIRE(s.advance() == errc::none);
+  CHECK(s.store->history().states() == std::vector<digest>{left});
+}
+
+TEST_CASE("a snapshot whose bytes another run has taken over is refused its advance") {
+  staged_snapshot s;
+  s.store->take_over();
+  CHECK(s.advance() != errc::none);
+  CHECK(s.store->label() == 0);
+  CHECK_FALSE(s.store->torn());
+}
+
+TEST_CASE("who begins or ends a run takes over the snapshot's bytes from who wrote them") {
+  runtime rt(quiet());
+  const auto w = random_weights(small_layout(), 1);
+  trainer t(rt, w.shape());
+  boot_request boot;
+  boot.run = 1;
+  boot.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  boot.answer = std::make_shared<std::promise<version_ref>>();
+  const auto store = boot.store;
+  auto begun = boot.answer->get_future();
+  const auto writes = [&](std::uint64_t owner) {
+    try {
+      store->write(owner, 0, [](const tensor_spans&) {});
+      return true;
+    } catch (const error& e) {
+      CHECK(e.code() == errc::fenced);
+      return false;
+    }
+  };
+  const auto before = store->take_over();
+  REQUIRE(writes(before));
+  caf::anon_send(rt.inside().supervisor, std::move(boot));
+  REQUIRE(begun.wait_for(10s) == std::future_status::ready);
+  CHECK_FALSE(writes(before));
+  CHECK(writes(before + 1));
+  t.stop();
+  for (int i = 0; i < 1000 && t.is_running(); ++i) std::this_thread::sleep_for(2ms);
+  REQUIRE_FALSE(t.is_running());
+  CHECK_FALSE(writes(before + 1));
+}
+
+TEST_CASE("only the sender says who is in the view") {
+  impostor_fleet f;
+  const participant stranger{7, {7, 1}};
+  f.say(hello_msg{f.cluster(), 7, "stranger", stranger.inc, {1, 2}, {}});
+  for (int i = 0; i < 1000 && f.status(7).name != "stranger"; ++i) std::this_thread::sleep_for(2ms);
+  REQUIRE(f.status(7).name == "stranger");
+  f.say(sync_action::admitted{stranger, {}});
+  std::this_thread::sleep_for(50ms);
+  CHECK_FALSE(f.status(7).member);
+  for (auto what : {"evicted", "not admitted"}) {
+    if (what == std::string_view("evicted"))
+      f.say(sync_action::evicted{stranger, errc::false_ack, what});
+    else
+      f.say(sync_action::not_admitted{stranger, errc::false_ack, what});
+    std::this_thread::sleep_for(50ms);
+    CHECK(f.status(7).detail != what);
+    CHECK(f.status(7).reason != errc::false_ack);
+  }
+}
+
+TEST_CASE("only the sender says what the fleet holds") {
+  impostor_fleet f;
+  auto ahead = f.rx[0]->state().version;
+  ahead.number += 1;
+  f.say(fleet_notice{ahead, {}});
+  std::this_thread::sleep_for(50ms);
+  CHECK(f.rx[0]->state().ready);
+  CHECK(f.sync(1).result == sync_result::ok);
+}
+
+TEST_CASE("a pong of a newer run ends the run that hears it, and one of no newer run does not") {
+  impostor_fleet f;
+  const auto mine = f.rx[0]->state().version;
+  const auto pong = [&](std::uint64_t run) {
+    f.say(pong_msg{f.cluster(),
+                   7,
+                   {7, 1},
+                   {true, receiver_phase::serving, {run, mine.number}, 0, errc::none}});
+  };
+  pong(mine.run - 1);
+  pong(mine.run);
+  CHECK(f.sync(1).result == sync_result::ok);
+  pong(mine.run + 1);
+  const auto over = [&] {
+    for (int i = 0; i < 1000; ++i) {
+      if (!f.t.is_running()) return true;
+      std::this_thread::sleep_for(2ms);
+    }
+    return false;
+  };
+  CHECK(over());
+  CHECK(f.sync(2).reason == errc::fenced);
+}
