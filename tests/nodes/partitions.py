@@ -96,7 +96,7 @@ class Partitions:
         self.ranks = {}  # rank -> process
         self.syncs = 0
         self.heal, self.kinds, self.half_opens = [], {}, {"trainer": [], "receiver": []}
-        self.frames = {}
+        self.frames, self.given_up = {}, 0
 
     @property
     def trainer(self):
@@ -144,13 +144,11 @@ class Partitions:
         return all(m.ready() and fleet.run_of(m.line["version"]) == newest for m in self.members)
 
     def whole(self, what):
-        began = time.monotonic()
         fleet.wait_until(lambda: f"all ready after {what}: {self.state()}", self.all_current, HEAL_S)
         # And it stays so while versions go on.
         before = self.syncs
         fleet.wait_until(lambda: f"syncs go on after {what}: {self.state()}",
                          lambda: self.syncs > before + 3 and self.all_current(), HEAL_S)
-        return time.monotonic() - began
 
     def silent(self, members, seconds, what):
         """Whoever hears nothing of its trainer stops serving."""
@@ -171,7 +169,11 @@ class Partitions:
         else:
             getattr(self, kind.replace(" ", "_"))(member, name, long, broken_for)
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        self.heal.append(self.whole(f"{kind} of {name} for {broken_for:.1f} s"))
+        began = time.monotonic()
+        if WEATHERS.get(kind, "?")[0] == "receiver":
+            self.revive(member)
+        self.whole(f"{kind} of {name} for {broken_for:.1f} s")
+        self.heal.append(time.monotonic() - began)
 
     def cut_receiver(self, member, name, long, seconds):
         self.network.unplug(name)
@@ -299,6 +301,22 @@ class Partitions:
             for way in ways:
                 self.network.better(*way)
 
+    def revive(self, member):
+        """A receiver that is heard all the time, and fails often enough, is given up until it has a
+        new life. That is counted, and no other way of staying out is helped."""
+        def decided():
+            if member.ready() and fleet.run_of(member.line["version"]) == self.watch.newest_run:
+                return "ready"
+            said = self.fleet.ask("status", self.addresses[0]).find("status")
+            return said and any(r["id"] == member.id and r["standing"] == "gave_up"
+                                for r in said["receivers"]) and "given up"
+
+        if fleet.wait_until(lambda: f"ready or given up: {self.state()}", decided, HEAL_S,
+                            every=0.5) == "given up":
+            self.given_up += 1
+            self.end_of(member)
+            self.start_receiver(member)
+
     def kill_behind_the_cut(self, member, name, long, seconds):
         """No end of the connection is ever seen: half-open, until a deadline finds it."""
         self.network.unplug(name)
@@ -404,6 +422,7 @@ class Partitions:
                 "ranks": self.options.ranks, "fanout": self.options.fanout,
                 "episodes": sum(self.kinds.values()), "episodes_by_kind": self.kinds,
                 "counts": self.watch.counts, "frames": self.frames,
+                "given_up": self.given_up,
                 "heal_seconds": of(self.heal),
                 "half_open_seconds": {end: of(t) for end, t in self.half_opens.items()},
                 "seconds": round(seconds, 1), "violations": self.watch.violations,
