@@ -2,8 +2,11 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <caf/io/network/multiplexer.hpp>
 #include <caf/send.hpp>
+
+#include "protocol/deadlines.hpp"
 
 namespace lockstep {
 
@@ -38,7 +41,7 @@ void link_io::open(caf::io::broker* self, link_channels channels,
   peer_ = channels.control->peer();
   where_ = channels.control->peer_address();
   bulk_ = std::move(channels.bulk);
-  heard_ = self->clock().now();
+  heard_ = message_began_ = self->clock().now();
   control_ = self->add_scribe(channels.control->release());
   self->configure_read(control_, caf::io::receive_policy::at_most(read_bytes));
   const auto me = caf::actor_cast<caf::actor>(self);
@@ -96,10 +99,19 @@ bool link_io::lease_over(caf::io::broker* self) const {
 
 void link_io::watch(caf::io::broker* self) {
   const std::chrono::milliseconds lease(env_->options.receiver.lease_ms);
-  if (self->clock().now() - heard_ > 2 * lease)
-    return end(self, errc::lease_expired, "it is silent");
+  const auto now = self->clock().now();
+  if (now >= heard_ + 2 * lease) return end(self, errc::lease_expired, "it is silent");
+  auto over = heard_ + 2 * lease;
+  if (in_.size() > 0) {
+    // A length that was damaged on its way takes all that follows for one message.
+    const auto whole = message_began_ + 2 * lease + transfer_time(env_->options, control_bytes_max);
+    if (now >= whole) return end(self, errc::lease_expired, "its message does not end");
+    over = std::min(over, whole);
+  }
   if (!write(self, beat_msg{env_->cluster})) return;
-  self->delayed_send(self, lease / 4 + std::chrono::milliseconds(1), tick{});
+  // The last tick comes when the silence has lasted long enough, and no part of a lease later.
+  self->delayed_send(self, std::min(over, now + lease / 4 + std::chrono::milliseconds(1)) - now,
+                     tick{});
 }
 
 }  // namespace lockstep

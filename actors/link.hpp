@@ -103,9 +103,11 @@ class link_io {
   template <class Take>
   void read(caf::io::broker* self, const std::vector<char>& bytes, Take take) {
     heard_ = self->clock().now();
+    if (in_.size() == 0) message_began_ = heard_;
     in_.feed(std::as_bytes(std::span(bytes)));
     while (auto next = in_.next()) {
       if (auto* m = std::get_if<wire_message>(&*next)) {
+        message_began_ = heard_;
         if (floods()) return end(self, errc::bad_frame, "it says more than anybody could mean");
         if (!take(*m)) return;
         continue;
@@ -121,7 +123,8 @@ class link_io {
   /// Ends the link: says why in the log, and quits.
   void end(caf::io::broker* self, errc reason, const std::string& detail);
 
-  /// Keeps ticks coming; quits if the peer has been silent for so long that its lease is long over.
+  /// Keeps ticks coming; quits if the peer has been silent, or has not come to the end of a
+  /// message, for so long that its lease is long over.
   void watch(caf::io::broker* self);
 
   const greeting& peer() const noexcept { return peer_; }
@@ -141,6 +144,7 @@ class link_io {
   std::uint64_t round_ = 0;
   wire_stream in_;
   time_point heard_;
+  time_point message_began_;  ///< when the first bytes of what is held came, at the latest
   time_point second_began_;
   std::uint32_t said_ = 0;  ///< in this second
 };

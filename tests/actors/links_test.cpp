@@ -413,6 +413,30 @@ TEST_CASE("a silent link is ended when its lease is long over") {
   CHECK(peer.is_ended());
 }
 
+TEST_CASE("a peer whose message does not end is cut off, though it goes on talking") {
+  fleet f(listening());
+  f.t.seed(f.w);
+  const raw_link peer(f.rt.port(), 9, "endless");
+  REQUIRE(peer.descriptor >= 0);
+  const wire_message beat = beat_msg{cluster_id("lockstep")};
+  auto endless = encode_message(beat);
+  // Two words of its length have changed places, which TCP's checksum does not see: all that is
+  // said for a long time is a part of it.
+  const auto length = endless.begin() + static_cast<std::ptrdiff_t>(wire_header_bytes - 8);
+  std::swap_ranges(length, length + 2, length + 2);
+  peer.say(endless);
+  std::atomic<bool> over = false;
+  auto talking = std::async(std::launch::async, [&] {
+    while (!over) {
+      peer.say(beat);
+      std::this_thread::sleep_for(50ms);
+    }
+  });
+  CHECK(peer.is_ended());
+  over = true;
+  talking.get();
+}
+
 TEST_CASE("a runtime says what is wrong with where it listens") {
   auto s = listening();
   for (const auto* bad :

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Decides whether a fleet across several networks survives their being cut, in one direction or both.
 
-    partitions.py PROGRAM [--base DIR --stream DIR] [--episodes N] [--receivers N] [--ranks N]
-                  [--fanout N] [--seed S]
+    partitions.py PROGRAM [--base DIR --stream DIR] [--episodes N] [--kinds cuts|weather]
+                  [--receivers N] [--ranks N] [--fanout N] [--seed S]
 
 Every rank of the trainer and every receiver runs in a network namespace of its own, under a shared
 key. Each episode breaks something for a few seconds: a pulled cable at a receiver or a rank, one
 direction of one link, a link that flaps, loss and delay, or a kill -9 behind a pulled cable; with
 several ranks also what is between two ranks, or between one rank and one receiver, in one direction
-or both. The others have to go on where they can, and all have to be ready again soon after; every
-`ready` is held against the bytes.
+or both. Or it is the weather (WEATHERS), on all links or on those of one receiver. The others have
+to go on where they can, and all have to be ready again soon after; every `ready` is held against the
+bytes. Both ends of a connection have to find out in time that the other is gone without a word. A
+weather that did nothing to any frame is a violation as well.
 
 The last line is one JSON object. Exit 1 where a promise did not hold, 77 where namespaces are not
 permitted.
@@ -22,6 +24,7 @@ import pathlib
 import random
 import secrets
 import signal
+import socket
 import statistics
 import sys
 import tempfile
@@ -35,17 +38,45 @@ from watch import Member, Observer, Watch
 
 PORT = 7117
 KINDS = ["cut receiver", "cut trainer", "mute receiver", "deafen receiver", "flap", "worsen",
-         "kill behind the cut"]
+         "kill behind the cut", "half open"]
 # One rank's own road: to another rank, or to one receiver that the other ranks reach.
 KINDS_OF_RANKS = ["part ranks", "mute rank", "deafen rank", "part rank and receiver",
                   "mute rank to receiver", "deafen rank to receiver"]
+# kind -> whose ways have it, what `weather.Sky` does to them, and how many frames that has to strike.
+WEATHERS = {
+    "loss of 1 %": ("everybody", {"loss": 1}, {"lost": 5}),
+    "loss of 10 %": ("receiver", {"loss": 10}, {"lost": 5}),
+    "loss of 50 %": ("receiver", {"loss": 50}, {"lost": 5}),
+    "duplicates": ("everybody", {"duplicate": 5}, {"duplicated": 20}),
+    "disorder": ("everybody", {"reorder": 25}, {"reordered": 20}),
+    "corruption": ("everybody", {"corrupt": 0.1}, {"corrupted": 2}),
+    # Each ends a connection: that of one receiver, over and over.
+    "unseen corruption": ("receiver", {"disguise": 1}, {"disguised": 2}),
+    "delay": ("receiver", {"delay_ms": 200, "jitter_ms": 100}, {"delayed": 20}),
+    "loss and delay": ("receiver", {"loss": 10, "delay_ms": 200, "jitter_ms": 100},
+                       {"lost": 2, "delayed": 20}),
+    # Nobody is told, so that nobody sends shorter ones.
+    "black hole": ("receiver", {"longest": 1400}, {"swallowed": 2}),
+    "resets": ("receiver", {"reset": 2}, {"reset": 2}),
+    "narrow": ("receiver", {"mbit": 1}, {"held_back": 5}),
+}
+# Until a weather has struck that often.
+STRIKE_S = 20
 LEASE_S = SETTINGS["receiver.lease_ms"] / 1000
 # A link whose other end is silent ends after this.
 LINK_S = 2 * LEASE_S
+# What a busy machine adds, here and there.
+NOTICED_S = LINK_S + 0.25
 # Longer than a receiver that failed by itself would be tried.
 OUTLAST_S = 30
 # From the end of a break: until it is noticed, plus a reconnect, plus a reseed.
 HEAL_S = 20
+
+
+def kinds_of(options):
+    cuts = KINDS + (KINDS_OF_RANKS if options.ranks > 1 else [])
+    kinds = {"cuts": cuts, "weather": list(WEATHERS)}.get(options.kinds, cuts + list(WEATHERS))
+    return [k for k in kinds if k in (options.only or kinds)]
 
 
 class Partitions:
@@ -63,12 +94,9 @@ class Partitions:
         self.addresses = [f"{network.addresses[f't{rank}']}:{PORT}"
                           for rank in range(options.ranks)]
         self.ranks = {}  # rank -> process
-        # Of a narrow link: one on which all receivers can get a delta in about a second.
-        files = pathlib.Path(versions.base).glob("*.safetensors")
-        megabytes = sum(f.stat().st_size for f in files) / 1e6
-        self.slow_mbit = round(max(8, megabytes * options.receivers))
         self.syncs = 0
-        self.heal, self.kinds, self.worsened = [], {}, None
+        self.heal, self.kinds, self.half_opens = [], {}, {"trainer": [], "receiver": []}
+        self.frames, self.given_up = {}, 0
 
     @property
     def trainer(self):
@@ -116,13 +144,11 @@ class Partitions:
         return all(m.ready() and fleet.run_of(m.line["version"]) == newest for m in self.members)
 
     def whole(self, what):
-        began = time.monotonic()
         fleet.wait_until(lambda: f"all ready after {what}: {self.state()}", self.all_current, HEAL_S)
         # And it stays so while versions go on.
         before = self.syncs
         fleet.wait_until(lambda: f"syncs go on after {what}: {self.state()}",
                          lambda: self.syncs > before + 3 and self.all_current(), HEAL_S)
-        return time.monotonic() - began
 
     def silent(self, members, seconds, what):
         """Whoever hears nothing of its trainer stops serving."""
@@ -138,9 +164,16 @@ class Partitions:
         member = rng.choice(self.members)
         name, long = f"r{member.id}", rng.random() < 0.6
         broken_for = LEASE_S + rng.uniform(0.5, 2) if long else rng.uniform(0.1, 1.0)
-        getattr(self, kind.replace(" ", "_"))(member, name, long, broken_for)
+        if kind in WEATHERS:
+            self.weather(kind, member, name, broken_for)
+        else:
+            getattr(self, kind.replace(" ", "_"))(member, name, long, broken_for)
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        self.heal.append(self.whole(f"{kind} of {name} for {broken_for:.1f} s"))
+        began = time.monotonic()
+        if WEATHERS.get(kind, "?")[0] == "receiver":
+            self.revive(member)
+        self.whole(f"{kind} of {name} for {broken_for:.1f} s")
+        self.heal.append(time.monotonic() - began)
 
     def cut_receiver(self, member, name, long, seconds):
         self.network.unplug(name)
@@ -236,30 +269,104 @@ class Partitions:
             time.sleep(rng.uniform(0.02, 0.4))
 
     def worsen(self, member, name, long, seconds):
-        self.worsened = self.network.worsen(name, 5, 40, self.slow_mbit)
+        self.network.worsen(name, loss=5, delay_ms=40, jitter_ms=10)
         for rank in self.ranks:
-            self.network.worsen(f"t{rank}", 2, 20, self.slow_mbit)
+            self.network.worsen(f"t{rank}", loss=2, delay_ms=20, jitter_ms=5)
         try:
             time.sleep(seconds)
-            if self.worsened:
-                self.others_go_on("loss and delay")
+            self.others_go_on("loss and delay")
         finally:
-            self.network.better(name)
-            for rank in self.ranks:
-                self.network.better(f"t{rank}")
+            for worse in [name, *(f"t{rank}" for rank in self.ranks)]:
+                self.network.better(worse)
+
+    def weather(self, kind, member, name, seconds):
+        where, sky, strikes = WEATHERS[kind]
+        others = [other for other in self.network.names if other != name]
+        ways = [(name, ()), *((a, () if where == "everybody" else (name,)) for a in others)]
+        before = self.network.counts()
+        for way in ways:
+            self.network.worsen(*way, **sky)
+        try:
+            time.sleep(seconds)
+            for what, often in strikes.items():
+                fleet.wait_until(f"{kind}: {often} frames {what}",
+                                 lambda: self.network.counts()[what] >= before[what] + often,
+                                 STRIKE_S)
+            self.others_go_on(kind)
+            if where == "receiver":
+                others = [m for m in self.members if m is not member]
+                fleet.wait_until(lambda: f"the others are ready during {kind}: {self.state()}",
+                                 lambda: all(m.ready() for m in others), 10)
+        finally:
+            for way in ways:
+                self.network.better(*way)
+
+    def revive(self, member):
+        """A receiver that is heard all the time, and fails often enough, is given up until it has a
+        new life. That is counted, and no other way of staying out is helped."""
+        def decided():
+            if member.ready() and fleet.run_of(member.line["version"]) == self.watch.newest_run:
+                return "ready"
+            said = self.fleet.ask("status", self.addresses[0]).find("status")
+            return said and any(r["id"] == member.id and r["standing"] == "gave_up"
+                                for r in said["receivers"]) and "given up"
+
+        if fleet.wait_until(lambda: f"ready or given up: {self.state()}", decided, HEAL_S,
+                            every=0.5) == "given up":
+            self.given_up += 1
+            self.end_of(member)
+            self.start_receiver(member)
 
     def kill_behind_the_cut(self, member, name, long, seconds):
         """No end of the connection is ever seen: half-open, until a deadline finds it."""
         self.network.unplug(name)
         try:
-            with member.lock:
-                member.busy, member.seen = True, member.seen + 1
-            member.process.kill()
-            self.fleet.forget(member.process)
+            self.end_of(member)
             time.sleep(seconds)
         finally:
             self.network.plug(name)
             self.start_receiver(member)
+
+    def connections(self, process, host=None):
+        """How many whole connections its node has, or only those to `host`."""
+        wanted = host and socket.inet_aton(host)[::-1].hex().upper()
+        with open(f"/proc/{process.pid}/net/tcp", encoding="ascii") as f:
+            lines = [line.split() for line in f.readlines()[1:]]
+        return sum(words[3] == "01" and (wanted is None or words[2].startswith(wanted))
+                   for words in lines)
+
+    def half_open(self, member, name, long, seconds):
+        """Both ends find out that the other is gone, of which no packet tells."""
+        host = self.network.addresses[name]
+        others = [*self.ranks.values(), *(m.process for m in self.members if m is not member)]
+        ends = {"trainer": lambda: sum(self.connections(p, host) for p in others),
+                "receiver": lambda: self.connections(member.process)}
+        fleet.require(all(count() > 0 for count in ends.values()), f"{name} has no connection")
+        killed = random.Random(seconds).random() < 0.5
+        self.network.unplug(name)
+        try:
+            began = time.monotonic()
+            if killed:
+                del ends["receiver"]
+                self.end_of(member)
+            while ends and time.monotonic() - began < LINK_S + 2:
+                for end in [end for end, count in ends.items() if count() == 0]:
+                    del ends[end]
+                    self.half_opens[end].append(time.monotonic() - began)
+                    fleet.require(self.half_opens[end][-1] <= NOTICED_S,
+                                  f"{end}: half-open for {self.half_opens[end][-1]:.2f} s")
+                time.sleep(0.02)
+            fleet.require(not ends, f"still half-open at {list(ends)} after {LINK_S + 2:g} s")
+        finally:
+            self.network.plug(name)
+            if killed:
+                self.start_receiver(member)
+
+    def end_of(self, member):
+        with member.lock:
+            member.busy, member.seen = True, member.seen + 1
+        member.process.kill()
+        self.fleet.forget(member.process)
 
     def run(self):
         for rank in range(self.options.ranks):
@@ -272,8 +379,7 @@ class Partitions:
         rng = random.Random(self.options.seed)
         kinds = []
         while len(kinds) < self.options.episodes:
-            more = KINDS + KINDS_OF_RANKS if self.options.ranks > 1 else list(KINDS)
-            more = [k for k in more if k in (self.options.only or more)]
+            more = kinds_of(self.options)
             rng.shuffle(more)
             kinds += more
         for kind in kinds[:self.options.episodes]:
@@ -309,12 +415,16 @@ class Partitions:
             fleet.require(code == 0, f"{process.name} ended with {code}")
 
     def report(self, seconds):
-        t = sorted(self.heal) or [0.0]
+        def of(times):
+            return {"n": len(times), "p50": round(statistics.median(times or [0]), 3),
+                    "max": round(max(times, default=0), 3)}
         return {"kind": "partitions", "seed": self.options.seed, "receivers": len(self.members),
                 "ranks": self.options.ranks, "fanout": self.options.fanout,
                 "episodes": sum(self.kinds.values()), "episodes_by_kind": self.kinds,
-                "loss_and_delay_by": self.worsened, "counts": self.watch.counts,
-                "heal_seconds": {"p50": round(statistics.median(t), 3), "max": round(t[-1], 3)},
+                "counts": self.watch.counts, "frames": self.frames,
+                "given_up": self.given_up,
+                "heal_seconds": of(self.heal),
+                "half_open_seconds": {end: of(t) for end, t in self.half_opens.items()},
                 "seconds": round(seconds, 1), "violations": self.watch.violations,
                 "pass": not self.watch.violations}
 
@@ -324,11 +434,12 @@ def main(arguments=None):
     parser.add_argument("program")
     parser.add_argument("--base")
     parser.add_argument("--stream")
-    parser.add_argument("--episodes", type=int, default=7)
+    parser.add_argument("--episodes", type=int, help="by default one of each kind")
+    parser.add_argument("--kinds", choices=["cuts", "weather"], help="by default both")
     parser.add_argument("--receivers", type=int, default=4)
     parser.add_argument("--ranks", type=int, default=1, help="processes of the trainer")
     parser.add_argument("--fanout", type=int, default=0, help="receivers that one passes on to")
-    parser.add_argument("--only", action="append", default=[], choices=KINDS + KINDS_OF_RANKS,
+    parser.add_argument("--only", action="append", default=[], choices=KINDS + KINDS_OF_RANKS + list(WEATHERS),
                         help="episodes of this kind alone")
     parser.add_argument("--outlast", action="store_true",
                         help="some breaks last longer than anybody tries")
@@ -338,8 +449,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     if bool(options.base) != bool(options.stream):
         parser.error("--base and --stream go together")
-    if options.ranks == 1 and set(options.only) & set(KINDS_OF_RANKS):
-        parser.error("nothing is between the ranks of a trainer that has one")
+    if not kinds_of(options):
+        parser.error("there are no such episodes; between ranks there are only where there are some")
+    options.episodes = options.episodes or len(kinds_of(options))
     why_not = Network.why_not()
     if why_not:
         print(f"skipped: {why_not}")
@@ -360,7 +472,7 @@ def main(arguments=None):
             secured = {"transport.shared_key_file": key}
         names = ([f"t{rank}" for rank in range(options.ranks)] +
                  [f"r{i}" for i in range(options.receivers)])
-        with Network(names) as network:
+        with Network(names, seed=options.seed) as network:
             run = Partitions(options, versions, scratch, network, secured)
             began = time.monotonic()
             try:
@@ -372,6 +484,7 @@ def main(arguments=None):
                     run.observer.finish()
                 for name in run.fleet.close():
                     run.watch.violation(f"{name} left children behind")
+            run.frames = network.counts()
             report = run.report(time.monotonic() - began)
     for violation in report["violations"]:
         print(f"VIOLATION {violation}")

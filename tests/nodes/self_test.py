@@ -18,6 +18,7 @@ import unittest
 import chaos
 import fleet
 import model
+import network
 import partitions
 import smoke
 import watch
@@ -275,22 +276,45 @@ class WholeRuns(unittest.TestCase):
     def test_one_name_for_two_contents_is_found(self):
         self.found("two-names", "is label")
 
-    def run_partitions(self, broken):
+    def run_partitions(self, broken, *more):
         os.environ["FAKE_BREAK"] = broken
         self.addCleanup(os.environ.pop, "FAKE_BREAK", None)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            code = partitions.main([str(FAKE), "--episodes", "3", "--receivers", "2", "--seed", "1"])
+            code = partitions.main([str(FAKE), "--receivers", "2", "--seed", "1", *more])
         if code == fleet.SKIPPED:
             self.skipTest(out.getvalue())
         return code, json.loads(out.getvalue().splitlines()[-1])
 
     def test_partitions_pass_and_a_lease_that_never_ends_is_found(self):
-        code, report = self.run_partitions("")
+        code, report = self.run_partitions("", "--episodes", "3", "--kinds", "cuts")
         self.assertEqual((code, report["violations"]), (0, []))
-        code, report = self.run_partitions("no-lease")
+        code, report = self.run_partitions("no-lease", "--only", "deafen receiver", "--episodes", "3")
         self.assertEqual(code, 1)
         self.assertRegex(report["violations"][0], "ends the lease")
+
+    def test_ends_that_stay_half_open_are_found(self):
+        code, report = self.run_partitions("", "--only", "half open", "--episodes", "3")
+        self.assertEqual((code, report["violations"]), (0, []))
+        self.assertEqual(report["half_open_seconds"]["trainer"]["n"], 3)
+        code, report = self.run_partitions("no-lease", "--only", "half open", "--episodes", "3")
+        self.assertEqual(code, 1)
+        self.assertRegex(report["violations"][0], "still half-open at .'receiver'.")
+
+    def test_weather_passes_and_one_that_does_nothing_is_found(self):
+        kinds = ["--only", "loss of 10 %", "--only", "delay"]
+        code, report = self.run_partitions("", *kinds)
+        self.assertEqual((code, report["violations"]), (0, []))
+        self.assertGreater(report["frames"]["lost"], 0)
+        self.assertGreater(report["frames"]["delayed"], 0)
+        partitions.STRIKE_S, strike = 1, partitions.STRIKE_S
+        self.addCleanup(lambda: setattr(partitions, "STRIKE_S", strike))
+        worsen = network.Network.worsen
+        self.addCleanup(lambda: setattr(network.Network, "worsen", worsen))
+        network.Network.worsen = lambda self, name, towards=(), **sky: worsen(self, name, towards)
+        code, report = self.run_partitions("", *kinds)
+        self.assertEqual(code, 1)
+        self.assertRegex(report["violations"][0], "frames (lost|delayed): not within")
 
     def test_the_quick_cases_that_the_stand_in_can_play(self):
         out = io.StringIO()
