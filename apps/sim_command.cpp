@@ -32,7 +32,7 @@ struct sim_options {
   unsigned parts = 0;
   unsigned fanout = 0;
   unsigned link_mb_s = 0;
-  std::string faults_file;
+  std::optional<std::string> faults_file;
   std::vector<std::string> faults;
   std::optional<std::string> broken;
   std::optional<std::string> keep;
@@ -76,7 +76,7 @@ sim::run_options each_of(const sim_options& o) {
   out.syncs = o.syncs;
   out.parts = o.parts;
   out.fanout = o.fanout;
-  if (!o.faults_file.empty()) sim::read_rates(out.rates, read_text(o.faults_file), o.faults_file);
+  if (o.faults_file) sim::read_rates(out.rates, read_text(*o.faults_file), *o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
   require_steps(out.rates);
   if (o.broken) {
@@ -119,7 +119,7 @@ std::string replay_of(const sim_options& o, const sim::run_options& each) {
                          each.receivers, each.syncs);
   if (each.parts != 0) out += fmt::format(" --parts {}", each.parts);
   if (each.fanout != 0) out += fmt::format(" --fanout {}", each.fanout);
-  if (!o.faults_file.empty()) out += " --faults " + quoted(o.faults_file);
+  if (o.faults_file) out += " --faults " + quoted(*o.faults_file);
   for (const auto& text : o.faults) out += " --fault " + quoted(text);
   if (o.broken) out += " --break " + *o.broken;
   if (each.keep) {
