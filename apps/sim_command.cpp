@@ -238,6 +238,9 @@ class simulator {
           s.first_bad_seed ? nlohmann::ordered_json(*s.first_bad_seed) : nlohmann::ordered_json();
       line["steps"] = s.steps;
       line["faults"] = std::move(faults);
+      auto& met = line["consequences"] = nlohmann::ordered_json::object();
+      for (std::size_t i = 0; i < sim::consequence_count; ++i)
+        met[std::string(to_string(static_cast<sim::consequence>(i)))] = s.met[i];
       line["syncs"] = {{"ok", s.ok},
                        {"recovered", s.recovered},
                        {"degraded", s.degraded},

@@ -77,6 +77,7 @@ void add_run(campaign_sums& sums, std::uint64_t seed, const run_result& r) {
   sums.hash += mix(seed, r.hash);
   sums.virtual_seconds += r.seconds;
   for (std::size_t i = 0; i < fault_count; ++i) sums.faults[i] += r.faults[i];
+  for (std::size_t i = 0; i < consequence_count; ++i) sums.met[i] += r.met[i];
 }
 
 void add_sums(campaign_sums& to, const campaign_sums& more) {
@@ -93,6 +94,7 @@ void add_sums(campaign_sums& to, const campaign_sums& more) {
   to.hash += more.hash;
   to.virtual_seconds += more.virtual_seconds;
   for (std::size_t i = 0; i < fault_count; ++i) to.faults[i] += more.faults[i];
+  for (std::size_t i = 0; i < consequence_count; ++i) to.met[i] += more.met[i];
 }
 
 /// Runs every `jobs`-th seed from where this job left off.

@@ -28,6 +28,7 @@ struct campaign_sums {
   std::uint64_t violations = 0;
   std::uint64_t steps = 0;
   std::array<std::uint64_t, fault_count> faults{};
+  consequences met{};
   std::uint64_t ok = 0, recovered = 0, degraded = 0, aborted = 0, lost = 0, reseeds = 0;
   std::uint64_t catch_ups = 0;
   std::uint64_t hash = 0;  ///< over all traces, whatever the number of jobs

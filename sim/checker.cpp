@@ -65,6 +65,11 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
         content_of<tick>(message) != nullptr && std::string_view(actor.name()) == "receiver";
     r->was_unready = !r->served.ready;
     const auto* s = fleet_.state_of_receiver(*r);
+    r->staged = s && s->machine->summarize().slot;
+    const auto* commit = content_of<commit_msg>(message);
+    if (s && commit && commit->env.inc == r->inc &&
+        (!r->staged || s->machine->summarize().slot->txn != commit->env.txn))
+      fleet_.count(consequence::late_commit);
     const auto* ping = content_of<ping_msg>(message);
     if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
@@ -202,6 +207,8 @@ void checker::check(receiver_process& r) {
   check_write(r);
   const auto* s = fleet_.state_of_receiver(r);
   if (!s) return;
+  if (r.ticked && r.staged && !s->machine->summarize().slot)
+    fleet_.count(consequence::staged_expired);
   const auto& now = s->machine->state();
   const bool serving = now.phase == receiver_phase::serving;
   if (serving != static_cast<bool>(now.version))

@@ -63,6 +63,7 @@ struct receiver_process {
   version_ref written_version;  ///< and that they are these
   std::uint64_t written_label = 0;
   bool ticked = false;  ///< in this step its time passed
+  bool staged = false;  ///< before this step something was
   time_point heard;     ///< when it handled a word of a trainer last
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
@@ -160,6 +161,8 @@ class fleet final : public directory {
   /// True: what becomes of a transaction depends on this bucket.
   bool awaits(const receiver_process& r, txn_ref txn, std::uint32_t index) const;
   const network& between() const { return *network_; }
+  void count(consequence what) { ++met_[static_cast<std::size_t>(what)]; }
+  const consequences& met() const { return met_; }
   void note_failure(receiver_id who, txn_ref txn, fault_id what) {
     failures_.try_emplace({txn, who}, what);
   }
@@ -212,6 +215,7 @@ class fleet final : public directory {
   std::deque<receiver_process> receivers_;  // a deque: hooks hold addresses of its elements
   std::deque<trainer_process> trainers_;
   std::vector<bytes> checkpoints_;
+  consequences met_{};
   std::map<std::pair<txn_ref, receiver_id>, fault_id> failures_;
   std::vector<endpoint> where_;  ///< by the actor's id, plus one; 0: not known yet
 };

@@ -161,6 +161,8 @@ void network::ship(packet p, wire_message* m) {
   p.number = ++number_;
   const auto to = p.to.where;
   const auto lost = [&](const char* why) {
+    const auto* reply = m ? std::get_if<reply_msg>(m) : nullptr;
+    if (reply && reply->kind == reply_kind::ack) ++lost_acks_;
     trace_.line(trace_level::steps, [&] { return show(p) + " (" + why + ")"; });
   };
   if (m) {

@@ -98,6 +98,8 @@ class network {
     return !spoilt_.empty() && spoilt_.contains({m.env.txn, m.index, hash_of(m.bytes)});
   }
 
+  /// Acknowledgements that will not arrive.
+  std::uint64_t lost_acks() const noexcept { return lost_acks_; }
   /// Messages on their way.
   std::size_t under_way() const noexcept { return under_way_; }
   /// A damaged message that was taken for another; empty if there was none.
@@ -151,6 +153,7 @@ class network {
   std::map<endpoint, std::uint64_t> sent_;
   std::uint64_t number_ = 0;
   std::size_t under_way_ = 0;
+  std::uint64_t lost_acks_ = 0;
   std::string unnoticed_;
 };
 

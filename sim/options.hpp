@@ -38,6 +38,19 @@ struct variant_row {
 std::span<const variant_row> variant_table() noexcept;
 std::optional<variant> parse_variant(std::string_view name);
 
+/// What faults lead to; counted, so that it is seen to happen.
+enum class consequence : std::uint8_t {
+  lease_ended,     ///< a receiver stopped serving because nobody renewed its lease
+  staged_expired,  ///< a delta or full transfer that was staged was given up for its age
+  late_commit,     ///< a receiver was told to commit what it had staged no more
+  lost_ack,        ///< an acknowledgement never arrived
+  count_
+};
+inline constexpr auto consequence_count = static_cast<std::size_t>(consequence::count_);
+/// As in the summary of `lockstep sim --json`.
+std::string_view to_string(consequence what) noexcept;
+using consequences = std::array<std::uint64_t, consequence_count>;
+
 struct run_options {
   std::uint64_t seed = 0;
   unsigned receivers = 4;  ///< at the start, 1 to 64
@@ -64,6 +77,7 @@ struct run_result {
   std::uint64_t steps = 0;
   std::uint64_t hash = 0;  ///< of the trace
   std::array<std::uint64_t, fault_count> faults{};
+  consequences met{};
   std::vector<strike> struck;  ///< in the order in which they came
   unsigned ok = 0, recovered = 0, degraded = 0, aborted = 0;
   unsigned lost = 0;  ///< syncs whose trainer ended

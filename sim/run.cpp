@@ -76,6 +76,8 @@ class simulation final : public spectator {
     result_.struck = dice_.struck();
     for (const auto& row : fault_table())
       result_.faults[static_cast<std::size_t>(row.id)] = dice_.count(row.id);
+    result_.met = fleet_.met();
+    result_.met[static_cast<std::size_t>(consequence::lost_ack)] = network_.lost_acks();
     result_.seconds = std::chrono::duration<double>(scheduler_.elapsed()).count();
     return std::move(result_);
   }
@@ -511,6 +513,12 @@ class simulation final : public spectator {
 };
 
 }  // namespace
+
+std::string_view to_string(consequence what) noexcept {
+  constexpr std::array<std::string_view, consequence_count> names{"lease-ended", "staged-expired",
+                                                                  "late-commit", "lost-ack"};
+  return names[static_cast<std::size_t>(what)];
+}
 
 run_result run(const run_options& o) {
   set_workers(1);  // what several threads do comes in the kernel's order, not in the seed's

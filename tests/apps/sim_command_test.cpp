@@ -85,6 +85,7 @@ TEST_CASE("the summary says what was run") {
   CHECK(s["steps"].get<std::uint64_t>() > 5000);
   CHECK(s["faults"].size() > 24);
   CHECK(s["faults"]["lose"].get<std::uint64_t>() > 0);
+  CHECK(s["consequences"]["lost-ack"].is_number_unsigned());
   CHECK(s["syncs"]["ok"].get<std::uint64_t>() > 60);
   // The same whatever the number of processes, and as one by one.
   const auto one = summary_of(sim({"--seeds", "30", "--json", "--syncs", "5", "--jobs", "1"}));

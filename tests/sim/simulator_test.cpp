@@ -80,6 +80,10 @@ TEST_CASE("every fault strikes, every result comes, and every promise is kept") 
     CAPTURE(row.name);
     CHECK(sums.faults[static_cast<std::size_t>(row.id)] > 0);
   }
+  for (std::size_t i = 0; i < consequence_count; ++i) {
+    CAPTURE(to_string(static_cast<consequence>(i)));
+    CHECK(sums.met[i] > 0);
+  }
   CHECK(sums.ok > many);
   CHECK(sums.recovered > many);
   CHECK(sums.degraded > 0);
