@@ -115,7 +115,6 @@ class http_exchange {
   /// `host`: what the header of that name says.
   http_exchange(const http_request& what, const std::string& host)
       : request_(http::string_to_verb(what.method), what.path, 11) {
-    constexpr std::uint64_t answer_bytes_max = 1 << 20;
     request_.set(http::field::host, host);
     request_.set(http::field::content_type, "application/json");
     request_.body() = what.body;
@@ -128,14 +127,25 @@ class http_exchange {
   void start(Stream& stream, Ended ended) {
     http::async_write(stream, request_, [this, &stream, ended](auto failure, std::size_t) {
       if (failure) return ended(failure);
-      http::async_read(stream, buffer_, parser_,
-                       [ended](auto failure2, std::size_t) { ended(failure2); });
+      http::async_read_header(
+          stream, buffer_, parser_, [this, &stream, ended](auto failure2, auto) {
+            if (failure2) return ended(failure2);
+            // The body makes room for what is promised before the parser looks at its limit.
+            const auto promised = parser_.content_length();
+            if (promised && *promised > answer_bytes_max)
+              return ended(beast::error_code(http::error::body_limit));
+            http::async_read(stream, buffer_, parser_,
+                             [ended](auto failure3, std::size_t) { ended(failure3); });
+          });
     });
   }
 
   http_response answer() const { return {parser_.get().result_int(), parser_.get().body()}; }
 
  private:
+  /// An engine's answer is a line.
+  static constexpr std::uint64_t answer_bytes_max = 256 << 10;
+
   http::request<http::string_body> request_;
   http::response_parser<http::string_body> parser_;
   beast::flat_buffer buffer_;
