@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "protocol/deadlines.hpp"
+
 namespace lockstep {
 
 namespace {
@@ -27,6 +29,14 @@ log_function logging_to(std::shared_ptr<const actor_env> env) {
 
 security_options security_of(const transport_settings& t) {
   return {t.certificate_file, t.key_file, t.authority_file, t.shared_key_file, t.insecure};
+}
+
+/// A bulk channel has the patience of the link that it belongs to.
+channel_options channels_of(const settings& s) {
+  channel_options o;
+  o.silence_max = silence_max(s);
+  o.write_deadline = std::max(o.write_deadline, o.silence_max);
+  return o;
 }
 
 }  // namespace
@@ -64,6 +74,7 @@ void gateway::listen(const node_address& at, greeting as, link_handler take) {
   o.host = at.host;
   o.port = at.port;
   o.self = std::move(as);
+  o.channels = channels_of(env_->options);
   o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
   const auto& t = env_->options.transport;
   const bool trainer = o.self.role == node_role::trainer;
@@ -181,6 +192,7 @@ void gateway::dial_next(std::shared_ptr<dialing> d) {
   o.port = d->to.port;
   o.self = d->self;
   o.expected = d->expected;
+  o.channels = channels_of(d->owner->env_->options);
   if (d->channels.control) {
     o.self.purpose = channel_purpose::bulk;
     o.self.stream = static_cast<std::uint32_t>(d->channels.bulk.size());

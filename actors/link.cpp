@@ -99,12 +99,13 @@ bool link_io::lease_over(caf::io::broker* self) const {
 
 void link_io::watch(caf::io::broker* self) {
   const std::chrono::milliseconds lease(env_->options.receiver.lease_ms);
+  const auto patience = silence_max(env_->options);
   const auto now = self->clock().now();
-  if (now >= heard_ + 2 * lease) return end(self, errc::lease_expired, "it is silent");
-  auto over = heard_ + 2 * lease;
+  auto over = heard_ + patience;
+  if (now >= over) return end(self, errc::lease_expired, "it is silent");
   if (in_.size() > 0) {
     // A length that was damaged on its way takes all that follows for one message.
-    const auto whole = message_began_ + 2 * lease + transfer_time(env_->options, control_bytes_max);
+    const auto whole = message_began_ + patience + transfer_time(env_->options, control_bytes_max);
     if (now >= whole) return end(self, errc::lease_expired, "its message does not end");
     over = std::min(over, whole);
   }

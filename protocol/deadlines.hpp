@@ -8,6 +8,14 @@
 
 namespace lockstep {
 
+/// How long the other end of a connection may keep silent, or leave what is sent to it without an
+/// acknowledgement, before the connection is given up: a quarter of a lease less than two, so that
+/// it is over within two leases on a busy machine as well.
+inline std::chrono::milliseconds silence_max(const settings& s) {
+  const std::chrono::milliseconds lease(s.receiver.lease_ms);
+  return 2 * lease - lease / 4;
+}
+
 /// Longest time that is reckoned with: a sum of several is still one that the clock can say.
 inline constexpr std::chrono::milliseconds transfer_time_max = std::chrono::hours(365 * 24);
 

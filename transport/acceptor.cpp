@@ -227,7 +227,7 @@ void acceptor::impl::arrived(tcp::socket socket) {
   boost::system::error_code gone;
   const auto end = socket.remote_endpoint(gone);
   if (gone) return;
-  prepare_socket(socket, options.channels.socket_buffer_bytes);
+  prepare_socket(socket, options.channels);
   const auto address = text_of(end);
   std::shared_ptr<arrival> newcomer;
   const char* unwanted = nullptr;

@@ -21,6 +21,9 @@ struct channel_options {
   std::uint64_t frame_bytes_per_s = 64 << 10;
   /// The peer must take a byte within this while there are any to send.
   std::chrono::milliseconds write_deadline{30'000};
+  /// And its machine must acknowledge one within this. It is for when the network is back after a
+  /// while: the kernel repeats what was lost only after as long again as it has waited already.
+  std::chrono::milliseconds silence_max{30'000};
   /// Payload bytes waiting to be sent, beyond which the peer is given up.
   std::uint64_t send_queue_bytes_max = 256ull << 20;
   /// Frames waiting to be sent, likewise.

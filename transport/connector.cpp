@@ -75,7 +75,7 @@ class dial : public std::enable_shared_from_this<dial> {
   }
 
   void greet() {
-    prepare_socket(opening_.socket, options_.channels.socket_buffer_bytes);
+    prepare_socket(opening_.socket, options_.channels);
     opening_.secure(*guard_, false, [self = shared_from_this()](failure why) {
       if (why) return self->fail(std::move(why));
       // Before a word is said.

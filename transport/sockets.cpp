@@ -4,15 +4,16 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <climits>
+#include <cstdint>
+
 namespace lockstep {
 
 namespace {
 
-// Half a minute without a sign of life, whether or not anything is to be sent.
-constexpr int idle_s = 10;
-constexpr int probe_s = 5;
+/// Where nothing is to be sent the kernel asks, in whole seconds: first after half of the time.
 constexpr int probes = 4;
-constexpr int unacknowledged_ms = 30'000;
 
 void set(int fd, int level, int name, int value) noexcept {
   (void)setsockopt(fd, level, name, &value, sizeof value);
@@ -30,20 +31,25 @@ void close_on_exec(int fd) noexcept {
   (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
-void prepare_socket(boost::asio::ip::tcp::socket& socket, int buffer_bytes) noexcept {
+void prepare_socket(boost::asio::ip::tcp::socket& socket, const channel_options& options) noexcept {
   boost::system::error_code ignored;
   socket.native_non_blocking(true, ignored);
   const int fd = socket.native_handle();
   close_on_exec(fd);
   set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  set(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle_s);
-  set(fd, IPPROTO_TCP, TCP_KEEPINTVL, probe_s);
+  const auto silence = std::clamp<std::int64_t>(options.silence_max.count(), 1, INT_MAX);
+  const auto seconds = [silence](int share) {
+    // The most that the kernel takes is 32,767.
+    return static_cast<int>(std::clamp<std::int64_t>(silence / 1'000 / share, 1, 30'000));
+  };
+  set(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds(2));
+  set(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds(2 * probes));
   set(fd, IPPROTO_TCP, TCP_KEEPCNT, probes);
-  set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, unacknowledged_ms);
-  if (buffer_bytes > 0) {
-    set(fd, SOL_SOCKET, SO_SNDBUF, buffer_bytes);
-    set(fd, SOL_SOCKET, SO_RCVBUF, buffer_bytes);
+  set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(silence));
+  if (options.socket_buffer_bytes > 0) {
+    set(fd, SOL_SOCKET, SO_SNDBUF, options.socket_buffer_bytes);
+    set(fd, SOL_SOCKET, SO_RCVBUF, options.socket_buffer_bytes);
   }
 }
 

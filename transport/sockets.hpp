@@ -4,6 +4,8 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <string>
 
+#include "transport/channel.hpp"
+
 namespace lockstep {
 
 /// "host:port", or "[host]:port".
@@ -12,9 +14,10 @@ std::string text_of(const boost::asio::ip::tcp::endpoint& end);
 /// Does not survive `exec`.
 void close_on_exec(int fd) noexcept;
 
-/// Makes a connected socket non-blocking, prompt, and mortal: a peer that is gone without a word is
-/// noticed. `buffer_bytes` of 0 leaves the buffers to the system. What the system does not know is
-/// left out.
-void prepare_socket(boost::asio::ip::tcp::socket& socket, int buffer_bytes) noexcept;
+/// Makes a connected socket non-blocking, prompt, and mortal: a peer whose machine acknowledges
+/// nothing for `options.silence_max` is noticed, whether or not anything is to be sent. A peer that
+/// takes no byte for as long, though its machine is there, is taken for one. What the system does
+/// not know is left out.
+void prepare_socket(boost::asio::ip::tcp::socket& socket, const channel_options& options) noexcept;
 
 }  // namespace lockstep

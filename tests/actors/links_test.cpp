@@ -405,12 +405,20 @@ TEST_CASE("a peer that floods is cut off") {
   CHECK(peer.is_ended());
 }
 
-TEST_CASE("a silent link is ended when its lease is long over") {
-  fleet f(listening());
+TEST_CASE("a silent link is ended when its lease is long over, and within two") {
+  constexpr auto lease = 2'000ms;
+  auto s = listening();
+  s.receiver.lease_ms = lease.count();
+  fleet f(s);
   f.t.seed(f.w);
+  const auto began = std::chrono::steady_clock::now();
   const raw_link peer(f.rt.port(), 9, "mute");
   REQUIRE(peer.descriptor >= 0);
+  const auto spoke = std::chrono::steady_clock::now();
   CHECK(peer.is_ended());
+  const auto over = std::chrono::steady_clock::now();
+  CHECK(over - spoke > 3 * lease / 2);
+  CHECK(over - began <= 2 * lease);
 }
 
 TEST_CASE("a peer whose message does not end is cut off, though it goes on talking") {

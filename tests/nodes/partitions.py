@@ -63,10 +63,9 @@ WEATHERS = {
 # Until a weather has struck that often.
 STRIKE_S = 20
 LEASE_S = SETTINGS["receiver.lease_ms"] / 1000
-# A link whose other end is silent ends after this.
+# A link whose other end is silent ends within this. It is meant to end a quarter of a lease sooner,
+# which is for a busy machine.
 LINK_S = 2 * LEASE_S
-# What a busy machine adds, here and there.
-NOTICED_S = LINK_S + 0.25
 # Longer than a receiver that failed by itself would be tried.
 OUTLAST_S = 30
 # From the end of a break: until it is noticed, plus a reconnect, plus a reseed.
@@ -310,8 +309,9 @@ class Partitions:
             if member.ready() and fleet.run_of(member.line["version"]) == self.watch.newest_run:
                 return "ready"
             said = self.fleet.ask("status", self.addresses[0]).find("status")
-            return said and any(r["id"] == member.id and r["standing"] == "gave_up"
-                                for r in said["receivers"]) and "given up"
+            # Who is away dials by itself.
+            return said and any(r["id"] == member.id and r["standing"] == "gave_up" and
+                                r["reason"] != "dead" for r in said["receivers"]) and "given up"
 
         if fleet.wait_until(lambda: f"ready or given up: {self.state()}", decided, HEAL_S,
                             every=0.5) == "given up":
@@ -355,7 +355,7 @@ class Partitions:
                 for end in [end for end, count in ends.items() if count() == 0]:
                     del ends[end]
                     self.half_opens[end].append(time.monotonic() - began)
-                    fleet.require(self.half_opens[end][-1] <= NOTICED_S,
+                    fleet.require(self.half_opens[end][-1] <= LINK_S,
                                   f"{end}: half-open for {self.half_opens[end][-1]:.2f} s")
                 time.sleep(0.02)
             fleet.require(not ends, f"still half-open at {list(ends)} after {LINK_S + 2:g} s")

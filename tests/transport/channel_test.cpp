@@ -1,8 +1,12 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <climits>
 #include <thread>
 
 #include "link.hpp"
@@ -28,7 +32,35 @@ mode any_mode() {
   return mode_of(GENERATE("clear", "certificates", "shared key"));
 }
 
+int option(int fd, int name) {
+  int value = -1;
+  socklen_t size = sizeof value;
+  return getsockopt(fd, IPPROTO_TCP, name, &value, &size) == 0 ? value : -1;
+}
+
 }  // namespace
+
+TEST_CASE("The kernel gives up a peer that is silent for as long as either end was told") {
+  const auto told = GENERATE(3'500ms, 60'000ms, 1ms, std::chrono::milliseconds(40h * 24 * 365));
+  const auto wanted = static_cast<int>(std::min<std::int64_t>(told.count(), INT_MAX));
+  CAPTURE(wanted);
+  channel_options channels;
+  channels.silence_max = told;
+  acceptor_options options;
+  options.channels = channels;
+  station s(clear(), options);
+  auto [dialed, accepted] = s.link(clear(), receiver_greeting(), channels);
+  for (const auto& end : {dialed, accepted}) {
+    const int fd = end->release();
+    CHECK(option(fd, TCP_USER_TIMEOUT) == wanted);
+    // Where nothing is sent it asks often enough for that.
+    const auto asks =
+        option(fd, TCP_KEEPIDLE) + option(fd, TCP_KEEPCNT) * option(fd, TCP_KEEPINTVL);
+    CHECK(option(fd, TCP_KEEPIDLE) >= 1);
+    CHECK(asks <= std::max(wanted / 1'000, 5));
+    ::close(fd);
+  }
+}
 
 TEST_CASE("Buckets arrive as they were sent, both ways, in every mode") {
   const auto m = any_mode();
