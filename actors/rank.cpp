@@ -98,7 +98,6 @@ void end_run(pointer self, errc reason, const std::string& detail) {
   state.encoded = state.planned = {};
   if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
   state.snapshot = nullptr;
-  if (state.store) state.store->take_over();
   state.store.reset();
   state.waiting.reset();
   state.missed.clear();
@@ -281,6 +280,8 @@ void on_route(pointer self, const shard_route_msg& m) {
 
 void on_advanced(pointer self, const advance_result& m) {
   auto& state = self->state;
+  // Of a snapshot whose run is over: nothing to the run that has begun since.
+  if (m.txn.run != state.held.run) return;
   auto out = result_of(self, shard_task::advance, m.txn, 0);
   out.reason = m.reason;
   out.detail = m.detail;

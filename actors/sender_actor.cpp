@@ -58,7 +58,7 @@ void note_part(sender_state& state, const shard_mask& taken) {
   if (state.known.size() >= receiver_parts_max)
     throw error(errc::bad_manifest, "its part would be one more than the " +
                                         std::to_string(receiver_parts_max) + " that there may be");
-  state.known[taken].before.resize(state.states.size());
+  state.known.try_emplace(taken);
 }
 
 void on_admit(pointer self, const admit_request& m) {

@@ -92,6 +92,7 @@ TEST_CASE("whoever takes a part fails, is sent again, reseeded and found out lik
 }
 
 TEST_CASE("one who takes a part and was away is sent what its part has missed") {
+  const bool since_the_seed = GENERATE(false, true);
   fleet f;
   f.add();
   const names tensors{"a"};
@@ -106,7 +107,7 @@ TEST_CASE("one who takes a part and was away is sent what its part has missed") 
   auto away = std::make_unique<receiver>(f.rt, f.w.shape(), lent());
   f.t.seed(f.w, 0);
   REQUIRE(f.t.wait_for_members(2, 10s));
-  REQUIRE(f.sync(1).result == sync_result::ok);
+  if (!since_the_seed) REQUIRE(f.sync(1).result == sync_result::ok);
   away.reset();
   for (unsigned label = 2; label <= 4; ++label) REQUIRE(f.sync(label).complete());
   const auto untouched = std::vector<std::byte>(memory.tensor(3).begin(), memory.tensor(3).end());

@@ -1,8 +1,10 @@
 // A trainer of several processes, each with its part of the model.
+#include <caf/send.hpp>
 #include <catch2/catch.hpp>
 #include <future>
 
 #include "actors/ranked_fleet.hpp"
+#include "actors/runtime_parts.hpp"
 #include "weights/row_split.hpp"
 
 using namespace lockstep;
@@ -72,6 +74,24 @@ TEST_CASE("every rank sends its part of what was missed, or of all weights if on
   CHECK(status.catch_ups == (forgets ? 0 : 1));
   CHECK(status.reseeds == (forgets ? 1 : 0));
   CHECK(f.sync(4).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
+
+TEST_CASE("what the snapshot of a run that is over says late is nothing to the next run") {
+  const auto said = GENERATE(errc::none, errc::fenced);
+  CAPTURE(said);
+  ranked_fleet f;
+  f.add(1);
+  REQUIRE(f.seed());
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  const auto first = f.sync(1);
+  REQUIRE(first.result == sync_result::ok);
+  REQUIRE(f.seed(1));
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  const auto rank = caf::actor_cast<caf::actor>(f.rt[1]->inside().supervisor);
+  const txn_ref late{first.target.run, first.target.number + 1};
+  caf::anon_send(rank, advance_result{late, said, "late"});
+  CHECK(f.sync(2).result == sync_result::ok);
   CHECK(f.all_hold());
 }
 
