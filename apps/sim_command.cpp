@@ -355,7 +355,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
                    "Set one fault's rate, 0 to 1, or all to 0 (none). May be repeated")
       ->type_name("NAME=RATE")
       ->allow_extra_args(false);
-  command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");
+  auto* const list =
+      command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");
   command->add_option("--break", o->broken, "Run a protocol that is broken on purpose")
       ->excludes(
           command->get_option("--fanout"))  // what breaks it stands between trainer and receivers
@@ -370,6 +371,10 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_flag("--trace", o->trace, "Print every message, in order");
   command->add_flag("--events", o->events, "Print faults, reports, and who comes and goes");
   command->add_flag("--json", o->json, "One JSON object a line");
+  // The list is that of the program, whatever else is said.
+  for (auto* const other : command->get_options())
+    if (other != list && other->get_name() != "--json" && other->get_name() != "--help")
+      list->excludes(other);
   // Measuring has no use for these, and must not look as if it had.
   for (const char* name :
        {"--seeds", "--minutes", "--syncs", "--parts", "--faults", "--fault", "--list-faults",

@@ -1,17 +1,45 @@
 #include "config/bounded_file.hpp"
 
-#include <fstream>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 
 namespace lockstep {
 
+namespace {
+
+/// Memory grows by this as bytes are read.
+constexpr std::size_t step_bytes = 16 << 10;
+
+}  // namespace
+
 std::optional<std::string> read_at_most(const std::filesystem::path& path, std::size_t bytes_max) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return std::nullopt;
-  std::string text(bytes_max + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad()) return std::nullopt;
-  text.resize(static_cast<std::size_t>(in.gcount()));
-  return text;
+  // Non-blocking, or a FIFO without a writer would hold us for ever.
+  const struct descriptor {
+    int fd;
+    ~descriptor() {
+      if (fd >= 0) ::close(fd);
+    }
+  } file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  struct stat status {};
+  if (file.fd < 0 || ::fstat(file.fd, &status) != 0 || !S_ISREG(status.st_mode))
+    return std::nullopt;
+  std::string text;
+  for (;;) {
+    const auto size = text.size();
+    text.resize(std::min(size + step_bytes, bytes_max + 1));
+    if (text.size() == size) return text;
+    ssize_t got = 0;
+    do {
+      got = ::read(file.fd, text.data() + size, text.size() - size);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0) return std::nullopt;
+    text.resize(size + static_cast<std::size_t>(got));
+    if (got == 0) return text;
+  }
 }
 
 }  // namespace lockstep

@@ -50,7 +50,8 @@ struct secret {
 
 /// Reads a file that only its owner may read. What is checked is what is read.
 void read_secret(const std::string& file, secret& out) {
-  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+  // Non-blocking, or a FIFO without a writer would hold us for ever.
+  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   const auto system_reason = [] { return std::generic_category().message(errno); };
   if (fd < 0) refuse(file + ": " + system_reason());
   struct closer {
@@ -73,6 +74,13 @@ void read_secret(const std::string& file, secret& out) {
     if (size == out.bytes.size()) refuse(file + ": is too long");
   }
   out.bytes.resize(size);
+}
+
+/// OpenSSL opens files on its own, and would wait for the writer of a FIFO.
+void require_file(const std::string& file) {
+  struct stat info {};
+  if (stat(file.c_str(), &info) != 0) refuse(file + ": " + std::generic_category().message(errno));
+  if (!S_ISREG(info.st_mode)) refuse(file + ": is not a file");
 }
 
 int digit_of(char c) noexcept {
@@ -141,6 +149,8 @@ void tls_context::use_certificates(const security_options& options) {
   auto* const ctx = context_.get();
   SSL_CTX_set_ciphersuites(
       ctx, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256");
+  require_file(options.certificate_file);
+  require_file(options.authority_file);
   if (SSL_CTX_use_certificate_chain_file(ctx, options.certificate_file.c_str()) != 1)
     refuse_file(options.certificate_file);
   secret text;

@@ -1,4 +1,7 @@
 // `lockstep sim` as a user calls it, and the scenarios that were kept.
+#include <sys/stat.h>
+
+#include <chrono>
 #include <sstream>
 
 #include "apps/program.hpp"
@@ -164,8 +167,7 @@ TEST_CASE("rates are read from a file") {
   CHECK(summary_of(empty)["trace_hash"] == usual["trace_hash"]);
 }
 
-TEST_CASE("a file of rates is read up to its limit, whatever it is") {
-  check_refusal(sim({"--faults", "/dev/zero"}), {"/dev/zero: cannot be read as a file of fault"});
+TEST_CASE("a file of rates is read up to its limit") {
   check_refusal(sim({"--faults", "/"}), {"/: cannot be read as a file of fault rates"});
   const temp_dir dir;
   const auto file = dir.path() / "rates";
@@ -174,7 +176,35 @@ TEST_CASE("a file of rates is read up to its limit, whatever it is") {
   CHECK(sim({"--seeds", "1", "--faults", file.string()}).status == 0);
   put(file, comments + '#');
   check_refusal(sim({"--faults", file.string()}), {"cannot be read as a file of fault rates"});
-  check_refusal(run_program({"config", "--config", "/dev/zero"}), {"/dev/zero: larger than"});
+}
+
+TEST_CASE("what is no file is refused, and not waited for") {
+  const temp_dir dir;
+  const auto fifo = (dir / "fifo").string();
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  child_options soon;
+  soon.deadline = std::chrono::seconds(10);
+  for (const auto& what : {fifo, std::string("/dev/zero"), std::string("/")}) {
+    CAPTURE(what);
+    check_refusal(run_program({"sim", "--faults", what}, soon),
+                  {what + ": cannot be read as a file of fault rates"});
+    check_refusal(run_program({"config", "--config", what}, soon), {what + ": cannot be read"});
+  }
+}
+
+TEST_CASE("the list of faults is given without other words") {
+  CHECK(sim({"--list-faults"}).status == 0);
+  const std::vector<arguments> of_no_use{
+      {"--seed", "1"},   {"--seeds", "2"},    {"--minutes", "1"}, {"--receivers", "2"},
+      {"--syncs", "2"},  {"--parts", "2"},    {"--fanout", "2"},  {"--link-mb-s", "10"},
+      {"--faults", "f"}, {"--fault", "none"}, {"--keep", "none"}, {"--break", "serve-torn"},
+      {"--jobs", "1"},   {"--stop"},          {"--no-shrink"},    {"--trace"},
+      {"--events"}};
+  for (const auto& more : of_no_use) {
+    arguments all{"--list-faults"};
+    all.insert(all.end(), more.begin(), more.end());
+    check_refusal(sim(all), {"--list-faults", more.front()});
+  }
 }
 
 TEST_CASE("a protocol is not broken between receivers") {

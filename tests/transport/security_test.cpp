@@ -173,6 +173,23 @@ TEST_CASE("Credentials that cannot be used are refused by name") {
   CHECK_FALSE(setting_refused(files().shared_key("bad-key")).empty());
 }
 
+TEST_CASE("Credentials that are no files are refused, and not waited for") {
+  const auto fifo = files().dir() / "fifo";
+  fs::remove(fifo);
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  for (const fs::path& what : {fifo, fs::path("/dev/zero"), files().dir()}) {
+    for (const auto file : {&security_options::certificate_file, &security_options::key_file,
+                            &security_options::authority_file}) {
+      auto options = files().certificates("trainer");
+      options.*file = what;
+      CHECK(setting_refused(options).find(what.string() + ": is not a file") != std::string::npos);
+    }
+    security_options options;
+    options.shared_key_file = what;
+    CHECK(setting_refused(options).find(what.string() + ": is not a file") != std::string::npos);
+  }
+}
+
 TEST_CASE("What is loopback and what is not") {
   for (const std::string host : {"127.0.0.1", "127.9.9.9", "::1", "localhost"})
     CHECK(loopback_only(host));
