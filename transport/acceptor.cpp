@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "transport/arrival.hpp"
 #include "transport/failure_limit.hpp"
 #include "transport/log_throttle.hpp"
-#include "transport/opening.hpp"
 #include "transport/sockets.hpp"
 
 namespace lockstep {
@@ -26,11 +26,11 @@ namespace {
 /// What is waited after the system gave no connection.
 constexpr std::chrono::milliseconds accept_pause{100};
 
-class arrival;
-
 }  // namespace
 
 struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
+  using newcomer = arrival<impl>;
+
   impl(io_threads& threads, std::shared_ptr<const security> with, acceptor_options from,
        admit_handler may_enter, channel_handler taker, log_function to)
       : io(threads.context()),
@@ -46,7 +46,8 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   void listen();
   void accept();
   void arrived(tcp::socket socket);
-  void ended(const arrival* who, const failure& why, bool not_admitted, const std::string& address);
+  void ended(const newcomer* who, const failure& why, bool not_admitted,
+             const std::string& address);
   std::uint64_t& count_of(errc reason);
   void close();
 
@@ -64,7 +65,7 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   bool closed = false;
   acceptor_counters counters;
   failure_limit limit;
-  std::unordered_map<const arrival*, std::weak_ptr<arrival>> arrivals;
+  std::unordered_map<const newcomer*, std::weak_ptr<newcomer>> arrivals;
 };
 
 namespace {
@@ -72,110 +73,6 @@ namespace {
 std::string host_of(const std::string& address) {
   return address.substr(0, address.rfind(':'));
 }
-
-/// One connection on its way to be a channel. Its pending operations hold it.
-class arrival : public std::enable_shared_from_this<arrival> {
- public:
-  arrival(std::shared_ptr<acceptor::impl> home, tcp::socket socket, std::string address)
-      : home_(std::move(home)), address_(std::move(address)), opening_(std::move(socket)) {}
-  arrival(const arrival&) = delete;
-  arrival& operator=(const arrival&) = delete;
-
-  void run() {
-    asio::post(opening_.socket.get_executor(), [self = shared_from_this()] { self->begin(); });
-  }
-
-  /// From any thread.
-  void drop() {
-    asio::post(opening_.socket.get_executor(), [self = shared_from_this()] {
-      self->end({errc::shut_down, "no longer listening"});
-    });
-  }
-
- private:
-  void begin() {
-    if (over_) return;
-    auto self = shared_from_this();
-    opening_.limit(home_->options.handshake_deadline, [self] {
-      self->end({errc::timeout, "no greeting in time"});
-    });
-    opening_.secure(*home_->guard, true, [self](failure why) {
-      // TLS has told the peer why, if it speaks TLS.
-      if (why.reason == errc::untrusted) return self->part(std::move(why));
-      if (why) return self->end(why);
-      self->listen();
-    });
-  }
-
-  void listen() {
-    opening_.receive(greeting_frame_bytes,
-                     [self = shared_from_this()](std::variant<opening::frame, failure> got) {
-                       if (auto* why = std::get_if<failure>(&got))
-                         return self->refuse(std::move(*why));
-                       auto decoded = decode_greeting(std::get<opening::frame>(got));
-                       if (auto* why = std::get_if<failure>(&decoded))
-                         return self->refuse(std::move(*why));
-                       self->judge(std::get<greeting>(std::move(decoded)));
-                     });
-  }
-
-  void judge(greeting said) {
-    peer_ = std::move(said);
-    if (peer_.cluster != home_->options.self.cluster)
-      return refuse({errc::wrong_cluster, "belongs to another cluster"});
-    if (auto wrong = check_identity(*home_->guard, opening_.proven(), peer_))
-      return refuse(std::move(wrong));
-    if (auto unwanted = home_->admit(peer_, address_)) {
-      not_admitted_ = true;
-      return refuse(std::move(unwanted));
-    }
-    answer({}, [self = shared_from_this()](failure why) {
-      if (why) return self->end(why);
-      self->enter();
-    });
-  }
-
-  void answer(failure verdict, std::function<void(failure)> then) {
-    greeting own = home_->options.self;
-    own.purpose = peer_.purpose;
-    own.link = peer_.link;
-    own.stream = peer_.stream;
-    opening_.send(encode_answer({std::move(verdict), std::move(own)}), std::move(then));
-  }
-
-  /// Says why, where that can help: not to a stranger who speaks something else.
-  void refuse(failure why) {
-    const bool speaks = why.reason != errc::bad_frame && why.reason != errc::dead &&
-                        why.reason != errc::timeout && why.reason != errc::bad_checksum;
-    if (!speaks) return end(why);
-    answer(why, [self = shared_from_this(), why](const failure&) { self->part(why); });
-  }
-
-  void part(failure why) {
-    opening_.linger([self = shared_from_this(), why = std::move(why)] { self->end(why); });
-  }
-
-  void enter() {
-    if (std::exchange(over_, true)) return;
-    const auto& options = home_->options;
-    home_->ended(this, {}, false, address_);
-    home_->on_channel(
-        opening_.to_channel(options.self, std::move(peer_), address_, options.channels));
-  }
-
-  void end(const failure& why) {
-    if (std::exchange(over_, true)) return;
-    opening_.close();
-    home_->ended(this, why, not_admitted_, address_);
-  }
-
-  const std::shared_ptr<acceptor::impl> home_;
-  const std::string address_;
-  opening opening_;
-  greeting peer_;
-  bool not_admitted_ = false;
-  bool over_ = false;
-};
 
 }  // namespace
 
@@ -229,7 +126,7 @@ void acceptor::impl::arrived(tcp::socket socket) {
   if (gone) return;
   prepare_socket(socket, options.channels);
   const auto address = text_of(end);
-  std::shared_ptr<arrival> newcomer;
+  std::shared_ptr<newcomer> fresh;
   const char* unwanted = nullptr;
   {
     const std::lock_guard lock(mutex);
@@ -242,12 +139,12 @@ void acceptor::impl::arrived(tcp::socket socket) {
       ++counters.crowded_out;
       unwanted = "came while too many others had not been greeted";
     } else {
-      newcomer = std::make_shared<arrival>(shared_from_this(), std::move(socket), address);
-      arrivals.emplace(newcomer.get(), newcomer);
+      fresh = std::make_shared<newcomer>(shared_from_this(), std::move(socket), address);
+      arrivals.emplace(fresh.get(), fresh);
     }
   }
   if (unwanted != nullptr) return log(log_level::warn, address + " was closed: it " + unwanted);
-  newcomer->run();
+  fresh->run();
 }
 
 std::uint64_t& acceptor::impl::count_of(errc reason) {
@@ -267,7 +164,7 @@ std::uint64_t& acceptor::impl::count_of(errc reason) {
   }
 }
 
-void acceptor::impl::ended(const arrival* who, const failure& why, bool not_admitted,
+void acceptor::impl::ended(const newcomer* who, const failure& why, bool not_admitted,
                            const std::string& address) {
   {
     const std::lock_guard lock(mutex);
@@ -287,7 +184,7 @@ void acceptor::impl::ended(const arrival* who, const failure& why, bool not_admi
 }
 
 void acceptor::impl::close() {
-  std::vector<std::shared_ptr<arrival>> left;
+  std::vector<std::shared_ptr<newcomer>> left;
   {
     const std::lock_guard lock(mutex);
     if (std::exchange(closed, true)) return;
