@@ -4,24 +4,36 @@
 #include <charconv>
 
 #include "config/settings.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
+bool is_host(std::string_view text, bool bracketed) noexcept {
+  constexpr std::string_view of_names =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+  constexpr std::string_view of_ipv6 = "0123456789abcdefABCDEF:.";
+  const auto percent = bracketed ? text.find('%') : text.npos;
+  const auto address = text.substr(0, percent);
+  return !address.empty() &&
+         address.find_first_not_of(bracketed ? of_ipv6 : of_names) == address.npos &&
+         (percent == text.npos || is_host(text.substr(percent + 1), false));
+}
+
 node_address parse_address(std::string_view key, std::string_view text) {
   const auto fail = [&] {
-    return setting_error(std::string(key) + " is \"" + std::string(text) +
+    return setting_error(std::string(key) + " is \"" + printable(text) +
                          "\", must be HOST:PORT, or [HOST]:PORT for an IPv6 address");
   };
   const auto colon = text.rfind(':');
   if (colon == std::string_view::npos || colon == 0) throw fail();
   auto host = text.substr(0, colon);
   const auto port = text.substr(colon + 1);
-  if (host.front() == '[') {
-    if (host.size() < 3 || host.back() != ']') throw fail();
+  const bool bracketed = host.front() == '[';
+  if (bracketed) {
+    if (host.back() != ']') throw fail();
     host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string_view::npos) {
-    throw fail();
   }
+  if (!is_host(host, bracketed)) throw fail();
   node_address out{std::string(host), 0};
   const auto [end, problem] = std::from_chars(port.data(), port.data() + port.size(), out.port);
   if (port.empty() || problem != std::errc() || end != port.data() + port.size()) throw fail();

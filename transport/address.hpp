@@ -14,6 +14,9 @@ struct node_address {
   std::uint16_t port = 0;
 };
 
+/// Whether `text` can be the name or address of a host: letters, digits, dots, hyphens and
+/// underscores; within brackets an IPv6 address, which may name a zone after a "%".
+bool is_host(std::string_view text, bool bracketed) noexcept;
 /// HOST:PORT, or [HOST]:PORT for an IPv6 address. Throws `setting_error` (operator) that names
 /// `key`.
 node_address parse_address(std::string_view key, std::string_view text);

@@ -14,6 +14,7 @@
 
 #include "messages/errors.hpp"
 #include "messages/printable.hpp"
+#include "transport/address.hpp"
 #include "transport/http_session.hpp"
 
 namespace lockstep {
@@ -79,9 +80,6 @@ std::uint16_t http_server::port() const noexcept {
 
 http_address parse_http_address(const std::string& base) {
   constexpr std::string_view scheme = "http://";
-  constexpr std::string_view name_letters =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
-  constexpr std::string_view ipv6_letters = "0123456789abcdefABCDEF:.";
   const auto refused = [&] {
     return error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", printable(base)));
   };
@@ -90,8 +88,7 @@ http_address parse_http_address(const std::string& base) {
   http_address out{base.substr(scheme.size(), colon - scheme.size()), base.substr(colon + 1)};
   const bool bracketed = out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']';
   if (bracketed) out.host = out.host.substr(1, out.host.size() - 2);
-  const auto letters = bracketed ? ipv6_letters : name_letters;
-  if (out.host.find_first_not_of(letters) != std::string::npos) throw refused();
+  if (!is_host(out.host, bracketed)) throw refused();
   std::uint16_t port = 0;
   const auto* end = out.port.data() + out.port.size();
   const auto [rest, problem] = std::from_chars(out.port.data(), end, port);
