@@ -54,6 +54,17 @@ setting_value parse_text(const setting_row& row, std::string_view text) {
   return std::string(text);
 }
 
+/// The row that an environment variable sets, or null.
+const setting_row* find_variable(const std::string& name) {
+  static const auto by_name = [] {
+    std::map<std::string, const setting_row*> out;
+    for (const auto& row : settings_table()) out.emplace(environment_name(row.key), &row);
+    return out;
+  }();
+  const auto at = by_name.find(name);
+  return at == by_name.end() ? nullptr : at->second;
+}
+
 std::string_view type_text(const toml::node& node) {
   switch (node.type()) {
     case toml::node_type::string:
@@ -187,11 +198,9 @@ void settings_loader::add_environment(const std::map<std::string, std::string>& 
   for (const auto& variable : variables) {
     const auto& name = variable.first;
     if (!name.starts_with(environment_prefix)) continue;
-    const auto row = std::ranges::find_if(settings_table(), [&](const setting_row& candidate) {
-      return environment_name(candidate.key) == name;
-    });
+    const auto* row = find_variable(name);
     const setting_source source{setting_source::kind::environment, shown(name)};
-    if (row == settings_table().end()) fail_unknown(source, name);
+    if (!row) fail_unknown(source, name);
     put(next, *row, parse_text(*row, variable.second), source);
   }
   slots_ = std::move(next);

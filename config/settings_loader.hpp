@@ -19,6 +19,8 @@ struct setting_source {
 
   kind from = kind::defaults;
   std::string where;  ///< "path:line", the variable's name, "--set"; empty for a default
+
+  friend bool operator==(const setting_source&, const setting_source&) = default;
 };
 
 /// E.g. "default", "lockstep.toml:12", "environment LOCKSTEP_LOG_LEVEL", "command line".
@@ -63,10 +65,15 @@ class settings_loader {
   /// Every setting in the order of the table.
   std::vector<effective_setting> effective() const;
 
+  /// Whether all values and their sources are the same.
+  friend bool operator==(const settings_loader&, const settings_loader&) = default;
+
  private:
   struct slot {
     setting_value value;
     setting_source source;
+
+    friend bool operator==(const slot&, const slot&) = default;
   };
   using slots = std::vector<slot>;  // one for each row of the table
 

@@ -49,5 +49,7 @@ void add_file(std::string& out, const Names& names, const std::string& name,
 /// Of files and of few bytes, each made to be refused for one reason, or to go a way that a search
 /// takes long to come upon. In DIR/<target>.
 void put_rare_seeds(const std::filesystem::path& dir);
+/// Of `connection`, `follow` and `address`, likewise.
+void put_outside_seeds(const std::filesystem::path& dir);
 
 }  // namespace lockstep::fuzz

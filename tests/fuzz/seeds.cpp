@@ -636,5 +636,6 @@ int main(int argc, char** argv) {
   receiver_seeds(dir / "receiver");
   trainer_seeds(dir / "trainer");
   fuzz::put_rare_seeds(dir);
+  fuzz::put_outside_seeds(dir);
   return 0;
 }
