@@ -242,6 +242,11 @@ void follow_seeds(const fs::path& dir) {
 
   const auto model = get(test_data / "published/adler32/base/model.safetensors");
   put(dir / "lone-checkpoint", round(0, 1, {{"source/weight_v000001/model.safetensors", model}}));
+  auto later = model;
+  later.back() = static_cast<char>(later.back() ^ 1);
+  put(dir / "lone-checkpoint-changed-in-the-stream",
+      round(0, 1, {{"source/weight_v000001/model.safetensors", model}}) +
+          round(wish_verify, 1, {{"source/weight_v000001/model.safetensors", later}}));
   put(dir / "nothing", round(based, 0, {}));
   put(dir / "not-published", round(based, 9, three));
   const auto link = [&](const std::string& name, unsigned where) {
