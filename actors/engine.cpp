@@ -167,6 +167,18 @@ engine::failure engine::tell_engine(const target_info& target,
   });
 }
 
+payload engine::cut(std::uint64_t bucket_bytes_max, std::uint32_t count, std::uint32_t index) {
+  payload out;
+  (void)guarded(errc::no_memory, [&] {
+    const auto views = as_views(memory_);
+    if (!cut_ || cut_->bucket_bytes_max() != bucket_bytes_max)
+      cut_.emplace(views, bucket_bytes_max);
+    if (cut_->count() == count && index < count) out = cut_->make(index, views);
+    return failure{};
+  });
+  return out;
+}
+
 std::pair<digest, digest> engine::digests_now(std::uint64_t challenge) const {
   return digest_pair(public_digest_seed, challenge, as_views(memory_));
 }

@@ -71,6 +71,10 @@ class engine {
   /// Writes one bucket of all weights. `share`: fail after this part of its frames.
   failure write_full(const payload& bucket, std::optional<double> share = std::nullopt);
   failure finish_full(const target_info& target);
+  /// Bucket `index` of all weights as they are now, as whoever cuts them into `count` buckets of at
+  /// most `bucket_bytes_max` bytes makes it; empty where these are not so many, and if there is no
+  /// memory.
+  payload cut(std::uint64_t bucket_bytes_max, std::uint32_t count, std::uint32_t index);
   /// Of all weights as they are now: under the public key, and under the challenge's.
   std::pair<digest, digest> digests_now(std::uint64_t challenge) const;
   /// Of each tensor by itself.
@@ -105,6 +109,7 @@ class engine {
   receiver_hooks hooks_;
   std::shared_ptr<fault_source> faults_;
   std::vector<payload> staged_;
+  std::optional<full_cut> cut_;  ///< as it was asked for last
   bool stopped_ = false;
 
   mutable std::mutex mutex_;

@@ -34,7 +34,7 @@ void send_buckets(pointer self, const std::vector<std::uint32_t>& indices) {
 /// Credits that may come before the shipment that they are for.
 constexpr std::size_t early_max = 1'024;
 
-/// Who of the route brings what of a shipment: those who get it too.
+/// Who of the route brings what of a shipment: those who get it too, or hold what it leads to.
 std::vector<fanout_plan::place> brought_by(const relay_route& route, const shipped_to& among) {
   auto out = route.from;
   for (auto& place : out)
@@ -51,6 +51,16 @@ std::vector<bool> elsewhere(const std::vector<fanout_plan::place>& from, std::ui
   return out;
 }
 
+/// How long others may bring nothing of a stripe.
+std::chrono::milliseconds patience_of(const flusher_state& state, std::size_t stripes) {
+  const auto& s = state.env_of_process->options;
+  auto out = std::chrono::milliseconds(s.transport.relay_stall_ms) +
+             transfer_time(s, s.bucket.bytes_max * (std::uint64_t{stripes} + 1));
+  // All weights are written as they come: here and where they are lent the engine has to stop first.
+  if (state.lends) out += std::chrono::milliseconds(s.sync.full_timeout_ms / 4);
+  return out;
+}
+
 /// What others were to bring of this stripe falls to us. Returns who was to.
 std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
   auto& state = self->state;
@@ -63,6 +73,48 @@ std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
       missing.push_back(i);
   send_buckets(self, state.machine.on_ours(missing));
   return parent;
+}
+
+/// Tells who is to bring a stripe of all weights that it may; false if nobody knows how.
+bool lend(pointer self, receiver_id parent, std::uint32_t first) {
+  const auto& state = self->state;
+  const auto it = std::ranges::find_if(state.route.lenders,
+                                       [&](const auto& l) { return l.who.id == parent; });
+  if (it == state.route.lenders.end()) return false;
+  self->send(it->receiver,
+             relay_lend_msg{state.env.cluster, it->who.inc, state.env.txn, state.lends->version,
+                            state.id, state.env.inc,
+                            state.env_of_process->options.bucket.bytes_max,
+                            static_cast<std::uint32_t>(state.source->content().buckets.size()),
+                            first});
+  return true;
+}
+
+/// Who is linked by now lends what is left of the weights under way, of each stripe once.
+void hand_over(pointer self) {
+  auto& state = self->state;
+  if (!state.source || !state.lends) return;
+  const auto from = brought_by(state.route, *state.lends->among);
+  const auto n = static_cast<std::uint32_t>(from.size());
+  const auto now = self->clock().now();
+  const auto patience = patience_of(state, n);
+  const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
+  auto& handed = state.lends->handed;
+  if (handed.size() != n) {  // of another plan, whose stripes are all ours by now
+    handed.assign(n, false);
+    state.watch.on_start(now, patience, 0, count, std::vector<fanout_plan::place>(n));
+  }
+  for (std::uint32_t s = 0; s < n; ++s) {
+    if (!from[s].parent || handed[s]) continue;
+    std::vector<std::uint32_t> left;
+    for (auto i = s; i < count; i += n)
+      if (state.machine.on_elsewhere(i)) left.push_back(i);
+    if (left.empty()) continue;
+    handed[s] = true;
+    state.watch.on_handed(now, patience, s, static_cast<std::uint32_t>(left.size()), from[s]);
+    if (!lend(self, *from[s].parent, left.front())) recall(self, s);
+  }
+  state.timer.arm(self, state.watch.deadline());
 }
 
 void on_credit(pointer self, const credit_msg& m) {
@@ -87,6 +139,10 @@ void on_ship(pointer self, ship_request& m) {
   state.source = std::move(m.source);
   state.first = 0;
   if (const auto* part = std::get_if<part_head>(&m.head)) state.first = part->first;
+  // Whoever holds the version that all weights lead to has them, and needs not be sent them.
+  std::optional<version_ref> full;
+  if (const auto* begin = std::get_if<full_begin_msg>(&m.head); begin && !begin->catch_up)
+    full = begin->target.version;
   std::visit(
       [&](auto& head) {
         state.env = head.env;
@@ -95,13 +151,20 @@ void on_ship(pointer self, ship_request& m) {
       m.head);
   const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
   state.watch.on_stop();
-  if (!m.among || state.route.from.empty())
-    return send_buckets(self, state.machine.on_start(state.env, count));
-  const auto& s = state.env_of_process->options;
-  const auto from = brought_by(state.route, *m.among);
-  const auto patience = std::chrono::milliseconds(s.transport.relay_stall_ms) +
-                        transfer_time(s, s.bucket.bytes_max * (std::uint64_t{from.size()} + 1));
-  state.watch.on_start(self->clock().now(), patience, state.first, count, from);
+  state.lends.reset();
+  if (!m.among) return send_buckets(self, state.machine.on_start(state.env, count));
+  auto from = brought_by(state.route, *m.among);
+  if (full) {
+    state.lends = {*full, std::move(m.among), std::vector<bool>(from.size())};
+    for (std::size_t s = 0; s < from.size(); ++s) {
+      if (!from[s].parent) continue;
+      state.lends->handed[s] = lend(self, *from[s].parent, 0);
+      if (!state.lends->handed[s]) from[s].parent.reset();
+    }
+  }
+  if (from.empty()) return send_buckets(self, state.machine.on_start(state.env, count));
+  state.watch.on_start(self->clock().now(), patience_of(state, from.size()), state.first, count,
+                       from);
   send_buckets(self, state.machine.on_start(state.env, count, elsewhere(from, state.first, count)));
   for (const auto& early : std::exchange(state.early, {})) on_credit(self, early);
 }
@@ -117,6 +180,7 @@ void on_route(pointer self, relay_route& m) {
                        from[s].parent == before[s].parent;
     if (!stays) recall(self, s);
   }
+  hand_over(self);
 }
 
 void on_tick(pointer self) {

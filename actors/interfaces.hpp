@@ -134,17 +134,14 @@ struct drop_request {
   txn_ref txn;
 };
 
-/// From whom a receiver gets each stripe of what is passed on; a parent only where the two are
-/// linked. Empty: all of it from the trainer.
-struct relay_route {
-  std::vector<fanout_plan::place> from;
+struct relay_route;
+/// Make this bucket of weights that are lent.
+struct relay_cut {
+  relay_lend_msg what;
+  std::uint32_t index = 0;
 };
-/// As in `shard_route_msg`.
-payload packed_route(const relay_route& route);
-/// Nothing if the bytes are no route.
-std::optional<relay_route> unpacked_route(const payload& bytes);
 
-/// Who gets the same shipment, ascending.
+/// Who gets the same shipment, or holds what it leads to, ascending.
 using shipped_to = std::vector<receiver_id>;
 /// As in `shard_among_msg`.
 payload packed_ids(const shipped_to& ids);
@@ -246,6 +243,7 @@ LOCKSTEP_LOCAL_MESSAGE(join_verdict)
 LOCKSTEP_LOCAL_MESSAGE(advance_result)
 LOCKSTEP_LOCAL_MESSAGE(drop_request)
 LOCKSTEP_LOCAL_MESSAGE(down_notice)
+LOCKSTEP_LOCAL_MESSAGE(relay_cut)
 LOCKSTEP_LOCAL_MESSAGE(relay_route)
 LOCKSTEP_LOCAL_MESSAGE(relay_stalled)
 LOCKSTEP_LOCAL_MESSAGE(gave_up_notice)
@@ -333,14 +331,36 @@ using receiver_actor = caf::typed_actor<
     caf::reacts_to<audit_msg>,
     // Have a stripe of the buckets from another receiver; for the relay.
     caf::reacts_to<relay_parent_msg>,
+    // Another receiver may have these weights; likewise.
+    caf::reacts_to<relay_lend_msg>,
+    // The relay needs a bucket of weights that are lent.
+    caf::reacts_to<relay_cut>,
     // A deadline: staged data or the lease.
     caf::reacts_to<tick>>;
+
+/// From whom a receiver gets each stripe of what is passed on; a parent only where the two are
+/// linked. Empty: all of it from the trainer.
+struct relay_route {
+  /// How a parent is told that it may lend its weights.
+  struct lender {
+    participant who;
+    receiver_actor receiver;
+  };
+
+  std::vector<fanout_plan::place> from;
+  std::vector<lender> lenders = {};
+};
+/// As in `shard_route_msg`: without lenders.
+payload packed_route(const relay_route& route);
+/// Nothing if the bytes are no route.
+std::optional<relay_route> unpacked_route(const payload& bytes);
 
 /// Stream `source` to the receiver, after `head` has announced it.
 struct ship_request {
   std::variant<prepare_msg, redo_msg, full_begin_msg, part_head> head;
   std::shared_ptr<bucket_source> source;
-  /// Those of the route who are among these bring it; none: nobody does.
+  /// Those of the route who are among these bring it: of all weights what they hold, of a delta
+  /// what they stage. None: nobody does.
   std::shared_ptr<const shipped_to> among = {};
 };
 /// Stop streaming this transaction.

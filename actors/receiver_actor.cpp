@@ -83,8 +83,12 @@ class performer {
     };
     if (ends_on_purpose(a.txn, write)) return;
     auto failed = write(share_struck(a.txn));
-    next_ = failed ? machine().on_write_failed(a.txn, failed.reason, std::move(failed.detail))
-                   : machine().on_bucket_written(a.txn, a.index);
+    if (failed) {
+      next_ = machine().on_write_failed(a.txn, failed.reason, std::move(failed.detail));
+      return;
+    }
+    if (state_.side.relay) self_->send(state_.side.relay, relay_kept{a.txn, a.index, {}});
+    next_ = machine().on_bucket_written(a.txn, a.index);
   }
   void perform(const act::finish_full& a) {
     finish_write(a.txn, a.challenge, bytes().finish_full(a.target));
@@ -197,12 +201,34 @@ void announce(receiver_state& state, const transfer_ref& what) {
 }
 
 /// Others may bring buckets of this from now on.
-void tell_relay(pointer self, prepare_msg& m) {
+template <class M>
+void tell_relay(pointer self, M& m) {
   if (!self->state.side.relay) return;
   using list = const std::vector<bucket_info>;
   self->send(self->state.side.relay,
              relay_begin{m.env, std::make_shared<list>(std::move(m.content.buckets)),
                          caf::actor_cast<flusher_actor>(self->current_sender())});
+}
+
+/// The relay may pass these weights on.
+void lend(pointer self, relay_lend_msg& m) {
+  const auto& s = self->state;
+  if (!s.side.relay || m.inc != s.machine->self().inc || !s.bytes->taken().empty()) return;
+  const bool whole = s.machine->state().version == m.version;
+  self->send(s.side.relay, relay_lent{std::move(m), receiver_actor(self), whole});
+}
+
+/// A bucket of weights that are lent, as they are now: whoever gets it holds it against the
+/// trainer's word.
+void cut(pointer self, const relay_cut& m) {
+  const auto& s = self->state;
+  const auto& what = m.what;
+  const auto slot = s.machine->summarize().slot;
+  const bool held = s.machine->state().version == what.version ||
+                    (slot && slot->kind == receiver_fsm::slot_kind::full && slot->txn == what.txn);
+  relay_made made{what.child, what.txn, m.index, {}};
+  if (held) made.bytes = s.bytes->cut(what.bucket_bytes_max, what.buckets, m.index);
+  self->send(s.side.relay, std::move(made));
 }
 
 /// Nothing that is decided depends on it, and nothing is written: the bytes as they are now.
@@ -244,9 +270,10 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         self->state.round = m.round;
         perform(self, self->state.machine->on_redo(now(), m));
       },
-      [self, now](const full_begin_msg& m) {
+      [self, now](full_begin_msg& m) {
         announce(self->state, {m.env.txn, m.target.label, !m.catch_up});
         perform(self, self->state.machine->on_full_begin(now(), m));
+        tell_relay(self, m);
       },
       [self, now](const bucket_msg& m) {
         auto& s = self->state;
@@ -278,6 +305,8 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         if (self->state.side.relay && from)
           self->send(self->state.side.relay, relay_order{std::move(m), from});
       },
+      [self](relay_lend_msg& m) { lend(self, m); },
+      [self](const relay_cut& m) { cut(self, m); },
       [self, now](const tick&) {
         self->state.timer.fired();
         perform(self, self->state.machine->on_tick(now()));

@@ -22,7 +22,7 @@
 
 namespace lockstep {
 
-/// The trainer has announced a delta to the receiver, who says so.
+/// The trainer has announced a shipment to the receiver, who says so.
 struct relay_begin {
   envelope env;
   std::shared_ptr<const std::vector<bucket_info>> buckets;
@@ -32,10 +32,23 @@ struct relay_begin {
 struct relay_kept {
   txn_ref txn;
   std::uint32_t index = 0;
-  payload bytes;
+  payload bytes;  ///< empty: they were written, and are among the weights now
 };
 /// The receiver has no bucket of it any more.
 struct relay_over {};
+/// The receiver's weights may be lent.
+struct relay_lent {
+  relay_lend_msg what;
+  receiver_actor receiver;  ///< who makes buckets of them
+  bool whole = false;       ///< it holds them; else it is being sent them too
+};
+/// What came of `relay_cut`.
+struct relay_made {
+  receiver_id child = 0;
+  txn_ref txn;
+  std::uint32_t index = 0;
+  payload bytes;  ///< empty: the weights are not those any more
+};
 /// The supervisor's word, and where the answer goes.
 struct relay_order {
   relay_parent_msg what;
@@ -47,6 +60,8 @@ struct relay_dialed;
 using relay_actor = caf::typed_actor<
     // The receiver's shipments.
     caf::reacts_to<relay_begin>, caf::reacts_to<relay_kept>, caf::reacts_to<relay_over>,
+    // Another receiver may have the receiver's weights; a bucket of them has been made.
+    caf::reacts_to<relay_lent>, caf::reacts_to<relay_made>,
     // Have a stripe from another receiver.
     caf::reacts_to<relay_order>,
     // That one was dialed.
@@ -109,14 +124,16 @@ struct relay_state {
     std::uint32_t stripes = 1;
     std::uint32_t stripe = 0;
     flusher_fsm machine{1};
+    bool borrows = false;  ///< what is in `lent` for it
   };
-  /// The delta announced last.
+  /// What was announced last.
   struct shipment {
     relay_begin what;
     receiver_actor receiver;
     bool over = false;
-    std::vector<payload> kept;      ///< by index; empty: not there
-    std::vector<relay_actor> from;  ///< by index: whom the receiver's credit is for
+    std::vector<bool> taken = {};        ///< by index
+    std::vector<payload> kept = {};      ///< likewise; empty: not taken, or written
+    std::vector<relay_actor> from = {};  ///< likewise: whom the receiver's credit is for
   };
   struct early_bucket {
     bucket_msg bucket;
@@ -135,6 +152,7 @@ struct relay_state {
   std::vector<feed> feeds;  ///< by stripe
   std::vector<child> children;
   std::optional<shipment> now;
+  std::map<receiver_id, relay_lent> lent;  ///< by who may have them
   std::deque<early_bucket> early;  ///< came before the announcement that they belong to
   tick_timer timer;
 };
@@ -149,5 +167,7 @@ relay_actor::behavior_type relay_behavior(relay_actor::stateful_pointer<relay_st
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_begin)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_kept)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_over)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_lent)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_made)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_order)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::relay_dialed)

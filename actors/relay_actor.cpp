@@ -20,6 +20,11 @@ using child = relay_state::child;
 constexpr std::size_t children_max = 4 * relay_stripes_max;
 
 void send_buckets(pointer self, const child& c, const std::vector<std::uint32_t>& indices) {
+  if (c.borrows) {
+    const auto& lent = self->state.lent.at(c.id);
+    for (const auto i : indices) self->send(lent.receiver, relay_cut{lent.what, i});
+    return;
+  }
   const auto& s = *self->state.now;
   const envelope env{s.what.env.cluster, s.what.env.txn, c.inc};
   for (const auto i : indices) self->send(c.link, bucket_msg{env, i, s.kept[i]});
@@ -127,7 +132,7 @@ void take(pointer self, const relay_actor& from, bucket_msg& m) {
     close(self, f, errc::bad_checksum);
     return report(self, f);
   }
-  if (now.kept[m.index].size() != 0)  // the trainer was faster
+  if (now.taken[m.index])  // the trainer was faster
     return self->send(from, credit_msg{m.env, s.id, m.index});
   now.from[m.index] = from;
   self->send(now.receiver, std::move(m));
@@ -146,18 +151,71 @@ void on_bucket(pointer self, bucket_msg& m) {
 
 // --- down: whom they are passed on to -----------------------------------------------------------
 
-/// Passes on what is there of the shipment under way.
-void begin(pointer self, child& c) {
-  const auto& now = self->state.now;
-  c.machine = flusher_fsm(self->state.env->options.bucket.credit);
-  if (!now || now->over) return;
-  const auto count = static_cast<std::uint32_t>(now->kept.size());
-  c.machine.on_start({now->what.env.cluster, now->what.env.txn, c.inc}, count,
-                     std::vector<bool>(count, true));
+/// Passes on those buckets of a shipment that are there.
+template <class Is>
+void begin(pointer self, child& c, txn_ref txn, std::uint32_t count, Is is_there) {
+  c.machine.on_start({self->state.env->cluster, txn, c.inc}, count, std::vector<bool>(count, true));
   std::vector<std::uint32_t> there;
   for (auto i = c.stripe; i < count; i += c.stripes)
-    if (now->kept[i].size() != 0) there.push_back(i);
+    if (is_there(i)) there.push_back(i);
   send_buckets(self, c, c.machine.on_ours(there));
+}
+
+/// Passes on what is there of the shipment that the child gets.
+void begin(pointer self, child& c) {
+  const auto& s = self->state;
+  const auto& now = s.now;
+  c.machine = flusher_fsm(s.env->options.bucket.credit);
+  const auto lent = s.lent.find(c.id);
+  c.borrows = lent != s.lent.end() && lent->second.what.child_inc == c.inc;
+  if (c.borrows) {
+    const auto& what = lent->second.what;
+    const bool shared = now && now->what.env.txn == what.txn;
+    begin(self, c, what.txn, what.buckets, [&](std::uint32_t i) {
+      return i >= what.first &&
+             (lent->second.whole || (shared && i < now->taken.size() && now->taken[i]));
+    });
+  } else if (now && !now->over) {
+    begin(self, c, now->what.env.txn, static_cast<std::uint32_t>(now->kept.size()),
+          [&](std::uint32_t i) { return now->kept[i].size() != 0; });
+  }
+}
+
+/// What a child borrows comes from the receiver, one bucket at a time.
+void on_made(pointer self, relay_made& m) {
+  auto& s = self->state;
+  const auto lent = s.lent.find(m.child);
+  if (lent == s.lent.end() || lent->second.what.txn != m.txn) return;
+  const auto it = std::ranges::find_if(
+      s.children, [&](const child& c) { return c.borrows && c.id == m.child; });
+  if (it == s.children.end() || lent->second.what.child_inc != it->inc) return;
+  if (m.bytes.size() != 0)
+    return self->send(it->link,
+                      bucket_msg{{s.env->cluster, m.txn, it->inc}, m.index, std::move(m.bytes)});
+  // The trainer sends what does not come.
+  s.env->log->warn("{}: lends nothing more of {} to receiver {}: it holds other weights", s.who,
+                   to_string(m.txn), m.child);
+  it->borrows = false;
+  it->machine.on_stop();
+  s.lent.erase(lent);
+}
+
+/// The trainer's word that somebody may have the receiver's weights: who has it not gets none.
+void on_lent(pointer self, relay_lent& m) {
+  auto& s = self->state;
+  const auto& what = m.what;
+  if (what.cluster != s.env->cluster || what.inc != s.inc || !what.txn ||
+      what.buckets > s.env->options.receiver.buckets_max ||
+      (s.now && what.txn < s.now->what.env.txn))
+    return;
+  const auto known = s.lent.find(what.child);
+  if (known != s.lent.end() && what.txn <= known->second.what.txn) return;
+  if (known == s.lent.end() && s.lent.size() == children_max)
+    return s.env->log->error("{}: more want its weights than it lends them to", s.who);
+  const auto id = what.child;
+  s.lent.insert_or_assign(id, std::move(m));
+  for (auto& c : s.children)
+    if (c.id == id) begin(self, c);
 }
 
 void forget(pointer self, const caf::actor_addr& link) {
@@ -198,10 +256,12 @@ void on_begin(pointer self, relay_begin& m) {
       (s.now && txn <= s.now->what.env.txn))
     return;
   s.now = relay_state::shipment{
-      std::move(m), caf::actor_cast<receiver_actor>(self->current_sender()), false, {}, {}};
+      std::move(m), caf::actor_cast<receiver_actor>(self->current_sender())};
   auto& now = *s.now;
+  now.taken.resize(now.what.buckets->size());
   now.kept.resize(now.what.buckets->size());
   now.from.resize(now.what.buckets->size());
+  std::erase_if(s.lent, [&](const auto& lent) { return lent.second.what.txn < txn; });
   for (auto& c : s.children) begin(self, c);
   for (auto& early : std::exchange(s.early, {})) {
     if (early.bucket.env.txn == txn)
@@ -211,12 +271,22 @@ void on_begin(pointer self, relay_begin& m) {
   }
 }
 
+/// Whether what was taken is of what the child borrows.
+bool is_of(const relay_kept& kept, const relay_lend_msg& lent) {
+  return kept.txn == lent.txn && kept.index >= lent.first && kept.index < lent.buckets;
+}
+
 void on_kept(pointer self, relay_kept& m) {
   auto& now = self->state.now;
   if (!now || now->over || m.txn != now->what.env.txn || m.index >= now->kept.size()) return;
+  now->taken[m.index] = true;
   now->kept[m.index] = std::move(m.bytes);
-  for (auto& c : self->state.children)
-    if (m.index % c.stripes == c.stripe) send_buckets(self, c, c.machine.on_ours({&m.index, 1}));
+  const bool is_staged = now->kept[m.index].size() != 0;
+  for (auto& c : self->state.children) {
+    if (m.index % c.stripes != c.stripe) continue;
+    if (c.borrows ? !is_of(m, self->state.lent.at(c.id).what) : !is_staged) continue;
+    send_buckets(self, c, c.machine.on_ours({&m.index, 1}));
+  }
 }
 
 void on_over(pointer self) {
@@ -225,22 +295,23 @@ void on_over(pointer self) {
   s.now->over = true;
   s.now->kept.assign(s.now->kept.size(), {});
   s.now->from.assign(s.now->from.size(), {});
-  for (auto& c : s.children) c.machine.on_stop();
+  for (auto& c : s.children)
+    if (!c.borrows) c.machine.on_stop();
 }
 
 void on_credit(pointer self, const credit_msg& m) {
   auto& s = self->state;
   const auto from = self->current_sender();
-  if (!from || !s.now) return;
-  if (s.now->receiver.address() == from->address()) {
+  if (!from) return;
+  if (s.now && s.now->receiver.address() == from->address()) {
     if (!(m.env == s.now->what.env) || m.index >= s.now->from.size()) return;
     if (const auto& parent = s.now->from[m.index]) self->send(parent, m);
     self->send(s.ranks ? s.ranks : s.now->what.announcer, m);
     return;
   }
-  if (s.now->over) return;
   for (auto& c : s.children)
-    if (c.link.address() == from->address()) send_buckets(self, c, c.machine.on_credit(m));
+    if (c.link.address() == from->address() && (c.borrows || (s.now && !s.now->over)))
+      send_buckets(self, c, c.machine.on_credit(m));
 }
 
 void on_down(pointer self, const caf::down_msg& m) {
@@ -281,6 +352,8 @@ relay_actor::behavior_type relay_behavior(pointer self, std::shared_ptr<const ac
       [self](relay_begin& m) { on_begin(self, m); },
       [self](relay_kept& m) { on_kept(self, m); },
       [self](const relay_over&) { on_over(self); },
+      [self](relay_lent& m) { on_lent(self, m); },
+      [self](relay_made& m) { on_made(self, m); },
       [self](const relay_order& m) { on_order(self, m); },
       [self](const relay_dialed& m) { on_dialed(self, m); },
       [self](bucket_msg& m) { on_bucket(self, m); },

@@ -32,18 +32,16 @@ class performer {
     const auto it = state_.routes.find(who);
     return it == state_.routes.end() ? nullptr : &it->second;
   }
-  /// Who may have a shipment from each other: who takes all tensors. Nothing where nobody passes
-  /// anything on. The other ranks are told, before they are asked to ship.
-  std::shared_ptr<const shipped_to> among(txn_ref txn, const std::vector<participant>& who,
-                                          std::uint32_t round) {
+  /// Who of these may have a shipment from each other: who takes all tensors. Nothing where nobody
+  /// passes anything on.
+  std::shared_ptr<shipped_to> among(const std::vector<participant>& who) const {
     if (env_.options.transport.fanout == 0) return {};
     auto ids = std::make_shared<shipped_to>();
     for (const auto& p : who)
       if (const auto* r = route(p); r != nullptr && r->taken.empty()) ids->push_back(p.id);
     if (ids->size() < 2) return {};
     std::ranges::sort(*ids);
-    for (const auto& rank : state_.setup.ranks)
-      self_->send(rank, shard_among_msg{env_.cluster, txn, round, packed_ids(*ids)});
+    ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
     return ids;
   }
   /// What all weights of those who take a part are: where the machine says what all weights digest
@@ -66,11 +64,8 @@ class performer {
   /// says which. Returns how many bytes that is.
   template <class Source, class Make>
   std::uint64_t ship_each(txn_ref txn, const std::vector<participant>& who,
-                          const part_shipments& from, std::uint32_t round, Source source,
-                          Make make) {
-    // Only deltas are staged by who passes them on, and a redo may differ from what came first.
-    const bool passed_on = &from == &state_.delta && round == 0;
-    const auto ids = passed_on ? among(txn, who, round) : nullptr;
+                          const part_shipments& from, std::uint32_t round,
+                          const std::shared_ptr<const shipped_to>& ids, Source source, Make make) {
     std::uint64_t bytes = 0;
     for (const auto& p : who) {
       const auto* r = route(p);
@@ -175,30 +170,40 @@ class performer {
     });
   }
   void perform(const act::ship_delta& a) {
+    const auto ids = among(a.who);
+    // The other ranks are told before they are asked to ship.
+    for (const auto& rank : state_.setup.ranks)
+      if (ids) self_->send(rank, shard_among_msg{env_.cluster, a.txn, 0, packed_ids(*ids)});
     state_.measures.sent_bytes += ship_each(
-        a.txn, a.who, state_.delta, 0, [](const part_shipment& s) { return s.source; },
+        a.txn, a.who, state_.delta, 0, ids, [](const part_shipment& s) { return s.source; },
         [&](const envelope& env, const part_shipment& s) {
           return prepare_msg{env, a.base.version, s.taken.empty() ? a.base.state : s.base,
                              target_of(a.target, s), s.content};
         });
   }
   void perform(const act::ship_redo& a) {
-    // Who is torn cannot read what is coded against the base. With several ranks nobody comes here.
+    // Nobody passes it on: it may differ from what was staged. Who is torn cannot read what is coded against the base. With several ranks nobody comes here.
     const auto source = [this](const part_shipment& s) -> std::shared_ptr<bucket_source> {
       if (s.absorbing && state_.setup.ranks.empty()) return s.absorbing;
       return s.source;
     };
     state_.measures.sent_bytes += ship_each(
-        a.txn, a.who, state_.delta, a.round, source,
+        a.txn, a.who, state_.delta, a.round, nullptr, source,
         [&](const envelope& env, const part_shipment& s) {
           const auto& content = state_.setup.ranks.empty() ? source(s)->content() : s.content;
           return redo_msg{env, target_of(a.target, s), content, a.challenge, a.round};
         });
   }
   void perform(const act::ship_full& a) {
+    // All weights come also from who holds them; what somebody has missed, from who has missed it
+    // too and stages it. Of several ranks nobody but they know how their parts are cut.
+    auto others = a.who;
+    if (!a.catch_up)
+      for (const auto& p : state_.machine->members()) others.push_back(p);
+    const auto ids = state_.setup.ranks.empty() ? among(others) : nullptr;
     auto& m = state_.measures;
     (a.catch_up ? m.catch_up_bytes : m.reseed_bytes) += ship_each(
-        a.txn, a.who, state_.full, 0, [](const part_shipment& s) { return s.source; },
+        a.txn, a.who, state_.full, 0, ids, [](const part_shipment& s) { return s.source; },
         [&](const envelope& env, const part_shipment& s) {
           return full_begin_msg{env, target_of(a.target, s), s.content, a.challenge, a.catch_up};
         });

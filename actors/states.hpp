@@ -34,13 +34,20 @@ struct flusher_state {
   flusher_fsm machine{1};
   std::shared_ptr<const actor_env> env_of_process;
   std::shared_ptr<sent_counters> sent;
-  relay_route route;            ///< of deltas to come
+  relay_route route;            ///< of what is to come
   supervisor_actor supervisor;  ///< who gave it
   relay_watch watch;            ///< over what others are to bring of the shipment under way
   tick_timer timer;
   envelope env;
   std::uint32_t first = 0;  ///< index of the source's first bucket among those announced
   std::shared_ptr<bucket_source> source;
+  /// Of the shipment under way, where it is all weights and others may lend theirs.
+  struct lending {
+    version_ref version;  ///< that it leads to
+    std::shared_ptr<const shipped_to> among;
+    std::vector<bool> handed;  ///< by stripe: somebody was told to bring it
+  };
+  std::optional<lending> lends;
   /// For what others bring of shipments that this one is yet to be told of; the latest last.
   std::deque<credit_msg> early;
 
@@ -48,6 +55,7 @@ struct flusher_state {
     machine.on_stop();
     watch.on_stop();
     source.reset();
+    lends.reset();
   }
 };
 

@@ -18,16 +18,19 @@ bool is_trusted(const supervisor_state& state, receiver_id id, time_point now) {
   return it == state.fanout.distrusted.end() || it->second.until <= now;
 }
 
-/// Who can be told to have buckets from others, and who may pass them on. Not who takes a part of
-/// the tensors: its buckets are others than its neighbours', and it has them from here.
+/// Who can be told to have buckets from others, and who may pass them on: also who is yet to be
+/// admitted, which may take all weights. Not who takes a part of the tensors: its buckets are others
+/// than its neighbours', and it has them from here.
 std::vector<fanout_member> members_of(supervisor_state& state, time_point now) {
   std::vector<fanout_member> out;
   if (!state.trainer) return out;
   for (const auto& [id, c] : state.children) {
     const auto record = state.policy->records().find(id);
     if (!c.receiver || c.bytes || c.taken.size() != 0 || record == state.policy->records().end() ||
-        record->second.where != standing::member || record->second.inc != c.life.inc)
+        record->second.inc != c.life.inc)
       continue;
+    const auto where = record->second.where;
+    if (where != standing::member && where != standing::attaching) continue;
     const bool trusted = is_trusted(state, id, now);
     if (!trusted) {
       const auto until = state.fanout.distrusted.at(id).until;
@@ -47,6 +50,11 @@ void route(pointer self, const child& c) {
     out.from = node->second.places;
     for (std::size_t s = 0; s < out.from.size(); ++s)
       if (s >= c.feeds.size() || !c.feeds[s].up) out.from[s] = {};
+  }
+  for (const auto& place : out.from) {
+    if (!place.parent) continue;
+    const auto& parent = self->state.children.at(*place.parent);
+    if (parent.receiver) out.lenders.push_back({parent.life, parent.receiver});
   }
   for (const auto& [rank, r] : self->state.ranks)
     self->send(r.link,

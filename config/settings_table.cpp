@@ -233,8 +233,8 @@ constexpr setting_row table[] = {
     "Longest wait between two tries; not below the first wait."),
   integer<&root::transport, &transport::fanout>("transport.fanout", node, 0, "", 0, 16,
     "At the trainer: into how many stripes a delta is dealt, and how many receivers a receiver "
-    "passes its stripe on to, so that the trainer sends each delta about once; 0: it sends to "
-    "every receiver itself."),
+    "passes its stripe on to, so that the trainer sends each delta about once; all weights "
+    "then come from receivers that hold them too. 0: the trainer sends everything to everybody."),
   text<&root::transport, &transport::relay_listen>("transport.relay_listen", node, "", 0, 256,
     "At a receiver: HOST:PORT at which other receivers have from it what it got; port 0 takes any "
     "that is free; empty: it passes nothing on."),

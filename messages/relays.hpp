@@ -81,4 +81,24 @@ struct relay_ask_msg {
   }
 };
 
+/// The trainer to a receiver: another one is being sent all weights of `version`, which you hold or
+/// are being sent too. Pass on to it what it has asked for of them, made from your own.
+struct relay_lend_msg {
+  std::uint64_t cluster = 0;
+  incarnation inc;      ///< whose weights
+  txn_ref txn;          ///< the other's transfer
+  version_ref version;  ///< that it leads to
+  receiver_id child = 0;
+  incarnation child_inc;
+  std::uint64_t bucket_bytes_max = 0;  ///< how weights are cut into buckets, and
+  std::uint32_t buckets = 0;           ///< how many these are
+  std::uint32_t first = 0;             ///< those before it are sent by the trainer
+
+  friend bool operator==(const relay_lend_msg&, const relay_lend_msg&) = default;
+  static constexpr auto fields(auto& x) {
+    return std::tie(x.cluster, x.inc, x.txn, x.version, x.child, x.child_inc, x.bucket_bytes_max,
+                    x.buckets, x.first);
+  }
+};
+
 }  // namespace lockstep

@@ -44,6 +44,13 @@ class flusher_fsm {
     return fill();
   }
 
+  /// From now on others bring this one; false if it has been sent, or was not ours.
+  bool on_elsewhere(std::uint32_t index) {
+    if (!env_ || index >= buckets_.size() || buckets_[index] != state::ours) return false;
+    buckets_[index] = state::elsewhere;
+    return true;
+  }
+
   /// The receiver took a bucket; returns those to send now. Credits of another stream, for a bucket
   /// that nobody has sent, or given twice, are ignored: a peer cannot widen the window.
   std::vector<std::uint32_t> on_credit(const credit_msg& m) {

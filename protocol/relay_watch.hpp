@@ -21,12 +21,16 @@ class relay_watch {
     const auto n = static_cast<std::uint32_t>(from.size());
     for (std::uint32_t s = 0; s < n; ++s) {
       const auto before = (s + n - first % n) % n;  // the stripe's first bucket comes after these
-      if (!from[s].parent || before >= count) continue;
-      // Whoever is further down waits longer: what its parent lacks, the parent gets first.
-      const auto extra = from[s].depth > 2 ? from[s].depth - 2 : 0;
-      stripes_[s] = {(count - before - 1) / n + 1, patience + patience * extra / 2, now,
-                     from[s].parent, false};
+      if (before < count) on_handed(now, patience, s, (count - before - 1) / n + 1, from[s]);
     }
+  }
+  /// `missing` buckets of a stripe come from there from now on, if that names a parent.
+  void on_handed(time_point now, std::chrono::milliseconds patience, std::uint32_t stripe,
+                 std::uint32_t missing, const fanout_plan::place& from) {
+    if (stripe >= stripes_.size() || !from.parent) return;
+    // Whoever is further down waits longer: what its parent lacks, the parent gets first.
+    const auto extra = from.depth > 2 ? from.depth - 2 : 0;
+    stripes_[stripe] = {missing, patience + patience * extra / 2, now, from.parent, false};
   }
   void on_stop() { stripes_.clear(); }
 

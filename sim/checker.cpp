@@ -70,6 +70,8 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     if (s && commit && commit->env.inc == r->inc &&
         (!r->staged || s->machine->summarize().slot->txn != commit->env.txn))
       fleet_.count(consequence::late_commit);
+    if (const auto* made = content_of<relay_made>(message); made && made->bytes.size() != 0)
+      fleet_.count(consequence::lent);
     const auto* ping = content_of<ping_msg>(message);
     if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));

@@ -59,6 +59,10 @@ struct describer {
   std::string operator()(const relay_ask_msg& m) const {
     return fmt::format("wants stripe {} of {}", m.stripe, m.stripes);
   }
+  std::string operator()(const relay_lend_msg& m) const {
+    return fmt::format("lend {} to receiver-{} for {}", to_string(m.version), m.child,
+                       to_string(m.txn));
+  }
   /// What simulated processes do not say.
   std::string operator()(const auto& m) const { return std::string(name_of(wire_message(m))); }
 
@@ -116,6 +120,8 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<end_request>(content, "end", out) || name_if<welcome>(content, "welcome", out) ||
       name_if<relay_begin>(content, "others bring of this", out) ||
       name_if<relay_kept>(content, "taken", out) || name_if<relay_over>(content, "over", out) ||
+      name_if<relay_lent>(content, "lent", out) || name_if<relay_cut>(content, "cut", out) ||
+      name_if<relay_made>(content, "cut out", out) ||
       name_if<relay_order>(content, "order", out) ||
       name_if<relay_dialed>(content, "dialed", out) ||
       name_if<relay_route>(content, "route", out) ||

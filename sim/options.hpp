@@ -44,6 +44,7 @@ enum class consequence : std::uint8_t {
   staged_expired,  ///< a delta or full transfer that was staged was given up for its age
   late_commit,     ///< a receiver was told to commit what it had staged no more
   lost_ack,        ///< an acknowledgement never arrived
+  lent,            ///< a receiver made a bucket of its own weights for another
   count_
 };
 inline constexpr auto consequence_count = static_cast<std::size_t>(consequence::count_);

@@ -515,8 +515,8 @@ class simulation final : public spectator {
 }  // namespace
 
 std::string_view to_string(consequence what) noexcept {
-  constexpr std::array<std::string_view, consequence_count> names{"lease-ended", "staged-expired",
-                                                                  "late-commit", "lost-ack"};
+  constexpr std::array<std::string_view, consequence_count> names{
+      "lease-ended", "staged-expired", "late-commit", "lost-ack", "lent"};
   return names[static_cast<std::size_t>(what)];
 }
 

@@ -380,46 +380,46 @@ encoded_delta carved(const layout& part, std::span<const payload> buckets,
   return out;
 }
 
-full_plan::full_plan(const layout& shape, const tensor_views& tensors,
-                     std::uint64_t bucket_bytes_max)
+full_cut::full_cut(const tensor_views& tensors, std::uint64_t bucket_bytes_max)
     : bucket_bytes_max_(bucket_bytes_max) {
-  content_.layout = shape.fingerprint();
-  for (const auto& t : tensors) content_.changed += t.bytes.size / t.unit;
-  std::vector<std::byte> bytes;
-  for (position at;;) {
-    bytes.clear();
-    const auto next = fill(at, tensors, bytes);
-    if (bytes.empty()) break;
-    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
-    starts_.push_back(at);
-    content_.buckets.push_back({bytes.size(), {hash.hi, hash.lo}});
-    content_.bytes += bytes.size();
-    at = next;
+  for (std::uint32_t t = 0; t < tensors.size(); ++t) {
+    const auto size = tensors[t].bytes.size;
+    for (std::uint64_t offset = 0; offset < size; offset += kernels::frame_span_bytes_max) {
+      const auto frame = kernels::frame_header_bytes +
+                         std::min<std::uint64_t>(size - offset, kernels::frame_span_bytes_max);
+      if (starts_.empty() || starts_.back().bytes + frame > bucket_bytes_max_)
+        starts_.push_back({t, offset, 0});
+      starts_.back().bytes += frame;
+    }
   }
 }
 
-full_plan::position full_plan::fill(position from, const tensor_views& tensors,
-                                    std::vector<std::byte>& out) const {
-  while (from.tensor < tensors.size()) {
-    const auto& t = tensors[from.tensor];
-    if (from.offset >= t.bytes.size) {
-      from = {from.tensor + 1, 0};
+payload full_cut::make(std::size_t index, const tensor_views& tensors) const {
+  auto [tensor, offset, bytes] = starts_[index];
+  std::vector<std::byte> out;
+  out.reserve(static_cast<std::size_t>(bytes));
+  while (out.size() < bytes) {
+    if (offset >= tensors[tensor].bytes.size) {
+      ++tensor;
+      offset = 0;
       continue;
     }
-    const auto range =
-        std::min<std::uint64_t>(t.bytes.size - from.offset, kernels::frame_span_bytes_max);
-    if (!out.empty() && out.size() + kernels::frame_header_bytes + range > bucket_bytes_max_) break;
-    kernels::encode_full(from.tensor, t, static_cast<std::size_t>(from.offset), out);
-    from.offset += kernels::frame_span_bytes_max;
+    kernels::encode_full(tensor, tensors[tensor], static_cast<std::size_t>(offset), out);
+    offset += kernels::frame_span_bytes_max;
   }
-  return from;
+  return payload(std::move(out));
 }
 
-payload full_plan::make(std::size_t index, const tensor_views& tensors) const {
-  std::vector<std::byte> bytes;
-  bytes.reserve(static_cast<std::size_t>(content_.buckets[index].bytes));
-  fill(starts_[index], tensors, bytes);
-  return payload(std::move(bytes));
+full_plan::full_plan(const layout& shape, const tensor_views& tensors,
+                     std::uint64_t bucket_bytes_max)
+    : cut_(tensors, bucket_bytes_max) {
+  content_.layout = shape.fingerprint();
+  for (const auto& t : tensors) content_.changed += t.bytes.size / t.unit;
+  for (std::size_t i = 0; i < cut_.count(); ++i) {
+    const auto bucket = cut_.make(i, tensors);
+    content_.buckets.push_back({bucket.size(), hash_of(bucket)});
+    content_.bytes += bucket.size();
+  }
 }
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,

@@ -64,8 +64,32 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
                            const tensor_views& target, std::uint64_t bucket_bytes_max,
                            kernels::encoding_choice choice = kernels::encoding_choice::raw);
 
-/// A full transfer, planned: which range of which tensor starts each bucket. Buckets are made one
-/// at a time when they are sent, so that a transfer needs no second copy of the weights.
+/// How all weights of one layout are cut into buckets of full frames: the same wherever weights of
+/// that layout are. Reads no weights, and holds 24 bytes a bucket.
+class full_cut {
+ public:
+  /// `tensors`: how long they are, and of what. A bucket of one frame may be longer than
+  /// `bucket_bytes_max`.
+  full_cut(const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+
+  std::uint64_t bucket_bytes_max() const noexcept { return bucket_bytes_max_; }
+  std::size_t count() const noexcept { return starts_.size(); }
+  /// Bucket `index`, below `count()`, of these bytes.
+  payload make(std::size_t index, const tensor_views& tensors) const;
+
+ private:
+  struct start {
+    std::uint32_t tensor = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;  ///< of the bucket
+  };
+
+  std::uint64_t bucket_bytes_max_;
+  std::vector<start> starts_;
+};
+
+/// A full transfer, planned. Buckets are made one at a time when they are sent, so that a transfer
+/// needs no second copy of the weights.
 class full_plan {
  public:
   /// Hashes every bucket of `tensors` once.
@@ -73,17 +97,12 @@ class full_plan {
 
   const manifest& content() const noexcept { return content_; }
   /// Bucket `index` of the same bytes that the plan was made from.
-  payload make(std::size_t index, const tensor_views& tensors) const;
+  payload make(std::size_t index, const tensor_views& tensors) const {
+    return cut_.make(index, tensors);
+  }
 
  private:
-  struct position {
-    std::uint32_t tensor = 0;
-    std::uint64_t offset = 0;
-  };
-  position fill(position from, const tensor_views& tensors, std::vector<std::byte>& out) const;
-
-  std::uint64_t bucket_bytes_max_;
-  std::vector<position> starts_;
+  full_cut cut_;
   manifest content_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "actors/encoding.hpp"
 #include "actors/fleet.hpp"
+#include "actors/relay.hpp"
 #include "actors/runtime_parts.hpp"
 #include "actors/states.hpp"
 
@@ -112,6 +113,198 @@ TEST_CASE("a flusher stops for the end of its own transaction, and of no other")
   s.test->send(flusher, credit_msg{env, 1, 1});
   CHECK_FALSE(s.next<bucket_msg>(100ms));
   caf::anon_send_exit(flusher, caf::exit_reason::user_shutdown);
+}
+
+TEST_CASE("a flusher has all weights lent by who holds them, and sends what is not") {
+  stage s;
+  caf::scoped_actor lender(*s.rt.inside().system);
+  const auto w = random_weights(small_layout(), 1);
+  const auto store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  const auto source = std::make_shared<full_source>(store, 1, 2);
+  REQUIRE(source->content().buckets.size() == 3);
+  const auto flusher =
+      s.spawn(flusher_behavior, receiver_id{1}, caf::actor_cast<receiver_actor>(s.test), s.env,
+              std::make_shared<sent_counters>());
+  const participant who{7, {7, 7}};
+  const relay_route route{{{who.id, 2}, {std::nullopt, 1}},
+                          {{who, caf::actor_cast<receiver_actor>(lender)}}};
+  const envelope env{s.env->cluster, {2, 5}, {1, 1}};
+  const target_info target{{2, 4}, {}, 0};
+  const auto lent = [&](std::uint32_t first) {
+    std::optional<relay_lend_msg> out;
+    lender->receive([&](relay_lend_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    REQUIRE(out);
+    CHECK(*out == relay_lend_msg{env.cluster, who.inc, env.txn, target.version, 1, env.inc,
+                                 s.env->options.bucket.bytes_max, 3, first});
+  };
+  const auto ship = [&](bool catch_up, shipped_to among) {
+    s.test->send(flusher, ship_request{full_begin_msg{env, target, source->content(), 0, catch_up},
+                                       source, std::make_shared<const shipped_to>(among)});
+    REQUIRE(s.next<full_begin_msg>());
+  };
+  const auto sends = [&](std::uint32_t index) {
+    const auto bucket = s.next<bucket_msg>();
+    REQUIRE(bucket);
+    CHECK(bucket->index == index);
+    s.test->send(flusher, credit_msg{env, 1, index});
+  };
+  SECTION("known before") {
+    s.test->send(flusher, route);
+    ship(false, {1, 7});
+    lent(0);
+    sends(1);
+    CHECK_FALSE(s.next<bucket_msg>(100ms));
+    SECTION("and gone then") {
+      s.test->send(flusher, relay_route{});
+      sends(0);
+      sends(2);
+    }
+    SECTION("and come back: it is too late for that") {
+      s.test->send(flusher, relay_route{{{std::nullopt, 1}, {std::nullopt, 1}}, {}});
+      s.test->send(flusher, route);
+      sends(0);
+      sends(2);
+    }
+  }
+  SECTION("known later, of what is left") {
+    ship(false, {1, 7});
+    s.test->send(flusher, route);
+    lent(2);
+    sends(0);
+    sends(1);
+    CHECK_FALSE(s.next<bucket_msg>(100ms));
+  }
+  SECTION("who holds something else lends nothing") {
+    s.test->send(flusher, route);
+    ship(false, {1, 8});
+    for (std::uint32_t i = 0; i < 3; ++i) sends(i);
+  }
+  SECTION("who is not reached lends nothing") {
+    s.test->send(flusher, relay_route{route.from, {}});
+    ship(false, {1, 7});
+    for (std::uint32_t i = 0; i < 3; ++i) sends(i);
+  }
+  SECTION("what was missed is not lent but passed on") {
+    s.test->send(flusher, route);
+    ship(true, {1, 7});
+    sends(1);
+    CHECK_FALSE(s.next<bucket_msg>(100ms));
+    bool asked = false;
+    lender->receive([&](relay_lend_msg&) { asked = true; }, caf::after(50ms) >> [] {});
+    CHECK_FALSE(asked);
+  }
+  caf::anon_send_exit(flusher, caf::exit_reason::user_shutdown);
+}
+
+TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else") {
+  stage s;
+  caf::scoped_actor child(*s.rt.inside().system);
+  const auto me = caf::actor_cast<receiver_actor>(s.test);
+  const incarnation inc{1, 1}, childs{9, 9};
+  const auto cluster = s.env->cluster;
+  const auto relay = s.spawn(relay_behavior, s.env, receiver_id{1}, std::string("1"), inc,
+                             relay_dialer(), flusher_actor());
+  const relay_lend_msg word{cluster, inc, {2, 5}, {2, 4}, 9, childs, 100, 5, 0};
+  const envelope env{cluster, word.txn, childs};
+  const auto asks = [&] { child->send(relay, relay_ask_msg{cluster, 9, childs, 1, 2, 1}); };
+  const auto cut = [&](std::uint32_t index) {
+    const auto m = s.next<relay_cut>();
+    REQUIRE(m);
+    CHECK(m->what.child == 9);
+    CHECK(m->index == index);
+  };
+  const auto made = [&](std::uint32_t index, payload bytes) {
+    s.test->send(relay, relay_made{9, word.txn, index, std::move(bytes)});
+  };
+  const auto passed_on = [&](std::uint32_t index) {
+    std::optional<bucket_msg> out;
+    child->receive([&](bucket_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    REQUIRE(out);
+    CHECK(out->env == env);
+    CHECK(out->index == index);
+    child->send(relay, credit_msg{env, 9, index});
+  };
+  const auto nothing = [&] { CHECK_FALSE(s.next<relay_cut>(100ms)); };
+  const payload some(std::vector<std::byte>(10));
+  const auto begin = [&](txn_ref txn) {
+    s.test->send(relay, relay_begin{{cluster, txn, inc},
+                                    std::make_shared<const std::vector<bucket_info>>(5), {}});
+  };
+  SECTION("nobody is named") {
+    asks();
+    nothing();
+  }
+  SECTION("another life of it is named, or one of another receiver, or one elsewhere") {
+    asks();
+    auto other = word;
+    SECTION("life") other.child_inc = {9, 8};
+    SECTION("receiver") other.child = 8;
+    SECTION("lender") other.inc = {1, 2};
+    SECTION("cluster") ++other.cluster;
+    SECTION("transaction") other.txn = {};
+    SECTION("more than anybody takes") other.buckets = ~std::uint32_t{0};
+    s.test->send(relay, relay_lent{other, me, true});
+    nothing();
+  }
+  SECTION("it is named before it asks, or after") {
+    const bool before = GENERATE(true, false);
+    if (!before) asks();
+    s.test->send(relay, relay_lent{word, me, true});
+    if (before) asks();
+    cut(1);
+    nothing();  // one is under way
+    made(1, some);
+    passed_on(1);
+    cut(3);
+    SECTION("until the weights are others") {
+      made(3, {});
+      child->send(relay, credit_msg{env, 9, 3});
+      nothing();
+    }
+    SECTION("until something else begins") {
+      begin({2, 6});
+      made(3, some);
+      bool came = false;
+      child->receive([&](bucket_msg&) { came = true; }, caf::after(100ms) >> [] {});
+      CHECK_FALSE(came);
+    }
+    SECTION("said twice is said once") {
+      s.test->send(relay, relay_lent{word, me, true});
+      made(3, some);
+      passed_on(3);
+      nothing();
+    }
+  }
+  SECTION("only from where the trainer has got to") {
+    asks();
+    auto later = word;
+    later.first = 2;
+    s.test->send(relay, relay_lent{later, me, true});
+    cut(3);
+  }
+  SECTION("who is sent them too lends what has come") {
+    asks();
+    if (GENERATE(true, false)) {
+      begin(word.txn);
+      s.test->send(relay, relay_lent{word, me, false});
+    } else {
+      s.test->send(relay, relay_lent{word, me, false});
+      begin(word.txn);
+    }
+    nothing();
+    s.test->send(relay, relay_kept{word.txn, 2, {}});  // of another stripe
+    s.test->send(relay, relay_kept{word.txn, 3, {}});
+    cut(3);
+    made(3, some);
+    passed_on(3);
+    // What has ended well is there for good.
+    s.test->send(relay, relay_kept{word.txn, 1, {}});
+    s.test->send(relay, relay_over{});
+    cut(1);
+    made(1, some);
+    passed_on(1);
+  }
+  caf::anon_send_exit(relay, caf::exit_reason::user_shutdown);
 }
 
 TEST_CASE("a snapshot drops what is staged for its own transaction, and for no other") {

@@ -84,12 +84,12 @@ struct relayed_fleet {
     REQUIRE(settled());
   }
 
-  void add(receiver_id id) {
+  void add(receiver_id id, receiver_options options = {}) {
     auto s = connecting(f.rt.port());
     // Others have buckets of it over a road of our own.
     auto& road = roads[id];
     s.transport.relay_address = "127.0.0.1:" + std::to_string(road.port);
-    all.try_emplace(id, s, id);
+    all.try_emplace(id, s, id, std::move(options));
     road.leads_to = all.at(id).rt.port();
   }
 
@@ -121,6 +121,45 @@ struct relayed_fleet {
     std::uint64_t out = 0;
     for (const auto& s : f.t.receivers()) out += s.sent_bytes;
     return out;
+  }
+  /// To this life of one.
+  std::uint64_t sent(receiver_id id) {
+    for (const auto& s : f.t.receivers())
+      if (s.id == id) return s.sent_bytes;
+    return 0;
+  }
+
+  /// One life ends, and the next begins with nothing and gets all weights, from others too: it
+  /// takes none before it is linked to them, and to whom then leads a way like this.
+  void add_anew(receiver_id id, bad_road::way way = bad_road::way::good) {
+    const auto members = [&] {
+      return static_cast<std::size_t>(std::ranges::count_if(
+          f.t.receivers(), [](const receiver_status& s) { return s.member; }));
+    };
+    const auto all_members = members();
+    all.erase(id);
+    REQUIRE(eventually([&] { return members() == all_members - 1; }));
+    receiver_options options;
+    options.hooks.pause = [this, id, way] {
+      const bool linked = eventually([&] {
+        const auto feeds = f.t.relays().feeds;
+        return std::ranges::any_of(feeds, [&](const auto& x) { return x.id == id && x.up; }) &&
+               std::ranges::none_of(feeds, [&](const auto& x) { return x.id == id && !x.up; });
+      });
+      if (!linked) throw std::runtime_error("it is not linked to anybody");
+      for (auto& [other, road] : roads)
+        if (other != id) road.now = way;
+    };
+    add(id, std::move(options));
+    REQUIRE(f.t.wait_for_members(all_members, 20s));
+    CHECK(same(*all.at(id).rx, f.w));
+  }
+
+  /// Bytes that one has had from others.
+  std::uint64_t relayed(receiver_id id) {
+    const auto lines = f.t.relays().relayed;
+    const auto it = std::ranges::find(lines, id, &receiver_relayed::id);
+    return it == lines.end() ? 0 : it->bytes;
   }
 
   /// Of whom most others have buckets.
@@ -231,6 +270,51 @@ TEST_CASE("who comes later has from others, and who restarts is found again") {
   for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
   const auto relayed = g.f.t.relays().relayed;
   CHECK(relayed.size() == 5);
+}
+
+TEST_CASE("who comes back with nothing has all weights from those who hold them") {
+  relayed_fleet g(4, 2);
+  REQUIRE(g.sync().result == sync_result::ok);
+  const auto model = g.f.w.shape().total_bytes();
+  g.add_anew(2);
+  // The trainer begins, while the newcomer is being linked to the others.
+  CHECK(g.sent(2) < model * 3 / 4);
+  CHECK(g.relayed(2) > model / 4);
+  CHECK(g.relayed(2) + g.sent(2) >= model);
+  CHECK(g.sync().result == sync_result::ok);
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
+}
+
+TEST_CASE("who all need all weights at once have them from each other") {
+  relayed_fleet g(5, 2);
+  const auto model = g.f.w.shape().total_bytes();
+  for (std::size_t i = 0; i < g.f.w.shape().count(); ++i)
+    for (auto& b : g.f.w.tensor(i)) b ^= std::byte{0x77};
+  const auto before = g.sent();
+  g.f.t.seed(g.f.w);
+  REQUIRE(g.f.t.wait_for_members(5, 30s));
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  CHECK(g.sent() - before < model * 7 / 2);
+}
+
+TEST_CASE("weights that are lent with lies in them are found out, and the trainer sends them") {
+  relayed_fleet g(4, 2);
+  REQUIRE(g.sync().result == sync_result::ok);
+  g.add_anew(2, bad_road::way::lies);
+  CHECK(g.sent(2) > g.f.w.shape().total_bytes() * 3 / 4);
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
+}
+
+TEST_CASE("who is to lend and stands still delays a transfer by the time to notice, and no more") {
+  relayed_fleet g(4, 2);
+  REQUIRE(g.sync().result == sync_result::ok);
+  const auto begun = std::chrono::steady_clock::now();
+  g.add_anew(2, bad_road::way::stands_still);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+  CHECK(took.count() > 2.0);
+  CHECK(took.count() < 20.0);
+  CHECK(g.sent(2) > g.f.w.shape().total_bytes() * 3 / 4);
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
 }
 
 TEST_CASE("receivers that pass nothing on, and a trainer that asks nobody to, get along") {

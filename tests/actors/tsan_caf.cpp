@@ -71,6 +71,16 @@ void* blocking_dequeue(void* result, char* self) {
   return result;
 }
 
+// One message that is received. The visitor's first member is its actor here too.
+int blocking_visit(char** visitor,
+                   void* message) asm(BLOCKING "15mailbox_visitorclERNS_15mailbox_elementE");
+int blocking_visit(char** visitor, void* message) {
+  static auto* const library =
+      next<int(char**, void*)>(BLOCKING "15mailbox_visitorclERNS_15mailbox_elementE");
+  __tsan_acquire(*visitor);
+  return library(visitor, message);
+}
+
 void launch(char* self, void* unit, bool lazy,
             bool hide) asm(SCHEDULED "6launchEPNS_14execution_unitEbb");
 void launch(char* self, void* unit, bool lazy, bool hide) {

@@ -297,3 +297,23 @@ TEST_CASE("relay watch: a shipment that is over is not waited for, nor counted i
   w.on_taken(now, 1);
   CHECK_FALSE(w.deadline());
 }
+
+TEST_CASE("relay watch: a stripe that is handed over later has its time from then") {
+  using std::chrono::milliseconds;
+  const time_point start = time_point{} + std::chrono::hours(1);
+  const std::vector<std::uint32_t> stripe{1};
+  relay_watch w;
+  w.on_handed(start, milliseconds(100), 0, 2, {4u, 2});  // of a shipment that is none
+  CHECK_FALSE(w.deadline());
+  w.on_start(start, milliseconds(100), 0, 6, {{std::nullopt, 1}, {std::nullopt, 1}});
+  w.on_handed(start + milliseconds(500), milliseconds(100), 1, 2, {std::nullopt, 1});
+  CHECK_FALSE(w.deadline());
+  w.on_handed(start + milliseconds(500), milliseconds(100), 1, 2, {4u, 2});
+  CHECK(w.deadline() == start + milliseconds(600));
+  w.on_taken(start + milliseconds(550), 3);
+  CHECK(w.stalled(start + milliseconds(649)).empty());
+  CHECK(w.stalled(start + milliseconds(650)) == stripe);
+  w.on_taken(start + milliseconds(650), 5);
+  CHECK_FALSE(w.deadline());
+  CHECK_FALSE(w.drop(1));
+}

@@ -109,3 +109,19 @@ TEST_CASE("flusher: of what others bring, more or less may be said than there is
   CHECK(f.on_start(env, 2, {false, true, true, true}) == indices{0});
   CHECK(f.on_start(env, 2, {true}) == indices{1});
 }
+
+TEST_CASE("flusher: what has not been sent may be handed over to others") {
+  flusher_fsm f(2);
+  CHECK_FALSE(f.on_elsewhere(0));
+  CHECK(f.on_start(env, 6, {false, false, false, true, false, false}) == indices{0, 1});
+  CHECK_FALSE(f.on_elsewhere(1));  // it has been sent
+  CHECK_FALSE(f.on_elsewhere(3));  // others bring it already
+  CHECK_FALSE(f.on_elsewhere(6));
+  CHECK(f.on_elsewhere(4));
+  CHECK(f.awaited(4));
+  CHECK(f.on_credit({env, 9, 0}) == indices{2});
+  CHECK(f.on_credit({env, 9, 1}) == indices{5});
+  CHECK(f.on_ours(indices{4}).empty());  // two are under way
+  CHECK(f.on_credit({env, 9, 2}) == indices{4});
+  CHECK_FALSE(f.on_elsewhere(4));
+}

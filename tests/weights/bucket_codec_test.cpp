@@ -110,6 +110,11 @@ void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t b
   }
   CHECK(plan.content().layout == shape.fingerprint());
   check_bounds(plan.content(), buckets.size(), bytes_max);
+  // Whoever has weights of this layout cuts them like this, whatever they were.
+  const full_cut cut(views(base), bytes_max);
+  REQUIRE(cut.count() == buckets.size());
+  for (std::size_t i = 0; i < cut.count(); ++i)
+    CHECK(hash_of(cut.make(i, views(target))) == hash_of(buckets[i]));
   check_leads(buckets, base, target);
 }
 
