@@ -56,7 +56,8 @@ std::chrono::milliseconds patience_of(const flusher_state& state, std::size_t st
   const auto& s = state.env_of_process->options;
   auto out = std::chrono::milliseconds(s.transport.relay_stall_ms) +
              transfer_time(s, s.bucket.bytes_max * (std::uint64_t{stripes} + 1));
-  // All weights are written as they come: here and where they are lent the engine has to stop first.
+  // All weights are written as they come: here and where they are lent the engine has to stop
+  // first.
   if (state.lends) out += std::chrono::milliseconds(s.sync.full_timeout_ms / 4);
   return out;
 }
@@ -78,15 +79,14 @@ std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
 /// Tells who is to bring a stripe of all weights that it may; false if nobody knows how.
 bool lend(pointer self, receiver_id parent, std::uint32_t first) {
   const auto& state = self->state;
-  const auto it = std::ranges::find_if(state.route.lenders,
-                                       [&](const auto& l) { return l.who.id == parent; });
+  const auto it =
+      std::ranges::find_if(state.route.lenders, [&](const auto& l) { return l.who.id == parent; });
   if (it == state.route.lenders.end()) return false;
-  self->send(it->receiver,
-             relay_lend_msg{state.env.cluster, it->who.inc, state.env.txn, state.lends->version,
-                            state.id, state.env.inc,
-                            state.env_of_process->options.bucket.bytes_max,
-                            static_cast<std::uint32_t>(state.source->content().buckets.size()),
-                            first});
+  self->send(
+      it->receiver,
+      relay_lend_msg{state.env.cluster, it->who.inc, state.env.txn, state.lends->version, state.id,
+                     state.env.inc, state.env_of_process->options.bucket.bytes_max,
+                     static_cast<std::uint32_t>(state.source->content().buckets.size()), first});
   return true;
 }
 

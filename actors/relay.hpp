@@ -153,7 +153,7 @@ struct relay_state {
   std::vector<child> children;
   std::optional<shipment> now;
   std::map<receiver_id, relay_lent> lent;  ///< by who may have them
-  std::deque<early_bucket> early;  ///< came before the announcement that they belong to
+  std::deque<early_bucket> early;          ///< came before the announcement that they belong to
   tick_timer timer;
 };
 

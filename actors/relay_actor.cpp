@@ -255,8 +255,8 @@ void on_begin(pointer self, relay_begin& m) {
   if (m.env.cluster != s.env->cluster || m.env.inc != s.inc || !txn ||
       (s.now && txn <= s.now->what.env.txn))
     return;
-  s.now = relay_state::shipment{
-      std::move(m), caf::actor_cast<receiver_actor>(self->current_sender())};
+  s.now =
+      relay_state::shipment{std::move(m), caf::actor_cast<receiver_actor>(self->current_sender())};
   auto& now = *s.now;
   now.taken.resize(now.what.buckets->size());
   now.kept.resize(now.what.buckets->size());

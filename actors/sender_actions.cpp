@@ -182,7 +182,8 @@ class performer {
         });
   }
   void perform(const act::ship_redo& a) {
-    // Nobody passes it on: it may differ from what was staged. Who is torn cannot read what is coded against the base. With several ranks nobody comes here.
+    // Nobody passes it on: it may differ from what was staged. Who is torn cannot read what is
+    // coded against the base. With several ranks nobody comes here.
     const auto source = [this](const part_shipment& s) -> std::shared_ptr<bucket_source> {
       if (s.absorbing && state_.setup.ranks.empty()) return s.absorbing;
       return s.source;

@@ -19,8 +19,8 @@ bool is_trusted(const supervisor_state& state, receiver_id id, time_point now) {
 }
 
 /// Who can be told to have buckets from others, and who may pass them on: also who is yet to be
-/// admitted, which may take all weights. Not who takes a part of the tensors: its buckets are others
-/// than its neighbours', and it has them from here.
+/// admitted, which may take all weights. Not who takes a part of the tensors: its buckets are
+/// others than its neighbours', and it has them from here.
 std::vector<fanout_member> members_of(supervisor_state& state, time_point now) {
   std::vector<fanout_member> out;
   if (!state.trainer) return out;

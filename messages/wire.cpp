@@ -18,13 +18,12 @@ constexpr std::array magic{std::byte{0x4c}, std::byte{0x4b}, std::byte{0x4d}, st
 constexpr std::size_t kinds = std::variant_size_v<wire_message>;
 
 constexpr std::array<std::string_view, kinds> kind_names{
-    "hello",        "ping",        "pong",         "goodbye",     "attach",       "full_begin",
-    "prepare",      "bucket",      "commit",       "abort",       "redo",         "reply",
-    "credit",       "welcome",     "audit",        "audit_reply", "observe",      "status_line",
-    "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
-    "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
-    "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled",
-    "relay_lend"};
+    "hello",        "ping",        "pong",         "goodbye",     "attach",        "full_begin",
+    "prepare",      "bucket",      "commit",       "abort",       "redo",          "reply",
+    "credit",       "welcome",     "audit",        "audit_reply", "observe",       "status_line",
+    "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result",  "shard_ship",
+    "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",     "feed_line",
+    "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend"};
 
 /// A bucket's size and hash in a manifest, as long as in memory: see the bound on allocations.
 constexpr std::size_t bucket_info_bytes = 24;

@@ -121,8 +121,7 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<relay_begin>(content, "others bring of this", out) ||
       name_if<relay_kept>(content, "taken", out) || name_if<relay_over>(content, "over", out) ||
       name_if<relay_lent>(content, "lent", out) || name_if<relay_cut>(content, "cut", out) ||
-      name_if<relay_made>(content, "cut out", out) ||
-      name_if<relay_order>(content, "order", out) ||
+      name_if<relay_made>(content, "cut out", out) || name_if<relay_order>(content, "order", out) ||
       name_if<relay_dialed>(content, "dialed", out) ||
       name_if<relay_route>(content, "route", out) ||
       name_if<relay_stalled>(content, "stalled", out) ||

@@ -227,8 +227,9 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
   const auto nothing = [&] { CHECK_FALSE(s.next<relay_cut>(100ms)); };
   const payload some(std::vector<std::byte>(10));
   const auto begin = [&](txn_ref txn) {
-    s.test->send(relay, relay_begin{{cluster, txn, inc},
-                                    std::make_shared<const std::vector<bucket_info>>(5), {}});
+    s.test->send(
+        relay,
+        relay_begin{{cluster, txn, inc}, std::make_shared<const std::vector<bucket_info>>(5), {}});
   };
   SECTION("nobody is named") {
     asks();
@@ -240,7 +241,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     SECTION("life") other.child_inc = {9, 8};
     SECTION("receiver") other.child = 8;
     SECTION("lender") other.inc = {1, 2};
-    SECTION("cluster") ++other.cluster;
+    SECTION("cluster")++ other.cluster;
     SECTION("transaction") other.txn = {};
     SECTION("more than anybody takes") other.buckets = ~std::uint32_t{0};
     s.test->send(relay, relay_lent{other, me, true});

@@ -103,13 +103,12 @@ TEST_CASE("every message comes back as it was, in the same bytes") {
 
 TEST_CASE("every message has the name that the protocol gives it") {
   const std::array<const char*, wire_kinds> names{
-      "hello",        "ping",        "pong",         "goodbye",     "attach",       "full_begin",
-      "prepare",      "bucket",      "commit",       "abort",       "redo",         "reply",
-      "credit",       "welcome",     "audit",        "audit_reply", "observe",      "status_line",
-      "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result", "shard_ship",
-      "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",    "feed_line",
-      "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled",
-      "relay_lend"};
+      "hello",        "ping",        "pong",         "goodbye",     "attach",        "full_begin",
+      "prepare",      "bucket",      "commit",       "abort",       "redo",          "reply",
+      "credit",       "welcome",     "audit",        "audit_reply", "observe",       "status_line",
+      "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result",  "shard_ship",
+      "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",     "feed_line",
+      "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend"};
   message_source source(1);
   for (std::size_t kind = 0; kind < wire_kinds; ++kind)
     CHECK(name_of(source.draw(kind)) == names[kind]);
