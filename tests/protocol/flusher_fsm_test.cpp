@@ -124,4 +124,7 @@ TEST_CASE("flusher: what has not been sent may be handed over to others") {
   CHECK(f.on_ours(indices{4}).empty());  // two are under way
   CHECK(f.on_credit({env, 9, 2}) == indices{4});
   CHECK_FALSE(f.on_elsewhere(4));
+  f.on_start(env, 6);
+  f.on_stop();
+  CHECK_FALSE(f.on_elsewhere(5));  // of a stream that is over
 }
