@@ -1,5 +1,5 @@
-// What a rank that does not lead does for the coordinator's transactions, and how its trainer's syncs
-// go with them.
+// What a rank that does not lead does for the coordinator's transactions, and how its trainer's
+// syncs go with them.
 //
 // Each rank's trainer calls `sync` when it gets there, and what the coordinator says is on its way
 // for a while: a rank may be asked to encode for a transaction that is over already, and told so
