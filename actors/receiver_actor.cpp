@@ -210,11 +210,16 @@ void tell_relay(pointer self, M& m) {
                          caf::actor_cast<flusher_actor>(self->current_sender())});
 }
 
+/// Serves exactly this version.
+bool holds(const receiver_state& state, version_ref version) {
+  return version && state.machine->state().version == version;
+}
+
 /// The relay may pass these weights on.
 void lend(pointer self, relay_lend_msg& m) {
   const auto& s = self->state;
   if (!s.side.relay || m.inc != s.machine->self().inc || !s.bytes->taken().empty()) return;
-  const bool whole = s.machine->state().version == m.version;
+  const bool whole = holds(s, m.version);
   self->send(s.side.relay, relay_lent{std::move(m), receiver_actor(self), whole});
 }
 
@@ -224,7 +229,7 @@ void cut(pointer self, const relay_cut& m) {
   const auto& s = self->state;
   const auto& what = m.what;
   const auto slot = s.machine->summarize().slot;
-  const bool held = s.machine->state().version == what.version ||
+  const bool held = holds(s, what.version) ||
                     (slot && slot->kind == receiver_fsm::slot_kind::full && slot->txn == what.txn);
   relay_made made{what.child, what.txn, m.index, {}};
   if (held) made.bytes = s.bytes->cut(what.bucket_bytes_max, what.buckets, m.index);

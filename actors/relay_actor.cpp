@@ -213,6 +213,7 @@ void on_lent(pointer self, relay_lent& m) {
   if (known == s.lent.end() && s.lent.size() == children_max)
     return s.env->log->error("{}: more want its weights than it lends them to", s.who);
   const auto id = what.child;
+  s.env->log->info("{}: lends {} to receiver {}", s.who, to_string(what.version), id);
   s.lent.insert_or_assign(id, std::move(m));
   for (auto& c : s.children)
     if (c.id == id) begin(self, c);

@@ -19,8 +19,8 @@ bool is_trusted(const supervisor_state& state, receiver_id id, time_point now) {
 }
 
 /// Who can be told to have buckets from others, and who may pass them on: also who is yet to be
-/// admitted, which may take all weights. Not who takes a part of the tensors: its buckets are
-/// others than its neighbours', and it has them from here.
+/// admitted and passes buckets on itself, for that may take all weights. Not who takes a part of
+/// the tensors: its buckets are others than its neighbours', and it has them from here.
 std::vector<fanout_member> members_of(supervisor_state& state, time_point now) {
   std::vector<fanout_member> out;
   if (!state.trainer) return out;
@@ -29,8 +29,9 @@ std::vector<fanout_member> members_of(supervisor_state& state, time_point now) {
     if (!c.receiver || c.bytes || c.taken.size() != 0 || record == state.policy->records().end() ||
         record->second.inc != c.life.inc)
       continue;
+    // Who would be put among those who pass nothing on, and then passes something on, spoils trees.
     const auto where = record->second.where;
-    if (where != standing::member && where != standing::attaching) continue;
+    if (where != standing::member && !(where == standing::attaching && c.offer)) continue;
     const bool trusted = is_trusted(state, id, now);
     if (!trusted) {
       const auto until = state.fanout.distrusted.at(id).until;

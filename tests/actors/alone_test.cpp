@@ -308,6 +308,65 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
   caf::anon_send_exit(relay, caf::exit_reason::user_shutdown);
 }
 
+TEST_CASE("a receiver lends the weights that it serves, and no others") {
+  stage s;
+  caf::scoped_actor supervisor(*s.rt.inside().system);
+  const weight_buffer w(small_layout());  // what its own memory begins with
+  const full_plan plan(w.shape(), views_of(w), 1);
+  const auto count = static_cast<std::uint32_t>(plan.content().buckets.size());
+  REQUIRE(count == 3);
+  const incarnation inc{1, 1};
+  const auto cluster = s.env->cluster;
+  const auto bytes =
+      std::make_shared<engine>(receiver_id{1}, "1", w.shape(), std::vector<std::span<std::byte>>(),
+                               receiver_hooks{}, std::shared_ptr<fault_source>());
+  const auto receiver =
+      s.spawn(receiver_behavior, s.env, bytes, inc, caf::actor_cast<supervisor_actor>(supervisor),
+              relay_side{caf::actor_cast<relay_actor>(s.test), {}});
+  const relay_lend_msg word{cluster, inc, {1, 3}, {1, 2}, 9, {9, 9}, 1, count, 0};
+  const auto lends = [&](const relay_lend_msg& what) {
+    s.test->send(receiver, what);
+    const auto m = s.next<relay_lent>();
+    REQUIRE(m);
+    CHECK(m->what == what);
+    return m->whole;
+  };
+  const auto makes = [&](const relay_lend_msg& what, std::uint32_t index) {
+    s.test->send(receiver, relay_cut{what, index});
+    const auto m = s.next<relay_made>();
+    REQUIRE(m);
+    CHECK(m->child == what.child);
+    CHECK(m->txn == what.txn);
+    CHECK(m->index == index);
+    return std::move(m->bytes);
+  };
+  auto none = word;
+  none.version = {};
+  for (const auto& what : {word, none}) {
+    CHECK_FALSE(lends(what));
+    CHECK(makes(what, 0).size() == 0);
+  }
+  const auto state = digest_of(public_digest_seed, views_of(w));
+  s.test->send(
+      receiver,
+      attach_msg{{cluster, {1, 1}, inc}, {word.version, state, 0}, w.shape().fingerprint(), 7});
+  CHECK(lends(word));
+  for (std::uint32_t i = 0; i < count; ++i)
+    CHECK(hash_of(makes(word, i)) == plan.content().buckets[i].hash);
+  CHECK(makes(word, count).size() == 0);
+  auto other = word;
+  SECTION("another version") other.version = {1, 1};
+  SECTION("of another run") other.version = {2, 2};
+  SECTION("cut into more")++ other.buckets;
+  SECTION("cut otherwise") other.bucket_bytes_max = 1 << 20;
+  if (!(other == word)) CHECK(makes(other, 0).size() == 0);
+  other = word;
+  other.inc = {1, 2};
+  s.test->send(receiver, other);
+  CHECK_FALSE(s.next<relay_lent>(100ms));
+  caf::anon_send_exit(receiver, caf::exit_reason::user_shutdown);
+}
+
 TEST_CASE("a snapshot drops what is staged for its own transaction, and for no other") {
   staged_snapshot s;
   SECTION("others' ends are nothing to it") {
