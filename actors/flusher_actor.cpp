@@ -76,18 +76,22 @@ std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
   return parent;
 }
 
-/// Tells who is to bring a stripe of all weights that it may; false if nobody knows how.
-bool lend(pointer self, receiver_id parent, std::uint32_t first) {
+/// How whoever is to bring a stripe is told that it may lend; nothing if nobody knows.
+const relay_route::lender* lender_of(const flusher_state& state, const fanout_plan::place& from) {
+  const auto it = std::ranges::find_if(state.route.lenders,
+                                       [&](const auto& l) { return l.who.id == from.parent; });
+  return it == state.route.lenders.end() ? nullptr : &*it;
+}
+
+/// Tells it so, of what comes from `first` on.
+void lend(pointer self, const relay_route::lender& lender, std::uint32_t first) {
   const auto& state = self->state;
-  const auto it =
-      std::ranges::find_if(state.route.lenders, [&](const auto& l) { return l.who.id == parent; });
-  if (it == state.route.lenders.end()) return false;
-  self->send(
-      it->receiver,
-      relay_lend_msg{state.env.cluster, it->who.inc, state.env.txn, state.lends->version, state.id,
-                     state.env.inc, state.env_of_process->options.bucket.bytes_max,
-                     static_cast<std::uint32_t>(state.source->content().buckets.size()), first});
-  return true;
+  self->send(lender.receiver,
+             relay_lend_msg{state.env.cluster, lender.who.inc, state.env.txn, state.lends->version,
+                            state.id, state.env.inc,
+                            state.env_of_process->options.bucket.bytes_max,
+                            static_cast<std::uint32_t>(state.source->content().buckets.size()),
+                            first});
 }
 
 /// Who is linked by now lends what is left of the weights under way, of each stripe once.
@@ -105,14 +109,15 @@ void hand_over(pointer self) {
     state.watch.on_start(now, patience, 0, count, std::vector<fanout_plan::place>(n));
   }
   for (std::uint32_t s = 0; s < n; ++s) {
-    if (!from[s].parent || handed[s]) continue;
+    const auto* lender = lender_of(state, from[s]);
+    if (lender == nullptr || handed[s]) continue;
     std::vector<std::uint32_t> left;
     for (auto i = s; i < count; i += n)
       if (state.machine.on_elsewhere(i)) left.push_back(i);
     if (left.empty()) continue;
     handed[s] = true;
     state.watch.on_handed(now, patience, s, static_cast<std::uint32_t>(left.size()), from[s]);
-    if (!lend(self, *from[s].parent, left.front())) recall(self, s);
+    lend(self, *lender, left.front());
   }
   state.timer.arm(self, state.watch.deadline());
 }
@@ -157,9 +162,13 @@ void on_ship(pointer self, ship_request& m) {
   if (full) {
     state.lends = {*full, std::move(m.among), std::vector<bool>(from.size())};
     for (std::size_t s = 0; s < from.size(); ++s) {
-      if (!from[s].parent) continue;
-      state.lends->handed[s] = lend(self, *from[s].parent, 0);
-      if (!state.lends->handed[s]) from[s].parent.reset();
+      const auto* lender = lender_of(state, from[s]);
+      if (lender == nullptr) {
+        from[s].parent.reset();
+        continue;
+      }
+      state.lends->handed[s] = true;
+      lend(self, *lender, 0);
     }
   }
   if (from.empty()) return send_buckets(self, state.machine.on_start(state.env, count));

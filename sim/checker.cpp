@@ -299,6 +299,10 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
 
 /// Whoever is left behind learns of it from pings, and whoever has no trainer loses its lease.
 void checker::on_said(const trainer_process& t, endpoint to, const wire_message& m) {
+  if (const auto* full = std::get_if<full_begin_msg>(&m); full && !full->catch_up)
+    fulls_.insert(full->env.txn);
+  if (const auto* lend = std::get_if<relay_lend_msg>(&m))
+    lent_.insert({to, lend->txn, lend->child_inc});
   const auto* ping = std::get_if<ping_msg>(&m);
   if (!ping) return;
   const auto actors = fleet_.actors_of(t);
@@ -315,6 +319,10 @@ void checker::on_said(const trainer_process& t, endpoint to, const wire_message&
 }
 
 void checker::on_sent(endpoint from, const wire_message& m) {
+  if (const auto* bucket = std::get_if<bucket_msg>(&m);
+      bucket && fulls_.contains(bucket->env.txn) &&
+      !lent_.contains({from, bucket->env.txn, bucket->env.inc}))
+    return violated("named: " + fleet_.name_of(from) + " lends its weights to whom nobody named");
   const auto* reply = std::get_if<reply_msg>(&m);
   if (!reply) return;
   auto& r = fleet_.receivers().at(from);

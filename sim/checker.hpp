@@ -69,6 +69,9 @@ class checker {
   std::map<endpoint, std::vector<participant>> members_;  ///< before the step
   /// Where a trainer's snapshot stood when it pinged a receiver last.
   std::map<std::pair<endpoint, endpoint>, version_ref> pinged_;
+  /// Transactions that are all weights, and to which life each receiver was told to lend its own.
+  std::set<txn_ref> fulls_;
+  std::set<std::tuple<endpoint, txn_ref, incarnation>> lent_;
   std::string violation_;
 };
 

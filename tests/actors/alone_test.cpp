@@ -173,6 +173,14 @@ TEST_CASE("a flusher has all weights lent by who holds them, and sends what is n
     sends(0);
     sends(1);
     CHECK_FALSE(s.next<bucket_msg>(100ms));
+    SECTION("of each stripe once") {
+      s.test->send(flusher, relay_route{});
+      sends(2);
+      s.test->send(flusher, route);
+      bool again = false;
+      lender->receive([&](relay_lend_msg&) { again = true; }, caf::after(50ms) >> [] {});
+      CHECK_FALSE(again);
+    }
   }
   SECTION("who holds something else lends nothing") {
     s.test->send(flusher, route);
@@ -204,7 +212,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
   const auto cluster = s.env->cluster;
   const auto relay = s.spawn(relay_behavior, s.env, receiver_id{1}, std::string("1"), inc,
                              relay_dialer(), flusher_actor());
-  const relay_lend_msg word{cluster, inc, {2, 5}, {2, 4}, 9, childs, 100, 5, 0};
+  const relay_lend_msg word{cluster, inc, {2, 5}, {2, 4}, 9, childs, 100, 7, 0};
   const envelope env{cluster, word.txn, childs};
   const auto asks = [&] { child->send(relay, relay_ask_msg{cluster, 9, childs, 1, 2, 1}); };
   const auto cut = [&](std::uint32_t index) {
@@ -229,14 +237,15 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
   const auto begin = [&](txn_ref txn) {
     s.test->send(
         relay,
-        relay_begin{{cluster, txn, inc}, std::make_shared<const std::vector<bucket_info>>(5), {}});
+        relay_begin{{cluster, txn, inc}, std::make_shared<const std::vector<bucket_info>>(7), {}});
   };
   SECTION("nobody is named") {
     asks();
     nothing();
   }
   SECTION("another life of it is named, or one of another receiver, or one elsewhere") {
-    asks();
+    const bool before = GENERATE(true, false);
+    if (!before) asks();
     auto other = word;
     SECTION("life") other.child_inc = {9, 8};
     SECTION("receiver") other.child = 8;
@@ -245,6 +254,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     SECTION("transaction") other.txn = {};
     SECTION("more than anybody takes") other.buckets = ~std::uint32_t{0};
     s.test->send(relay, relay_lent{other, me, true});
+    if (before) asks();
     nothing();
   }
   SECTION("it is named before it asks, or after") {
@@ -273,6 +283,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
       s.test->send(relay, relay_lent{word, me, true});
       made(3, some);
       passed_on(3);
+      cut(5);
       nothing();
     }
   }
@@ -305,6 +316,45 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     made(1, some);
     passed_on(1);
   }
+  caf::anon_send_exit(relay, caf::exit_reason::user_shutdown);
+}
+
+TEST_CASE("a relay hands on what was announced, and ends the link to who brings anything else") {
+  stage s;
+  caf::scoped_actor parent(*s.rt.inside().system), boss(*s.rt.inside().system);
+  const incarnation inc{1, 1};
+  const auto cluster = s.env->cluster;
+  const version_ref order{2, 1};
+  const auto dial = [&](const relay_actor& me, const relay_parent_msg& m) {
+    caf::anon_send(me, relay_dialed{m.order, caf::actor_cast<relay_actor>(parent), {}});
+  };
+  const auto relay = s.spawn(relay_behavior, s.env, receiver_id{1}, std::string("1"), inc,
+                             relay_dialer(dial), flusher_actor());
+  s.test->send(relay, relay_order{{cluster, inc, order, 2, 1, 7, "7", "there", 1},
+                                  caf::actor_cast<supervisor_actor>(boss)});
+  const auto said = [&] {
+    std::optional<relay_link_msg> out;
+    boss->receive([&](relay_link_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    REQUIRE(out);
+    return *out;
+  };
+  REQUIRE(said().up);
+  const payload right(std::vector<std::byte>(10)), wrong(std::vector<std::byte>(10, std::byte{1}));
+  auto infos = std::make_shared<std::vector<bucket_info>>(4);
+  for (auto& info : *infos) info = {right.size(), hash_of(right)};
+  const envelope env{cluster, {2, 5}, inc};
+  s.test->send(relay, relay_begin{env, infos, {}});
+  parent->send(relay, bucket_msg{env, 1, right});
+  const auto taken = s.next<bucket_msg>();
+  REQUIRE(taken);
+  CHECK(taken->index == 1);
+  SECTION("other bytes") parent->send(relay, bucket_msg{env, 3, wrong});
+  SECTION("of another stripe") parent->send(relay, bucket_msg{env, 2, right});
+  SECTION("of none that there is") parent->send(relay, bucket_msg{env, 5, right});
+  const auto end = said();
+  CHECK_FALSE(end.up);
+  CHECK(end.reason == errc::bad_checksum);
+  CHECK_FALSE(s.next<bucket_msg>(100ms));
   caf::anon_send_exit(relay, caf::exit_reason::user_shutdown);
 }
 
@@ -364,6 +414,18 @@ TEST_CASE("a receiver lends the weights that it serves, and no others") {
   other.inc = {1, 2};
   s.test->send(receiver, other);
   CHECK_FALSE(s.next<relay_lent>(100ms));
+  // Who is sent all weights itself serves none, and lends what it has of them to who gets the same.
+  s.test->send(receiver, full_begin_msg{{cluster, {1, 4}, inc}, {{1, 3}, state, 0},
+                                        plan.content(), 7, false});
+  REQUIRE(s.next<relay_begin>());
+  CHECK(makes(word, 0).size() == 0);
+  auto same = word;
+  same.version = {1, 3};
+  CHECK_FALSE(lends(same));
+  same.txn = {1, 4};
+  CHECK(makes(same, 0).size() != 0);
+  same.txn = {1, 5};
+  CHECK(makes(same, 0).size() == 0);
   caf::anon_send_exit(receiver, caf::exit_reason::user_shutdown);
 }
 
