@@ -86,15 +86,14 @@ const relay_route::lender* lender_of(const flusher_state& state, const fanout_pl
 /// Tells it so, of what comes from `first` on.
 void lend(pointer self, const relay_route::lender& lender, std::uint32_t first) {
   const auto& state = self->state;
-  self->send(lender.receiver,
-             relay_lend_msg{state.env.cluster, lender.who.inc, state.env.txn, state.lends->version,
-                            state.id, state.env.inc,
-                            state.env_of_process->options.bucket.bytes_max,
-                            static_cast<std::uint32_t>(state.source->content().buckets.size()),
-                            first});
+  self->send(
+      lender.receiver,
+      relay_lend_msg{state.env.cluster, lender.who.inc, state.env.txn, state.lends->version,
+                     state.id, state.env.inc, state.env_of_process->options.bucket.bytes_max,
+                     static_cast<std::uint32_t>(state.source->content().buckets.size()), first});
 }
 
-/// Who is linked by now lends what is left of the weights under way, of each stripe once.
+/// Who is linked by now lends what has not left of the weights under way, and has not fallen to us.
 void hand_over(pointer self) {
   auto& state = self->state;
   if (!state.source || !state.lends) return;
@@ -103,19 +102,15 @@ void hand_over(pointer self) {
   const auto now = self->clock().now();
   const auto patience = patience_of(state, n);
   const auto count = static_cast<std::uint32_t>(state.source->content().buckets.size());
-  auto& handed = state.lends->handed;
-  if (handed.size() != n) {  // of another plan, whose stripes are all ours by now
-    handed.assign(n, false);
+  if (state.watch.stripes() != n)  // those of another plan are all ours by now
     state.watch.on_start(now, patience, 0, count, std::vector<fanout_plan::place>(n));
-  }
   for (std::uint32_t s = 0; s < n; ++s) {
     const auto* lender = lender_of(state, from[s]);
-    if (lender == nullptr || handed[s]) continue;
+    if (lender == nullptr) continue;
     std::vector<std::uint32_t> left;
     for (auto i = s; i < count; i += n)
       if (state.machine.on_elsewhere(i)) left.push_back(i);
     if (left.empty()) continue;
-    handed[s] = true;
     state.watch.on_handed(now, patience, s, static_cast<std::uint32_t>(left.size()), from[s]);
     lend(self, *lender, left.front());
   }
@@ -160,15 +155,12 @@ void on_ship(pointer self, ship_request& m) {
   if (!m.among) return send_buckets(self, state.machine.on_start(state.env, count));
   auto from = brought_by(state.route, *m.among);
   if (full) {
-    state.lends = {*full, std::move(m.among), std::vector<bool>(from.size())};
-    for (std::size_t s = 0; s < from.size(); ++s) {
-      const auto* lender = lender_of(state, from[s]);
-      if (lender == nullptr) {
-        from[s].parent.reset();
-        continue;
-      }
-      state.lends->handed[s] = true;
-      lend(self, *lender, 0);
+    state.lends = {*full, std::move(m.among)};
+    for (auto& place : from) {
+      if (const auto* lender = lender_of(state, place))
+        lend(self, *lender, 0);
+      else
+        place.parent.reset();
     }
   }
   if (from.empty()) return send_buckets(self, state.machine.on_start(state.env, count));

@@ -45,7 +45,6 @@ struct flusher_state {
   struct lending {
     version_ref version;  ///< that it leads to
     std::shared_ptr<const shipped_to> among;
-    std::vector<bool> handed;  ///< by stripe: somebody was told to bring it
   };
   std::optional<lending> lends;
   /// For what others bring of shipments that this one is yet to be told of; the latest last.

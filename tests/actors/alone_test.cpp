@@ -287,6 +287,18 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
       nothing();
     }
   }
+  SECTION("who has ended it goes on with nothing that was announced before") {
+    begin({2, 4});
+    asks();
+    s.test->send(relay, relay_lent{word, me, true});
+    cut(1);
+    made(1, {});
+    child->send(relay, credit_msg{env, 9, 1});
+    bool came = false;
+    child->receive([&](bucket_msg&) { came = true; }, caf::after(100ms) >> [] {});
+    CHECK_FALSE(came);
+    nothing();
+  }
   SECTION("only from where the trainer has got to") {
     asks();
     auto later = word;
@@ -415,8 +427,8 @@ TEST_CASE("a receiver lends the weights that it serves, and no others") {
   s.test->send(receiver, other);
   CHECK_FALSE(s.next<relay_lent>(100ms));
   // Who is sent all weights itself serves none, and lends what it has of them to who gets the same.
-  s.test->send(receiver, full_begin_msg{{cluster, {1, 4}, inc}, {{1, 3}, state, 0},
-                                        plan.content(), 7, false});
+  s.test->send(receiver, full_begin_msg{
+                             {cluster, {1, 4}, inc}, {{1, 3}, state, 0}, plan.content(), 7, false});
   REQUIRE(s.next<relay_begin>());
   CHECK(makes(word, 0).size() == 0);
   auto same = word;
