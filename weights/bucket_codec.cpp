@@ -394,9 +394,10 @@ full_cut::full_cut(const tensor_views& tensors, std::uint64_t bucket_bytes_max)
   }
 }
 
-payload full_cut::make(std::size_t index, const tensor_views& tensors) const {
+void full_cut::fill(std::size_t index, const tensor_views& tensors,
+                    std::vector<std::byte>& out) const {
   auto [tensor, offset, bytes] = starts_[index];
-  std::vector<std::byte> out;
+  out.clear();
   out.reserve(static_cast<std::size_t>(bytes));
   while (out.size() < bytes) {
     if (offset >= tensors[tensor].bytes.size) {
@@ -407,6 +408,11 @@ payload full_cut::make(std::size_t index, const tensor_views& tensors) const {
     kernels::encode_full(tensor, tensors[tensor], static_cast<std::size_t>(offset), out);
     offset += kernels::frame_span_bytes_max;
   }
+}
+
+payload full_cut::make(std::size_t index, const tensor_views& tensors) const {
+  std::vector<std::byte> out;
+  fill(index, tensors, out);
   return payload(std::move(out));
 }
 
@@ -415,10 +421,12 @@ full_plan::full_plan(const layout& shape, const tensor_views& tensors,
     : cut_(tensors, bucket_bytes_max) {
   content_.layout = shape.fingerprint();
   for (const auto& t : tensors) content_.changed += t.bytes.size / t.unit;
+  std::vector<std::byte> bytes;
   for (std::size_t i = 0; i < cut_.count(); ++i) {
-    const auto bucket = cut_.make(i, tensors);
-    content_.buckets.push_back({bucket.size(), hash_of(bucket)});
-    content_.bytes += bucket.size();
+    cut_.fill(i, tensors, bytes);
+    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
+    content_.buckets.push_back({bytes.size(), {hash.hi, hash.lo}});
+    content_.bytes += bytes.size();
   }
 }
 

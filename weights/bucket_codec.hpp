@@ -76,6 +76,8 @@ class full_cut {
   std::size_t count() const noexcept { return starts_.size(); }
   /// Bucket `index`, below `count()`, of these bytes.
   payload make(std::size_t index, const tensor_views& tensors) const;
+  /// The same, in place of what `out` held: whose room can be used again.
+  void fill(std::size_t index, const tensor_views& tensors, std::vector<std::byte>& out) const;
 
  private:
   struct start {
