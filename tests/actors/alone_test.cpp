@@ -14,6 +14,14 @@ using namespace lockstep;
 
 namespace {
 
+/// The next message to somebody whom the test plays, which must be a `M`; nothing if none comes.
+template <class M>
+std::optional<M> next_of(caf::scoped_actor& whom, std::chrono::milliseconds patience = 10s) {
+  std::optional<M> out;
+  whom->receive([&](M& m) { out = std::move(m); }, caf::after(patience) >> [] {});
+  return out;
+}
+
 /// An actor system, the test as one of its actors, and what an actor of it is given.
 struct stage {
   explicit stage(std::uint32_t credit = 1) {
@@ -26,12 +34,10 @@ struct stage {
   auto spawn(Behavior behavior, Args... args) {
     return rt.inside().system->spawn(behavior, std::move(args)...);
   }
-  /// The next message, which must be a `M`; nothing if none comes.
+  /// The next to the test itself.
   template <class M>
   std::optional<M> next(std::chrono::milliseconds patience = 10s) {
-    std::optional<M> out;
-    test->receive([&](M& m) { out = std::move(m); }, caf::after(patience) >> [] {});
-    return out;
+    return next_of<M>(test, patience);
   }
 
   runtime rt{quiet()};
@@ -131,8 +137,7 @@ TEST_CASE("a flusher has all weights lent by who holds them, and sends what is n
   const envelope env{s.env->cluster, {2, 5}, {1, 1}};
   const target_info target{{2, 4}, {}, 0};
   const auto lent = [&](std::uint32_t first) {
-    std::optional<relay_lend_msg> out;
-    lender->receive([&](relay_lend_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    const auto out = next_of<relay_lend_msg>(lender, 5s);
     REQUIRE(out);
     CHECK(*out == relay_lend_msg{env.cluster, who.inc, env.txn, target.version, 1, env.inc,
                                  s.env->options.bucket.bytes_max, 3, first});
@@ -177,9 +182,7 @@ TEST_CASE("a flusher has all weights lent by who holds them, and sends what is n
       s.test->send(flusher, relay_route{});
       sends(2);
       s.test->send(flusher, route);
-      bool again = false;
-      lender->receive([&](relay_lend_msg&) { again = true; }, caf::after(50ms) >> [] {});
-      CHECK_FALSE(again);
+      CHECK_FALSE(next_of<relay_lend_msg>(lender, 50ms));
     }
   }
   SECTION("who holds something else lends nothing") {
@@ -197,9 +200,7 @@ TEST_CASE("a flusher has all weights lent by who holds them, and sends what is n
     ship(true, {1, 7});
     sends(1);
     CHECK_FALSE(s.next<bucket_msg>(100ms));
-    bool asked = false;
-    lender->receive([&](relay_lend_msg&) { asked = true; }, caf::after(50ms) >> [] {});
-    CHECK_FALSE(asked);
+    CHECK_FALSE(next_of<relay_lend_msg>(lender, 50ms));
   }
   caf::anon_send_exit(flusher, caf::exit_reason::user_shutdown);
 }
@@ -225,8 +226,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     s.test->send(relay, relay_made{9, word.txn, index, std::move(bytes)});
   };
   const auto passed_on = [&](std::uint32_t index) {
-    std::optional<bucket_msg> out;
-    child->receive([&](bucket_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    const auto out = next_of<bucket_msg>(child, 5s);
     REQUIRE(out);
     CHECK(out->env == env);
     CHECK(out->index == index);
@@ -275,9 +275,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     SECTION("until something else begins") {
       begin({2, 6});
       made(3, some);
-      bool came = false;
-      child->receive([&](bucket_msg&) { came = true; }, caf::after(100ms) >> [] {});
-      CHECK_FALSE(came);
+      CHECK_FALSE(next_of<bucket_msg>(child, 100ms));
     }
     SECTION("said twice is said once") {
       s.test->send(relay, relay_lent{word, me, true});
@@ -294,9 +292,7 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     cut(1);
     made(1, {});
     child->send(relay, credit_msg{env, 9, 1});
-    bool came = false;
-    child->receive([&](bucket_msg&) { came = true; }, caf::after(100ms) >> [] {});
-    CHECK_FALSE(came);
+    CHECK_FALSE(next_of<bucket_msg>(child, 100ms));
     nothing();
   }
   SECTION("only from where the trainer has got to") {
@@ -345,8 +341,7 @@ TEST_CASE("a relay hands on what was announced, and ends the link to who brings 
   s.test->send(relay, relay_order{{cluster, inc, order, 2, 1, 7, "7", "there", 1},
                                   caf::actor_cast<supervisor_actor>(boss)});
   const auto said = [&] {
-    std::optional<relay_link_msg> out;
-    boss->receive([&](relay_link_msg& m) { out = m; }, caf::after(5s) >> [] {});
+    const auto out = next_of<relay_link_msg>(boss, 5s);
     REQUIRE(out);
     return *out;
   };
