@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "messages/layout.hpp"
+#include "weights/durability.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -79,14 +80,15 @@ using file_metadata = std::map<std::string, std::string>;
 /// What Hugging Face loaders expect of a checkpoint of PyTorch tensors.
 inline const file_metadata checkpoint_metadata{{"format", "pt"}};
 
-/// Writes all tensors as one file: parent directories made, `<file>.tmp` written and synced, then
-/// renamed over `file`; whoever looks sees the old file or the whole new one. Throws
-/// `error{unwritable}` that names the file, having removed the temporary; `error{wrong_layout}` if
-/// a tensor cannot stand in such a file (its name is not UTF-8, or is `__metadata__`) or `source`
-/// returns another length than the layout says.
+/// Writes all tensors as one file: parent directories made, `<file>.tmp` written and, unless `how`
+/// says otherwise, synced, then renamed over `file`; whoever looks sees the old file or the whole
+/// new one. Throws `error{unwritable}` that names the file, having removed the temporary;
+/// `error{wrong_layout}` if a tensor cannot stand in such a file (its name is not UTF-8, or is
+/// `__metadata__`) or `source` returns another length than the layout says.
 void write_safetensors(const std::filesystem::path& file, const layout& shape,
                        const tensor_reader& source,
-                       const file_metadata& metadata = checkpoint_metadata);
+                       const file_metadata& metadata = checkpoint_metadata,
+                       durability how = durability::synced);
 
 template <tensor_source T>
 void write_safetensors(const std::filesystem::path& file, const T& source,

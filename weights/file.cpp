@@ -152,11 +152,12 @@ void file_writer::write_at(std::uint64_t offset, std::span<const std::byte> byte
   }
 }
 
-void file_writer::commit() {
-  if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("synced");
+void file_writer::commit(durability how) {
+  const bool synced = how == durability::synced;
+  if (synced && uninterrupted([&] { return ::fsync(descriptor_); }) != 0) fail("synced");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("renamed into place");
   ::close(std::exchange(descriptor_, -1));
-  sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
+  if (synced) sync_directory(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
 }
 
 void sync_directory(const fs::path& dir) {

@@ -11,6 +11,7 @@
 
 #include "messages/errors.hpp"
 #include "messages/printable.hpp"
+#include "weights/durability.hpp"
 
 namespace lockstep {
 
@@ -61,7 +62,8 @@ class file_writer {
   /// Overwrites what was written at `offset` or will be.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  void commit();
+  /// Not synced, a machine that loses power may leave a torn file under the name.
+  void commit(durability how = durability::synced);
 
  private:
   [[noreturn]] void fail(const char* step) const;

@@ -22,7 +22,8 @@ mapped_weights::mapped_weights(const fs::path& file, layout shape, const tensor_
     : shape_(std::move(shape)) {
   reused_ = stands(file) && map(file);
   if (reused_) return;
-  write_safetensors(file, shape_, initial);
+  // Whoever maps it again digests what is there; mapped writes are not synced either.
+  write_safetensors(file, shape_, initial, checkpoint_metadata, durability::judged_when_opened);
   if (!map(file)) refuse(errc::unwritable, file, "is not what was written to it");
 }
 

@@ -58,7 +58,7 @@ std::array<std::byte, 8> little_endian(std::uint64_t value) {
 }  // namespace
 
 void write_safetensors(const fs::path& file, const layout& shape, const tensor_reader& source,
-                       const file_metadata& metadata) {
+                       const file_metadata& metadata, durability how) {
   for (std::size_t i = 0; i < shape.count(); ++i) {
     const auto& name = shape[i].name;
     if (name == metadata_key || name.size() > tensor_name_bytes_max)
@@ -84,7 +84,7 @@ void write_safetensors(const fs::path& file, const layout& shape, const tensor_r
   out.write(little_endian(header.size()));
   out.write(header);
   for (const auto i : order) out.write(source(i));
-  out.commit();
+  out.commit(how);
 }
 
 }  // namespace lockstep
