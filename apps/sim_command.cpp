@@ -48,10 +48,11 @@ struct sim_options {
 
 std::string read_text(const std::string& name) {
   constexpr std::size_t bytes_max = 1 << 20;
-  auto text = read_at_most(name, bytes_max);
-  if (!text || text->size() > bytes_max)
-    throw error(errc::bad_input, name + ": cannot be read as a file of fault rates");
-  return std::move(*text);
+  try {
+    return read_at_most(name, bytes_max);
+  } catch (const unreadable& e) {
+    throw error(errc::bad_input, name + ": cannot be read as a file of fault rates: " + e.what());
+  }
 }
 
 /// Where most steps are a fault's, few are left for anybody to act.

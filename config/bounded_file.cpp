@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
 
 namespace lockstep {
 
@@ -14,9 +15,13 @@ namespace {
 /// Memory grows by this as bytes are read.
 constexpr std::size_t step_bytes = 16 << 10;
 
+[[noreturn]] void fail() {
+  throw unreadable(std::system_category().message(errno));
+}
+
 }  // namespace
 
-std::optional<std::string> read_at_most(const std::filesystem::path& path, std::size_t bytes_max) {
+std::string read_at_most(const std::filesystem::path& path, std::size_t bytes_max) {
   // Non-blocking, or a FIFO without a writer would hold us for ever.
   const struct descriptor {
     int fd;
@@ -25,19 +30,20 @@ std::optional<std::string> read_at_most(const std::filesystem::path& path, std::
     }
   } file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
   struct stat status {};
-  if (file.fd < 0 || ::fstat(file.fd, &status) != 0 || !S_ISREG(status.st_mode))
-    return std::nullopt;
+  if (file.fd < 0 || ::fstat(file.fd, &status) != 0) fail();
+  if (!S_ISREG(status.st_mode)) throw unreadable("not a regular file");
   std::string text;
   for (;;) {
     const auto size = text.size();
     text.resize(std::min(size + step_bytes, bytes_max + 1));
-    if (text.size() == size) return text;
     ssize_t got = 0;
     do {
       got = ::read(file.fd, text.data() + size, text.size() - size);
     } while (got < 0 && errno == EINTR);
-    if (got < 0) return std::nullopt;
+    if (got < 0) fail();
     text.resize(size + static_cast<std::size_t>(got));
+    if (text.size() > bytes_max)
+      throw unreadable("larger than the " + std::to_string(bytes_max) + " bytes allowed");
     if (got == 0) return text;
   }
 }

@@ -93,10 +93,11 @@ std::optional<setting_value> value_of(const toml::node& node) {
 }
 
 std::string contents_of(const std::filesystem::path& path) {
-  const auto name = shown(path.string());
-  auto text = read_at_most(path, file_bytes_max);
-  if (!text) throw setting_error(fmt::format("{}: cannot be read", name));
-  return std::move(*text);
+  try {
+    return read_at_most(path, file_bytes_max);
+  } catch (const unreadable& e) {
+    throw setting_error(fmt::format("{}: cannot be read: {}", shown(path.string()), e.what()));
+  }
 }
 
 toml::table parse(std::string_view text, const std::string& name) {

@@ -168,14 +168,16 @@ TEST_CASE("rates are read from a file") {
 }
 
 TEST_CASE("a file of rates is read up to its limit") {
-  check_refusal(sim({"--faults", "/"}), {"/: cannot be read as a file of fault rates"});
+  check_refusal(sim({"--faults", "/"}),
+                {"/: cannot be read as a file of fault rates: not a regular file"});
+  check_refusal(sim({"--faults", "/nonexistent"}), {"fault rates: No such file or directory"});
   const temp_dir dir;
   const auto file = dir.path() / "rates";
   const std::string comments(std::size_t{1} << 20, '#');
   put(file, comments);
   CHECK(sim({"--seeds", "1", "--faults", file.string()}).status == 0);
   put(file, comments + '#');
-  check_refusal(sim({"--faults", file.string()}), {"cannot be read as a file of fault rates"});
+  check_refusal(sim({"--faults", file.string()}), {"larger than the 1048576 bytes allowed"});
 }
 
 TEST_CASE("what is no file is refused, and not waited for") {

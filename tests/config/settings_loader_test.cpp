@@ -256,12 +256,12 @@ TEST_CASE("a file that is no settings file is an error of one line") {
   std::string long_file((1 << 20) - 1, '#');
   long_file += '\n';
   CHECK(file_error(long_file) == "unnamed file: ");
-  CHECK(file_error(long_file + "\n") == ": larger than the 1048576 bytes allowed");
+  CHECK(file_error(long_file + "\n") == ": cannot be read: larger than the 1048576 bytes allowed");
 
   settings_loader loader;
   CHECK(error_of([&] { loader.add_file("/nonexistent/x.toml"); }) ==
-        "/nonexistent/x.toml: cannot be read");
-  CHECK(error_of([&] { loader.add_file("/"); }) == "/: cannot be read");
+        "/nonexistent/x.toml: cannot be read: No such file or directory");
+  CHECK(error_of([&] { loader.add_file("/"); }) == "/: cannot be read: not a regular file");
 }
 
 TEST_CASE("what is printed names its sources and reads back") {
