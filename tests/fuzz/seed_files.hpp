@@ -5,7 +5,9 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fuzz/fuzz.hpp"
@@ -46,10 +48,35 @@ void add_file(std::string& out, const Names& names, const std::string& name,
   out += contents;
 }
 
-/// Of files and of few bytes, each made to be refused for one reason, or to go a way that a search
-/// takes long to come upon. In DIR/<target>.
-void put_rare_seeds(const std::filesystem::path& dir);
-/// Of `connection`, `follow` and `address`, likewise.
-void put_outside_seeds(const std::filesystem::path& dir);
+using named_files = std::vector<std::pair<std::string, std::string>>;
+
+template <class Names>
+void put_files(const std::filesystem::path& file, const Names& names, const named_files& files) {
+  std::string all;
+  for (const auto& [name, contents] : files) add_file(all, names, name, contents);
+  put(file, all);
+}
+
+inline std::string base_model() {
+  return get(test_data / "published/adler32/base/model.safetensors");
+}
+
+/// A safetensors file of this header over `data` bytes.
+inline std::string safetensors_of(const nlohmann::json& header, std::size_t data) {
+  const auto text = header.dump();
+  std::string out;
+  for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(text.size() >> (8 * i)));
+  return out + text + std::string(data, 'x');
+}
+
+// Each makes those of some targets in DIR/<target>: what is right, then what is refused late, comes
+// by time, or goes a way that a search takes long to come upon.
+void put_file_seeds(const std::filesystem::path& dir);
+void put_host_seeds(const std::filesystem::path& dir);
+void put_follow_seeds(const std::filesystem::path& dir);
+void put_bucket_seeds(const std::filesystem::path& dir);
+void put_text_seeds(const std::filesystem::path& dir);
+void put_wire_seeds(const std::filesystem::path& dir);
+void put_machine_seeds(const std::filesystem::path& dir);
 
 }  // namespace lockstep::fuzz

@@ -1,20 +1,10 @@
-// Decides the seeds of what others do on a port or in a stream of ours: `connection`, `follow` and
-// `address`.
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <array>
+// Decides the seeds of `follow`: what others do in a stream of ours.
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "fuzz/connection.hpp"
 #include "fuzz/follow_files.hpp"
 #include "fuzz/seed_files.hpp"
-#include "transport/bulk_frame.hpp"
-#include "transport/greeting.hpp"
-#include "transport/security_impl.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/published.hpp"
 #include "weights/publisher.hpp"
@@ -25,89 +15,6 @@ namespace lockstep::fuzz {
 namespace fs = std::filesystem;
 
 namespace {
-
-using named_files = std::vector<std::pair<std::string, std::string>>;
-
-// --- connection
-
-std::string how(peer_kind kind, unsigned more = 0, unsigned chunk = 0) {
-  return {static_cast<char>(static_cast<unsigned>(kind) | more), static_cast<char>(chunk)};
-}
-
-/// The first words of a TLS client that knows the key, which nobody can use again.
-std::string first_flight(const fs::path& scratch) {
-  put(scratch / "key", std::string(64, '5'));
-  fs::permissions(scratch / "key", fs::perms::owner_read | fs::perms::owner_write);
-  security_options with;
-  with.shared_key_file = scratch / "key";
-  const security guard(with);
-  std::array<int, 2> ends{};
-  demand(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends.data()) == 0, "two sockets");
-  const auto stream = guard.internals().wrap(ends[0], false);
-  (void)stream->handshake();
-  std::string said(4096, '\0');
-  const auto got = ::recv(ends[1], said.data(), said.size(), MSG_DONTWAIT);
-  demand(got > 0, "a client speaks first");
-  said.resize(static_cast<std::size_t>(got));
-  ::close(ends[0]);
-  ::close(ends[1]);
-  return said;
-}
-
-void connection_seeds(const fs::path& dir) {
-  greeting g;
-  g.cluster = connection_cluster;
-  g.purpose = channel_purpose::bulk;
-  g.id = 3;
-  g.name = "r3";
-  g.link = {1, 2};
-  g.payload_bytes_max = 1 << 20;
-  g.program = "fuzz";
-  const auto bulk = text_of(encode_greeting(g));
-  const auto frame = [](std::size_t length, std::size_t there) {
-    const auto head = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, length, 13});
-    return std::string(reinterpret_cast<const char*>(head.data()), head.size()) +
-           std::string(there, 'b');
-  };
-  const auto frames = frame(0, 0) + frame(1, 1) + frame(100, 100);
-  g.purpose = channel_purpose::control;
-  const auto control = text_of(encode_greeting(g)) + std::string(200, 'c');
-  const auto clear = how(peer_kind::clear);
-  put(dir / "frames", clear + bulk + frames);
-  put(dir / "frames-by-the-byte", how(peer_kind::clear, 0, 1) + bulk + frames);
-  put(dir / "frames-under-tls", how(peer_kind::knows) + bulk + frames);
-  put(dir / "frames-under-tls-in-pieces", how(peer_kind::knows, 0, 50) + bulk + frames);
-  put(dir / "control", clear + control);
-  put(dir / "control-under-tls", how(peer_kind::knows, 0, 100) + control);
-  put(dir / "wrong-key", how(peer_kind::guesses) + bulk + frames);
-  put(dir / "clear-to-tls", how(peer_kind::stranger) + bulk + frames);
-  const auto scratch = dir / "scratch";
-  put(dir / "tls-again", how(peer_kind::stranger) + first_flight(scratch));
-  fs::remove_all(scratch);
-  put(dir / "frame-cut-off", clear + bulk + frame(100, 50));
-  put(dir / "header-cut-off", clear + bulk + frame(0, 0).substr(0, 40));
-  put(dir / "frame-too-long", clear + bulk + frame(1 << 20, 50));
-  put(dir / "frame-damaged", clear + bulk + frame(5, 5).replace(20, 1, "x"));
-  put(dir / "no-frame", clear + bulk + std::string(80, 'n'));
-  put(dir / "stays", how(peer_kind::clear, peer_stays) + bulk + frames);
-  put(dir / "stays-in-a-frame", how(peer_kind::clear, peer_stays) + bulk + frame(100, 50));
-  put(dir / "stays-silent", how(peer_kind::clear, peer_stays));
-  put(dir / "stays-silent-under-tls", how(peer_kind::knows, peer_stays) + bulk.substr(0, 9));
-  put(dir / "half-a-greeting", clear + bulk.substr(0, bulk.size() / 2));
-  put(dir / "nothing", clear);
-  put(dir / "something-else", clear + "GET / HTTP/1.1\r\n\r\n");
-  auto other = bulk;
-  other[3] = 9;
-  put(dir / "other-version", clear + other);
-  g.cluster = 8;
-  put(dir / "other-cluster", clear + text_of(encode_greeting(g)));
-  g.cluster = connection_cluster;
-  g.name = unwanted_name;
-  put(dir / "unwanted", clear + text_of(encode_greeting(g)) + frames);
-  put(dir / "unwanted-under-tls", how(peer_kind::knows) + text_of(encode_greeting(g)));
-}
-
-// --- follow
 
 std::string round(unsigned wishes, unsigned target, const named_files& files) {
   std::string out{static_cast<char>(wishes), static_cast<char>(target),
@@ -279,26 +186,10 @@ void follow_seeds(const fs::path& dir) {
   fs::remove_all(scratch);
 }
 
-void address_seeds(const fs::path& dir) {
-  const std::vector<std::pair<std::string, std::string>> all{
-      {"one", "127.0.0.1:7000"},
-      {"three", "a.example:1,[::1]:2,node-3_x:65535"},
-      {"zone", "[fe80::1%eth0]:80"},
-      {"no-port", "host"},
-      {"no-host", ":1"},
-      {"port-too-large", "a:65536"},
-      {"open-bracket", "[::1:1"},
-      {"bare-ipv6", "::1:1"},
-      {"last-is-empty", "a:1,"}};
-  for (const auto& [name, text] : all) put(dir / name, text);
-}
-
 }  // namespace
 
-void put_outside_seeds(const fs::path& dir) {
-  connection_seeds(dir / "connection");
+void put_follow_seeds(const fs::path& dir) {
   follow_seeds(dir / "follow");
-  address_seeds(dir / "address");
 }
 
 }  // namespace lockstep::fuzz

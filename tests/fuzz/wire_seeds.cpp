@@ -1,0 +1,189 @@
+// Decides the seeds of `message`, `greeting` and `connection`.
+#include <sys/socket.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <array>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "fuzz/connection.hpp"
+#include "fuzz/conversation.hpp"
+#include "fuzz/seed_files.hpp"
+#include "support/sample_messages.hpp"
+#include "transport/bulk_frame.hpp"
+#include "transport/greeting.hpp"
+#include "transport/security_impl.hpp"
+
+namespace lockstep::fuzz {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+void message_seeds(const fs::path& dir) {
+  message_source source(1);
+  for (std::size_t kind = 0; kind < wire_kinds; ++kind)
+    for (const std::string draw : {"-1", "-2"}) {
+      const auto m = source.draw(kind);
+      put(dir / (std::string(name_of(m)) + draw), text_of(encode_message(m)));
+    }
+}
+
+void rare_message_seeds(const fs::path& dir) {
+  const ping_msg ping{cluster, life, {1, 2}};
+  const auto one = text_of(encode_message(ping));
+  put(dir / "several", one + one + text_of(encode_message(beat_msg{cluster})) + one);
+  put(dir / "several-and-damaged", one + one + one.substr(0, one.size() - 1) + '?' + one);
+  put(dir / "cut-off", one + one.substr(0, one.size() - 1));
+  auto longer = one;
+  longer[10] = 1;  // 64 KiB
+  put(dir / "longer-than-taken", longer);
+  auto endless = one;
+  endless.replace(8, 8, 8, '\xff');
+  put(dir / "as-long-as-can-be", endless);
+}
+
+void greeting_seeds(const fs::path& dir) {
+  greeting g;
+  g.cluster = 7;
+  g.id = 3;
+  g.link = {1, 2};
+  g.payload_bytes_max = 4 << 20;
+  put(dir / "nameless", text_of(encode_greeting(g)));
+  g.name = "receiver-3";
+  g.program = "lockstep 0.1.0";
+  g.purpose = channel_purpose::bulk;
+  g.stream = 2;
+  put(dir / "bulk", text_of(encode_greeting(g)));
+  greeting_answer a;
+  a.self = g;
+  a.self.role = node_role::trainer;
+  put(dir / "welcome", text_of(encode_answer(a)));
+  a.verdict = failure{errc::wrong_cluster, "belongs to another cluster"};
+  put(dir / "refusal", text_of(encode_answer(a)));
+  const auto header = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, 13});
+  put(dir / "frame", text_of({header.begin(), header.end()}));
+  auto other = encode_greeting(g);
+  other[3] = std::byte{2};
+  put(dir / "version-2", text_of(other));
+}
+
+void rare_greeting_seeds(const fs::path& dir) {
+  greeting_answer answer;
+  answer.self.cluster = 7;
+  answer.self.link = {1, 2};
+  auto bytes = encode_answer(answer);
+  const auto sealed = [](std::vector<std::byte> b) {
+    const auto hash = XXH3_64bits(b.data(), b.size() - 8);
+    std::memcpy(b.data() + b.size() - 8, &hash, 8);
+    return text_of(b);
+  };
+  auto nonsense = bytes;
+  nonsense[greeting_header_bytes] = std::byte{0xff};
+  put(dir / "no-verdict", sealed(nonsense));
+  put(dir / "header", text_of(bytes).substr(0, greeting_header_bytes));
+  auto damaged = bytes;
+  damaged.back() ^= std::byte{1};
+  put(dir / "damaged", text_of(damaged));
+  auto little = bytes;
+  little[4] = std::byte{greeting_header_bytes};
+  put(dir / "shorter-than-none", text_of(little));
+  const auto frame = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, 2 << 20});
+  std::vector<std::byte> bulk(frame.begin(), frame.end());
+  put(dir / "frame-too-long", text_of(bulk));
+  bulk.back() ^= std::byte{1};
+  put(dir / "frame-damaged", text_of(bulk));
+  bulk[3] = std::byte{9};
+  put(dir / "frame-of-version-9", text_of(bulk));
+}
+
+std::string how(peer_kind kind, unsigned more = 0, unsigned chunk = 0) {
+  return {static_cast<char>(static_cast<unsigned>(kind) | more), static_cast<char>(chunk)};
+}
+
+/// The first words of a TLS client that knows the key, which nobody can use again.
+std::string first_flight(const fs::path& scratch) {
+  put(scratch / "key", std::string(64, '5'));
+  fs::permissions(scratch / "key", fs::perms::owner_read | fs::perms::owner_write);
+  security_options with;
+  with.shared_key_file = scratch / "key";
+  const security guard(with);
+  std::array<int, 2> ends{};
+  demand(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends.data()) == 0, "two sockets");
+  const auto stream = guard.internals().wrap(ends[0], false);
+  (void)stream->handshake();
+  std::string said(4096, '\0');
+  const auto got = ::recv(ends[1], said.data(), said.size(), MSG_DONTWAIT);
+  demand(got > 0, "a client speaks first");
+  said.resize(static_cast<std::size_t>(got));
+  ::close(ends[0]);
+  ::close(ends[1]);
+  return said;
+}
+
+void connection_seeds(const fs::path& dir) {
+  greeting g;
+  g.cluster = connection_cluster;
+  g.purpose = channel_purpose::bulk;
+  g.id = 3;
+  g.name = "r3";
+  g.link = {1, 2};
+  g.payload_bytes_max = 1 << 20;
+  g.program = "fuzz";
+  const auto bulk = text_of(encode_greeting(g));
+  const auto frame = [](std::size_t length, std::size_t there) {
+    const auto head = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, length, 13});
+    return std::string(reinterpret_cast<const char*>(head.data()), head.size()) +
+           std::string(there, 'b');
+  };
+  const auto frames = frame(0, 0) + frame(1, 1) + frame(100, 100);
+  g.purpose = channel_purpose::control;
+  const auto control = text_of(encode_greeting(g)) + std::string(200, 'c');
+  const auto clear = how(peer_kind::clear);
+  put(dir / "frames", clear + bulk + frames);
+  put(dir / "frames-by-the-byte", how(peer_kind::clear, 0, 1) + bulk + frames);
+  put(dir / "frames-under-tls", how(peer_kind::knows) + bulk + frames);
+  put(dir / "frames-under-tls-in-pieces", how(peer_kind::knows, 0, 50) + bulk + frames);
+  put(dir / "control", clear + control);
+  put(dir / "control-under-tls", how(peer_kind::knows, 0, 100) + control);
+  put(dir / "wrong-key", how(peer_kind::guesses) + bulk + frames);
+  put(dir / "clear-to-tls", how(peer_kind::stranger) + bulk + frames);
+  const auto scratch = dir / "scratch";
+  put(dir / "tls-again", how(peer_kind::stranger) + first_flight(scratch));
+  fs::remove_all(scratch);
+  put(dir / "frame-cut-off", clear + bulk + frame(100, 50));
+  put(dir / "header-cut-off", clear + bulk + frame(0, 0).substr(0, 40));
+  put(dir / "frame-too-long", clear + bulk + frame(1 << 20, 50));
+  put(dir / "frame-damaged", clear + bulk + frame(5, 5).replace(20, 1, "x"));
+  put(dir / "no-frame", clear + bulk + std::string(80, 'n'));
+  put(dir / "stays", how(peer_kind::clear, peer_stays) + bulk + frames);
+  put(dir / "stays-in-a-frame", how(peer_kind::clear, peer_stays) + bulk + frame(100, 50));
+  put(dir / "stays-silent", how(peer_kind::clear, peer_stays));
+  put(dir / "stays-silent-under-tls", how(peer_kind::knows, peer_stays) + bulk.substr(0, 9));
+  put(dir / "half-a-greeting", clear + bulk.substr(0, bulk.size() / 2));
+  put(dir / "nothing", clear);
+  put(dir / "something-else", clear + "GET / HTTP/1.1\r\n\r\n");
+  auto other = bulk;
+  other[3] = 9;
+  put(dir / "other-version", clear + other);
+  g.cluster = 8;
+  put(dir / "other-cluster", clear + text_of(encode_greeting(g)));
+  g.cluster = connection_cluster;
+  g.name = unwanted_name;
+  put(dir / "unwanted", clear + text_of(encode_greeting(g)) + frames);
+  put(dir / "unwanted-under-tls", how(peer_kind::knows) + text_of(encode_greeting(g)));
+}
+
+}  // namespace
+
+void put_wire_seeds(const fs::path& dir) {
+  message_seeds(dir / "message");
+  rare_message_seeds(dir / "message");
+  greeting_seeds(dir / "greeting");
+  rare_greeting_seeds(dir / "greeting");
+  connection_seeds(dir / "connection");
+}
+
+}  // namespace lockstep::fuzz
