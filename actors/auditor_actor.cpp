@@ -7,6 +7,7 @@
 #include "actors/encoding.hpp"
 #include "actors/states.hpp"
 #include "protocol/deadlines.hpp"
+#include "protocol/packed.hpp"
 
 namespace lockstep {
 
@@ -110,30 +111,6 @@ void on_tick(pointer self) {
 }
 
 }  // namespace
-
-payload packed_digests(const std::vector<digest>& digests) {
-  std::vector<std::byte> out;
-  out.reserve(digests.size() * packed_digest_bytes);
-  for (const auto& d : digests)
-    for (const auto lane : {d.lane0, d.lane1})
-      for (int shift = 0; shift < 64; shift += 8)
-        out.push_back(static_cast<std::byte>(lane >> shift & 0xff));
-  return payload(std::move(out));
-}
-
-std::optional<std::vector<digest>> unpacked_digests(const payload& bytes) {
-  if (bytes.size() % packed_digest_bytes != 0) return std::nullopt;
-  const auto word = [&](std::size_t at) {
-    std::uint64_t sum = 0;
-    for (std::size_t i = 0; i < 8; ++i)
-      sum |= std::to_integer<std::uint64_t>(bytes.data()[at + i]) << (8 * i);
-    return sum;
-  };
-  std::vector<digest> out(bytes.size() / packed_digest_bytes);
-  for (std::size_t i = 0; i < out.size(); ++i)
-    out[i] = {word(i * packed_digest_bytes), word(i * packed_digest_bytes + 8)};
-  return out;
-}
 
 auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
   auto& state = self->state;

@@ -143,10 +143,6 @@ struct relay_cut {
 
 /// Who gets the same shipment, or holds what it leads to, ascending.
 using shipped_to = std::vector<receiver_id>;
-/// As in `shard_among_msg`.
-payload packed_ids(const shipped_to& ids);
-/// Nothing if the bytes are not whole numbers, ascending.
-std::optional<shipped_to> unpacked_ids(const payload& bytes);
 
 /// A parent has brought nothing of its stripe for too long.
 struct relay_stalled {
@@ -350,10 +346,6 @@ struct relay_route {
   std::vector<fanout_plan::place> from;
   std::vector<lender> lenders = {};
 };
-/// As in `shard_route_msg`: without lenders.
-payload packed_route(const relay_route& route);
-/// Nothing if the bytes are no route.
-std::optional<relay_route> unpacked_route(const payload& bytes);
 
 /// Stream `source` to the receiver, after `head` has announced it.
 struct ship_request {

@@ -9,6 +9,7 @@
 #include "actors/patience.hpp"
 #include "actors/rank_parts.hpp"
 #include "actors/states.hpp"
+#include "protocol/packed.hpp"
 
 namespace lockstep {
 

@@ -5,6 +5,7 @@
 
 #include "actors/rank_parts.hpp"
 #include "actors/states.hpp"
+#include "protocol/packed.hpp"
 
 namespace lockstep::ranking {
 
@@ -54,11 +55,11 @@ void on_among(pointer self, const shard_among_msg& m) {
 
 void on_route(pointer self, const shard_route_msg& m) {
   auto& state = self->state;
-  auto route = unpacked_route(m.from);
-  if (m.cluster != state.env->cluster || !route) return;
+  auto from = unpacked_route(m.from);
+  if (m.cluster != state.env->cluster || !from) return;
   auto& r = state.receivers[m.id];
   r.routed = m.inc;
-  r.route = std::move(*route);
+  r.route = {std::move(*from), {}};
   if (r.flusher && r.inc == m.inc) self->send(r.flusher, r.route);
 }
 

@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include "actors/states.hpp"
+#include "protocol/packed.hpp"
 #include "weights/bucket_codec.hpp"
 
 namespace lockstep {

@@ -5,6 +5,7 @@
 
 #include "actors/encoding.hpp"
 #include "actors/sender_parts.hpp"
+#include "protocol/packed.hpp"
 
 namespace lockstep::sending {
 

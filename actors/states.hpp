@@ -85,12 +85,6 @@ struct receiver_state {
   transfer_ref announced;  ///< the newest: what faults on purpose are keyed by
 };
 
-/// Digests as they travel in `audit_reply_msg`.
-inline constexpr std::size_t packed_digest_bytes = 16;
-payload packed_digests(const std::vector<digest>& digests);
-/// Nothing if the bytes are not whole digests.
-std::optional<std::vector<digest>> unpacked_digests(const payload& bytes);
-
 struct auditor_state {
   static inline const char* name = "auditor";
   /// A receiver that has not been compared yet.

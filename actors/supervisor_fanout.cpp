@@ -3,6 +3,7 @@
 
 #include "actors/patience.hpp"
 #include "actors/supervisor_parts.hpp"
+#include "protocol/packed.hpp"
 
 namespace lockstep::supervising {
 
@@ -58,8 +59,8 @@ void route(pointer self, const child& c) {
     if (parent.receiver) out.lenders.push_back({parent.life, parent.receiver});
   }
   for (const auto& [rank, r] : self->state.ranks)
-    self->send(r.link,
-               shard_route_msg{self->state.env->cluster, c.life.id, c.life.inc, packed_route(out)});
+    self->send(r.link, shard_route_msg{self->state.env->cluster, c.life.id, c.life.inc,
+                                       packed_route(out.from)});
   if (c.flusher) self->send(c.flusher, std::move(out));
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "actors/states.hpp"
+#include "protocol/packed.hpp"
 #include "tests/support/bare_receiver.hpp"
 #include "tests/support/wire_bytes.hpp"
 
@@ -341,13 +342,13 @@ TEST_CASE("what travels packed inside of a message is read whole, or not at all"
     CAPTURE(i, packed.size());
     if (const auto route = unpacked_route(packed)) {
       ++read["route"];
-      CHECK(route->from.size() <= relay_stripes_max);
-      CHECK(route->from.size() * 8 == packed.size());
+      CHECK(route->size() <= relay_stripes_max);
+      CHECK(route->size() * 8 == packed.size());
       const auto again = unpacked_route(packed_route(*route));
       REQUIRE(again);
-      for (std::size_t k = 0; k < route->from.size(); ++k) {
-        CHECK(again->from[k].parent == route->from[k].parent);
-        CHECK(again->from[k].depth == route->from[k].depth);
+      for (std::size_t k = 0; k < route->size(); ++k) {
+        CHECK((*again)[k].parent == (*route)[k].parent);
+        CHECK((*again)[k].depth == (*route)[k].depth);
       }
     }
     if (const auto ids = unpacked_ids(packed)) {

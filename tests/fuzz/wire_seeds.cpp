@@ -1,4 +1,4 @@
-// Decides the seeds of `message`, `greeting` and `connection`.
+// Decides the seeds of `message`, `packed`, `greeting` and `connection`.
 #include <sys/socket.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -11,10 +11,13 @@
 #include "fuzz/connection.hpp"
 #include "fuzz/conversation.hpp"
 #include "fuzz/seed_files.hpp"
+#include "messages/relays.hpp"
+#include "protocol/packed.hpp"
 #include "support/sample_messages.hpp"
 #include "transport/bulk_frame.hpp"
 #include "transport/greeting.hpp"
 #include "transport/security_impl.hpp"
+#include "weights/shard.hpp"
 
 namespace lockstep::fuzz {
 
@@ -176,11 +179,36 @@ void connection_seeds(const fs::path& dir) {
   put(dir / "unwanted-under-tls", how(peer_kind::knows) + text_of(encode_greeting(g)));
 }
 
+void packed_seeds(const fs::path& dir) {
+  const auto seed = [&](const std::string& name, unsigned tensors, const payload& bytes) {
+    put(dir / name, static_cast<char>(tensors) +
+                        text_of(std::vector<std::byte>(bytes.data(), bytes.data() + bytes.size())));
+  };
+  seed("nothing", 0, payload());
+  seed("route", 0, packed_route({{7, 1}, {std::nullopt, 1}, {3, 4}}));
+  seed("route-of-all-stripes", 0,
+       packed_route(std::vector<fanout_plan::place>(relay_stripes_max, {9, 2})));
+  seed("route-of-too-many", 0,
+       packed_route(std::vector<fanout_plan::place>(relay_stripes_max + 1, {9, 2})));
+  seed("receivers", 0, packed_ids({1, 2, 70'000}));
+  seed("receivers-that-do-not-ascend", 0, packed_ids({1, 3, 3}));
+  seed("digests", 0, packed_digests({{1, 2}, {3, 4}}));
+  seed("mask", 6, packed_mask({true, false, false, true, true, false}));
+  seed("mask-of-more", 3, packed_mask({true, false, false, true, true, false}));
+  seed("part", 10, packed_part({true, false, false, true, true, false, true, true, true, true}));
+  seed("part-of-more", 9,
+       packed_part({true, false, true, false, true, false, true, true, true, true}));
+  seed("part-of-nothing", 7, packed_part({true, false, false, true, false, false, true}));
+  seed("part-that-is-all", 7, packed_part(shard_mask(7, true)));
+  seed("part-of-fewer", 20, packed_part({true, true}));
+}
+
 }  // namespace
 
 void put_wire_seeds(const fs::path& dir) {
   message_seeds(dir / "message");
   rare_message_seeds(dir / "message");
+  packed_seeds(dir / "packed");
   greeting_seeds(dir / "greeting");
   rare_greeting_seeds(dir / "greeting");
   connection_seeds(dir / "connection");
