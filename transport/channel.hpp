@@ -28,6 +28,8 @@ struct channel_options {
   std::uint64_t send_queue_bytes_max = 256ull << 20;
   /// Frames waiting to be sent, likewise.
   std::size_t send_queue_frames_max = 1'024;
+  /// Bytes of one channel after which the other work of its thread gets its turn; not 0.
+  std::size_t turn_bytes = 4 << 20;
   /// What the kernel is asked to buffer in each direction; 0 leaves it to the kernel.
   int socket_buffer_bytes = 0;
 };

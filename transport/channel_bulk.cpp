@@ -14,15 +14,13 @@ namespace {
 
 /// Memory grows by this as bytes arrive, and stays in the cache until they do.
 constexpr std::size_t step_bytes = 256 << 10;
-/// Bytes after which other work of the strand gets its turn.
-constexpr std::size_t turn_bytes = 4 << 20;
 
 }  // namespace
 
 // --- in
 
 void channel_impl::read() {
-  for (std::size_t turn = 0; turn < turn_bytes;) {
+  for (std::size_t turn = 0; turn < options_.turn_bytes;) {
     io_step step;
     try {
       step = header_got_ < header_.size() ? read_header() : read_payload();
@@ -164,7 +162,7 @@ io_step channel_impl::write_once() {
 }
 
 void channel_impl::write() {
-  for (std::size_t turn = 0; turn < turn_bytes;) {
+  for (std::size_t turn = 0; turn < options_.turn_bytes;) {
     io_step step;
     if (!outgoing_) step = stream_->flush();
     if (step.status == io_status::ok && (outgoing_ || next_to_write()))

@@ -18,6 +18,10 @@ enum class peer_kind : std::uint8_t {
 inline constexpr unsigned peer_kinds = 4;
 /// With all of these bits the peer stays, and says nothing more.
 inline constexpr unsigned peer_stays = 0x70;
+/// With these, one that knows the key says what comes after its greeting past TLS.
+inline constexpr unsigned peer_breaks = 0x88;
+/// With these it does not listen for a while, though it is answered.
+inline constexpr unsigned peer_deaf = 0x84;
 /// The second byte: how many bytes come at a time; 0: all at once.
 inline constexpr std::size_t connection_head_bytes = 2;
 
@@ -25,6 +29,8 @@ inline constexpr std::uint64_t connection_cluster = 7;
 inline constexpr std::uint64_t connection_payload_max = 8192;
 /// A name that is not let in.
 inline constexpr const char* unwanted_name = "unwanted";
+/// And one whose control channel is closed as soon as it is there.
+inline constexpr const char* brief_name = "brief";
 
 /// Who listens.
 inline greeting listener_greeting() {

@@ -1,5 +1,6 @@
 // The bytes are what a peer sends to a port of ours, after two that say how (fuzz/connection.hpp):
-// a greeting, then frames of buckets or, on a control channel, whatever is passed on.
+// a greeting, then frames of buckets or, on a control channel, whatever is passed on, which comes
+// back as it is.
 #include <sys/socket.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -8,6 +9,7 @@
 #include <array>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -18,6 +20,7 @@
 
 #include "fuzz/connection.hpp"
 #include "fuzz/fuzz.hpp"
+#include "fuzz/plain_greeting.hpp"
 #include "fuzz/scratch.hpp"
 #include "messages/errors.hpp"
 #include "transport/acceptor.hpp"
@@ -31,6 +34,10 @@ using namespace lockstep;
 namespace asio = boost::asio;
 using bytes = std::vector<std::byte>;
 
+/// Of who listens, so that not all that is said fits in what the system keeps of it.
+constexpr int little_bytes = 4'608;
+/// Bytes after which others have their turn.
+constexpr std::size_t turn_bytes = 1'024;
 /// More than any input needs: whoever comes here goes in circles.
 constexpr int rounds_max = 100'000;
 /// Of who stays; others end with what they say, and are given the usual time.
@@ -46,41 +53,10 @@ struct delivery {
   bool operator==(const delivery&) const = default;
 };
 
-/// What a plain reading of all that a peer says comes to.
-struct reading {
-  errc verdict = errc::none;  ///< of the greeting
-  bool silent = false;        ///< and it is not told
-  greeting said;
-  std::span<const std::byte> rest;  ///< what follows the greeting
-};
-
 template <class T>
 T number_at(std::span<const std::byte> from, std::size_t at) {
   T out{};
   std::memcpy(&out, from.data() + at, sizeof out);
-  return out;
-}
-
-reading read_greeting(std::span<const std::byte> all) {
-  reading out;
-  const auto refused = [&](errc why, bool silent) {
-    out.verdict = why;
-    out.silent = silent;
-    return out;
-  };
-  if (all.size() < greeting_header_bytes) return refused(errc::dead, true);
-  const auto length = greeting_frame_bytes(all.first<greeting_header_bytes>());
-  if (const auto* why = std::get_if<failure>(&length))
-    return refused(why->reason, why->reason == errc::bad_frame);
-  const auto size = std::get<std::size_t>(length);
-  if (size > all.size()) return refused(errc::dead, true);
-  auto said = decode_greeting(all.first(size));
-  if (const auto* why = std::get_if<failure>(&said))
-    return refused(why->reason, why->reason != errc::wrong_version);
-  out.said = std::get<greeting>(std::move(said));
-  out.rest = all.subspan(size);
-  if (out.said.cluster != fuzz::connection_cluster) return refused(errc::wrong_cluster, false);
-  if (out.said.name == fuzz::unwanted_name) return refused(errc::fenced, false);
   return out;
 }
 
@@ -112,11 +88,22 @@ std::vector<delivery> read_frames(std::span<const std::byte>& rest, errc& why) {
   }
 }
 
+/// How a peer behaves.
+struct manner {
+  fuzz::peer_kind kind;
+  bool stays;
+  bool breaks;
+  bool deaf;
+  std::size_t chunk;  ///< bytes that come at a time
+};
+
 /// Whoever listens, in one thread.
 struct listener : std::enable_shared_from_this<listener> {
-  listener(std::shared_ptr<const security> with, bool hurries) : guard(std::move(with)) {
+  listener(std::shared_ptr<const security> with, const manner& how) : guard(std::move(with)) {
     options.self = fuzz::listener_greeting();
-    if (!hurries) return;
+    options.channels.turn_bytes = turn_bytes;
+    if (how.deaf) options.channels.write_deadline = deadline;
+    if (!how.stays) return;
     options.handshake_deadline = deadline;
     options.channels.frame_deadline = deadline;
     options.channels.frame_bytes_per_s = 1 << 30;
@@ -145,6 +132,7 @@ struct listener : std::enable_shared_from_this<listener> {
     entered = c->peer();
     if (entered->purpose == channel_purpose::control) {
       released = c->release();
+      if (entered->name == fuzz::brief_name) hang_up();
       return;
     }
     open = c;
@@ -164,24 +152,37 @@ struct listener : std::enable_shared_from_this<listener> {
         });
   }
 
-  /// Reads what a control channel passes on.
-  bool pass_on() {
+  /// Reads what a control channel passes on, and says it again.
+  void pass_on() {
     std::array<std::byte, 4096> room{};
-    bool any = false;
-    while (released >= 0) {
+    while (released >= 0 && !passed_all) {
       const auto got = ::recv(released, room.data(), room.size(), MSG_DONTWAIT);
-      if (got <= 0) {
-        passed_all = passed_all || got == 0;
-        break;
-      }
-      passed.insert(passed.end(), room.begin(), room.begin() + got);
-      any = true;
+      if (got < 0 && errno == EAGAIN) break;
+      passed_all = got <= 0;
+      if (got > 0) passed.insert(passed.end(), room.begin(), room.begin() + got);
     }
-    return any;
+    while (released >= 0 && !said_all) {
+      const auto rest = std::span(passed).subspan(said);
+      const auto sent = ::send(released, rest.data(), rest.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (sent < 0 && errno == EAGAIN) break;
+      if (sent > 0) said += static_cast<std::size_t>(sent);
+      if (sent >= 0 && said < passed.size()) continue;
+      said_all = sent < 0 || passed_all;
+      if (said_all) ::shutdown(released, SHUT_WR);
+      break;
+    }
   }
 
+  /// As an engine that ends.
+  void hang_up() {
+    ::close(std::exchange(released, -1));
+    passed_all = said_all = true;
+  }
+
+  bool is_control() const { return entered && entered->purpose == channel_purpose::control; }
+
   bool over() const {
-    return judged && (*judged != errc::none || closed || (released >= 0 && passed_all));
+    return judged && (*judged != errc::none || closed || (passed_all && said_all));
   }
 
   const std::shared_ptr<const security> guard;
@@ -193,13 +194,16 @@ struct listener : std::enable_shared_from_this<listener> {
   std::vector<delivery> delivered;
   std::optional<errc> closed;
   bytes passed;
+  std::size_t said = 0;  ///< of `passed`, and taken
   bool passed_all = false;
+  bool said_all = false;
 };
 
-/// Whoever speaks: bytes as they are, or under TLS with a key.
+/// Whoever speaks: bytes as they are, or under TLS with a key, and all after `broken` of them past
+/// it.
 class peer {
  public:
-  peer(int socket, const security* key) : socket_(socket) {
+  peer(int socket, const security* key, std::size_t broken) : socket_(socket), broken_(broken) {
     if (key != nullptr)
       stream_ = key->internals().wrap(socket_, false);
     else
@@ -218,8 +222,10 @@ class peer {
       ready_ = step.status == io_status::ok;
     }
     if (!ready_ || more.empty()) return 0;
-    const auto step = stream_->write_some(more, {});
+    if (said_ == broken_) return say_past_tls(more);
+    const auto step = stream_->write_some(more.first(std::min(more.size(), broken_ - said_)), {});
     failed_ = step.status == io_status::failed;
+    said_ += step.bytes;
     return failed_ ? more.size() : step.bytes;
   }
 
@@ -227,7 +233,7 @@ class peer {
   void leave() {
     if (left_ || !(ready_ || failed_)) return;
     left_ = true;
-    if (ready_ && !failed_ && stream_->flush().status == io_status::ok)
+    if (ready_ && !failed_ && said_ != broken_ && stream_->flush().status == io_status::ok)
       stream_->finish_writes();
     else
       ::shutdown(socket_, SHUT_WR);
@@ -247,9 +253,20 @@ class peer {
   }
 
   const bytes& heard() const noexcept { return heard_; }
+  bool ended() const noexcept { return ended_; }
 
  private:
+  std::size_t say_past_tls(std::span<const std::byte> more) {
+    if (stream_->flush().status != io_status::ok) return 0;
+    const auto sent = ::send(socket_, more.data(), more.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) return static_cast<std::size_t>(sent);
+    failed_ = errno != EAGAIN;
+    return failed_ ? more.size() : 0;
+  }
+
   int socket_;
+  std::size_t broken_;
+  std::size_t said_ = 0;
   std::unique_ptr<byte_stream> stream_;
   bool ready_ = false;
   bool failed_ = false;
@@ -278,18 +295,25 @@ struct keys {
   std::shared_ptr<const security> wrong;
 };
 
-/// What the peer was told is the verdict, and nothing else.
-void check_answer(const bytes& heard, const reading& plain) {
+/// What the peer was told is the verdict, and nothing else but `echo`, or some of it.
+void check_answer(std::span<const std::byte> heard, const fuzz::reading& plain,
+                  std::span<const std::byte> echo, bool whole) {
   if (plain.silent) return fuzz::demand(heard.empty(), "who speaks something else hears nothing");
   fuzz::demand(heard.size() > greeting_header_bytes, "who is judged is told");
-  const auto answer = decode_answer(heard);
+  const auto length = answer_frame_bytes(heard.first<greeting_header_bytes>());
+  const auto size = std::min(heard.size(), std::get<std::size_t>(length));
+  const auto again = heard.subspan(size);
+  fuzz::demand(again.size() <= echo.size() && (!whole || again.size() == echo.size()) &&
+                   std::ranges::equal(again, echo.first(again.size())),
+               "what the listener says is heard, and nothing else");
+  const auto answer = decode_answer(heard.first(size));
   const auto* told = std::get_if<greeting_answer>(&answer);
   fuzz::demand(told != nullptr && told->verdict.reason == plain.verdict, "and what");
   fuzz::demand(told->self.cluster == fuzz::connection_cluster, "and by whom");
 }
 
 /// Of a peer that stayed: what its deadline ended has come to nothing, or to some of it.
-void check_late(const listener& home, const reading& plain) {
+void check_late(const listener& home, const fuzz::reading& plain) {
   if (home.judged == errc::timeout)
     return fuzz::demand(!home.entered, "who is late does not enter");
   auto rest = plain.rest;
@@ -304,14 +328,16 @@ void check_late(const listener& home, const reading& plain) {
     fuzz::demand(why != errc::dead || !rest.empty(), "idle between frames is no reason to close");
 }
 
-void check_end(const listener& home, const reading& plain) {
+void check_end(const listener& home, const fuzz::reading& plain, bool whole) {
   fuzz::demand(home.judged == plain.verdict, "a greeting is judged for what it says");
   fuzz::demand(home.entered.has_value() == (plain.verdict == errc::none),
                "who is welcome enters, and nobody else");
   if (!home.entered) return;
   fuzz::demand(*home.entered == plain.said, "a peer is who it said");
-  if (home.released >= 0)
-    return fuzz::demand(std::ranges::equal(home.passed, plain.rest),
+  if (home.is_control())
+    return fuzz::demand(home.passed.size() <= plain.rest.size() &&
+                            (!whole || home.passed.size() == plain.rest.size()) &&
+                            std::ranges::equal(home.passed, plain.rest.first(home.passed.size())),
                         "what follows a greeting is passed on as it is");
   auto rest = plain.rest;
   errc why = errc::none;
@@ -320,47 +346,64 @@ void check_end(const listener& home, const reading& plain) {
   fuzz::demand(home.closed == why, "a channel ends for what came last");
 }
 
-void talk(const keys& known, std::span<const std::byte> input, fuzz::peer_kind kind, bool stays,
-          std::size_t chunk) {
+/// Of a peer that broke TLS after its greeting.
+void check_broken(const listener& home) {
+  fuzz::demand(home.judged == errc::none && home.entered, "what was said before that counts");
+  fuzz::demand(home.passed.empty() && home.delivered.empty(), "and nothing after it");
+  fuzz::demand(home.is_control() || home.closed == errc::untrusted || home.closed == errc::dead,
+               "a channel ends for it");
+}
+
+void talk(const keys& known, std::span<const std::byte> input, const manner& how) {
   using fuzz::peer_kind;
+  const auto plain = fuzz::read_greeting(input);
+  const bool breaks = how.breaks && how.kind == peer_kind::knows && plain.verdict == errc::none;
   std::array<int, 2> ends{};
   fuzz::demand(
       ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) == 0,
       "two sockets");
+  ::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &little_bytes, sizeof little_bytes);
   asio::io_context io{1};
-  peer other(ends[0], kind == peer_kind::knows     ? known.right.get()
-                      : kind == peer_kind::guesses ? known.wrong.get()
-                                                   : nullptr);
+  peer other(ends[0],
+             how.kind == peer_kind::knows     ? known.right.get()
+             : how.kind == peer_kind::guesses ? known.wrong.get()
+                                              : nullptr,
+             breaks ? input.size() - plain.rest.size() : SIZE_MAX);
   const auto home =
-      std::make_shared<listener>(kind == peer_kind::clear ? known.clear : known.right, stays);
+      std::make_shared<listener>(how.kind == peer_kind::clear ? known.clear : known.right, how);
   asio::ip::tcp::socket socket(io);
   socket.assign(asio::ip::tcp::v4(), ends[1]);
   std::make_shared<arrival<listener>>(home, std::move(socket), "peer")->run();
   auto left = input;
   const auto begun = std::chrono::steady_clock::now();
   const auto waited = [&] { return std::chrono::steady_clock::now() - begun; };
-  for (int round = 0; !home->over(); ++round) {
-    left = left.subspan(other.say(left.first(std::min(left.size(), chunk))));
+  for (int round = 0; !home->over() || (home->is_control() && !other.ended()); ++round) {
+    left = left.subspan(other.say(left.first(std::min(left.size(), how.chunk))));
     // Of a control channel nobody keeps the time here.
-    if (left.empty() && (!stays || home->released >= 0)) other.leave();
-    if (left.empty() && home->open && stays && waited() > 5 * deadline) home->open->close();
+    if (left.empty() && (!how.stays || home->is_control())) other.leave();
+    if (left.empty() && home->open && how.stays && waited() > 5 * deadline) home->open->close();
     io.restart();
     io.poll();
     home->pass_on();
-    other.hear();
+    if (!how.deaf || home->over() || waited() > 5 * deadline) other.hear();
     fuzz::demand(round < rounds_max || waited() < patience,
                  "a connection ends with what comes over it, or by its deadline");
   }
   other.hear();
   home->open.reset();
-  if (kind == peer_kind::stranger || kind == peer_kind::guesses) {
+  if (how.kind == peer_kind::stranger || how.kind == peer_kind::guesses) {
     fuzz::demand(*home->judged != errc::none && !home->entered, "nobody enters without the key");
     return;
   }
-  const auto plain = read_greeting(input);
-  if (stays && (home->judged == errc::timeout || home->closed)) return check_late(*home, plain);
-  check_end(*home, plain);
-  check_answer(other.heard(), plain);
+  if (how.stays && (home->judged == errc::timeout || home->closed)) return check_late(*home, plain);
+  // A relay gives up who does not listen.
+  const bool brief = home->entered && home->entered->name == fuzz::brief_name;
+  const bool whole = !brief && !breaks && !(how.deaf && how.kind == peer_kind::knows);
+  if (breaks)
+    check_broken(*home);
+  else
+    check_end(*home, plain, whole);
+  check_answer(other.heard(), plain, home->passed, whole);
 }
 
 }  // namespace
@@ -369,12 +412,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto input = fuzz::input_of(data, size);
   if (input.size() < fuzz::connection_head_bytes) return 0;
   const auto how = std::to_integer<unsigned>(input[0]);
+  const auto has = [how](unsigned bits) { return (how & bits) == bits; };
   const auto chunk = std::to_integer<std::size_t>(input[1]);
-  const auto kind = static_cast<fuzz::peer_kind>(how % fuzz::peer_kinds);
+  const manner as{static_cast<fuzz::peer_kind>(how % fuzz::peer_kinds), has(fuzz::peer_stays),
+                  has(fuzz::peer_breaks), has(fuzz::peer_deaf), chunk == 0 ? size : chunk};
   static const keys known;
-  const bool tls = kind != fuzz::peer_kind::clear;
+  const bool tls = as.kind != fuzz::peer_kind::clear;
   const fuzz::held_bytes bound(8 * size + (tls ? 1 << 20 : 96 << 10));
-  talk(known, input.subspan(fuzz::connection_head_bytes), kind,
-       (how & fuzz::peer_stays) == fuzz::peer_stays, chunk == 0 ? size : chunk);
+  talk(known, input.subspan(fuzz::connection_head_bytes), as);
   return 0;
 }

@@ -1,4 +1,4 @@
-// Decides the seeds of `message`, `packed`, `greeting` and `connection`.
+// Decides the seeds of `message`, `packed`, `greeting`, `connection` and `port`.
 #include <sys/socket.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -146,11 +146,29 @@ void connection_seeds(const fs::path& dir) {
   const auto control = text_of(encode_greeting(g)) + std::string(200, 'c');
   const auto clear = how(peer_kind::clear);
   put(dir / "frames", clear + bulk + frames);
+  std::string many;
+  for (int i = 0; i < 40; ++i) many += frame(100, 100);
+  put(dir / "many-frames", clear + bulk + many);
+  put(dir / "many-frames-under-tls", how(peer_kind::knows) + bulk + many);
   put(dir / "frames-by-the-byte", how(peer_kind::clear, 0, 1) + bulk + frames);
   put(dir / "frames-under-tls", how(peer_kind::knows) + bulk + frames);
   put(dir / "frames-under-tls-in-pieces", how(peer_kind::knows, 0, 50) + bulk + frames);
   put(dir / "control", clear + control);
   put(dir / "control-under-tls", how(peer_kind::knows, 0, 100) + control);
+  const auto longer = control + std::string(12'000, 'd');
+  put(dir / "control-of-much", clear + longer);
+  put(dir / "control-of-much-under-tls", how(peer_kind::knows) + longer);
+  put(dir / "control-unheard", how(peer_kind::clear, peer_deaf) + longer);
+  put(dir / "control-unheard-under-tls", how(peer_kind::knows, peer_deaf) + longer);
+  put(dir / "control-past-tls", how(peer_kind::knows, peer_breaks) + control);
+  put(dir / "frames-past-tls", how(peer_kind::knows, peer_breaks) + bulk + frames);
+  put(dir / "frames-cut-off-before-tls-ends", how(peer_kind::knows, peer_breaks) + bulk);
+  g.name = brief_name;
+  const auto brief = text_of(encode_greeting(g));
+  put(dir / "control-hung-up", clear + brief + std::string(200, 'c'));
+  put(dir / "control-hung-up-under-tls", how(peer_kind::knows) + brief + std::string(200, 'c'));
+  put(dir / "control-hung-up-in-pieces", how(peer_kind::knows, 0, 1) + brief + "c");
+  g.name = "r3";
   put(dir / "wrong-key", how(peer_kind::guesses) + bulk + frames);
   put(dir / "clear-to-tls", how(peer_kind::stranger) + bulk + frames);
   const auto scratch = dir / "scratch";
@@ -203,6 +221,41 @@ void packed_seeds(const fs::path& dir) {
   seed("part-of-fewer", 20, packed_part({true, true}));
 }
 
+void port_seeds(const fs::path& dir) {
+  greeting g;
+  g.cluster = connection_cluster;
+  g.name = "r3";
+  g.program = "fuzz";
+  const auto welcome = text_of(encode_greeting(g));
+  g.name = unwanted_name;
+  const auto unwanted = text_of(encode_greeting(g));
+  g.cluster = 8;
+  const auto elsewhere = text_of(encode_greeting(g));
+  auto later = welcome;
+  later[3] = 9;
+  const auto peer = [](bool waits, const std::string& says) {
+    return std::string{static_cast<char>(waits), static_cast<char>(says.size()),
+                       static_cast<char>(says.size() >> 8)} +
+           says;
+  };
+  const std::string open(1, '\0');
+  const std::string keyed(1, '\1');
+  const std::string all = peer(false, welcome) + peer(false, unwanted) + peer(false, elsewhere) +
+                          peer(false, later) + peer(false, welcome.substr(0, 9)) +
+                          peer(false, "GET / HTTP/1.1\r\n\r\n") + peer(false, "");
+  put(dir / "one-of-each", open + all);
+  put(dir / "one-of-each-without-the-key", keyed + all);
+  const std::string three = peer(true, welcome) + peer(true, "") + peer(true, elsewhere);
+  put(dir / "all-places-taken", open + three + peer(false, welcome) + peer(true, welcome));
+  put(dir / "all-places-taken-without-the-key", keyed + three + peer(false, welcome));
+  put(dir / "a-place-left", open + peer(true, welcome) + peer(true, welcome + "more") +
+                                peer(false, welcome) + peer(false, unwanted));
+  put(dir / "closed-meanwhile", std::string(1, '\2') + three + peer(false, welcome));
+  put(dir / "closed-meanwhile-without-the-key",
+      std::string(1, '\3') + peer(true, welcome) + peer(false, welcome));
+  put(dir / "much-of-nothing", open + peer(false, std::string(9'000, 'x')) + peer(false, welcome));
+}
+
 }  // namespace
 
 void put_wire_seeds(const fs::path& dir) {
@@ -212,6 +265,7 @@ void put_wire_seeds(const fs::path& dir) {
   greeting_seeds(dir / "greeting");
   rare_greeting_seeds(dir / "greeting");
   connection_seeds(dir / "connection");
+  port_seeds(dir / "port");
 }
 
 }  // namespace lockstep::fuzz

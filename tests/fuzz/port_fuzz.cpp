@@ -1,0 +1,294 @@
+// The bytes are whom a port of ours meets, one after the other: the first byte says whether it
+// wants a key, and whether it is closed while some wait; then of each peer come a byte that says
+// whether it waits before it speaks, two of how much it says, and that. Who waits speaks after all
+// others, and takes up a place until then.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "fuzz/fuzz.hpp"
+#include "fuzz/plain_greeting.hpp"
+#include "fuzz/scratch.hpp"
+#include "transport/acceptor.hpp"
+#include "weights/system_call.hpp"
+
+namespace {
+
+using namespace lockstep;
+using bytes = std::span<const std::byte>;
+
+constexpr std::size_t peers_max = 8;
+/// Who may be in the handshake at a time.
+constexpr std::uint32_t places = 3;
+/// For what takes microseconds.
+constexpr std::chrono::seconds patience{2};
+
+/// A port, and who came through it.
+class listener {
+ public:
+  explicit listener(security_options with) {
+    acceptor_options o;
+    o.self = fuzz::listener_greeting();
+    o.unauthenticated_max = places;
+    const auto admit = [](const greeting& who, const std::string& address) -> failure {
+      fuzz::demand(address.starts_with("127.0.0.1:"), "an address is that of the peer");
+      if (who.name == fuzz::unwanted_name) return {errc::fenced, "not wanted"};
+      return {};
+    };
+    const auto take = [this](std::shared_ptr<channel> c) {
+      const std::lock_guard lock(mutex_);
+      entered_.push_back(std::move(c));
+      changed_.notify_one();
+    };
+    const auto say = [](log_level, const std::string& line) { fuzz::demand_message(line); };
+    port_ = std::make_unique<acceptor>(io_, std::make_shared<const security>(std::move(with)), o,
+                                       admit, take, say);
+  }
+
+  int dial() const {
+    const int out = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    fuzz::demand(out >= 0, "a socket");
+    const timeval limit{patience.count(), 0};
+    ::setsockopt(out, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    sockaddr_in where{};
+    where.sin_family = AF_INET;
+    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    where.sin_port = htons(port_->port());
+    const auto reach = [&] {
+      return ::connect(out, reinterpret_cast<const sockaddr*>(&where), sizeof where);
+    };
+    // What the search's clock interrupts goes on, and is done the next time.
+    fuzz::demand(uninterrupted(reach) == 0 || errno == EISCONN,
+                 "a port that listens can be reached");
+    return out;
+  }
+
+  acceptor_counters counters() const { return port_->counters(); }
+  void close() { port_->close(); }
+
+  /// Who has entered since it was asked last, as soon as they are `count`.
+  std::vector<std::shared_ptr<channel>> entered(std::size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, patience, [&] { return entered_.size() >= count; });
+    return std::exchange(entered_, {});
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::shared_ptr<channel>> entered_;
+  io_threads io_{1};  // ends before what its callbacks use
+  std::unique_ptr<acceptor> port_;
+};
+
+/// What is to be of all who came.
+struct outcome {
+  acceptor_counters counters;
+  std::vector<greeting> entered;
+};
+
+std::uint64_t& count_of(acceptor_counters& all, errc verdict) {
+  switch (verdict) {
+    case errc::none:
+      return all.accepted;
+    case errc::dead:
+      return all.went_away;
+    case errc::fenced:
+      return all.not_admitted;
+    case errc::wrong_version:
+      return all.wrong_version;
+    case errc::wrong_cluster:
+      return all.wrong_cluster;
+    case errc::untrusted:
+      return all.untrusted;
+    default:
+      return all.malformed;
+  }
+}
+
+constexpr std::array members{&acceptor_counters::accepted,      &acceptor_counters::timed_out,
+                             &acceptor_counters::crowded_out,   &acceptor_counters::rate_limited,
+                             &acceptor_counters::went_away,     &acceptor_counters::untrusted,
+                             &acceptor_counters::malformed,     &acceptor_counters::wrong_version,
+                             &acceptor_counters::wrong_cluster, &acceptor_counters::not_admitted,
+                             &acceptor_counters::accept_errors};
+
+bool same(const acceptor_counters& a, const acceptor_counters& b) {
+  return std::ranges::all_of(members, [&](auto m) { return a.*m == b.*m; });
+}
+
+/// What of `now` was not there `before`.
+acceptor_counters since(const acceptor_counters& before, acceptor_counters now) {
+  for (const auto m : members) now.*m -= before.*m;
+  return now;
+}
+
+std::vector<std::byte> hear(int socket, std::size_t most) {
+  std::vector<std::byte> out(most);
+  std::size_t got = 0;
+  while (got < most) {
+    const auto now = uninterrupted([&] { return ::recv(socket, out.data() + got, most - got, 0); });
+    fuzz::demand(now >= 0 || errno == ECONNRESET || errno == EPIPE,
+                 "who has spoken is answered or parted from");
+    if (now <= 0) break;
+    got += static_cast<std::size_t>(now);
+  }
+  out.resize(got);
+  return out;
+}
+
+/// Who is refused early is not listened to.
+void send_all(int socket, bytes words) {
+  while (!words.empty()) {
+    const auto sent =
+        uninterrupted([&] { return ::send(socket, words.data(), words.size(), MSG_NOSIGNAL); });
+    if (sent <= 0) break;
+    words = words.subspan(static_cast<std::size_t>(sent));
+  }
+  ::shutdown(socket, SHUT_WR);
+}
+
+/// One peer that speaks now, and is judged before this returns.
+void speak(int socket, bytes words, outcome& all) {
+  const auto plain = fuzz::read_greeting(words);
+  send_all(socket, words);
+  ++count_of(all.counters, plain.verdict);
+  if (plain.verdict == errc::none) all.entered.push_back(plain.said);
+  const auto head = hear(socket, greeting_header_bytes);
+  if (plain.silent) {
+    fuzz::demand(head.empty(), "who speaks something else hears nothing");
+  } else {
+    fuzz::demand(head.size() == greeting_header_bytes, "who is judged is told");
+    const auto length = answer_frame_bytes(std::span(head).first<greeting_header_bytes>());
+    auto heard = head;
+    const auto more = hear(socket, std::get<std::size_t>(length) - head.size());
+    heard.insert(heard.end(), more.begin(), more.end());
+    const auto answer = decode_answer(heard);
+    const auto* told = std::get_if<greeting_answer>(&answer);
+    fuzz::demand(told != nullptr && told->verdict.reason == plain.verdict, "and what");
+    if (plain.verdict != errc::none) fuzz::demand(hear(socket, 1).empty(), "and nothing else");
+  }
+  ::close(socket);
+}
+
+/// To a port that wants a key, which nobody here has.
+void speak_past_tls(int socket, bytes words) {
+  send_all(socket, words);
+  fuzz::demand(hear(socket, 4096).size() < 4096, "little is said to a stranger");
+  ::close(socket);
+}
+
+/// The peer at the front of `rest`, which is taken from it.
+struct peer {
+  bool waits = false;
+  bytes words;
+};
+
+peer next_peer(bytes& rest) {
+  const auto length = std::to_integer<std::size_t>(rest[1]) | std::to_integer<std::size_t>(rest[2])
+                                                                  << 8;
+  const bool waits = (rest[0] & std::byte{1}) != std::byte{0};
+  rest = rest.subspan(3);
+  const peer out{waits, rest.first(std::min(length, rest.size()))};
+  rest = rest.subspan(out.words.size());
+  return out;
+}
+
+/// Waits until only those who wait are in the handshake.
+acceptor_counters settled(const listener& port, std::size_t waiting) {
+  const auto late = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto now = port.counters();
+    if (now.unauthenticated == waiting) return now;
+    fuzz::demand(std::chrono::steady_clock::now() < late, "whoever has left is forgotten");
+    std::this_thread::yield();
+  }
+}
+
+void meet(listener& port, bool keyed, bool closes, bytes rest) {
+  const auto before = port.counters();
+  outcome all;
+  std::vector<std::pair<int, bytes>> waiting;
+  std::uint64_t spoke = 0;
+  const auto speak_to = [&](int socket, bytes words) {
+    ++spoke;
+    if (keyed)
+      speak_past_tls(socket, words);
+    else
+      speak(socket, words, all);
+  };
+  for (std::size_t i = 0; i < peers_max && rest.size() >= 3; ++i) {
+    const auto who = next_peer(rest);
+    const int socket = port.dial();
+    if (waiting.size() == places) {
+      ++all.counters.crowded_out;
+      fuzz::demand(hear(socket, 1).empty(), "who comes while too many wait is parted from");
+      ::close(socket);
+    } else if (who.waits) {
+      waiting.emplace_back(socket, who.words);
+    } else {
+      speak_to(socket, who.words);
+      settled(port, waiting.size());  // who is refused keeps its place for a moment
+    }
+  }
+  if (closes) port.close();
+  for (const auto& [socket, words] : waiting) {
+    if (!closes) {
+      speak_to(socket, words);
+      continue;
+    }
+    fuzz::demand(hear(socket, 1).empty(), "who waits at a port that closes is parted from");
+    ::close(socket);
+  }
+  const auto now = since(before, settled(port, 0));
+  const auto entered = port.entered(all.entered.size());
+  fuzz::demand(
+      std::ranges::equal(entered, all.entered, {}, [](const auto& c) { return c->peer(); }),
+      "who is welcome enters, in turn, and is who it said");
+  if (keyed)
+    return fuzz::demand(now.untrusted + now.went_away + now.malformed == spoke &&
+                            now.crowded_out == all.counters.crowded_out && now.accepted == 0,
+                        "nobody enters without the key, and everybody is counted");
+  fuzz::demand(same(now, all.counters), "everybody is counted for what came of it");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const auto key = [] {
+    static fuzz::scratch files;
+    const std::string fives(64, '5');
+    files.put("key", std::as_bytes(std::span(fives)));
+    security_options with;
+    with.shared_key_file = files.path() / "key";
+    return with;
+  }();
+  static listener clear{security_options()};
+  static listener keyed{key};
+  const auto input = fuzz::input_of(data, size);
+  if (input.empty()) return 0;
+  const auto how = std::to_integer<unsigned>(input[0]);
+  const bool wants_key = (how & 1) != 0;
+  if ((how & 2) != 0) {
+    listener brief(wants_key ? key : security_options());
+    meet(brief, wants_key, true, input.subspan(1));
+  } else {
+    meet(wants_key ? keyed : clear, wants_key, false, input.subspan(1));
+  }
+  return 0;
+}
