@@ -151,6 +151,7 @@ class host {
     std::size_t removed = 0;
     if (!accepted([&] {
           const stream_owner owner(o);
+          fuzz::demand(!accepted([&] { const stream_owner another(o); }), "a stream has one owner");
           fuzz::demand(owner.newest() == (before.empty() ? 0 : before.back()),
                        "an owner knows the newest version");
           for (const auto v : before) {

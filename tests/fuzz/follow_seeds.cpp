@@ -101,6 +101,15 @@ void follow_seeds(const fs::path& dir) {
   const auto three = deltas.files_of_version(1);
   put(dir / "changed-by-others", round(based, 0, three) + round(wish_damaged, 0, {}) +
                                      round(wish_damaged | wish_verify, 0, {}));
+  // Of what it was nobody knows any more.
+  const std::pair<std::string, std::string> forgotten("checkpoint/.weight_sync/lockstep.json",
+                                                      "{}");
+  auto next = deltas.files_of_version(2);
+  next.push_back(forgotten);
+  put(dir / "changed-by-others-and-no-base", round(based, 0, three) + round(wish_damaged, 0, next));
+  put(dir / "changed-by-others-and-no-digest",
+      round(based, 1, files_of(test_data / "published/adler32/stream")) +
+          round(based | wish_damaged, 2, {forgotten}));
   put(dir / "changed-and-unmarked",
       round(based, 0, three) + round(wish_damaged | wish_unmarked, 0, {}) +
           round(wish_unmarked | wish_damaged, 0, deltas.files_of_version(2)));
