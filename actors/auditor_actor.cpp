@@ -5,9 +5,9 @@
 #include <map>
 
 #include "actors/encoding.hpp"
+#include "actors/packed.hpp"
 #include "actors/states.hpp"
 #include "protocol/deadlines.hpp"
-#include "protocol/packed.hpp"
 
 namespace lockstep {
 

@@ -6,10 +6,10 @@
 #include <caf/send.hpp>
 
 #include "actors/encoding.hpp"
+#include "actors/packed.hpp"
 #include "actors/patience.hpp"
 #include "actors/rank_parts.hpp"
 #include "actors/states.hpp"
-#include "protocol/packed.hpp"
 
 namespace lockstep {
 

@@ -3,9 +3,9 @@
 
 #include <caf/send.hpp>
 
+#include "actors/packed.hpp"
 #include "actors/rank_parts.hpp"
 #include "actors/states.hpp"
-#include "protocol/packed.hpp"
 
 namespace lockstep::ranking {
 

@@ -1,8 +1,8 @@
 // The receiver: feeds messages to its machine and performs what it asks for on the engine's bytes.
 #include <spdlog/spdlog.h>
 
+#include "actors/packed.hpp"
 #include "actors/states.hpp"
-#include "protocol/packed.hpp"
 #include "weights/bucket_codec.hpp"
 
 namespace lockstep {

@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "actors/encoding.hpp"
+#include "actors/packed.hpp"
 #include "actors/sender_parts.hpp"
-#include "protocol/packed.hpp"
 
 namespace lockstep::sending {
 

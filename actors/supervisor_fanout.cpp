@@ -1,9 +1,9 @@
 // What the supervisor does about receivers that pass buckets on to receivers.
 #include <spdlog/spdlog.h>
 
+#include "actors/packed.hpp"
 #include "actors/patience.hpp"
 #include "actors/supervisor_parts.hpp"
-#include "protocol/packed.hpp"
 
 namespace lockstep::supervising {
 

@@ -6,8 +6,8 @@
 #include <random>
 #include <string>
 
+#include "actors/packed.hpp"
 #include "actors/states.hpp"
-#include "protocol/packed.hpp"
 #include "tests/support/bare_receiver.hpp"
 #include "tests/support/wire_bytes.hpp"
 

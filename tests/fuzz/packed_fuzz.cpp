@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "actors/packed.hpp"
 #include "fuzz/fuzz.hpp"
 #include "messages/errors.hpp"
 #include "messages/layout.hpp"
 #include "messages/relays.hpp"
-#include "protocol/packed.hpp"
 #include "weights/shard.hpp"
 
 namespace {

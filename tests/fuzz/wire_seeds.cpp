@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "actors/packed.hpp"
 #include "fuzz/connection.hpp"
 #include "fuzz/conversation.hpp"
 #include "fuzz/seed_files.hpp"
 #include "messages/relays.hpp"
-#include "protocol/packed.hpp"
 #include "support/sample_messages.hpp"
 #include "transport/bulk_frame.hpp"
 #include "transport/greeting.hpp"

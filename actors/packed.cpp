@@ -1,4 +1,4 @@
-#include "protocol/packed.hpp"
+#include "actors/packed.hpp"
 
 #include <algorithm>
 #include <cstdint>
