@@ -2,7 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <caf/io/middleman.hpp>
 #include <caf/send.hpp>
 
 #include "actors/encoding.hpp"
@@ -29,23 +28,15 @@ void arm(pointer self) {
 }
 
 void dial(pointer self) {
-  auto& state = self->state;
-  state.dialing = true;
-  auto g = state.ways->own_greeting(node_role::trainer);
-  g.id = state.env->options.transport.rank;
-  const auto me = caf::actor_cast<caf::actor_addr>(self);
-  state.ways->dial(state.where, std::move(g), node_role::trainer,
-                   [me](link_channels channels, failure why) {
-                     if (const auto rank = caf::actor_cast<rank_actor>(me))
-                       caf::anon_send(rank, dialed{0, std::move(channels), std::move(why)});
-                   });
+  self->state.dialing = true;
+  self->state.dial(rank_actor(self));
 }
 
-void on_dialed(pointer self, dialed& m) {
+void on_dialed(pointer self, rank_dialed& m) {
   auto& state = self->state;
   const auto& t = state.env->options.transport;
   state.dialing = false;
-  if (!m.channels.control) {
+  if (!m.link) {
     state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
       state.env->log->warn("no link to the coordinator: {} {}", to_string(m.why.reason),
@@ -54,10 +45,7 @@ void on_dialed(pointer self, dialed& m) {
   }
   state.failures = 0;
   state.last_failure = errc::none;
-  state.coordinator =
-      caf::actor_cast<coordinator_link_actor>(self->system().middleman().spawn_broker(
-          coordinator_link_behavior, state.env, std::move(m.channels),
-          caf::actor_cast<caf::actor>(self)));
+  state.coordinator = std::move(m.link);
   self->monitor(state.coordinator);
   introduce(self);
   arm(self);
@@ -119,12 +107,11 @@ void on_sync(pointer self, sync_request& m) {
 }  // namespace
 
 rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const actor_env> env,
-                                        gateway* ways, node_address coordinator) {
+                                        rank_dialer dial_coordinator) {
   auto& state = self->state;
   state.inc = {env->entropy(), env->entropy()};
   state.env = std::move(env);
-  state.ways = ways;
-  state.where = std::move(coordinator);
+  state.dial = std::move(dial_coordinator);
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
     end_run(self, errc::shut_down, "the runtime is ending");
@@ -223,7 +210,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         mine.end.reason = self->state.snapshot ? errc::none : errc::shut_down;
         m.answer(std::move(mine));
       },
-      [self](dialed& m) { on_dialed(self, m); },
+      [self](rank_dialed& m) { on_dialed(self, m); },
       [self](const tick&) {
         auto& s = self->state;
         s.timer.fired();

@@ -4,13 +4,16 @@
 
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
+#include <functional>
 #include <set>
 
-#include "actors/gateway.hpp"
 #include "actors/spawn.hpp"
 #include "actors/timer.hpp"
+#include "transport/failure.hpp"
 
 namespace lockstep {
+
+struct rank_dialed;
 
 using rank_actor = caf::typed_actor<
     // The trainer has weights to begin with, or new ones, or leaves.
@@ -31,9 +34,18 @@ using rank_actor = caf::typed_actor<
     caf::reacts_to<hello_msg>, caf::reacts_to<pong_msg>, caf::reacts_to<goodbye_msg>,
     caf::reacts_to<relay_offer_msg>, caf::reacts_to<observe_request>,
     // The coordinator was dialed.
-    caf::reacts_to<dialed>,
+    caf::reacts_to<rank_dialed>,
     // Time to dial again.
     caf::reacts_to<tick>>;
+
+/// What came of dialing the coordinator.
+struct rank_dialed {
+  coordinator_link_actor link;  ///< none: failed
+  failure why;
+};
+
+/// Dials the coordinator; a `rank_dialed` comes of it, in bounded time.
+using rank_dialer = std::function<void(const rank_actor& me)>;
 
 struct rank_state {
   static inline const char* name = "rank";
@@ -51,8 +63,7 @@ struct rank_state {
   };
 
   std::shared_ptr<const actor_env> env;
-  gateway* ways = nullptr;  ///< outlives all actors
-  node_address where;       ///< of the coordinator
+  rank_dialer dial;
   incarnation inc;
   coordinator_link_actor coordinator;    ///< while there is a link
   std::optional<shard_hello_msg> hello;  ///< once it is known what is owned
@@ -97,7 +108,8 @@ struct rank_state {
 };
 
 rank_actor::behavior_type rank_behavior(rank_actor::stateful_pointer<rank_state> self,
-                                        std::shared_ptr<const actor_env> env, gateway* ways,
-                                        node_address coordinator);
+                                        std::shared_ptr<const actor_env> env, rank_dialer dial);
 
 }  // namespace lockstep
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(lockstep::rank_dialed)

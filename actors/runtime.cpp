@@ -50,6 +50,27 @@ std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
   return log;
 }
 
+/// Dials rank 0 as another rank. What it captures is not called back once the gateway is closed.
+rank_dialer dialer_of(const std::shared_ptr<const actor_env>& env, gateway* ways,
+                      node_address coordinator, caf::actor_system* system) {
+  auto g = ways->own_greeting(node_role::trainer);
+  g.id = env->options.transport.rank;
+  return [=](const rank_actor& me) {
+    // A weak hold: a rank that has ended is not kept for an answer that nobody needs.
+    const auto weak = caf::actor_cast<caf::actor_addr>(me);
+    ways->dial(coordinator, g, node_role::trainer, [=](link_channels channels, failure why) {
+      const auto rank = caf::actor_cast<rank_actor>(weak);
+      if (!rank) return;
+      rank_dialed out{{}, std::move(why)};
+      if (channels.control)
+        out.link = caf::actor_cast<coordinator_link_actor>(
+            system->middleman().spawn_broker(coordinator_link_behavior, env, std::move(channels),
+                                             caf::actor_cast<caf::actor>(rank)));
+      caf::anon_send(rank, std::move(out));
+    });
+  };
+}
+
 }  // namespace
 
 runtime::parts::parts(const settings& options, std::function<std::uint64_t()> entropy) {
@@ -104,8 +125,8 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   system = std::make_unique<caf::actor_system>(config);
   // A rank that does not lead stands in its supervisor's place for whoever is linked to it.
   if (t.rank > 0)
-    supervisor = caf::actor_cast<supervisor_actor>(
-        system->spawn(rank_behavior, env, ways.get(), trainers.front()));
+    supervisor = caf::actor_cast<supervisor_actor>(system->spawn(
+        rank_behavior, env, dialer_of(env, ways.get(), trainers.front(), system.get())));
   else
     supervisor = system->spawn(supervisor_behavior, env);
   if (t.listen.empty()) return;

@@ -29,6 +29,7 @@ struct sim_options {
   std::optional<std::uint64_t> seeds;
   unsigned receivers = 4;
   unsigned syncs = 20;
+  unsigned ranks = 1;
   unsigned parts = 0;
   unsigned fanout = 0;
   unsigned link_mb_s = 0;
@@ -75,6 +76,7 @@ sim::run_options each_of(const sim_options& o) {
   out.seed = o.seed.value_or(0);
   out.receivers = o.receivers;
   out.syncs = o.syncs;
+  out.ranks = o.ranks;
   out.parts = o.parts;
   out.fanout = o.fanout;
   if (o.faults_file) sim::read_rates(out.rates, read_text(*o.faults_file), *o.faults_file);
@@ -118,6 +120,7 @@ std::string quoted(const std::string& text) {
 std::string replay_of(const sim_options& o, const sim::run_options& each) {
   auto out = fmt::format("lockstep sim --seed {} --receivers {} --syncs {}", each.seed,
                          each.receivers, each.syncs);
+  if (each.ranks != 1) out += fmt::format(" --ranks {}", each.ranks);
   if (each.parts != 0) out += fmt::format(" --parts {}", each.parts);
   if (each.fanout != 0) out += fmt::format(" --fanout {}", each.fanout);
   if (o.faults_file) out += " --faults " + quoted(*o.faults_file);
@@ -331,6 +334,10 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 100'000))
       ->type_name("K")
       ->capture_default_str();
+  command->add_option("--ranks", o->ranks, "Processes of each trainer, which share the tensors")
+      ->check(plain_number(1, 4))
+      ->type_name("N")
+      ->capture_default_str();
   command
       ->add_option("--parts", o->parts,
                    "Different parts of the tensors that receivers take, some all; 0: all take all")
@@ -361,6 +368,7 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   command->add_option("--break", o->broken, "Run a protocol that is broken on purpose")
       ->excludes(
           command->get_option("--fanout"))  // what breaks it stands between trainer and receivers
+      ->excludes(command->get_option("--ranks"))
       ->type_name("VARIANT");
   command->add_option("--keep", o->keep, "Only these strikes happen: FAULT:N,… or none")
       ->type_name("STRIKES");
@@ -377,9 +385,9 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
     if (other != list && other->get_name() != "--json" && other->get_name() != "--help")
       list->excludes(other);
   // Measuring has no use for these, and must not look as if it had.
-  for (const char* name :
-       {"--seeds", "--minutes", "--syncs", "--parts", "--faults", "--fault", "--list-faults",
-        "--break", "--keep", "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
+  for (const char* name : {"--seeds", "--minutes", "--syncs", "--ranks", "--parts", "--faults",
+                           "--fault", "--list-faults", "--break", "--keep", "--jobs", "--stop",
+                           "--no-shrink", "--trace", "--events"})
     link_mb_s->excludes(command->get_option(name));
   command->callback([o, &run] {
     run = [o] {

@@ -84,6 +84,11 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     if (const auto* m = content_of<full_begin_msg>(message)) fenced(m->env);
     return;
   }
+  if (auto* p = fleet_.rank_of(actor)) {
+    const auto* task = content_of<shard_task_msg>(message);
+    if (task && task->what == shard_task::drop) p->dropped = std::max(p->dropped, task->txn);
+    return;
+  }
   auto* t = fleet_.trainer_of(actor);
   if (!t) return;
   if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
@@ -97,6 +102,7 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     // The tensors do not change while they are read, nor until the report.
     const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
     auto now = bytes_of(t->weights);
+    labels_[name] = m->target.label;
     const auto [it, fresh] = content_.emplace(name, now);
     if (fresh) return;
     if (names_.names_move()) {
@@ -131,7 +137,24 @@ void checker::after(caf::scheduled_actor& actor) {
   } else if (auto* t = fleet_.trainer_of(actor)) {
     check(*t);
     if (std::string_view(actor.name()) == "flusher") check_flusher(actor);
+  } else if (auto* p = fleet_.rank_of(actor)) {
+    check(*p);
+    check(*p->of);
+    if (std::string_view(actor.name()) == "flusher") check_flusher(actor);
   }
+}
+
+/// What it holds goes on, and at every rank to the same.
+void checker::check(rank_process& p) {
+  const auto* held = fleet_.snapshot_of_rank(p);
+  if (held == nullptr) return;
+  const auto version = held->machine->held().version;
+  if (version.run == p.highest.run && version < p.highest)
+    violated("I6: the snapshot of " + fleet_.name_of(p.where) + " went back");
+  p.highest = version;
+  if (version.number != 0 && !decided_.contains(version))
+    violated("I2: the snapshot of " + fleet_.name_of(p.where) + " stands at " + to_string(version) +
+             ", which nobody has committed");
 }
 
 void checker::check_bounds(caf::scheduled_actor& actor) {
@@ -160,15 +183,26 @@ void checker::check_released(const trainer_process& t) {
   }
 }
 
+void checker::check_released(const rank_process& p) {
+  const auto* s = fleet_.state_of_rank(p);
+  if (s == nullptr) return;
+  for (const auto& [id, r] : s->receivers) {
+    const auto* f = state_of<flusher_actor, flusher_state>(r.flusher);
+    if (f && f->source && f->env.txn <= p.over)
+      violated("bounds: a flusher of " + fleet_.name_of(p.where) + " keeps what is over");
+  }
+}
+
 void checker::check_fenced(const trainer_process& t) {
   const auto* s = fleet_.actors_of(t).supervisor;
   if (s && s->trainer)
     violated("fences: " + fleet_.name_of(t.where) + " was fenced, and has begun another run");
 }
 
-void checker::check_memory(const trainer_process& t, const trainer_actors& actors) {
-  const auto& history = t.store->history();
-  const auto most = t.store->shape().total_bytes() * fleet_.options().sync.history_percent / 100;
+void checker::check_memory(const trainer_actors& actors) {
+  const auto& store = *actors.supervisor->trainer->boot.store;
+  const auto& history = store.history();
+  const auto most = store.shape().total_bytes() * fleet_.options().sync.history_percent / 100;
   if (history.bytes() > most || history.size() > change_history::steps_max)
     violated("bounds: the history of changes is longer than it may be");
   if (actors.sender->routes.size() > fleet_.receivers().size())
@@ -242,23 +276,27 @@ void checker::check(receiver_process& r) {
 void checker::check(trainer_process& t) {
   const auto actors = fleet_.actors_of(t);
   if (!actors.sender || !actors.snapshot) return;
-  check_memory(t, actors);
+  check_memory(actors);
   const auto& sync = *actors.sender->machine;
   if (sync.phase() == sync_phase::encoding) asked_[t.where].clear();
   if (sync.phase() == sync_phase::voting && asked_[t.where].empty())
     for (const auto& p : sync.members()) asked_[t.where].emplace(p.id, p.inc);
   const auto& snapshot = sync.snapshot().version;
   if (snapshot.number == 0 && !content_.contains(snapshot)) {
-    // A run of the trainer's side that took over from the one that died.
-    t.store->read([&](const tensor_views& views) { on_boot(snapshot.run, bytes_of(views)); });
+    const auto& store = *actors.supervisor->trainer->boot.store;
+    if (t.others.empty()) {
+      // A run of the trainer's side that took over from the one that died.
+      store.read([&](const tensor_views& views) { on_boot(snapshot.run, bytes_of(views)); });
+    } else {
+      on_boot(snapshot.run, fleet_.weights_at(t, store.label()));
+    }
   }
+  if (sync.phase() == sync_phase::advancing) decided_.insert(sync.summarize().target.version);
   if (sync.phase() != sync_phase::advancing && sync.phase() != sync_phase::failed) {
     if (actors.snapshot->machine->held().version != snapshot)
       violated("I6: sender and snapshot differ on where the snapshot stands");
     const auto it = content_.find(names_.on_wire(t, snapshot));
-    const bool whole = t.store->read([&](const tensor_views& views) {
-      return it != content_.end() && holds(views, it->second);
-    });
+    const bool whole = it != content_.end() && fleet_.snapshot_is(t, snapshot, it->second);
     if (!whole) violated("I6: the snapshot is not the content of its version");
     if (snapshot < t.highest) violated("I6: the snapshot went back");
     t.highest = std::max(t.highest, snapshot);
@@ -418,6 +456,10 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
   // Whose actors died before they read anything does not know of it, and says that they did.
   if (t.unreadable && (report.target != report.base || report.reason == errc::none))
     violated("R15: the tensors could not be read, and the report does not say so");
+  for (const auto& p : t.others)
+    if (p.ticket && p.label == report.label && p.unreadable && report.target != report.base)
+      violated("R15: tensors of " + fleet_.name_of(p.where) +
+               " could not be read, and something was committed");
   std::set<receiver_id> seen;
   for (const auto& p : report.participants) {
     if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
@@ -436,11 +478,29 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
   names_.on_report(t, report);
 }
 
+void checker::on_report(rank_process& p, const sync_report& report) {
+  const auto who = fleet_.name_of(p.where);
+  if (report.label != p.label) violated("I4: a report of another sync at " + who);
+  if (report.result == sync_result::aborted) return;
+  if (report.result != sync_result::ok)
+    violated("I4: " + who + " says more of a sync than it knows");
+  if (!decided_.contains(report.target))
+    violated("I4: " + who + " calls a sync ok that nobody has committed");
+  const auto label = labels_.find(report.target);
+  if (label == labels_.end() || label->second != p.label)
+    violated("I4: " + who + " calls a sync ok, and another was committed");
+  if (p.unreadable) violated("R15: tensors of " + who + " could not be read, and it calls that ok");
+}
+
 bool checker::is_whole(const trainer_process& t) const {
   const auto actors = fleet_.actors_of(t);
   if (!actors.sender || t.ticket) return false;
   const auto& sync = *actors.sender->machine;
   if (sync.phase() != sync_phase::idle) return false;
+  for (const auto& p : t.others) {
+    const auto* held = fleet_.snapshot_of_rank(p);
+    if (held == nullptr || held->machine->held().version != sync.snapshot().version) return false;
+  }
   const auto snapshot = names_.on_wire(t, sync.snapshot().version);
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
     // Rot shows at the next proof, which the next sync asks for.

@@ -24,8 +24,12 @@ class checker {
   void on_said(const trainer_process& t, endpoint to, const wire_message& m);
   /// `by_leader`: the sender that made it leads its process's run still, and can be asked.
   void on_report(trainer_process& t, const sync_report& report, bool by_leader);
+  /// Of another rank, in whose sync it had a part.
+  void on_report(rank_process& p, const sync_report& report);
   /// A sync's report was there some time ago.
   void check_released(const trainer_process& t);
+  /// Likewise, and the rank was told before its last sync that what it shipped was over.
+  void check_released(const rank_process& p);
   /// A newer run leads the fleet, and this one was told so some time ago.
   void check_fenced(const trainer_process& t);
   /// A trainer starts from these bytes.
@@ -43,13 +47,14 @@ class checker {
  private:
   void check(receiver_process& r);
   void check(trainer_process& t);
+  void check(rank_process& p);
   void check_rest(const trainer_process& t, const sender_state& s, const receiver_process& r);
   void check_bounds(caf::scheduled_actor& actor);
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
   void check_membership(const trainer_process& t, const participant_report& p);
   void check_flusher(caf::scheduled_actor& actor);
-  void check_memory(const trainer_process& t, const trainer_actors& actors);
+  void check_memory(const trainer_actors& actors);
   void hear(const trainer_process& t, const reply_msg& m);
   bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
@@ -59,7 +64,9 @@ class checker {
 
   fleet& fleet_;
   saboteur& names_;
-  std::map<version_ref, bytes> content_;  ///< what a version names
+  std::map<version_ref, bytes> content_;         ///< what a version names
+  std::map<version_ref, std::uint64_t> labels_;  ///< of several ranks: what trainers call it
+  std::set<version_ref> decided_;                ///< likewise: whoever may advances to them
   /// Which life really reached what.
   std::set<std::tuple<receiver_id, version_ref, incarnation>> proven_;
   /// What a join has heard: a life's word, to this trainer, that it holds a version.

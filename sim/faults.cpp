@@ -48,6 +48,9 @@ constexpr fault_row table[] = {
   {f::truncate, "truncate", per::message, 0.003, "The message ends before its end."},
   {f::flap, "flap", per::step, 0.0001, "What crosses between two processes is cut off and let through in turn, each for up to 400 ms, for up to 8 s."},
   {f::swizzle, "swizzle", per::step, 0.00005, "About half of the receivers are cut off from everybody, one after the other, and come back in another order, within 8 s."},
+  {f::late_rank, "late-rank", per::rank, 0.02, "A rank of the trainer that does not lead comes to the sync up to 12 s late."},
+  {f::absent_rank, "absent-rank", per::rank, 0.01, "Such a rank leaves the sync out."},
+  {f::odd_rank, "odd-rank", per::rank, 0.01, "Such a rank calls the sync by another label than the others."},
 };
 // clang-format on
 static_assert(std::size(table) == fault_count);
@@ -68,8 +71,8 @@ std::string_view trimmed(std::string_view text) {
 }  // namespace
 
 std::string_view to_string(per unit) noexcept {
-  constexpr std::array<std::string_view, 6> names{"message", "bucket", "stage",
-                                                  "write",   "sync",   "step"};
+  constexpr std::array<std::string_view, 7> names{"message", "bucket", "stage", "write",
+                                                  "sync",    "step",   "rank"};
   return names[static_cast<std::size_t>(unit)];
 }
 

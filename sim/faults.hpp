@@ -48,12 +48,15 @@ enum class fault_id : std::uint8_t {
   truncate,
   flap,
   swizzle,
+  late_rank,
+  absent_rank,
+  odd_rank,
   count_
 };
 inline constexpr auto fault_count = static_cast<std::size_t>(fault_id::count_);
 
 /// What a rate is a share of.
-enum class per : std::uint8_t { message, bucket, stage, write, sync, step };
+enum class per : std::uint8_t { message, bucket, stage, write, sync, step, rank };
 std::string_view to_string(per unit) noexcept;
 
 struct fault_row {

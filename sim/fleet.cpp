@@ -7,6 +7,7 @@
 #include <caf/send.hpp>
 #include <cstring>
 
+#include "protocol/deadlines.hpp"
 #include "sim/broken_weights.hpp"
 
 namespace lockstep::sim {
@@ -36,7 +37,9 @@ constexpr auto runs_for = milliseconds(100);
 milliseconds prompt_within(const settings& s) {
   const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
   const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
-  return milliseconds(admission + s.sync.stage_timeout_ms + commit);
+  // Each of the questions to other ranks: encode, carve, advance, and of an admission two more.
+  const auto ranks = s.transport.ranks > 1 ? 5 * s.sync.recovery_timeout_ms : 0;
+  return milliseconds(admission + s.sync.stage_timeout_ms + commit + ranks);
 }
 /// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.
 milliseconds report_within(const settings& s) {
@@ -142,6 +145,7 @@ void fleet::choose_settings() {
   s.sync.history_percent = static_cast<std::uint32_t>(mix(o_.seed, 0x415) % 3) * 400;
   if (mix(o_.seed, 0xc0de) % 4 == 0) s.sync.encoding = delta_encoding::raw;
   s.transport.fanout = o_.fanout;
+  s.transport.ranks = o_.ranks;
   s.transport.relay_stall_ms = 200;
   s.transport.relay_backoff_ms = 2'000;
   if (o_.tensors == 0) return;
@@ -163,6 +167,7 @@ std::function<std::uint64_t()> fleet::entropy_of(endpoint where, std::uint64_t l
 std::shared_ptr<const actor_env> fleet::env_of(endpoint where, std::uint64_t life) {
   auto env = std::make_shared<actor_env>();
   env->options = settings_;
+  if (is_rank(where)) env->options.transport.rank = (where - first_rank) % ranks_max;
   env->cluster = cluster_id;
   env->entropy = entropy_of(where, life);
   env->log = log_;
@@ -171,6 +176,11 @@ std::shared_ptr<const actor_env> fleet::env_of(endpoint where, std::uint64_t lif
 
 void fleet::start(network& net) {
   network_ = &net;
+  if (o_.ranks > 1) {
+    net.expect_ranks();
+    connections_ = std::make_unique<connections>(scheduler_, dice_, trace_, *this, net,
+                                                 silence_max(settings_), o_.seed);
+  }
   weight_buffer first(shape_);
   bytes values(static_cast<std::size_t>(shape_.total_bytes()));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = value_of(i, true);
@@ -216,6 +226,15 @@ endpoint fleet::where_is(const caf::scheduled_actor& actor) {
     for (const auto& [receiver, c] : s->children)
       if (is(c.flusher)) known = t.where + 1;
   }
+  for (const auto& t : trainers_)
+    for (const auto& p : t.others) {
+      if (is(p.actor)) known = p.where + 1;
+      const auto* s = state_of_rank(p);
+      if (s == nullptr) continue;
+      if (is(s->snapshot)) known = p.where + 1;
+      for (const auto& [receiver, r] : s->receivers)
+        if (is(r.flusher)) known = p.where + 1;
+    }
   return known == 0 ? nowhere : known - 1;
 }
 
@@ -226,8 +245,13 @@ receiver_process* fleet::receiver_of(const caf::scheduled_actor& actor) {
 
 trainer_process* fleet::trainer_of(const caf::scheduled_actor& actor) {
   const auto where = where_is(actor);
-  if (where == nowhere || where < first_trainer) return nullptr;
+  if (where == nowhere || where < first_trainer || is_rank(where)) return nullptr;
   return &trainers_[where - first_trainer];
+}
+
+std::optional<endpoint> fleet::where_trains(const caf::scheduled_actor& actor) {
+  const auto where = where_is(actor);
+  return where == nowhere || where < first_trainer ? std::nullopt : std::optional(where);
 }
 
 receiver_process* fleet::life(const participant& who) {
@@ -246,20 +270,31 @@ trainer_process& fleet::begin_trainer(const bytes& checkpoint) {
   t.weights = weight_buffer(shape_);
   copy_into(t.weights, from);
   remember(from);
-  t.store = std::make_shared<snapshot_store>(shape_, reader_of(t.weights), t.label,
-                                             settings_.sync.history_percent);
-  t.supervisor = scheduler_.system().spawn(supervisor_behavior, env_of(t.where, 0));
-  caf::anon_send(t.supervisor, boot_request{t.run, t.store, nullptr});
   trace_.line(trace_level::events,
               [&] { return name_of(t.where) + " starts as run " + std::to_string(t.run); });
+  t.supervisor = scheduler_.system().spawn(supervisor_behavior, env_of(t.where, 0));
+  if (o_.ranks > 1) {
+    begin_others(t);
+    return t;
+  }
+  t.store = std::make_shared<snapshot_store>(shape_, reader_of(t.weights), t.label,
+                                             settings_.sync.history_percent);
+  caf::anon_send(t.supervisor, boot_request{t.run, t.store, nullptr});
   return t;
 }
 
 void fleet::crash(trainer_process& t) {
+  for (auto& p : t.others) crash(p);
+  crash_first(t);
+}
+
+void fleet::crash_first(trainer_process& t) {
   if (!t.up) return;
+  if (connections_) connections_->end_of(t.where);
   const auto* s = actors_of(t).supervisor;
   t.up = false;
   if (s) {
+    t.last_run = std::max(t.last_run, s->last_run);
     if (s->trainer) {
       stop_actor(s->trainer->sender);
       stop_actor(s->trainer->join);
@@ -281,6 +316,14 @@ bool fleet::kill_one_actor(trainer_process& t, std::uint64_t chance) {
       {"snapshot", caf::actor_cast<caf::actor>(s->trainer->snapshot)}};
   for (const auto& [id, c] : s->children)
     if (c.flusher) all.emplace_back("flusher", caf::actor_cast<caf::actor>(c.flusher));
+  for (const auto& p : t.others) {
+    const auto* r = state_of_rank(p);
+    if (r == nullptr) continue;
+    if (r->snapshot) all.emplace_back("rank's snapshot", caf::actor_cast<caf::actor>(r->snapshot));
+    for (const auto& [id, reached] : r->receivers)
+      if (reached.flusher)
+        all.emplace_back("rank's flusher", caf::actor_cast<caf::actor>(reached.flusher));
+  }
   const auto& [name, actor] = all[chance % all.size()];
   trace_.line(trace_level::events,
               [&, what = name] { return name_of(t.where) + ": its " + what + " ends"; });
@@ -295,39 +338,43 @@ void fleet::remember(const bytes& snapshot) {
   checkpoints_.push_back(snapshot);
 }
 
-void fleet::train(trainer_process& t) {
+void fleet::move(bytes& weights) {
   const auto size = static_cast<std::size_t>(shape_.total_bytes());
-  auto now = bytes_of(t.weights);
   // Mostly a few elements; at times none, at times all.
   const auto kind = o_.tensors != 0 ? 1 : random_.below(16);
   const auto moved = kind == 0 ? 0 : kind == 1 ? size : 1 + random_.below(8);
   for (std::size_t i = 0; i < moved; ++i) {
     const auto at = moved == size ? i : random_.below(size);
-    now[at] = value_of(at, now[at] != value_of(at, true));
+    weights[at] = value_of(at, weights[at] != value_of(at, true));
   }
-  copy_into(t.weights, now);
 }
 
-void fleet::sync(trainer_process& t) {
-  train(t);
-  ++t.label;
+tensor_reader fleet::reader_of_sync(const weight_buffer& from, bool fails) const {
+  return [&from, fails](std::size_t index) -> std::span<const std::byte> {
+    if (fails) throw error(errc::bad_input, "on purpose");
+    return from.tensor(index);
+  };
+}
+
+void fleet::sync(trainer_process& t, bool again) {
+  if (!again) ++t.label;
+  auto now = o_.ranks > 1 ? weights_at(t, t.label) : bytes_of(t.weights);
+  if (o_.ranks == 1) move(now);
+  copy_into(t.weights, now);
   t.sync_txn = {};
   t.sync_base = {};
   t.due = std::max(scheduler_.now(), t.still_until) + report_within(settings_);
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
-  auto lent = std::ref(t.weights);
+  const auto* lent = &t.weights;
   if (o_.broken == variant::nan_mask) {
     t.mistaken = weight_buffer(shape_);
     const auto before = t.store->read([](const tensor_views& views) { return bytes_of(views); });
     copy_into(t.mistaken, compared_as_numbers(shape_, before, bytes_of(t.weights)));
-    lent = t.mistaken;
+    lent = &t.mistaken;
   }
-  tensor_reader tensors = [lent,
-                           fails = t.unreadable](std::size_t index) -> std::span<const std::byte> {
-    if (fails) throw error(errc::bad_input, "on purpose");
-    return std::as_const(lent.get()).tensor(index);
-  };
+  auto tensors = reader_of_sync(*lent, t.unreadable);
+  if (o_.ranks > 1) tensors = shard_reader(std::move(tensors), owned_by(0));
   trace_.line(trace_level::events,
               [&] { return name_of(t.where) + " wants sync " + std::to_string(t.label); });
   caf::anon_send(t.supervisor, sync_request{t.label, std::move(tensors), t.ticket});
@@ -358,15 +405,26 @@ bool fleet::stand_still(endpoint where, std::chrono::nanoseconds wait) {
     return true;
   };
   if (where < first_trainer) return stop(receivers_[where]);
-  auto& t = trainers_[where - first_trainer];
-  const bool stopped = stop(t);
-  if (stopped) t.due += wait;
-  return stopped;
+  const bool stopped = is_rank(where) ? stop(rank_at(where)) : stop(trainer_at(where));
+  if (!stopped) return false;
+  if (!is_rank(where)) trainer_at(where).due += wait;
+  // Whoever is linked to it gives it up.
+  const auto silent = silence_max(settings_);
+  if (connections_ && wait > silent)
+    scheduler_.in(silent, [this, where] {
+      if (is_still(where)) connections_->end_of(where);
+    });
+  return true;
 }
 
 void fleet::jump(std::chrono::nanoseconds by) {
   scheduler_.jump(by);
-  for (auto& t : trainers_) t.due += by;
+  for (auto& t : trainers_) {
+    t.due += by;
+    // To an end that looks at its clock first nothing has been heard for as long.
+    if (connections_ && by >= silence_max(settings_) && random_.chance(1, 2))
+      connections_->end_of(t.where);
+  }
 }
 
 void fleet::lift_pauses() {
@@ -376,12 +434,18 @@ void fleet::lift_pauses() {
   };
   std::ranges::for_each(receivers_, lift);
   std::ranges::for_each(trainers_, lift);
+  for (auto& t : trainers_) std::ranges::for_each(t.others, lift);
   scheduler_.wake();
 }
 
 // --- directory ----------------------------------------------------------------------------------
 
 std::string fleet::name_of(endpoint where) const {
+  if (is_rank(where)) {
+    const auto at = where - first_rank;
+    return "trainer-" + std::to_string(at / ranks_max + 1) + "/rank-" +
+           std::to_string(at % ranks_max);
+  }
   return where < first_trainer ? "receiver-" + std::to_string(where)
                                : "trainer-" + std::to_string(where - first_trainer + 1);
 }
@@ -394,7 +458,7 @@ std::optional<address> fleet::address_of(const caf::strong_actor_ptr& actor) {
   const std::string_view name = scheduled->name();
   if (name == "receiver") return address{where, role::receiver, 0};
   if (name == "relay") return address{where, role::relay, 0};
-  if (name == "supervisor") return address{where, role::supervisor, 0};
+  if (name == "supervisor" || name == "rank") return address{where, role::supervisor, 0};
   if (name == "join") return address{where, role::join, 0};
   if (name == "flusher") {
     const auto handle = caf::actor_cast<flusher_actor>(actor);
@@ -414,6 +478,7 @@ caf::strong_actor_ptr fleet::resolve(const address& who) {
     const auto& r = receivers_[who.where];
     return who.what == role::relay ? strong(r.relay) : strong(r.actor);
   }
+  if (is_rank(who.where)) return resolve_at_rank(who);
   const auto& t = trainers_[who.where - first_trainer];
   if (who.what == role::supervisor) return strong(t.supervisor);
   const auto* s = actors_of(t).supervisor;
@@ -432,6 +497,7 @@ endpoint fleet::door() {
 }
 
 bool fleet::is_up(endpoint where) const {
+  if (is_rank(where)) return find_rank(where).up;
   return where < first_trainer ? receivers_.at(where).up : trainers_.at(where - first_trainer).up;
 }
 

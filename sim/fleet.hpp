@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "actors/rank.hpp"
 #include "actors/states.hpp"
+#include "sim/connections.hpp"
 #include "sim/network.hpp"
 #include "sim/options.hpp"
 
@@ -72,9 +74,51 @@ struct receiver_process {
 /// Whether what it takes is what `what` has there.
 bool holds(const receiver_process& r, const bytes& what);
 
-/// One trainer's process: at most one leads, older ones are zombies.
+struct trainer_process;
+
+/// What the training loop of one rank is about, where there are several: it seeds until that
+/// succeeds, and comes to one sync after the other until the run is over.
+struct training_loop {
+  bool seeks = true;                ///< it has no run
+  std::future<version_ref> seeded;  ///< of the seed under way
+  std::uint64_t base = 0;           ///< its label
+  std::uint64_t meant = 0;  ///< label of the training step that it synced, or left out, last
+  bool repeats = false;     ///< that was called off, and is tried again
+  bool planned = false;     ///< it does something in a moment
+};
+
+/// Another process of a trainer of several ranks, over all its lives.
+struct rank_process {
+  endpoint where = 0;
+  std::uint32_t number = 0;  ///< from 1
+  trainer_process* of = nullptr;
+  shard_mask owned;
+  weight_buffer weights;  ///< what it trains, of which it owns a part
+  rank_actor actor;
+  unsigned lives = 0;
+  bool up = false;
+  bool standing_still = false;
+  time_point still_until;
+  std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
+  std::uint64_t label = 0;
+  bool unreadable = false;  ///< its tensors, in that sync
+  training_loop loop;
+  version_ref highest;  ///< its snapshot ever stood at
+  txn_ref dropped;      ///< the latest transaction that it was told is over,
+  txn_ref over;         ///< and the one when its trainer last came to a sync
+};
+
+/// One trainer's process: at most one leads, older ones are zombies. Of several ranks the one that
+/// leads.
 struct trainer_process {
   endpoint where = 0;
+  std::deque<rank_process> others;  ///< ranks; a deque: what is under way holds their addresses
+  training_loop loop;
+  std::map<std::uint64_t, bytes> weights_of;  ///< of several ranks: what a label names
+  std::uint64_t base = 0;                     ///< label that they seed with
+  bool lost = false;                          ///< somebody knows that their run is over
+  std::uint64_t last_run = 0;                 ///< of the lives of its first process before
+  unsigned lives = 1;                         ///< of its first process
   std::uint64_t run = 0;   ///< that it was started with; its own restarts count up
   weight_buffer weights;   ///< what it trains; not changed while a sync reads it
   weight_buffer mistaken;  ///< what is encoded in their place, where that is broken on purpose
@@ -131,8 +175,18 @@ class fleet final : public directory {
   /// Whose actor this is; one of them, or neither.
   receiver_process* receiver_of(const caf::scheduled_actor& actor);
   trainer_process* trainer_of(const caf::scheduled_actor& actor);
+  rank_process* rank_of(const caf::scheduled_actor& actor);
+  /// At which process of a trainer it is, if it is at one.
+  std::optional<endpoint> where_trains(const caf::scheduled_actor& actor);
   receiver_process* life(const participant& who);
   trainer_process& trainer_at(endpoint where) { return trainers_.at(where - first_trainer); }
+  static bool is_rank(endpoint where) { return where >= first_rank; }
+  rank_process& rank_at(endpoint where) { return const_cast<rank_process&>(find_rank(where)); }
+  rank_state* state_of_rank(const rank_process& p) const;
+  snapshot_state* snapshot_of_rank(const rank_process& p) const;
+  /// Whether the bytes that all ranks hold of `version` together are `what`. A rank whose run is
+  /// another holds nothing of it.
+  bool snapshot_is(const trainer_process& t, version_ref version, const bytes& what) const;
 
   // --- what happens to it
   void crash(receiver_process& r, std::uint64_t chance);
@@ -147,8 +201,23 @@ class fleet final : public directory {
   bool stand_still(endpoint where, std::chrono::nanoseconds wait);
   void lift_pauses();
   bool kill_one_actor(trainer_process& t, std::uint64_t chance);
-  /// A training step, and the sync of what came of it.
-  void sync(trainer_process& t);
+  // Of a trainer of several ranks, one process.
+  void crash(rank_process& p);
+  void begin_life(rank_process& p);
+  /// The first process of a trainer, with nothing of the life before.
+  void crash_first(trainer_process& t);
+  void begin_first(trainer_process& t);
+  /// What a label of its names.
+  const bytes& weights_at(trainer_process& t, std::uint64_t label);
+  /// `boot_request` of one rank, as a trainer's `seed` makes it.
+  boot_request boot_of(const trainer_process& t, const shard_mask& owned,
+                       const weight_buffer& weights) const;
+  shard_mask owned_by(std::uint32_t rank) const;
+  /// One rank comes to the sync that it calls `label`.
+  void sync(rank_process& p, std::uint64_t label);
+  connections& links() { return *connections_; }
+  /// A training step, and the sync of what came of it. `again`: of what came of the last one.
+  void sync(trainer_process& t, bool again = false);
   /// All clocks go ahead; nobody is late for that.
   void jump(std::chrono::nanoseconds by);
   /// Weights that some trainer's snapshot once held.
@@ -175,10 +244,14 @@ class fleet final : public directory {
   caf::strong_actor_ptr resolve(const address& who) override;
   endpoint door() override;
   bool is_up(endpoint where) const override;
+  bool is_still(endpoint where) const override;
+  std::vector<endpoint> others_of(endpoint trainer) const override;
 
  private:
   class engine_faults;
   static constexpr endpoint first_trainer = 1000;
+  static constexpr endpoint first_rank = 1'000'000;
+  static constexpr endpoint ranks_max = 16;
   static constexpr endpoint nowhere = ~endpoint{0};
   static constexpr std::uint64_t cluster_id = 77;
 
@@ -192,10 +265,16 @@ class fleet final : public directory {
   std::shared_ptr<fault_source> faults_on_purpose();
   shard_mask part_of_receiver(const receiver_process& r) const;
   receiver_hooks hooks_of(receiver_process& r);
+  flusher_actor ranks_of(const receiver_process& r);
   relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);
   std::shared_ptr<const actor_env> env_of(endpoint where, std::uint64_t life);
-  void train(trainer_process& t);
+  const rank_process& find_rank(endpoint where) const;
+  caf::strong_actor_ptr resolve_at_rank(const address& who);
+  void begin_others(trainer_process& t);
+  /// A training step.
+  void move(bytes& weights);
+  tensor_reader reader_of_sync(const weight_buffer& from, bool fails) const;
   endpoint where_is(const caf::scheduled_actor& actor);
   template <class Handle>
   void stop_actor(const Handle& actor) {
@@ -207,6 +286,7 @@ class fleet final : public directory {
   dice& dice_;
   trace& trace_;
   network* network_ = nullptr;
+  std::unique_ptr<connections> connections_;
   random_stream random_;
   settings settings_;
   layout shape_;

@@ -149,6 +149,12 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
   return out;
 }
 
+/// Nobody but the ranks of a trainer knows whose a bucket is: all hear of it.
+flusher_actor fleet::ranks_of(const receiver_process& r) {
+  if (o_.ranks == 1) return {};
+  return network_->handle_as<flusher_actor>(r.where, {first_trainer, role::doors, r.id});
+}
+
 /// Others find it at the number of its process.
 relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env) {
   if (o_.fanout == 0) return {};
@@ -158,7 +164,7 @@ relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const acto
                    relay_dialed{order.order, network_->handle_as<relay_actor>(where, parent), {}});
   };
   r.relay = scheduler_.system().spawn(relay_behavior, env, r.id, name_of(r.where), r.inc,
-                                      relay_dialer(dial), flusher_actor());
+                                      relay_dialer(dial), ranks_of(r));
   return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
 }
 
@@ -185,6 +191,7 @@ void fleet::begin_life(receiver_process& r) {
   r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
                                              hooks_of(r), faults_, r.taken);
   auto side = relay_of(r, env);
+  network_->begin_life(r.where);
   r.actor = scheduler_.system().spawn(
       receiver_behavior, std::move(env), r.bytes_of_life, r.inc,
       network_->handle_as<supervisor_actor>(r.where, {first_trainer, role::door, 0}),

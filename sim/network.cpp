@@ -50,10 +50,10 @@ caf::strong_actor_ptr network::handle(endpoint owner, const address& target) {
   return known;
 }
 
-bool network::break_handles(endpoint of) {
+bool network::break_handles(endpoint of, std::optional<endpoint> owner) {
   bool any = false;
   for (auto it = handles_.begin(); it != handles_.end();) {
-    if (it->first.second.where != of) {
+    if (it->first.second.where != of || (owner && it->first.first != *owner)) {
       ++it;
       continue;
     }
@@ -93,6 +93,11 @@ void network::heal() {
   for (auto& [who, l] : links_) l.cut_until = l.slow_until = l.flaps_until = {};
 }
 
+std::chrono::nanoseconds network::slowness(endpoint from, endpoint to) {
+  const auto& l = links_[{from, to}];
+  return l.slow_until > scheduler_.now() ? l.slower : std::chrono::nanoseconds(0);
+}
+
 bool network::is_cut(endpoint from, endpoint to) {
   const auto& l = links_[{from, to}];
   const auto now = scheduler_.now();
@@ -114,9 +119,11 @@ void network::send(endpoint from, const address& target, const caf::strong_actor
   if (!directory_.is_up(from)) return;
   packet p;
   p.from = from;
-  p.to = target;
-  if (target.what == role::door) p.to = {directory_.door(), role::supervisor, 0};
   if (sender) p.sender = directory_.address_of(sender);
+  if (ranks_) note_round(from, target, content);
+  const auto meant = meant_by(from, target);
+  if (meant.empty()) return;
+  p.to = meant.front();
   if (content.match_elements<welcome>()) {
     p.greeting = welcome{content.get_as<welcome>(0).run, join_actor{}};
     ship(std::move(p), nullptr);
@@ -130,16 +137,46 @@ void network::send(endpoint from, const address& target, const caf::strong_actor
     });
     return;
   }
+  if (ranks_ && std::holds_alternative<bucket_msg>(*m)) p.round = rounds_[{from, target}];
+  // To the other ranks the same.
+  for (std::size_t i = 1; i < meant.size(); ++i) {
+    auto copy = p;
+    auto same = *m;
+    copy.to = meant[i];
+    ship(std::move(copy), &same);
+  }
   ship(std::move(p), &*m);
 }
 
+/// Whom a receiver speaks to over all its links.
+std::vector<address> network::meant_by(endpoint from, const address& target) {
+  if (target.what != role::door && target.what != role::doors) return {target};
+  const auto known = announcers_.find(from);
+  if (target.what == role::doors && known == announcers_.end()) return {};
+  const auto leader = target.what == role::door ? directory_.door() : known->second;
+  const auto what = target.what == role::door ? role::supervisor : role::flusher;
+  std::vector<address> out{{leader, what, target.flusher_of}};
+  for (const auto other : directory_.others_of(leader))
+    out.push_back({other, what, target.flusher_of});
+  return out;
+}
+
+/// What begins a shipment says what round its buckets are of.
+void network::note_round(endpoint from, const address& target, const caf::message& content) {
+  auto& now = rounds_[{from, target}];
+  if (content.match_elements<part_head>()) now = content.get_as<part_head>(0).round;
+  if (content.match_elements<redo_msg>()) now = content.get_as<redo_msg>(0).round;
+  if (content.match_elements<prepare_msg>() || content.match_elements<full_begin_msg>()) now = 0;
+}
+
 void network::say(endpoint from, const address& target, const wire_message& m) {
-  packet p;
-  p.from = from;
-  p.to = target;
-  if (target.what == role::door) p.to = {directory_.door(), role::supervisor, 0};
-  auto copy = m;
-  ship(std::move(p), &copy);
+  for (const auto& to : meant_by(from, target)) {
+    packet p;
+    p.from = from;
+    p.to = to;
+    auto copy = m;
+    ship(std::move(p), &copy);
+  }
 }
 
 /// When the last byte is through both ends of the way, without the time in between.
@@ -182,11 +219,10 @@ void network::ship(packet p, wire_message* m) {
   if (is_cut(p.from, to)) return lost("cut off");
   if (dice_.strikes(f::lose)) return lost("lost");
   auto& l = links_[{p.from, to}];
-  const auto now = scheduler_.now();
   const bool bulk = m && std::holds_alternative<bucket_msg>(*m);
   // A tenth of a millisecond to one.
   auto arrives = leaves(p.from, to, p.bytes.size(), bulk) + microseconds(100 + random_.below(900));
-  if (l.slow_until > now) arrives += l.slower;
+  arrives += slowness(p.from, to);
   if (dice_.strikes(f::delay)) arrives += milliseconds(dice_.below(f::delay, 3'000));
   // Control travels on a connection of its own where links have limits.
   auto& last = bulk && rate_ != 0 ? l.last_bulk : l.last;
@@ -248,10 +284,31 @@ void network::arrive(packet p) {
   if (auto* m = std::get_if<wire_message>(&read)) {
     if (p.damaged) unnoticed_ = describe(*m);
     if (translator_ && !translator_->on_arrival(*m, p.from, to)) return;
+    if (ranks_ && p.to.what == role::receiver) return deliver(p, *m, sender, target);
     std::visit([&](auto& x) { enqueue(std::move(x)); }, *m);
   } else {
     dropped("damaged, refused");
   }
+}
+
+/// Buckets that come before their announcement wait for it.
+void network::deliver(const packet& p, wire_message& m, const caf::strong_actor_ptr& sender,
+                      const caf::strong_actor_ptr& target) {
+  const auto enqueue = [&](const caf::strong_actor_ptr& from, auto&& content) {
+    target->get()->enqueue(caf::make_mailbox_element(from, caf::make_message_id(), {},
+                                                     std::forward<decltype(content)>(content)),
+                           nullptr);
+  };
+  const auto take = [&](arrivals::bucket b) { enqueue(b.from, std::move(b.what.bucket)); };
+  auto& told = arrivals_[p.to.where];
+  if (auto* bucket = std::get_if<bucket_msg>(&m))
+    return told.on_bucket({{std::move(*bucket), p.round}, sender}, take);
+  std::optional<shipment> begun;
+  if (const auto* x = std::get_if<prepare_msg>(&m)) begun = shipment_of(*x);
+  if (const auto* x = std::get_if<redo_msg>(&m)) begun = shipment_of(*x);
+  if (const auto* x = std::get_if<full_begin_msg>(&m)) begun = shipment_of(*x);
+  std::visit([&](auto& x) { enqueue(sender, std::move(x)); }, m);
+  if (begun && told.on_announced(*begun, take)) announcers_[p.to.where] = p.from;
 }
 
 }  // namespace lockstep::sim

@@ -11,23 +11,24 @@
 
 #include "actors/interfaces.hpp"
 #include "messages/wire.hpp"
+#include "sim/arrivals.hpp"
 #include "sim/faults.hpp"
 #include "sim/scheduler.hpp"
 #include "sim/trace.hpp"
 
 namespace lockstep::sim {
 
-/// One process; receivers first, trainers after them.
+/// One process; receivers first, trainers after them, and their other ranks last.
 using endpoint = std::uint32_t;
 
 /// Which actor of a process is spoken to. Resolved when a message arrives: like an address of a
 /// container, it may belong to another life by then.
-enum class role : std::uint8_t { supervisor, join, flusher, receiver, door, relay };
+enum class role : std::uint8_t { supervisor, join, flusher, receiver, door, relay, doors };
 
 struct address {
   endpoint where = 0;
   role what = role::receiver;
-  receiver_id flusher_of = 0;  ///< of a flusher
+  receiver_id flusher_of = 0;  ///< of a flusher, and of those of all ranks (`doors`)
 
   friend auto operator<=>(const address&, const address&) = default;
 };
@@ -44,6 +45,9 @@ class directory {
   /// The trainer that receivers find when they say hello.
   virtual endpoint door() = 0;
   virtual bool is_up(endpoint where) const = 0;
+  virtual bool is_still(endpoint where) const = 0;
+  /// The other ranks of the trainer that this one leads.
+  virtual std::vector<endpoint> others_of(endpoint trainer) const = 0;
 };
 
 /// Changes a message as it crosses, both ways; for protocols that are broken on purpose.
@@ -69,15 +73,22 @@ class network {
   /// Says something for a process that is about to end.
   void say(endpoint from, const address& target, const wire_message& m);
 
-  /// Handles that reach `of` break, wherever they are held; whoever monitors them is told.
-  /// False: nobody holds one.
-  bool break_handles(endpoint of);
+  /// Handles that reach `of` break, wherever they are held, or where `owner` holds them; whoever
+  /// monitors them is told. False: nobody holds one.
+  bool break_handles(endpoint of, std::optional<endpoint> owner = std::nullopt);
+  /// Who is at `where` now has heard of no shipment.
+  void begin_life(endpoint where) { arrivals_.erase(where); }
 
   void cut(endpoint from, endpoint to, time_point until);
   void slow(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds by);
   /// Cut off and let through in turn, each for `half`.
   void flap(endpoint from, endpoint to, time_point until, std::chrono::nanoseconds half);
   void heal();
+  bool is_cut(endpoint from, endpoint to);
+  /// By how much what is sent now is late.
+  std::chrono::nanoseconds slowness(endpoint from, endpoint to);
+  /// Trainers have several ranks, so buckets of one shipment come from several processes.
+  void expect_ranks() { ranks_ = true; }
   /// No process sends or takes more than this; 0: no limit. Bulk waits for its turn, the rest does
   /// not, but takes its share.
   void set_rate(std::uint64_t bytes_per_s) { rate_ = bytes_per_s; }
@@ -124,6 +135,7 @@ class network {
     std::vector<std::byte> bytes;
     std::optional<welcome> greeting;  ///< travels beside the wire form: it carries a handle
     bool damaged = false;
+    std::uint64_t round = 0;  ///< of a bucket, where trainers have several ranks
     std::uint64_t number = 0;
   };
   void send(endpoint from, const address& target, const caf::strong_actor_ptr& sender,
@@ -134,7 +146,10 @@ class network {
   void damage(packet& p);
   void cut_short(packet& p);
   void arrive(packet p);
-  bool is_cut(endpoint from, endpoint to);
+  void deliver(const packet& p, wire_message& m, const caf::strong_actor_ptr& sender,
+               const caf::strong_actor_ptr& target);
+  void note_round(endpoint from, const address& target, const caf::message& content);
+  std::vector<address> meant_by(endpoint from, const address& target);
   std::string show(const packet& p);
 
   scheduler& scheduler_;
@@ -151,6 +166,10 @@ class network {
   std::map<endpoint, time_point> out_free_;  ///< when what was to leave has left
   std::map<endpoint, time_point> in_free_;
   std::map<endpoint, std::uint64_t> sent_;
+  bool ranks_ = false;
+  std::map<std::pair<endpoint, address>, std::uint64_t> rounds_;  ///< of what is shipped now
+  std::map<endpoint, arrivals> arrivals_;
+  std::map<endpoint, endpoint> announcers_;  ///< who told a receiver of a shipment last
   std::uint64_t number_ = 0;
   std::size_t under_way_ = 0;
   std::uint64_t lost_acks_ = 0;

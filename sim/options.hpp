@@ -58,6 +58,7 @@ struct run_options {
   unsigned syncs = 20;  ///< asked for while faults strike; two more follow when they have stopped
   /// Different parts of the tensors that receivers take; some take all. 0: all do.
   unsigned parts = 0;
+  unsigned ranks = 1;   ///< of each trainer, 1 to 4
   unsigned fanout = 0;  ///< `transport.fanout`; 0: every receiver has everything from the trainer
   /// Of each process to all others, and back; 0: no matter how much.
   std::uint64_t link_bytes_per_s = 0;

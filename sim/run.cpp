@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "sim/checker.hpp"
+#include "sim/training.hpp"
 #include "sim/validator.hpp"
 #include "weights/workers.hpp"
 
@@ -33,6 +33,8 @@ constexpr auto away_min = milliseconds(1);
 constexpr auto late_until = seconds(5);
 constexpr auto report_within = seconds(60);
 constexpr std::size_t trainers_max = 8;
+/// Syncs that a rank which is elsewhere may take to come to where the others are.
+constexpr int aligned_within = 4;
 
 class simulation final : public spectator {
  public:
@@ -46,25 +48,28 @@ class simulation final : public spectator {
         network_(scheduler_, dice_, trace_, fleet_, o.seed),
         saboteur_(o.broken, fleet_),
         checker_(fleet_, saboteur_),
-        validator_(fleet_) {
+        validator_(fleet_),
+        training_(o, fleet_, scheduler_, dice_, checker_) {
     scheduler_.set_spectator(this);
     network_.set_translator(&saboteur_);
     network_.set_listener([this](endpoint from, endpoint to, const wire_message& m) {
       if (from < fleet_.receivers().size())
         checker_.on_sent(from, m);
-      else if (to < fleet_.receivers().size())
+      else if (to < fleet_.receivers().size() && !fleet::is_rank(from))
         checker_.on_said(fleet_.trainer_at(from), to, m);
       validator_.on_sent(from, to, m);
     });
     fleet_.on_lie = [this] { validator_.on_lie(); };
+    training_.on_seeded = [this](trainer_process& t) {
+      if (troubled_) want_sync(t);
+    };
   }
 
   ~simulation() override { scheduler_.end(); }
 
   run_result run() {
     fleet_.start(network_);
-    checker_.on_boot(fleet_.leader().run, fleet_.checkpoint(0));
-    want_sync(fleet_.leader());
+    begin_training(fleet_.leader(), fleet_.checkpoint(0));
     trouble();
     if (!stopped()) peace();
     trace_.line(trace_level::events, [&]() -> std::string {
@@ -85,6 +90,7 @@ class simulation final : public spectator {
   // --- spectator
   bool stands_still(const caf::scheduled_actor& actor) override {
     if (const auto* r = fleet_.receiver_of(actor)) return r->standing_still;
+    if (const auto* p = fleet_.rank_of(actor)) return p->standing_still;
     const auto* t = fleet_.trainer_of(actor);
     return t && t->standing_still;
   }
@@ -113,6 +119,9 @@ class simulation final : public spectator {
       // Only these say what became of a sync.
       const std::string_view name = actor.name();
       if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t, actor);
+      if (o_.ranks > 1) training_.after(*t);
+    } else if (auto* p = fleet_.rank_of(actor)) {
+      training_.after(*p);
     }
   }
 
@@ -124,8 +133,8 @@ class simulation final : public spectator {
     std::string who = actor.name();
     if (const auto* r = fleet_.receiver_of(actor)) {
       who = fleet_.name_of(r->where);
-    } else if (const auto* t = fleet_.trainer_of(actor)) {
-      who = fleet_.name_of(t->where) + '/' + who;
+    } else if (const auto where = fleet_.where_trains(actor)) {
+      who = fleet_.name_of(*where) + '/' + who;
       // Flushers are told apart by whom they ship to.
       if (const auto at = fleet_.address_of(caf::strong_actor_ptr(actor.ctrl()));
           at && at->what == role::flusher)
@@ -146,7 +155,7 @@ class simulation final : public spectator {
                         network_.unnoticed());
     if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(f::attach))
       checker_.violated("bounds: timers become more and more");
-    if (network_.under_way() > under_way_max)
+    if (network_.under_way() + (o_.ranks > 1 ? fleet_.links().under_way() : 0) > under_way_max)
       checker_.violated("bounds: messages on their way become more and more");
     if (steps_since_asked() > steps_max) checker_.violated("bounds: the run does not end");
     for (const auto& t : fleet_.trainers())
@@ -168,14 +177,27 @@ class simulation final : public spectator {
   void want_sync(trainer_process& t) {
     scheduler_.in(milliseconds(random_.below(300)), [this, &t] {
       if (!t.up || t.ticket || (troubled_ && issued_ >= o_.syncs)) return;
+      if (o_.ranks > 1 && t.loop.seeks) return;
       if (!t.standing_still) checker_.check_released(t);
       if (&t == &fleet_.leader()) {
         ++issued_;
         asked_step_ = result_.steps;
       }
       asked_at_ = scheduler_.now();
-      fleet_.sync(t);
+      begin_sync(t);
     });
+  }
+
+  void begin_sync(trainer_process& t) {
+    fleet_.sync(t, t.loop.repeats);
+    if (o_.ranks > 1) training_.follow(t);
+  }
+
+  /// A trainer starts from these weights.
+  void begin_training(trainer_process& t, const bytes& from) {
+    if (o_.ranks > 1) return training_.begin(t);
+    checker_.on_boot(t.run, from);
+    want_sync(t);
   }
 
   void look_for_report(trainer_process& t, const caf::scheduled_actor& actor) {
@@ -188,14 +210,19 @@ class simulation final : public spectator {
     checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
     trace_.line(trace_level::events, [&] { return report_text(t, *report); });
     last_ = report->result;
+    if (o_.ranks > 1) training_.on_report(t, *report);
     if (report->complete()) fleet_.remember(bytes_of(t.weights));
     if (&t == &fleet_.leader() && !troubled_) {
       if (scheduler_.now() - asked_at_ > report_within) checker_.violated("L1: a report came late");
       return;
     }
-    const bool over = report->reason == errc::shut_down || report->reason == errc::fenced;
+    // Of several ranks a run is not taken up by itself.
+    const bool dead = o_.ranks > 1 && report->reason == errc::dead && report->participants.empty();
+    const bool over = report->reason == errc::shut_down || report->reason == errc::fenced || dead;
     if (over && &t != &fleet_.leader()) return retire(t, report->reason);
+    if (over && o_.ranks > 1 && report->reason != errc::fenced) return training_.seed(t);
     if (over) return replace_leader();
+    if (o_.ranks > 1 && t.loop.seeks) return training_.seed(t);
     want_sync(t);
   }
 
@@ -234,9 +261,7 @@ class simulation final : public spectator {
 
   void begin_trainer(std::uint64_t chance) {
     const auto from = fleet_.checkpoint(chance);
-    auto& t = fleet_.begin_trainer(from);
-    checker_.on_boot(t.run, from);
-    want_sync(t);
+    begin_training(fleet_.begin_trainer(from), from);
   }
 
   void end(trainer_process& t) {
@@ -269,6 +294,13 @@ class simulation final : public spectator {
     return dice_.below(id, 4) != 0 ? all.back() : all[dice_.below(id, all.size())];
   }
 
+  /// A trainer's process: the one that leads, or any.
+  endpoint some_process(f id) {
+    const auto& t = some_trainer(id);
+    const auto rank = t.others.empty() ? 0 : dice_.below(id, o_.ranks);
+    return rank == 0 ? t.where : t.others[rank - 1].where;
+  }
+
   void strike(f id) {
     say_strikes();
     if (took_effect(id)) return;
@@ -281,7 +313,7 @@ class simulation final : public spectator {
   bool stand_still(f id) {
     const std::uint64_t most = dice_.below(id, 8) == 0 ? 20'000 : 4'000;
     const auto wait = milliseconds(dice_.below(id, most));
-    const auto who = id == f::slow_trainer ? some_trainer(id).where : some_receiver(id).where;
+    const auto who = id == f::slow_trainer ? some_process(id) : some_receiver(id).where;
     return fleet_.stand_still(who, wait);
   }
 
@@ -301,7 +333,7 @@ class simulation final : public spectator {
       case f::attach:
         return attach();
       case f::false_down:
-        return network_.break_handles(some_receiver(id).where);
+        return false_down();
       case f::slow_receiver:
       case f::slow_trainer:
         return stand_still(id);
@@ -324,10 +356,12 @@ class simulation final : public spectator {
   }
 
   bool strike_link(f id) {
-    const auto a = some_receiver(id).where;
+    // Ranks speak to the one that leads.
+    const bool among_ranks = o_.ranks > 1 && dice_.below(id, 4) == 0;
+    const auto a = among_ranks ? fleet_.leader().where : some_receiver(id).where;
     // Receivers that pass things on have links to each other, too.
     const bool relayed = o_.fanout != 0 && dice_.below(id, 2) == 0;
-    const auto b = relayed ? some_receiver(id).where : some_trainer(id).where;
+    const auto b = relayed ? some_receiver(id).where : some_process(id);
     if (a == b) return false;
     const auto until = scheduler_.now() + milliseconds(dice_.below(id, 8000));
     if (id == f::slow_link) {
@@ -346,6 +380,16 @@ class simulation final : public spectator {
     if (way != 0) network_.cut(a, b, until);
     if (way != 1) network_.cut(b, a, until);
     return true;
+  }
+
+  bool false_down() {
+    const auto of = some_receiver(f::false_down).where;
+    if (o_.ranks == 1) return network_.break_handles(of);
+    // It may be told so at one rank, or what links a rank to the one that leads may break.
+    const auto where = some_process(f::false_down);
+    const auto what = dice_.below(f::false_down, 8);
+    if (what == 0) return fleet_.links().break_one(where);
+    return what < 4 ? network_.break_handles(of) : network_.break_handles(of, where);
   }
 
   bool swizzle() {
@@ -370,6 +414,7 @@ class simulation final : public spectator {
     };
     std::ranges::for_each(fleet_.receivers(), both_ways);
     std::ranges::for_each(fleet_.trainers(), both_ways);
+    for (const auto& t : fleet_.trainers()) std::ranges::for_each(t.others, both_ways);
   }
 
   bool crash_receiver() {
@@ -421,6 +466,11 @@ class simulation final : public spectator {
 
   bool crash_trainer() {
     auto& t = fleet_.leader();
+    if (const auto one = o_.ranks > 1 ? dice_.below(f::crash_trainer, o_.ranks + 1) : 0; one != 0) {
+      if (one == 1 && t.ticket) ++result_.lost;
+      const auto away = milliseconds(dice_.below(f::crash_trainer, 3000));
+      return training_.crash(t, static_cast<std::uint32_t>(one - 1), away);
+    }
     if (!t.up || fleet_.trainers().size() >= trainers_max) return false;
     end(t);
     const auto chance = dice_.below(f::crash_trainer, 1u << 30);
@@ -438,7 +488,10 @@ class simulation final : public spectator {
     fleet_.lift_pauses();
     auto& all = fleet_.trainers();
     for (std::size_t i = 0; i + 1 < all.size(); ++i) end(all[i]);
-    if (!fleet_.leader().up) begin_trainer(random_());
+    if (o_.ranks > 1)
+      training_.end_trouble(fleet_.leader());
+    else if (!fleet_.leader().up)
+      begin_trainer(random_());
     // Who left comes back: `sync.members_min` may ask for all of them.
     for (auto& r : fleet_.receivers()) {
       r.wanted = true;
@@ -450,17 +503,34 @@ class simulation final : public spectator {
     for (const auto until = scheduler_.now() + late_until; scheduler_.now() < until;)
       if (!step()) return;
     for (int last = 0; last < 2; ++last) {
-      if (!become_whole()) return;
+      if (!become_whole() || !align()) return;
       const bool rotten = any_rotten();
-      asked_at_ = scheduler_.now();
-      fleet_.sync(fleet_.leader());
-      while (fleet_.leader().ticket)
-        if (!step()) return;
+      if (!sync_in_peace()) return;
       // Whoever finds rot refuses, and what comes of that depends on who else there is.
       if (!rotten && last_ != sync_result::ok)
         return checker_.violated("L1: after the faults had stopped a sync was not ok");
     }
     if (become_whole() && any_rotten()) checker_.violated("I1: rot was not found");
+  }
+
+  bool sync_in_peace() {
+    asked_at_ = scheduler_.now();
+    begin_sync(fleet_.leader());
+    while (fleet_.leader().ticket)
+      if (!step()) return false;
+    return true;
+  }
+
+  /// A rank that is at another sync than the others is so until they come to their next one.
+  bool align() {
+    for (int tries = 0; o_.ranks > 1 && !training_.is_aligned(fleet_.leader()); ++tries) {
+      if (tries == aligned_within) {
+        checker_.violated("L1: a rank never comes to the sync of the others");
+        return false;
+      }
+      if (!sync_in_peace() || !become_whole()) return false;
+    }
+    return true;
   }
 
   bool any_rotten() { return std::ranges::any_of(fleet_.receivers(), &receiver_process::rotten); }
@@ -469,7 +539,10 @@ class simulation final : public spectator {
   void help() {
     const auto actors = fleet_.actors_of(fleet_.leader());
     if (!actors.supervisor) return;
-    if (!actors.supervisor->trainer && actors.supervisor->last_run != 0) return replace_leader();
+    if (o_.ranks > 1)
+      training_.help(fleet_.leader());
+    else if (!actors.supervisor->trainer && actors.supervisor->last_run != 0)
+      return replace_leader();
     for (const auto& [id, record] : actors.supervisor->policy->records()) {
       auto* r = fleet_.life({id, record.inc});
       if (r && record.where == standing::gave_up && record.reason != errc::dead) {
@@ -481,7 +554,11 @@ class simulation final : public spectator {
   bool become_whole() {
     const auto until = scheduler_.now() + whole_within;
     auto look_at = scheduler_.now();
-    while (!checker_.is_whole(fleet_.leader())) {
+    const auto is_whole = [this] {
+      return checker_.is_whole(fleet_.leader()) &&
+             (o_.ranks == 1 || training_.is_at_rest(fleet_.leader()));
+    };
+    while (!is_whole()) {
       if (!step()) return false;
       if (scheduler_.now() < look_at) continue;
       help();
@@ -504,6 +581,7 @@ class simulation final : public spectator {
   saboteur saboteur_;
   checker checker_;
   validator validator_;
+  training training_;
   unsigned issued_ = 0;
   std::size_t said_ = 0;          // how many strikes have been named
   std::uint64_t asked_step_ = 0;  // at which the leader asked for its last sync

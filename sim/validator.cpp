@@ -4,6 +4,24 @@ namespace lockstep::sim {
 
 namespace {
 
+/// What another rank has answered.
+std::optional<sender_event> event_of(shard_task what) {
+  using e = sender_event;
+  switch (what) {
+    case shard_task::encode:
+    case shard_task::carve:
+      return e::encoded;
+    case shard_task::prove:
+      return e::proof;
+    case shard_task::plan:
+      return e::full_encoded;
+    case shard_task::advance:
+      return e::advanced;
+    default:
+      return std::nullopt;
+  }
+}
+
 /// What a sender handles, as the model names it; nothing for what is no word to its machine.
 std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
   using e = sender_event;
@@ -16,6 +34,7 @@ std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
   if (m.match_elements<advance_result>()) return e::advanced;
   if (m.match_elements<newer_run_notice>()) return e::newer_run;
   if (m.match_elements<tick>()) return e::tick;
+  if (m.match_elements<shard_result_msg>()) return event_of(m.get_as<shard_result_msg>(0).what);
   // Who is reported on when, and nothing else.
   if (m.match_elements<hurry_request>()) return e::membership;
   if (m.match_elements<admit_request>() || m.match_elements<down_notice>() ||
@@ -112,6 +131,10 @@ void validator::finish(trainer_process& t) {
   if (!s) return;
   auto& step = *sender_;
   step.after = s->machine->summarize();
+  // Where one rank of several has advanced, the others are waited for: nothing to the model.
+  if (!s->setup.ranks.empty() && step.event == sender_event::advanced &&
+      step.after.phase == sync_phase::advancing)
+    step.event = sender_event::sync;
   if (born_) {
     const auto& setup = s->setup;
     step.before = sync_fsm(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
