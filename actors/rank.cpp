@@ -65,8 +65,12 @@ void on_down(pointer self, const caf::down_msg& m) {
     if (state.coordinator) self->send_exit(state.coordinator, caf::exit_reason::kill);
     return;
   }
+  // Without its flusher a receiver gets nothing from here: it is linked anew when it announces
+  // itself, and nobody counts on it until then.
   for (auto& [id, r] : state.receivers)
-    if (r.receiver && r.receiver.address() == m.source) return unreach(self, id, r);
+    if ((r.receiver && r.receiver.address() == m.source) ||
+        (r.flusher && r.flusher.address() == m.source))
+      return unreach(self, id, r);
 }
 
 // --- the trainer of this rank -------------------------------------------------------------------

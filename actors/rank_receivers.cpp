@@ -83,7 +83,10 @@ void introduce(pointer self) {
 void unreach(pointer self, receiver_id id, rank_state::reached& r) {
   const bool was = static_cast<bool>(r.receiver);
   if (was) self->demonitor(r.receiver.address());
-  if (r.flusher) self->send_exit(r.flusher, caf::exit_reason::user_shutdown);
+  if (r.flusher) {
+    self->demonitor(r.flusher.address());
+    self->send_exit(r.flusher, caf::exit_reason::user_shutdown);
+  }
   r.receiver = nullptr;
   r.flusher = nullptr;
   if (was) tell_reach(self, id, r);
@@ -107,7 +110,7 @@ void on_hello(pointer self, const hello_msg& m) {
   r.name = m.name;
   r.receiver = from;
   self->monitor(from);
-  r.flusher = self->spawn(flusher_behavior, m.id, from, state.env, r.sent);
+  r.flusher = self->spawn<caf::monitored>(flusher_behavior, m.id, from, state.env, r.sent);
   if (r.routed == r.inc) self->send(r.flusher, r.route);
   tell_reach(self, m.id, r);
   if (const auto early = std::exchange(r.early, std::nullopt)) on_ship(self, *early);

@@ -246,7 +246,7 @@ void on_advanced(pointer self, const advance_result& m) {
   state.held = {m.txn.run, m.txn.seq};
   state.missed.clear();
   if (state.joined == m.txn) finish_sync(self, sync_result::ok, errc::none, {});
-  state.encoded = {};
+  // Who did not come along may still be shipped to: `encoded` says what is stopped if the run ends.
   state.delta.reset();
   state.carved.clear();
 }

@@ -63,6 +63,33 @@ struct describer {
     return fmt::format("lend {} to receiver-{} for {}", to_string(m.version), m.child,
                        to_string(m.txn));
   }
+  std::string operator()(const shard_hello_msg& m) const {
+    return fmt::format("hello of rank {}, {}", m.rank, life(m.inc));
+  }
+  std::string operator()(const shard_task_msg& m) const {
+    auto out = fmt::format("{} {}", to_string(m.what), to_string(m.txn));
+    if (m.what == shard_task::seed || m.what == shard_task::encode)
+      out += fmt::format(", label {}", m.label);
+    if (m.part != 0) out += fmt::format(", part {}", m.part);
+    return out;
+  }
+  std::string operator()(const shard_result_msg& m) const {
+    auto out = fmt::format("{} {} is done", to_string(m.what), to_string(m.txn));
+    if (m.part != 0) out += fmt::format(", part {}", m.part);
+    if (m.reason != errc::none) out += fmt::format(" ({})", to_string(m.reason));
+    return out;
+  }
+  std::string operator()(const shard_ship_msg& m) const {
+    return fmt::format("ship {}{} to receiver-{} from bucket {}", m.full ? "full " : "",
+                       to_string(m.txn), m.id, m.first);
+  }
+  std::string operator()(const shard_reach_msg& m) const {
+    return fmt::format("{} receiver-{} {}", m.linked ? "reaches" : "does not reach", m.id,
+                       life(m.inc));
+  }
+  std::string operator()(const shard_stalled_msg& m) const {
+    return fmt::format("receiver-{} waits for receiver-{}", m.child, m.parent);
+  }
   /// What simulated processes do not say.
   std::string operator()(const auto& m) const { return std::string(name_of(wire_message(m))); }
 
