@@ -82,9 +82,10 @@ struct training_loop {
   bool seeks = true;                ///< it has no run
   std::future<version_ref> seeded;  ///< of the seed under way
   std::uint64_t base = 0;           ///< its label
-  std::uint64_t meant = 0;  ///< label of the training step that it synced, or left out, last
-  bool repeats = false;     ///< that was called off, and is tried again
-  bool planned = false;     ///< it does something in a moment
+  std::uint64_t meant = 0;     ///< label of the training step that it synced, or left out, last
+  std::uint64_t left_out = 0;  ///< the others have to go on from this one first
+  bool repeats = false;        ///< that was called off, and is tried again
+  bool planned = false;        ///< it does something in a moment
 };
 
 /// Another process of a trainer of several ranks, over all its lives.

@@ -105,6 +105,7 @@ std::optional<bool> training::outcome(training_loop& loop) {
     return false;
   }
   loop.seeks = loop.repeats = false;
+  loop.left_out = 0;
   loop.meant = loop.base;
   return true;
 }
@@ -143,7 +144,11 @@ void training::come(rank_process& p, bool late) {
   if (p.standing_still) return want(p);
   const auto next = next_of(p);
   // At most one step ahead of the one who leads, who has to come for the sync to begin.
-  if (next > p.of->label + (troubled_ ? 1 : 0)) return;
+  const bool absent = p.loop.left_out != 0 && p.of->label <= p.loop.left_out;
+  if (next > p.of->label + (troubled_ ? 1 : 0) || (absent && troubled_)) {
+    if (!troubled_) return;
+    return is_running(p) ? want(p) : seed(p);
+  }
   if (!late && dice_.strikes(fault_id::late_rank)) {
     p.loop.planned = true;
     scheduler_.in(milliseconds(dice_.below(fault_id::late_rank, 12'000)),
@@ -154,11 +159,20 @@ void training::come(rank_process& p, bool late) {
   }
   p.loop.meant = next;
   p.loop.repeats = false;
+  p.loop.left_out = 0;
   // Trainers that try again until all have come to a step do not leave one out.
-  if (!repeats_ && dice_.strikes(fault_id::absent_rank)) return want(p);
+  if (!repeats_ && dice_.strikes(fault_id::absent_rank)) {
+    p.loop.left_out = next;
+    return want(p);
+  }
   checker_.check_released(p);
   p.over = p.dropped;
   fleet_.sync(p, dice_.strikes(fault_id::odd_rank) ? next + odd_label : next);
+}
+
+bool training::is_running(const rank_process& p) const {
+  const auto* s = fleet_.state_of_rank(p);
+  return s && s->snapshot;
 }
 
 void training::after(rank_process& p) {
@@ -224,8 +238,7 @@ void training::help(trainer_process& t) {
   const auto* s = fleet_.actors_of(t).supervisor;
   if (s && !s->trainer && !s->waiting && !t.loop.seeks && !t.ticket) seed(t);
   for (auto& p : t.others) {
-    const auto* r = fleet_.state_of_rank(p);
-    if (r && !r->snapshot && !r->boot && !p.loop.seeks && !p.ticket) seed(p);
+    if (p.up && !is_running(p) && !p.loop.seeks && !p.ticket) seed(p);
   }
 }
 

@@ -49,6 +49,8 @@ class training {
   void revive(rank_process& p);
   void want(rank_process& p);
   void come(rank_process& p, bool late);
+  /// Whether there is a run that its next sync would belong to.
+  bool is_running(const rank_process& p) const;
   std::uint64_t next_of(const rank_process& p) const;
   /// What came of a seed under way: nothing yet, or whether it succeeded.
   static std::optional<bool> outcome(training_loop& loop);
