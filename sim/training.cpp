@@ -140,7 +140,8 @@ void training::want(rank_process& p) {
 
 void training::come(rank_process& p, bool late) {
   p.loop.planned = false;
-  if (p.loop.seeks || p.ticket) return;
+  if (p.loop.seeks) return plan_seed(p);  // its run has ended meanwhile
+  if (p.ticket) return;
   if (p.standing_still) return want(p);
   const auto next = next_of(p);
   // At most one step ahead of the one who leads, who has to come for the sync to begin.
