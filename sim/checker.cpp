@@ -450,6 +450,11 @@ void checker::check_result(const trainer_process& t, const sync_report& report, 
     violated("I4: a report names another target than the snapshot's");
 }
 
+void checker::on_sync(const trainer_process& t) {
+  // A sender that is about to end may vote for a while after the report of its sync.
+  asked_[t.where].clear();
+}
+
 void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
   if (report.label != t.label) violated("I4: a report of another sync");
   check_result(t, report, by_leader);

@@ -22,6 +22,8 @@ class checker {
   void on_sent(endpoint from, const wire_message& m);
   /// A trainer says something to a receiver.
   void on_said(const trainer_process& t, endpoint to, const wire_message& m);
+  /// A trainer comes to its next sync.
+  void on_sync(const trainer_process& t);
   /// `by_leader`: the sender that made it leads its process's run still, and can be asked.
   void on_report(trainer_process& t, const sync_report& report, bool by_leader);
   /// Of another rank, in whose sync it had a part.

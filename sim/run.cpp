@@ -189,6 +189,7 @@ class simulation final : public spectator {
   }
 
   void begin_sync(trainer_process& t) {
+    checker_.on_sync(t);
     fleet_.sync(t, t.loop.repeats);
     if (o_.ranks > 1) training_.follow(t);
   }
