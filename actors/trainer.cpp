@@ -36,7 +36,11 @@ template <class Answer>
 Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* what) {
   if (answer.wait_for(patience_of(patience)) != std::future_status::ready)
     throw error(errc::timeout, std::string(what) + ": the runtime does not answer");
-  return answer.get();
+  try {
+    return answer.get();
+  } catch (const std::future_error&) {  // whoever was asked has ended
+    throw error(errc::shut_down, std::string(what) + ": the runtime has ended");
+  }
 }
 
 observation observe(runtime& on, question what, milliseconds patience) {

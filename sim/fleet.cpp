@@ -304,6 +304,7 @@ void fleet::crash_first(trainer_process& t) {
   }
   stop_actor(t.supervisor);
   t.standing_still = false;
+  t.loop = {};
   trace_.line(trace_level::events, [&] { return name_of(t.where) + " has ended"; });
 }
 

@@ -205,7 +205,6 @@ bool training::crash(trainer_process& t, std::uint32_t rank, milliseconds away) 
     if (!t.up) return false;
     t.ticket.reset();
     fleet_.crash_first(t);
-    t.loop = {};
     scheduler_.in(away, [this, &t] { revive(t); });
     return true;
   }
