@@ -257,6 +257,20 @@ TEST_CASE("a relay lends weights to whom the trainer names, and to nobody else")
     if (before) asks();
     nothing();
   }
+  SECTION("what it is named for is over already") {
+    begin({2, 6});
+    asks();
+    s.test->send(relay, relay_lent{word, me, true});
+    nothing();
+  }
+  SECTION("more are named than a plan ever asks for") {
+    auto other = word;
+    for (other.child = 100; other.child < 100 + 4 * relay_stripes_max; ++other.child)
+      s.test->send(relay, relay_lent{other, me, true});
+    s.test->send(relay, relay_lent{word, me, true});
+    asks();
+    nothing();
+  }
   SECTION("it is named before it asks, or after") {
     const bool before = GENERATE(true, false);
     if (!before) asks();
