@@ -41,9 +41,11 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
         log(std::move(to)),
         listener(asio::make_strand(io)),
         pause(listener.get_executor()),
+        warning(listener.get_executor()),
         limit(options.failures_per_minute_max) {}
 
   void listen();
+  void warn();
   void accept();
   void arrived(tcp::socket socket);
   void ended(const newcomer* who, const failure& why, bool not_admitted,
@@ -59,6 +61,7 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   log_throttle log;
   tcp::acceptor listener;
   asio::steady_timer pause;
+  asio::steady_timer warning;
   std::uint16_t port = 0;
 
   std::mutex mutex;  // of what follows
@@ -96,6 +99,20 @@ void acceptor::impl::listen() {
   if (failed) throw error(errc::unreachable, "cannot listen on " + where + ": " + failed.message());
   close_on_exec(listener.native_handle());
   port = listener.local_endpoint().port();
+}
+
+void acceptor::impl::warn() {
+  boost::system::error_code closed_already;
+  const auto end = listener.local_endpoint(closed_already);
+  if (closed_already || guard->mode() != security_mode::clear || end.address().is_loopback())
+    return;
+  log(log_level::warn, text_of(end) +
+                           " is open to other machines, in clear: whoever reaches it can read and "
+                           "change all that is said");
+  warning.expires_after(options.warn_every);
+  warning.async_wait([self = shared_from_this()](boost::system::error_code stopped) {
+    if (!stopped) self->warn();
+  });
 }
 
 void acceptor::impl::accept() {
@@ -195,6 +212,7 @@ void acceptor::impl::close() {
   asio::post(listener.get_executor(), [self = shared_from_this()] {
     boost::system::error_code ignored;
     self->pause.cancel(ignored);
+    self->warning.cancel(ignored);
     self->listener.close(ignored);
   });
 }
@@ -205,7 +223,10 @@ acceptor::acceptor(io_threads& io, std::shared_ptr<const security> guard, accept
                                    std::move(on_channel), std::move(log))) {
   impl_->guard->check_host(impl_->options.host);
   impl_->listen();
-  asio::post(impl_->listener.get_executor(), [self = impl_] { self->accept(); });
+  asio::post(impl_->listener.get_executor(), [self = impl_] {
+    self->warn();
+    self->accept();
+  });
 }
 
 acceptor::~acceptor() {

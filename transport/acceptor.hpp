@@ -24,6 +24,8 @@ struct acceptor_options {
   /// Failed handshakes that one address may have a minute before its connections are closed at
   /// once; 0: any number. Loopback is exempt: there all share one address.
   std::uint32_t failures_per_minute_max = 120;
+  /// How often it is said that others can reach what is spoken in clear, as long as they can.
+  std::chrono::milliseconds warn_every{60'000};
   channel_options channels;
 };
 

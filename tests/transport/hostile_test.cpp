@@ -288,6 +288,27 @@ TEST_CASE("A port that is taken, a closed port and a clear port off loopback say
   CHECK(refusal_of(s.dial_with(clear(), to)).reason == errc::unreachable);
 }
 
+TEST_CASE("A clear port off loopback is complained of for as long as it is open") {
+  security_options careless;
+  careless.insecure = true;
+  acceptor_options options;
+  options.warn_every = 20ms;
+  SECTION("where others reach it") {
+    options.host = "0.0.0.0";
+    station s(std::make_shared<const security>(careless), options);
+    for (int i = 0; i < 3; ++i) CHECK(s.lines.get().find("in clear") != std::string::npos);
+  }
+  SECTION("not on loopback, and not where it is not in clear") {
+    const bool secret = GENERATE(false, true);
+    if (secret) options.host = "0.0.0.0";
+    station s(
+        secret ? credentials::of_tests().key_guard() : std::make_shared<const security>(careless),
+        options);
+    std::this_thread::sleep_for(100ms);
+    CHECK(s.lines.size() == 0);
+  }
+}
+
 TEST_CASE("Who accepts and says nothing is given up in time") {
   station s;
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
