@@ -35,19 +35,28 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
     s.name = r.name;
     s.state = r.state;
     s.heard_ms = milliseconds_since(r.last_heard, now);
-    if (const auto it = state.children.find(id); it != state.children.end()) {
-      // Of this process: not as old as the last pong.
-      if (it->second.bytes) s.state = it->second.bytes->state();
+    s.standing = to_string(r.where);
+    const auto it = state.children.find(id);
+    const bool here = it != state.children.end() && it->second.bytes;
+    if (here) {
+      s.state = it->second.bytes->state();  // not as old as the last pong
+    } else {
+      // It has heard nobody since, so that its lease has ended.
+      if (s.heard_ms > state.env->options.receiver.lease_ms) s.state.ready = false;
+      // Nobody here can start it again, so that it is waited for no longer: it is no less dead.
+      if (r.where == standing::gave_up && r.reason == errc::dead)
+        s.standing = to_string(standing::dead);
+    }
+    if (it != state.children.end()) {
       s.sent_bytes = it->second.sent->sent;
       for (const auto& [rank, other] : state.ranks)
         if (const auto sent = other.sent.find(id); sent != other.sent.end())
           s.sent_bytes += sent->second;
       note_part(state, it->second, s);
     }
-    if (const auto it = state.phases.find(id); it != state.phases.end())
-      s.phase_ms = milliseconds_since(it->second.since, now);
+    if (const auto phase = state.phases.find(id); phase != state.phases.end())
+      s.phase_ms = milliseconds_since(phase->second.since, now);
     s.member = r.where == standing::member;
-    s.standing = to_string(r.where);
     s.reason = r.reason;
     s.detail = r.detail;
     s.reseeds = r.reseeds;

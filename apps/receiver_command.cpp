@@ -2,7 +2,9 @@
 #include <fnmatch.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <exception>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -17,10 +19,13 @@
 #include "apps/stop_signal.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/file.hpp"
+#include "weights/file_lock.hpp"
 #include "weights/mapped_weights.hpp"
 #include "weights/row_split.hpp"
 
 namespace lockstep {
+
+namespace fs = std::filesystem;
 
 namespace {
 
@@ -97,6 +102,30 @@ settings settings_of(const receiver_command_options& o) {
   return s;
 }
 
+fs::path out_file(const fs::path& out) {
+  return out / "model.safetensors";
+}
+
+/// Two processes that write to one file would each prove what the other changes: `out` is one's
+/// until it ends, however it does. Throws where it would overwrite what is read at `checkpoint`.
+file_lock lock_of(const fs::path& out, const fs::path& checkpoint) {
+  const auto same = [&](const fs::path& other) {
+    std::error_code ignored;
+    return fs::equivalent(out_file(out), other, ignored);
+  };
+  bool overwrites = same(checkpoint);
+  std::error_code no_directory;
+  for (const auto& entry : fs::directory_iterator(checkpoint, no_directory))
+    overwrites = overwrites || same(entry.path());
+  if (overwrites)
+    throw error(errc::bad_input, "--out " + out.string() + ": it would overwrite the checkpoint");
+  std::error_code failed;
+  fs::create_directories(out, failed);
+  if (failed) throw error(errc::unwritable, out.string() + ": cannot be made: " + failed.message());
+  // As long as it may take an earlier process to end.
+  return file_lock(out / ".lockstep.lock", std::chrono::seconds(2));
+}
+
 /// Which pieces the patterns name, by their own names or their tensors'; all where there are none.
 shard_mask chosen(const layout& whole, const row_split& split,
                   const std::vector<std::string>& patterns) {
@@ -152,6 +181,7 @@ int run_receiver(const receiver_command_options& o) {
   const auto base = checkpoint::open(o.checkpoint);
   const auto& whole = base.shape();
   const row_split split(whole, o.row_shards);
+  const auto mine = o.out ? std::optional(lock_of(*o.out, o.checkpoint)) : std::nullopt;
   std::optional<weight_buffer> memory;
   std::optional<mapped_weights> file;
   receiver_options ro;
@@ -166,7 +196,7 @@ int run_receiver(const receiver_command_options& o) {
     return tensor ? base.tensor(*tensor) : pieces(*split.shape().find(kept[index].name));
   };
   if (o.out) {
-    file.emplace(std::filesystem::path(*o.out) / "model.safetensors", kept, initial);
+    file.emplace(out_file(*o.out), kept, initial);
     ro.memory = lent(*file, kept, whole, split, taken);
   } else {
     memory.emplace(kept).copy_from(kept, initial);

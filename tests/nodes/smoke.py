@@ -11,6 +11,7 @@ import argparse
 import os
 import pathlib
 import secrets
+import shutil
 import socket
 import struct
 import subprocess
@@ -551,6 +552,58 @@ def output_that_cannot_be_written(world):
                 one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=small)), 2)
             finally:
                 subprocess.run(["umount", small], check=True)
+
+
+@case
+def an_output_is_one_receivers(world):
+    """A second process over the same --out ends; whoever comes after the first goes on with it."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        first = f.receiver(0, at, out=out)
+        ready_at(first, world.last)
+        one_line(f.ended(f.receiver(1, at, out=out)), 3)
+        require(first.running(), lambda: f"the first ended: {first.said()}")
+        first.kill()
+        ready_at(f.receiver(1, at, out=out), world.last)
+        world.holds(out, world.last)
+
+
+@case
+def an_output_is_not_the_checkpoint(world):
+    place, linked = world.place("base"), world.place("linked")
+    for file in pathlib.Path(world.versions.base).iterdir():
+        shutil.copy(file, place / file.name)
+    os.link(place / "model.safetensors", linked / "model.safetensors")
+    before = (place / "model.safetensors").read_bytes()
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=0, rounds=1))
+        for out in (place, linked):
+            one_line(f.ended(f.receiver(0, at, checkpoint=place, out=out)), 2)
+        file = place / "model.safetensors"
+        one_line(f.ended(f.receiver(0, at, checkpoint=file, out=linked)), 2)
+    require((place / "model.safetensors").read_bytes() == before, "the checkpoint was written to")
+
+
+@case
+def who_is_gone_is_dead_and_who_is_silent_not_ready(world):
+    lease = 1000
+    with world.fleet(settings={"receiver.lease_ms": lease, "receiver.ping_ms": 100}) as f:
+        at = address_of(f.trainer(receivers=2, rounds=1))
+        killed, stopped = (f.receiver(i, at) for i in range(2))
+        for r in (killed, stopped):
+            ready_at(r, world.last)
+
+        def seen(id):
+            return next(r for r in f.ask("status", at).find("status")["receivers"] if r["id"] == id)
+        killed.kill()
+        wait_until(lambda: f"it is dead: {seen(0)}", lambda: seen(0)["standing"] == "dead", 10)
+        require(not seen(0)["ready"], seen(0))
+        stopped.stop()
+        wait_until(lambda: f"it is not ready: {seen(1)}", lambda: not seen(1)["ready"],
+                   4 * lease / 1000)
+        stopped.go_on()
+        wait_until(lambda: f"it is ready again: {seen(1)}", lambda: seen(1)["ready"], READY_S)
 
 
 @case
