@@ -20,8 +20,7 @@ bool is_over(const sync_report& r) {
 }  // namespace
 
 training::training(const run_options& o, fleet& of, scheduler& on, dice& chance, checker& observer)
-    : o_(o),
-      fleet_(of),
+    : fleet_(of),
       scheduler_(on),
       dice_(chance),
       checker_(observer),

@@ -55,7 +55,6 @@ class training {
   /// What came of a seed under way: nothing yet, or whether it succeeded.
   static std::optional<bool> outcome(training_loop& loop);
 
-  const run_options& o_;
   fleet& fleet_;
   scheduler& scheduler_;
   dice& dice_;
