@@ -114,9 +114,8 @@ file_lock lock_of(const fs::path& out, const fs::path& checkpoint) {
     return fs::equivalent(out_file(out), other, ignored);
   };
   bool overwrites = same(checkpoint);
-  std::error_code no_directory;
-  for (const auto& entry : fs::directory_iterator(checkpoint, no_directory))
-    overwrites = overwrites || same(entry.path());
+  if (leads_to_directory(checkpoint))
+    for (const auto& file : files_in(checkpoint)) overwrites = overwrites || same(file);
   if (overwrites)
     throw error(errc::bad_input, "--out " + out.string() + ": it would overwrite the checkpoint");
   std::error_code failed;

@@ -54,6 +54,8 @@ FOUND = [
     ("publish-full", "EIO", "stat", "step-2"),
     # Two copies of the model stayed behind.
     ("fold", "EIO", "unlink", "out/.lockstep-scratch-*/a"),
+    # The message named no file.
+    ("receiver", "EIO", "readdir", "base"),
 ]
 
 
