@@ -10,7 +10,8 @@
 #   PORT                where the trainer listens (from the job's number, 20000 to 29999)
 #   SHARED              a directory that all nodes see and others cannot read: for the key, and the
 #                       number of the trainer's run
-#   OUT                 where each receiver keeps its weights, local to its node
+#   OUT                 where each receiver keeps its weights, local to its node (below TMPDIR, and
+#                       removed when the trainer has ended)
 #
 # The cluster's own network is open to whoever has a job on it, so the fleet has a key of its own,
 # made for this job and removed with it. A process that dies is started again; the fleet heals.
@@ -23,7 +24,9 @@ set -euo pipefail
 
 : "${LOCKSTEP:=lockstep}" "${RECEIVERS_PER_NODE:=1}" "${SHARED:=$HOME/.lockstep}"
 : "${BASE:?is the checkpoint to begin with}" "${STREAM:?is the directory of versions}"
-: "${PORT:=$((20000 + SLURM_JOB_ID % 10000))}" "${OUT:=/tmp/lockstep-$SLURM_JOB_ID}"
+: "${PORT:=$((20000 + SLURM_JOB_ID % 10000))}" "${OUT:=}"
+clear_out=""
+[[ -n $OUT ]] || { OUT=${TMPDIR:-/tmp}/lockstep-$SLURM_JOB_ID clear_out=1; }
 ((SLURM_JOB_NUM_NODES > 1)) || { echo "needs two nodes or more" >&2; exit 2; }
 
 umask 077
@@ -81,4 +84,8 @@ srun --nodes=1 --ntasks=1 --nodelist="$trainer" --kill-on-bad-exit=0 \
 # srun passes the signal on: the receivers leave the fleet and end.
 kill -TERM "$receivers_step" 2>/dev/null || true
 wait "$receivers_step" || true
+if [[ -n $clear_out ]]; then
+  srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks-per-node=1 --nodelist="$others" \
+    rm -rf "$OUT" || echo "$OUT is left on a node" >&2
+fi
 exit "$status"

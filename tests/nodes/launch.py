@@ -58,19 +58,32 @@ SCONTROL = "#!/bin/sh\nprintf 'localhost\\nlocalhost\\n'\n"
 
 
 def slurm(program, scratch):
-    """The job ends with 0, its audit passes, the key is gone, one receiver was killed meanwhile."""
+    """The job ends with 0, its audit passes, the key is gone, one receiver was killed meanwhile.
+
+    Weights stay where they were wanted; below TMPDIR nothing stays.
+    """
     stand_ins = scratch / "bin"
     stand_ins.mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (stand_ins / name).write_text(text, encoding="utf-8")
         (stand_ins / name).chmod(0o755)
     versions = model.synthetic(scratch / "model", 1, versions=30, mebibytes=0.1)
-    port = fleet.free_port()
     env = {"PATH": f"{stand_ins}:{os.environ['PATH']}", "LOCKSTEP": program,
-           "BASE": versions.base, "STREAM": versions.stream, "PORT": port,
-           "SHARED": scratch / "shared", "OUT": scratch / "out", "RECEIVERS_PER_NODE": 2,
-           "SLURM_JOB_ID": 1, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "both",
-           "KILLED": scratch / "killed"}
+           "BASE": versions.base, "STREAM": versions.stream,
+           "SHARED": scratch / "shared", "RECEIVERS_PER_NODE": 2,
+           "SLURM_JOB_ID": 1, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "both"}
+    (scratch / "tmp").mkdir()
+    run_slurm({**env, "OUT": scratch / "out", "KILLED": scratch / "killed"}, scratch)
+    for i in range(2):
+        held = model.digest(scratch / "out" / f"receiver-{i}" / "model.safetensors")
+        fleet.require(held == versions.digests[-1], f"receiver {i} holds {held}")
+    run_slurm({**env, "TMPDIR": scratch / "tmp", "KILLED": scratch / "tmp-killed"}, scratch)
+    left = [p.name for p in (scratch / "tmp").iterdir()]
+    fleet.require(not left, f"left below TMPDIR: {left}")
+
+
+def run_slurm(env, scratch):
+    env = {**env, "PORT": fleet.free_port()}
     job = fleet.Process("slurm.sh", ["env", *(f"{k}={v}" for k, v in env.items()), "bash",
                                      LAUNCH / "slurm.sh"], SETTINGS)
     try:
@@ -80,11 +93,8 @@ def slurm(program, scratch):
         fleet.require(not fleet.group_is_there(job.pid), "it left processes behind")
     finally:
         job.close()
-    fleet.require((scratch / "killed").exists(), "no receiver was killed")
+    fleet.require(env["KILLED"].exists(), "no receiver was killed")
     fleet.require(not list((scratch / "shared").iterdir()), "the key is still there")
-    for i in range(2):
-        held = model.digest(scratch / "out" / f"receiver-{i}" / "model.safetensors")
-        fleet.require(held == versions.digests[-1], f"receiver {i} holds {held}: {said}")
 
 
 def systemd(program, scratch):
