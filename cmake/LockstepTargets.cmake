@@ -16,7 +16,9 @@ target_compile_options(lockstep_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Werror
   -fstack-protector-strong)
 target_compile_definitions(lockstep_flags INTERFACE
-  $<$<CONFIG:Release>:_FORTIFY_SOURCE=2> _GLIBCXX_ASSERTIONS)
+  $<$<CONFIG:Release>:_FORTIFY_SOURCE=3> _GLIBCXX_ASSERTIONS)
+# What an overflow could redirect is read-only before anything of ours runs.
+target_link_options(lockstep_flags INTERFACE -Wl,-z,relro,-z,now)
 # GCC 12 warns of overlaps that cannot be in `"text" + std::string` (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
   target_compile_options(lockstep_flags INTERFACE -Wno-restrict)
