@@ -45,6 +45,10 @@ std::vector<node_address> parse_addresses(std::string_view key, std::string_view
   for (std::size_t begin = 0; begin <= text.size();) {
     const auto comma = std::min(text.find(',', begin), text.size());
     out.push_back(parse_address(key, text.substr(begin, comma - begin)));
+    // Two links to one process would take each other's place.
+    if (std::count(out.begin(), out.end(), out.back()) > 1)
+      throw setting_error(std::string(key) + " names " + out.back().host + " port " +
+                          std::to_string(out.back().port) + " twice");
     begin = comma + 1;
   }
   return out;

@@ -32,6 +32,12 @@ TEST_CASE("Addresses name a host and a port") {
   CHECK(all[3].port == 8);
 }
 
+TEST_CASE("An address that stands twice is refused") {
+  CHECK(refusal_of("a:1,b:1,a:1") == "transport.connect names a port 1 twice");
+  CHECK(refusal_of("[::1]:1,[::1]:01") == "transport.connect names ::1 port 1 twice");
+  CHECK(refusal_of("a:1,a:2").empty());
+}
+
 TEST_CASE("What is no address is refused in one short line") {
   for (const std::string text :
        {"", ",", ":1", "a", "a:", "a:65536", "a:-1", "a:1 ", "a:1,", "::1:7", "[]:1", "[::1:1",
