@@ -205,10 +205,18 @@ int run_receiver(const receiver_command_options& o) {
   ro.hooks.readiness_changed = [&printer](const readiness& s) { printer.print(s); };
   runtime on(options);
   receiver engine(on, split.shape(), std::move(ro));
-  while (!stop.wait_for(std::chrono::milliseconds(200))) printer.check();
+  bool in_place = true;
+  while (!stop.wait_for(std::chrono::milliseconds(200)) && in_place) {
+    printer.check();
+    in_place = !file || file->in_place();
+  }
   engine.detach();
   printer.print(engine.state());
   printer.check();
+  if (!in_place)
+    throw error(errc::unwritable, out_file(*o.out).string() +
+                                      ": is gone or another file, so that nobody sees what is "
+                                      "written; start again, which makes it anew");
   return exit_ok;
 }
 

@@ -19,7 +19,7 @@ namespace lockstep {
 namespace fs = std::filesystem;
 
 mapped_weights::mapped_weights(const fs::path& file, layout shape, const tensor_reader& initial)
-    : shape_(std::move(shape)) {
+    : shape_(std::move(shape)), file_(file) {
   reused_ = stands(file) && map(file);
   if (reused_) return;
   // Whoever maps it again digests what is there; mapped writes are not synced either.
@@ -29,12 +29,21 @@ mapped_weights::mapped_weights(const fs::path& file, layout shape, const tensor_
 
 mapped_weights::mapped_weights(mapped_weights&& other) noexcept
     : shape_(std::move(other.shape_)),
+      file_(std::move(other.file_)),
+      device_(other.device_),
+      inode_(other.inode_),
       bytes_(std::exchange(other.bytes_, {})),
       tensors_(std::move(other.tensors_)),
       reused_(other.reused_) {}
 
 mapped_weights::~mapped_weights() {
   if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+}
+
+bool mapped_weights::in_place() const noexcept {
+  struct stat now {};
+  if (::lstat(file_.c_str(), &now) != 0) return errno != ENOENT && errno != ENOTDIR;
+  return now.st_dev == device_ && now.st_ino == inode_;
 }
 
 /// False if the file is no safetensors file of this layout.
@@ -67,6 +76,8 @@ bool mapped_weights::map(const fs::path& file) {
         tensors_.push_back(bytes.subspan(static_cast<std::size_t>(header.data_offset + t.begin),
                                          static_cast<std::size_t>(t.end - t.begin)));
       bytes_ = bytes;
+      device_ = status.st_dev;
+      inode_ = status.st_ino;
       return true;
     }
   } catch (const error&) {

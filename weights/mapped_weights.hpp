@@ -1,6 +1,7 @@
 // Decides how weights lie in a file that is kept up to date where it lies.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <vector>
@@ -24,6 +25,9 @@ class mapped_weights {
   const layout& shape() const noexcept { return shape_; }
   /// Whether the file was there, with whatever bytes an earlier process left.
   bool reused() const noexcept { return reused_; }
+  /// Whether what is mapped still stands under the name it was mapped by. Else who opens that name
+  /// sees nothing of what is written here. True where it cannot be looked at.
+  bool in_place() const noexcept;
 
   std::span<std::byte> tensor(std::size_t index) { return tensors_[index]; }
   std::span<const std::byte> tensor(std::size_t index) const { return tensors_[index]; }
@@ -32,6 +36,8 @@ class mapped_weights {
   bool map(const std::filesystem::path& file);
 
   layout shape_;
+  std::filesystem::path file_;
+  std::uint64_t device_ = 0, inode_ = 0;
   std::span<std::byte> bytes_;
   std::vector<std::span<std::byte>> tensors_;
   bool reused_ = false;

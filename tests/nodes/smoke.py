@@ -570,6 +570,20 @@ def an_output_is_one_receivers(world):
 
 
 @case
+def an_output_that_is_taken_away_is_noticed(world):
+    """Who reads the file by its name would see nothing more of what is written to the mapping."""
+    out = world.place("out")
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        r = f.receiver(0, at, out=out)
+        ready_at(r, world.last)
+        (out / "model.safetensors").unlink()
+        one_line(f.ended(r), 2, 4)
+        ready_at(f.receiver(0, at, out=out), world.last)
+        require((out / "model.safetensors").exists(), "not made anew")
+
+
+@case
 def an_output_is_not_the_checkpoint(world):
     place, linked = world.place("base"), world.place("linked")
     for file in pathlib.Path(world.versions.base).iterdir():

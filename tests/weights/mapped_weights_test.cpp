@@ -82,6 +82,23 @@ TEST_CASE("a file that is torn, or another model's, is replaced") {
   CHECK(mapped_weights(file, shape(), reader_of(first)).reused());
 }
 
+TEST_CASE("what is mapped is in place as long as its name leads to it") {
+  const folder f;
+  const auto base = filled(std::byte{1});
+  mapped_weights made(f.path / "w", shape(), reader_of(base));
+  CHECK(made.in_place());
+  const mapped_weights w(std::move(made));
+  CHECK(w.in_place());
+  fs::rename(f.path / "w", f.path / "v");
+  CHECK_FALSE(w.in_place());
+  fs::copy_file(f.path / "v", f.path / "w");
+  CHECK_FALSE(w.in_place());
+  fs::rename(f.path / "v", f.path / "w");
+  CHECK(w.in_place());
+  fs::remove_all(f.path);
+  CHECK_FALSE(w.in_place());
+}
+
 TEST_CASE("what is no regular file is refused, and left as it is") {
   const folder f;
   const auto first = filled(std::byte{1});
