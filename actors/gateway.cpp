@@ -1,9 +1,11 @@
 #include "actors/gateway.hpp"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 
+#include "messages/printable.hpp"
 #include "protocol/deadlines.hpp"
 
 namespace lockstep {
@@ -42,7 +44,10 @@ channel_options channels_of(const settings& s) {
 }  // namespace
 
 gateway::gateway(std::shared_ptr<const actor_env> env)
-    : env_(std::move(env)), log_(logging_to(env_)), io_(env_->options.transport.threads) {
+    : env_(std::move(env)),
+      log_(logging_to(env_)),
+      members_("transport.members", env_->options.transport.members),
+      io_(env_->options.transport.threads) {
   security_ = std::make_shared<security>(security_of(env_->options.transport), log_);
 }
 
@@ -78,9 +83,12 @@ void gateway::listen(const node_address& at, greeting as, link_handler take) {
   o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
   const auto& t = env_->options.transport;
   const bool trainer = o.self.role == node_role::trainer;
-  const auto admit = [&t, trainer](const greeting& g, const std::string&) -> failure {
+  const auto admit = [this, &t, trainer](const greeting& g, const std::string&) -> failure {
     if (!trainer && g.role != node_role::receiver)
       return {errc::bad_input, "only receivers have buckets from here"};
+    if (g.role == node_role::receiver && !members_.admits(g.name, g.id))
+      return {errc::bad_input, fmt::format("transport.members names no '{}' with the id {}",
+                                           printable(g.name), g.id)};
     if (g.role == node_role::trainer && (t.rank != 0 || g.id == 0 || g.id >= t.ranks))
       return {errc::bad_input, "this is a trainer itself, and no rank of it is missing"};
     if (g.purpose == channel_purpose::control &&

@@ -3,6 +3,7 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/prctl.h>
 
 #include <caf/io/middleman.hpp>
 #include <chrono>
@@ -50,6 +51,14 @@ std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
   return log;
 }
 
+/// Whoever crashes leaves its weights to nobody, and is traced by nobody but root.
+void keep_memory_private() {
+  if (::prctl(PR_SET_DUMPABLE, 0) != 0)
+    throw error(errc::bad_setting,
+                "runtime.core_dumps is false, which this system does not allow: " +
+                    std::generic_category().message(errno));
+}
+
 /// Dials rank 0 as another rank. What it captures is not called back once the gateway is closed.
 rank_dialer dialer_of(const std::shared_ptr<const actor_env>& env, gateway* ways,
                       node_address coordinator, caf::actor_system* system) {
@@ -74,6 +83,7 @@ rank_dialer dialer_of(const std::shared_ptr<const actor_env>& env, gateway* ways
 }  // namespace
 
 runtime::parts::parts(const settings& options, std::function<std::uint64_t()> entropy) {
+  if (!options.runtime.core_dumps) keep_memory_private();
   auto made = std::make_shared<actor_env>();
   made->options = options;
   made->cluster = cluster_id(options.cluster.name);

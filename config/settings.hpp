@@ -92,6 +92,7 @@ struct transport_settings {
   std::string authority_file;
   std::string shared_key_file;  ///< 64 hexadecimal digits
   bool insecure = false;        ///< neither, and off loopback all the same
+  std::string members;          ///< names, or NAME=ID, parted by commas; empty: every receiver
   std::uint32_t rank = 0;       ///< of this process among those of one trainer
   std::uint32_t ranks = 1;      ///< how many those are
   std::uint32_t streams = 1;    ///< bulk connections to one receiver
@@ -110,6 +111,7 @@ struct transport_settings {
 /// Resources of this process.
 struct runtime_settings {
   std::uint32_t threads = 0;  ///< 0: as many as there are cores
+  bool core_dumps = true;     ///< whether this process may leave its memory to others
 };
 
 /// Where this process logs, and how much.

@@ -211,6 +211,10 @@ constexpr setting_row table[] = {
   boolean<&root::transport, &transport::insecure>("transport.insecure", node, false,
     "Whether to listen off loopback, and to connect there, with neither certificates nor a shared "
     "key."),
+  text<&root::transport, &transport::members>("transport.members", node, "", 0, 65'536,
+    "Names of the receivers that may be given weights, parted by commas; patterns as in gpu-* do as "
+    "well, and NAME=ID gives that id to NAME alone. Names are proven by certificates only. Empty: "
+    "every receiver that the security lets in."),
   integer<&root::transport, &transport::rank>("transport.rank", node, 0, "", 0, 4'095,
     "Rank of this process among those of one trainer. Rank 0 leads; the others connect to it, and "
     "receivers connect to all."),
@@ -252,6 +256,9 @@ constexpr setting_row table[] = {
 
   integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
     "Worker threads, and threads of one pass over all weights; 0 takes as many as there are cores."),
+  boolean<&root::runtime, &runtime_settings::core_dumps>("runtime.core_dumps", node, true,
+    "Whether this process may leave a core dump, which holds weights, and be traced by others of its "
+    "user."),
 
   choice<&root::log, &log_settings::level, level_names>("log.level", node, "warn",
     "Least severe kind of line that is logged."),

@@ -353,6 +353,27 @@ TEST_CASE("a stranger's greeting is refused with its reason") {
   CHECK(raw_link(f.rt.port(), 1, "x", node_role::trainer).why.reason == errc::bad_input);
 }
 
+TEST_CASE("who is not in the list of members is refused, and so is who has a member's number") {
+  auto s = listening();
+  s.transport.members = "receiver-*,engine=9";
+  fleet f(s);
+  f.t.seed(f.w);
+  const raw_link stranger(f.rt.port(), 1, "evil");
+  CHECK(stranger.why.reason == errc::bad_input);
+  CHECK(stranger.why.detail.find("transport.members names no 'evil' with the id 1") !=
+        std::string::npos);
+  CHECK(raw_link(f.rt.port(), 9, "receiver-9").why.reason == errc::bad_input);
+  CHECK(raw_link(f.rt.port(), 8, "engine").why.reason == errc::bad_input);
+  CHECK_FALSE(raw_link(f.rt.port(), 9, "engine").why);
+  // Who only asks holds no weights.
+  CHECK_FALSE(raw_link(f.rt.port(), 0, "evil", node_role::observer).why);
+  remote a(f.rt.port(), 1);
+  REQUIRE(f.t.wait_for_members(1, 10s));
+
+  s.transport.members = "receiver-*,";
+  CHECK_THROWS_AS(runtime(s), setting_error);
+}
+
 TEST_CASE("a linked peer that says what no receiver says is cut off, and nobody else suffers") {
   fleet f(listening());
   f.t.seed(f.w);
