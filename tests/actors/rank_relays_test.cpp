@@ -19,8 +19,10 @@ layout halves() {
 }
 
 struct ranked_relays {
-  ranked_relays(unsigned count, std::uint32_t degree) : w(random_weights(halves(), 1)) {
+  ranked_relays(unsigned count, std::uint32_t degree, std::uint32_t stall_ms = 2'000)
+      : w(random_weights(halves(), 1)) {
     auto s = listening(degree);
+    s.transport.relay_stall_ms = stall_ms;
     s.transport.ranks = ranks;
     s.transport.retry_ms = 20;
     s.transport.retry_ms_max = 50;
@@ -118,7 +120,8 @@ struct ranked_relays {
 }  // namespace
 
 TEST_CASE("with fan-out each rank sends its own part about once, and everybody has all of it") {
-  ranked_relays g(8, 2);
+  // Nobody stands still, however slow all of this is.
+  ranked_relays g(8, 2, 30'000);
   for (int i = 0; i < 3; ++i) {
     const auto before = g.sent();
     const auto reports = g.sync();

@@ -90,6 +90,16 @@ void launch(char* self, void* unit, bool lazy, bool hide) {
   library(self, unit, lazy, hide);
 }
 
+// Brokers begin in the thread of the connections, by a launch of their own.
+void launch_broker(char* self, void* unit, bool lazy,
+                   bool hide) asm("_ZN3caf2io15abstract_broker6launchEPNS_14execution_unitEbb");
+void launch_broker(char* self, void* unit, bool lazy, bool hide) {
+  static auto* const library = next<void(char*, void*, bool, bool)>(
+      "_ZN3caf2io15abstract_broker6launchEPNS_14execution_unitEbb");
+  __tsan_release(self);
+  library(self, unit, lazy, hide);
+}
+
 // One run of an actor by a worker, which looks at messages before it visits them.
 int resume(char* base, void* unit,
            std::size_t count) asm("_ZThn160_N3caf15scheduled_actor6resumeEPNS_14execution_unitEm");
