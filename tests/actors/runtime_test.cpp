@@ -1,5 +1,7 @@
 #include <sys/prctl.h>
 
+#include <catch2/catch.hpp>
+
 #include "actors/fleet.hpp"
 
 using namespace lockstep;
