@@ -366,9 +366,6 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
   auto* const list =
       command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");
   command->add_option("--break", o->broken, "Run a protocol that is broken on purpose")
-      ->excludes(
-          command->get_option("--fanout"))  // what breaks it stands between trainer and receivers
-      ->excludes(command->get_option("--ranks"))
       ->type_name("VARIANT");
   command->add_option("--keep", o->keep, "Only these strikes happen: FAULT:N,… or none")
       ->type_name("STRIKES");

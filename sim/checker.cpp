@@ -491,7 +491,7 @@ void checker::on_report(rank_process& p, const sync_report& report) {
     violated("I4: " + who + " says more of a sync than it knows");
   if (!decided_.contains(report.target))
     violated("I4: " + who + " calls a sync ok that nobody has committed");
-  const auto label = labels_.find(report.target);
+  const auto label = labels_.find(names_.on_wire(*p.of, report.target));
   if (label == labels_.end() || label->second != p.label)
     violated("I4: " + who + " calls a sync ok, and another was committed");
   if (p.unreadable) violated("R15: tensors of " + who + " could not be read, and it calls that ok");

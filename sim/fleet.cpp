@@ -29,6 +29,16 @@ layout small_model() {
                  {"d", dtype::f8_e4m3, {61}}});
 }
 
+/// `under`, but for the tensors of which `part` has something.
+bytes laid_over(const layout& shape, const bytes& under, const tensor_views& part) {
+  auto out = under;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < shape.count(); at += static_cast<std::size_t>(shape.bytes(i++)))
+    if (const auto& from = part[i].bytes; from.size != 0)
+      std::memcpy(out.data() + at, from.data, from.size);
+  return out;
+}
+
 /// Between two stops of one process. Time passes when nobody has anything left to do, so that
 /// whatever had come has been handled.
 constexpr auto runs_for = milliseconds(100);
@@ -249,6 +259,11 @@ trainer_process* fleet::trainer_of(const caf::scheduled_actor& actor) {
   return &trainers_[where - first_trainer];
 }
 
+trainer_process* fleet::trainer_of(endpoint where) {
+  if (is_rank(where)) return rank_at(where).of;
+  return where < first_trainer ? nullptr : &trainer_at(where);
+}
+
 std::optional<endpoint> fleet::where_trains(const caf::scheduled_actor& actor) {
   const auto where = where_is(actor);
   return where == nowhere || where < first_trainer ? std::nullopt : std::optional(where);
@@ -357,6 +372,18 @@ tensor_reader fleet::reader_of_sync(const weight_buffer& from, bool fails) const
   };
 }
 
+/// What a trainer that holds `held` encodes: `weights`, or what is taken for them by mistake.
+const weight_buffer& fleet::encoded_of(const weight_buffer& weights, weight_buffer& mistaken,
+                                       const snapshot_store* held) const {
+  if (o_.broken != variant::nan_mask || held == nullptr) return weights;
+  const auto now = bytes_of(weights);
+  const auto before =
+      held->read([&](const tensor_views& part) { return laid_over(shape_, now, part); });
+  mistaken = weight_buffer(shape_);
+  copy_into(mistaken, compared_as_numbers(shape_, before, now));
+  return mistaken;
+}
+
 void fleet::sync(trainer_process& t, bool again) {
   if (!again) ++t.label;
   auto now = o_.ranks > 1 ? weights_at(t, t.label) : bytes_of(t.weights);
@@ -367,14 +394,9 @@ void fleet::sync(trainer_process& t, bool again) {
   t.due = std::max(scheduler_.now(), t.still_until) + report_within(settings_);
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
-  const auto* lent = &t.weights;
-  if (o_.broken == variant::nan_mask) {
-    t.mistaken = weight_buffer(shape_);
-    const auto before = t.store->read([](const tensor_views& views) { return bytes_of(views); });
-    copy_into(t.mistaken, compared_as_numbers(shape_, before, bytes_of(t.weights)));
-    lent = &t.mistaken;
-  }
-  auto tensors = reader_of_sync(*lent, t.unreadable);
+  const auto* s = actors_of(t).supervisor;
+  const auto* held = s && s->trainer ? s->trainer->boot.store.get() : nullptr;
+  auto tensors = reader_of_sync(encoded_of(t.weights, t.mistaken, held), t.unreadable);
   if (o_.ranks > 1) tensors = shard_reader(std::move(tensors), owned_by(0));
   trace_.line(trace_level::events,
               [&] { return name_of(t.where) + " wants sync " + std::to_string(t.label); });

@@ -94,7 +94,8 @@ struct rank_process {
   std::uint32_t number = 0;  ///< from 1
   trainer_process* of = nullptr;
   shard_mask owned;
-  weight_buffer weights;  ///< what it trains, of which it owns a part
+  weight_buffer weights;   ///< what it trains, of which it owns a part
+  weight_buffer mistaken;  ///< what is encoded in their place, where that is broken on purpose
   rank_actor actor;
   unsigned lives = 0;
   bool up = false;
@@ -176,6 +177,8 @@ class fleet final : public directory {
   /// Whose actor this is; one of them, or neither.
   receiver_process* receiver_of(const caf::scheduled_actor& actor);
   trainer_process* trainer_of(const caf::scheduled_actor& actor);
+  /// Whose process this is, of whatever rank; null: a receiver's.
+  trainer_process* trainer_of(endpoint where);
   rank_process* rank_of(const caf::scheduled_actor& actor);
   /// At which process of a trainer it is, if it is at one.
   std::optional<endpoint> where_trains(const caf::scheduled_actor& actor);
@@ -276,6 +279,8 @@ class fleet final : public directory {
   /// A training step.
   void move(bytes& weights);
   tensor_reader reader_of_sync(const weight_buffer& from, bool fails) const;
+  const weight_buffer& encoded_of(const weight_buffer& weights, weight_buffer& mistaken,
+                                  const snapshot_store* held) const;
   endpoint where_is(const caf::scheduled_actor& actor);
   template <class Handle>
   void stop_actor(const Handle& actor) {

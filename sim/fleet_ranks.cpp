@@ -120,9 +120,11 @@ void fleet::sync(rank_process& p, std::uint64_t label) {
   p.ticket = std::make_shared<ticket_state>(std::chrono::milliseconds(0));
   trace_.line(trace_level::events,
               [&] { return name_of(p.where) + " wants sync " + std::to_string(label); });
-  caf::anon_send(p.actor,
-                 sync_request{label, shard_reader(reader_of_sync(p.weights, p.unreadable), p.owned),
-                              p.ticket});
+  const auto* s = snapshot_of_rank(p);
+  const auto& encoded = encoded_of(p.weights, p.mistaken, s ? s->store.get() : nullptr);
+  caf::anon_send(
+      p.actor,
+      sync_request{label, shard_reader(reader_of_sync(encoded, p.unreadable), p.owned), p.ticket});
 }
 
 // --- what they hold -----------------------------------------------------------------------------

@@ -191,6 +191,10 @@ void saboteur::rename(wire_message& m, const trainer_process& t) const {
       [&](auto& x) {
         if constexpr (requires { x.env; })
           x.env.txn.seq = on_wire(t, version_ref{x.env.txn.run, x.env.txn.seq}).number;
+        if constexpr (requires { x.child_inc; }) {  // whom to lend weights to
+          x.txn.seq = on_wire(t, version_ref{x.txn.run, x.txn.seq}).number;
+          to_wire(x.version);
+        }
         if constexpr (requires { x.base.run; }) to_wire(x.base);
         if constexpr (requires { x.target; }) to_wire(x.target.version);
         if constexpr (requires { x.current; }) to_wire(x.current);
@@ -199,9 +203,11 @@ void saboteur::rename(wire_message& m, const trainer_process& t) const {
 }
 
 bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
-  if (to >= fleet_.receivers().size()) return true;  // not a receiver's
+  // What receivers pass on to each other has the names that it came with.
+  const auto* t = fleet_.trainer_of(from);
+  if (!t || to >= fleet_.receivers().size()) return true;
   if (how_ == v::reuse_version) {
-    rename(m, fleet_.trainer_at(from));
+    rename(m, *t);
   } else if (how_ == v::no_run_fence) {
     auto& known = receivers_[to];
     std::visit(
@@ -210,6 +216,7 @@ bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
             known.run_of[x.env.txn.seq] = x.env.txn.run;
             x.env.txn.run = 1;
           }
+          if constexpr (requires { x.child_inc; }) x.txn.run = x.version.run = 1;
           if constexpr (requires { x.base.run; }) x.base.run = 1;
           if constexpr (requires { x.target; }) x.target.version.run = 1;
           if constexpr (requires { x.current; }) x.current.run = 1;
@@ -220,9 +227,10 @@ bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
 }
 
 bool saboteur::on_send(wire_message& m, endpoint from, endpoint to) {
-  if (from >= fleet_.receivers().size()) return true;
+  const auto* t = fleet_.trainer_of(to);
+  if (!t || from >= fleet_.receivers().size()) return true;
   if (how_ == v::reuse_version) {
-    const auto& n = trainers_[to];
+    const auto& n = trainers_[t->where];
     std::visit(
         [&](auto& x) {
           if constexpr (requires { x.env; })

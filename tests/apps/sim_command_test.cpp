@@ -209,8 +209,20 @@ TEST_CASE("the list of faults is given without other words") {
   }
 }
 
-TEST_CASE("a protocol is not broken between receivers") {
-  check_refusal(sim({"--break", "serve-torn", "--fanout", "2"}), {"--break", "--fanout"});
+TEST_CASE("a protocol is broken with fan-out and with ranks too, and shown by the same command") {
+  for (const arguments& fleet : {arguments{"--fanout", "2"}, arguments{"--ranks", "2"}}) {
+    arguments all{"--break", "serve-torn", "--seeds", "20", "--stop", "--json", "--jobs", "1"};
+    all.insert(all.end(), fleet.begin(), fleet.end());
+    const auto r = sim(all);
+    CHECK(r.status == 1);
+    const auto replay = json::parse(lines_of(r.out).at(0))["replay"].get<std::string>();
+    CHECK_THAT(replay, Catch::Matchers::Contains(fleet[0] + " " + fleet[1]));
+    auto again = words_of(replay);
+    again.erase(again.begin());
+    const auto replayed = run_program(again);
+    CHECK(replayed.status == 1);
+    CHECK_THAT(replayed.out, Catch::Matchers::Contains("VIOLATION I"));
+  }
 }
 
 TEST_CASE("what links are measured with leaves nothing unsaid") {
