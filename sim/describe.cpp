@@ -1,6 +1,8 @@
 // What messages look like in a trace.
 #include <fmt/format.h>
 
+#include "actors/packed.hpp"
+#include "actors/rank.hpp"
 #include "sim/network.hpp"
 
 namespace lockstep::sim {
@@ -48,6 +50,7 @@ struct describer {
   std::string operator()(const credit_msg& m) const {
     return fmt::format("credit {} of {}", m.index, to_string(m.env.txn));
   }
+  std::string operator()(const relay_offer_msg& m) const { return "passes on, " + life(m.inc); }
   std::string operator()(const relay_parent_msg& m) const {
     if (m.host.empty()) return fmt::format("stripe {} of {} from the trainer", m.stripe, m.stripes);
     return fmt::format("stripe {} of {} from receiver-{}", m.stripe, m.stripes, m.parent);
@@ -86,6 +89,25 @@ struct describer {
   std::string operator()(const shard_reach_msg& m) const {
     return fmt::format("{} receiver-{} {}", m.linked ? "reaches" : "does not reach", m.id,
                        life(m.inc));
+  }
+  std::string operator()(const shard_route_msg& m) const {
+    auto out = fmt::format("receiver-{} has", m.id);
+    const auto route = unpacked_route(m.from);
+    if (!route) return out + " a route that is none";
+    if (route->empty()) return out + " everything from the trainer";
+    for (std::size_t i = 0; i < route->size(); ++i) {
+      const auto& from = (*route)[i].parent;
+      out += fmt::format("{} stripe {} from {}", i == 0 ? "" : ",", i,
+                         from ? "receiver-" + std::to_string(*from) : "the trainer");
+    }
+    return out;
+  }
+  std::string operator()(const shard_among_msg& m) const {
+    auto out = fmt::format("{} round {} goes to receivers", to_string(m.txn), m.round);
+    const auto ids = unpacked_ids(m.ids);
+    if (!ids) return out + " that are none";
+    for (const auto id : *ids) out += fmt::format(" {}", id);
+    return out;
   }
   std::string operator()(const shard_stalled_msg& m) const {
     return fmt::format("receiver-{} waits for receiver-{}", m.child, m.parent);
@@ -131,6 +153,7 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<hurry_request>(content, "hurry", out) ||
       name_if<stage_request>(content, "stage", out) ||
       name_if<stage_result>(content, "staged", out) ||
+      name_if<part_head>(content, "buckets of a part follow", out) ||
       name_if<carve_request>(content, "take a part", out) ||
       name_if<carve_result>(content, "part taken", out) ||
       name_if<prove_request>(content, "prove", out) ||
@@ -150,6 +173,7 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<relay_lent>(content, "lent", out) || name_if<relay_cut>(content, "cut", out) ||
       name_if<relay_made>(content, "cut out", out) || name_if<relay_order>(content, "order", out) ||
       name_if<relay_dialed>(content, "dialed", out) ||
+      name_if<rank_dialed>(content, "dialed", out) ||
       name_if<relay_route>(content, "route", out) ||
       name_if<relay_stalled>(content, "stalled", out) ||
       name_if<ship_request>(content, "ship", out) || name_if<stop_request>(content, "stop", out) ||

@@ -57,6 +57,22 @@ TEST_CASE("a seed gives the same run again, byte for byte, and no two seeds the 
   }
 }
 
+TEST_CASE("a trace says what every message is") {
+  auto o = of_seed(1);
+  o.receivers = 6;
+  o.ranks = o.fanout = 2;
+  o.syncs = 5;
+  const auto trace = traced(o);
+  const auto says = [&](const char* what) { return trace.find(what) != std::string::npos; };
+  CHECK(says(" has stripe 0 from receiver-"));
+  CHECK(says(", stripe 1 from the trainer"));
+  CHECK(says(" round 0 goes to receivers 0 "));
+  for (const char* bare : {"another message", "shard_", "relay_"}) {
+    CAPTURE(bare);
+    CHECK_FALSE(says(bare));
+  }
+}
+
 TEST_CASE("seeds add up to the same however many processes run them") {
   campaign_options one, three;
   one.seeds = three.seeds = 40;
