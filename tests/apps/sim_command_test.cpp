@@ -97,6 +97,38 @@ TEST_CASE("the summary says what was run") {
   CHECK(later["trace_hash"] != s["trace_hash"]);
 }
 
+TEST_CASE("a trainer of several ranks is run as it is asked for, and summed up as one of one") {
+  const auto with = [](const arguments& more) {
+    arguments all{"--seeds", "100", "--syncs", "5", "--json"};
+    all.insert(all.end(), more.begin(), more.end());
+    return summary_of(sim(all));
+  };
+  const auto one = with({}), two = with({"--ranks", "2"}), three = with({"--ranks", "3"});
+  CHECK(with({"--ranks", "1"})["trace_hash"] == one["trace_hash"]);
+  CHECK(with({"--ranks", "2", "--jobs", "1"})["trace_hash"] == two["trace_hash"]);
+  CHECK(two["trace_hash"] != one["trace_hash"]);
+  CHECK(two["trace_hash"] != three["trace_hash"]);
+  for (const auto& s : {one, two, three}) {
+    CHECK(s["seeds"] == 100);
+    CHECK(s["violations"] == 0);
+    CHECK(s["syncs"]["ok"].get<int>() > 200);
+    CHECK(s["faults"].size() == one["faults"].size());
+  }
+  for (const char* of_ranks : {"late-rank", "absent-rank", "odd-rank"}) {
+    CAPTURE(of_ranks);
+    CHECK(one["faults"][of_ranks] == 0);
+    CHECK(two["faults"][of_ranks].get<int>() > 0);
+  }
+  // With what else a fleet can be.
+  const auto all =
+      with({"--ranks", "2", "--receivers", "6", "--parts", "3", "--fanout", "2", "--fault", "none"});
+  CHECK(all["violations"] == 0);
+  CHECK(all["faults"]["late-rank"] == 0);
+  CHECK(all["syncs"]["ok"].get<int>() >= 100 * 7);
+  const auto events = sim({"--seed", "1", "--ranks", "3", "--syncs", "1", "--events"});
+  CHECK_THAT(events.out, Catch::Matchers::Contains("trainer-1/rank-2 wants sync 1"));
+}
+
 TEST_CASE("a violation is reported with the command that shows it again") {
   const auto r = sim({"--seeds", "50", "--break", "only-not-advance", "--stop", "--json",
                       "--receivers", "2", "--jobs", "1"});
@@ -144,6 +176,7 @@ TEST_CASE("bad words to the simulator are refused in one line") {
   check_refusal(sim({"--seeds", "010"}), {"--seeds"});
   check_refusal(sim({"--receivers", "65"}), {"--receivers"});
   check_refusal(sim({"--syncs", "x"}), {"--syncs"});
+  for (const char* ranks : {"0", "5", "x", "02"}) check_refusal(sim({"--ranks", ranks}), {"--ranks"});
   check_refusal(sim({"--jobs", "257"}), {"--jobs"});
   check_refusal(sim({"--minutes", "0"}), {"--minutes"});
   check_refusal(sim({"more"}), {"more"});
@@ -198,7 +231,7 @@ TEST_CASE("the list of faults is given without other words") {
   CHECK(sim({"--list-faults"}).status == 0);
   const std::vector<arguments> of_no_use{
       {"--seed", "1"},   {"--seeds", "2"},    {"--minutes", "1"}, {"--receivers", "2"},
-      {"--syncs", "2"},  {"--parts", "2"},    {"--fanout", "2"},  {"--link-mb-s", "10"},
+      {"--syncs", "2"},  {"--ranks", "2"},    {"--parts", "2"},    {"--fanout", "2"},  {"--link-mb-s", "10"},
       {"--faults", "f"}, {"--fault", "none"}, {"--keep", "none"}, {"--break", "serve-torn"},
       {"--jobs", "1"},   {"--stop"},          {"--no-shrink"},    {"--trace"},
       {"--events"}};
@@ -234,7 +267,7 @@ TEST_CASE("what links are measured with leaves nothing unsaid") {
       {"--seeds", "2"},    {"--minutes", "1"}, {"--syncs", "2"},          {"--faults", "/dev/null"},
       {"--fault", "none"}, {"--list-faults"},  {"--break", "serve-torn"}, {"--keep", "none"},
       {"--jobs", "1"},     {"--stop"},         {"--no-shrink"},           {"--trace"},
-      {"--events"},        {"--parts", "2"}};
+      {"--events"},        {"--parts", "2"},   {"--ranks", "2"}};
   for (const auto& more : of_no_use) {
     arguments all{"--link-mb-s", "100"};
     all.insert(all.end(), more.begin(), more.end());
