@@ -13,7 +13,7 @@ namespace lockstep {
 enum class question : std::uint8_t {
   status,  ///< where everybody stands: a `status_line_msg` for each receiver, a `feed_line_msg` for
            ///< each stripe that one has from another, a `relayed_line_msg` for each who ever had
-           ///< one, then the end
+           ///< one, a `failed_line_msg` for each who ever failed, then the end
   audit,   ///< who holds what the snapshot holds, read afresh: an `audit_line_msg` for each, then
            ///< the end
   last_ = audit
@@ -32,6 +32,7 @@ using status_line_msg = receiver_status;
 using audit_line_msg = receiver_audit;
 using feed_line_msg = receiver_feed;
 using relayed_line_msg = receiver_relayed;
+using failed_line_msg = receiver_failure;
 
 /// Nothing follows.
 struct observed_msg {

@@ -136,6 +136,17 @@ struct receiver_relayed {
   static constexpr auto fields(auto& x) { return std::tie(x.id, x.bytes); }
 };
 
+/// What a receiver failed for last, whatever became of it since.
+struct receiver_failure {
+  receiver_id id = 0;
+  errc reason = errc::none;
+  std::string detail;
+  std::uint64_t ago_ms = 0;
+
+  friend bool operator==(const receiver_failure&, const receiver_failure&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.id, x.reason, x.detail, x.ago_ms); }
+};
+
 /// Who passes what on to whom.
 struct relay_report {
   std::vector<receiver_feed> feeds;       ///< ascending by receiver, then by stripe

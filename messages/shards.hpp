@@ -160,6 +160,18 @@ struct shard_stalled_msg {
   static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.rank, x.child, x.parent); }
 };
 
+/// The trainer's side to a receiver or to a rank that it can do nothing with as it is, and will not
+/// be able to later.
+struct refused_msg {
+  std::uint64_t cluster = 0;
+  incarnation inc;  ///< of the life that is refused
+  errc reason = errc::none;
+  std::string detail;  ///< one line for people; at most `reply_detail_max` bytes
+
+  friend bool operator==(const refused_msg&, const refused_msg&) = default;
+  static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.inc, x.reason, x.detail); }
+};
+
 /// Nothing but that the speaker is there. Said over every link when there is nothing else to say.
 struct beat_msg {
   std::uint64_t cluster = 0;

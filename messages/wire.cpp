@@ -23,7 +23,8 @@ constexpr std::array<std::string_view, kinds> kind_names{
     "credit",       "welcome",     "audit",        "audit_reply", "observe",       "status_line",
     "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result",  "shard_ship",
     "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",     "feed_line",
-    "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend"};
+    "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend",
+    "refused",      "failed_line"};
 
 /// A bucket's size and hash in a manifest, as long as in memory: see the bound on allocations.
 constexpr std::size_t bucket_info_bytes = 24;
@@ -60,6 +61,10 @@ template <>
 constexpr std::size_t text_max<relay_offer_msg> = relay_text_max;
 template <>
 constexpr std::size_t text_max<relay_parent_msg> = relay_text_max;
+template <>
+constexpr std::size_t text_max<refused_msg> = reply_detail_max;
+template <>
+constexpr std::size_t text_max<failed_line_msg> = observer_text_max;
 template <>
 constexpr std::size_t text_max<status_line_msg> = observer_text_max;
 template <>

@@ -31,7 +31,7 @@ using wire_message =
                  audit_line_msg, observed_msg, shard_hello_msg, shard_task_msg, shard_result_msg,
                  shard_ship_msg, beat_msg, relay_offer_msg, relay_parent_msg, relay_link_msg,
                  relay_ask_msg, feed_line_msg, relayed_line_msg, shard_reach_msg, shard_route_msg,
-                 shard_among_msg, shard_stalled_msg, relay_lend_msg>;
+                 shard_among_msg, shard_stalled_msg, relay_lend_msg, refused_msg, failed_line_msg>;
 
 /// "hello", "ping", …: as in docs/protocol.md.
 std::string_view name_of(const wire_message& m) noexcept;

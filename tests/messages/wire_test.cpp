@@ -108,7 +108,8 @@ TEST_CASE("every message has the name that the protocol gives it") {
       "credit",       "welcome",     "audit",        "audit_reply", "observe",       "status_line",
       "audit_line",   "observed",    "shard_hello",  "shard_task",  "shard_result",  "shard_ship",
       "beat",         "relay_offer", "relay_parent", "relay_link",  "relay_ask",     "feed_line",
-      "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend"};
+      "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend",
+      "refused",      "failed_line"};
   message_source source(1);
   for (std::size_t kind = 0; kind < wire_kinds; ++kind)
     CHECK(name_of(source.draw(kind)) == names[kind]);
