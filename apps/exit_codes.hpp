@@ -2,6 +2,7 @@
 #pragma once
 
 #include "messages/errors.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -9,6 +10,9 @@ inline constexpr int exit_ok = 0;
 inline constexpr int exit_check_failed = 1;  ///< a receiver does not hold what it should
 inline constexpr int exit_bad_input = 2;     ///< usage, settings or files
 inline constexpr int exit_unreachable = 3;   ///< somebody does not answer
+/// There was too little memory or space on a disk, or a file was cut short while it was in use: the
+/// same may go well when it is tried again.
+inline constexpr int exit_try_again = 4;
 
 inline int exit_code_of(errc code) noexcept {
   switch (code) {
@@ -22,9 +26,16 @@ inline int exit_code_of(errc code) noexcept {
     case errc::gave_up:
     case errc::encode_failed:
       return exit_check_failed;
+    case errc::no_memory:
+      return exit_try_again;
     default:
       return exit_bad_input;
   }
+}
+
+inline int exit_code_of(const error& e) noexcept {
+  if (dynamic_cast<const no_space_error*>(&e) != nullptr) return exit_try_again;
+  return exit_code_of(e.code());
 }
 
 }  // namespace lockstep

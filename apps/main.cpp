@@ -1,6 +1,5 @@
 // The program: parses the command line and turns every failure into one line and an exit status.
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "apps/exit_codes.hpp"
 #include "apps/standard_output.hpp"
 #include "lockstep/lockstep.hpp"
+#include "messages/one_line.hpp"
 
 extern char** environ;
 
@@ -47,17 +47,8 @@ using namespace lockstep;
 
 /// One line, whatever stands in a name that it quotes.
 int complain(std::string_view what, int status) {
-  std::string line = "lockstep: ";
-  for (const char c : what) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f)
-      line += fmt::format("\\x{:02x}", byte);
-    else
-      line += c;
-  }
-  line += '\n';
   std::fflush(stdout);
-  std::fputs(line.c_str(), stderr);
+  std::fputs(("lockstep: " + one_line(what) + '\n').c_str(), stderr);
   return status;
 }
 
@@ -121,7 +112,7 @@ void on_bus_error(int) {
   constexpr char line[] =
       "lockstep: a file was cut short while it was in use, or its disk failed\n";
   (void)!::write(STDERR_FILENO, line, sizeof(line) - 1);
-  ::_exit(exit_bad_input);
+  ::_exit(exit_try_again);
 }
 
 }  // namespace
@@ -133,13 +124,13 @@ int main(int argc, char** argv) {
   try {
     return parse(argc, argv)();
   } catch (const error& e) {
-    return complain(e.what(), exit_code_of(e.code()));
+    return complain(e.what(), exit_code_of(e));
   } catch (const setting_error& e) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::filesystem::filesystem_error& e) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::bad_alloc&) {
-    return complain("out of memory", exit_bad_input);
+    return complain("out of memory", exit_try_again);
   } catch (const std::exception& e) {
     return complain(e.what(), exit_check_failed);
   }

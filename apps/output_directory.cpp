@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "weights/file.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -29,7 +30,7 @@ class made_for_now {
       failure = std::make_error_code(std::errc::not_a_directory);
     if (!failure) return;
     remove();
-    refuse(errc::unwritable, dir, "cannot be made: " + failure.message());
+    refuse_write(dir, "cannot be made", failure.value());
   }
   made_for_now(const made_for_now&) = delete;
   made_for_now& operator=(const made_for_now&) = delete;
@@ -47,12 +48,10 @@ class made_for_now {
 void try_to_write(const fs::path& dir) {
   auto name = (dir / ".lockstep-XXXXXX").string();
   // A directory asks for the same right as a file does, and never holds half of one.
-  if (!::mkdtemp(name.data()))
-    refuse(errc::unwritable, dir,
-           "cannot be written to: " + std::generic_category().message(errno));
+  if (!::mkdtemp(name.data())) refuse_write(dir, "cannot be written to", errno);
   std::error_code failure;
   fs::remove(name, failure);
-  if (failure) refuse(errc::unwritable, dir, "cannot be written to: " + failure.message());
+  if (failure) refuse_write(dir, "cannot be written to", failure.value());
 }
 
 }  // namespace

@@ -22,6 +22,7 @@
 #include "weights/file_lock.hpp"
 #include "weights/mapped_weights.hpp"
 #include "weights/row_split.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -120,7 +121,7 @@ file_lock lock_of(const fs::path& out, const fs::path& checkpoint) {
     throw error(errc::bad_input, "--out " + out.string() + ": it would overwrite the checkpoint");
   std::error_code failed;
   fs::create_directories(out, failed);
-  if (failed) throw error(errc::unwritable, out.string() + ": cannot be made: " + failed.message());
+  if (failed) refuse_write(out, "cannot be made", failed.value());
   // As long as it may take an earlier process to end.
   return file_lock(out / ".lockstep.lock", std::chrono::seconds(2));
 }

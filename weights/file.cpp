@@ -13,7 +13,9 @@
 #include <system_error>
 #include <utility>
 
+#include "messages/one_line.hpp"
 #include "weights/system_call.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -36,11 +38,7 @@ std::string in_quotes(std::string_view text) {
 
 void refuse(errc code, const fs::path& file, const std::string& what) {
   // A path is never cut: the end is what tells files apart.
-  std::string name;
-  const auto& whole = file.native();
-  for (std::size_t i = 0; i < whole.size(); i += printable_bytes_max)
-    name += printable(std::string_view(whole).substr(i, printable_bytes_max));
-  throw error(code, name + ": " + what);
+  throw error(code, one_line(file.native()) + ": " + what);
 }
 
 bool stands(const fs::path& path) {
@@ -109,8 +107,7 @@ file_writer::file_writer(fs::path path) : path_(std::move(path)), temporary_(pat
   temporary_ += ".tmp";
   std::error_code failure;
   if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), failure);
-  if (failure)
-    refuse(errc::unwritable, path_, "its directory cannot be made: " + failure.message());
+  if (failure) refuse_write(path_, "its directory cannot be made", failure.value());
   // Whatever stands there, a link or a FIFO perhaps, is somebody's leftover: never written through.
   if (::unlink(temporary_.c_str()) != 0 && errno != ENOENT) fail("begun");
   descriptor_ = uninterrupted([&] {
@@ -126,8 +123,7 @@ file_writer::~file_writer() {
 }
 
 void file_writer::fail(const char* step) const {
-  const int code = errno;
-  refuse(errc::unwritable, path_, fmt::format("cannot be {}: {}", step, reason(code)));
+  refuse_write(path_, std::string("cannot be ") + step, errno);
 }
 
 void file_writer::write(std::span<const std::byte> bytes) {
@@ -163,14 +159,13 @@ void file_writer::commit(durability how) {
 void sync_directory(const fs::path& dir) {
   const int descriptor =
       uninterrupted([&] { return ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
-  if (descriptor < 0) refuse(errc::unwritable, dir, "cannot be opened: " + reason(errno));
+  if (descriptor < 0) refuse_write(dir, "cannot be opened", errno);
   const int result = uninterrupted([&] { return ::fsync(descriptor); });
   const int code = errno;
   ::close(descriptor);
   // Some network file systems cannot sync a directory and say so with EINVAL; nothing more can be
   // done on them.
-  if (result != 0 && code != EINVAL)
-    refuse(errc::unwritable, dir, "cannot be synced: " + reason(code));
+  if (result != 0 && code != EINVAL) refuse_write(dir, "cannot be synced", code);
 }
 
 }  // namespace lockstep

@@ -12,6 +12,7 @@
 
 #include "weights/file.hpp"
 #include "weights/system_call.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -26,19 +27,18 @@ file_lock::file_lock(const std::filesystem::path& file, std::chrono::millisecond
   descriptor_ = uninterrupted([&] {
     return ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
   });
-  const auto reason = [] { return std::generic_category().message(errno); };
-  if (descriptor_ < 0) refuse(errc::unwritable, file, "cannot be opened: " + reason());
+  if (descriptor_ < 0) refuse_write(file, "cannot be opened", errno);
   const auto until = std::chrono::steady_clock::now() + patience;
   while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const bool held = errno == EWOULDBLOCK || errno == EINTR;
-    const auto why = reason();
+    const auto code = errno;
+    const bool held = code == EWOULDBLOCK || code == EINTR;
     const bool stop = held && stopping && stopping();
     if (held && !stop && std::chrono::steady_clock::now() < until) {
       std::this_thread::sleep_for(pause);
       continue;
     }
     ::close(std::exchange(descriptor_, -1));
-    if (!held) refuse(errc::unwritable, file, "cannot be locked: " + why);
+    if (!held) refuse_write(file, "cannot be locked", code);
     if (stop) refuse(errc::shut_down, file, "is not waited for any more");
     refuse(errc::timeout, file,
            fmt::format("is held by another process for more than {} ms", patience.count()));

@@ -14,6 +14,7 @@
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -38,7 +39,7 @@ void make_directory(const fs::path& dir) {
   fs::create_directories(dir, failure);
   struct stat status {};
   if (failure || ::lstat(dir.c_str(), &status) != 0)
-    refuse(errc::unwritable, dir, "cannot be made: " + failure.message());
+    refuse_write(dir, "cannot be made", failure.value());
 }
 
 }  // namespace
@@ -158,7 +159,7 @@ void host_checkpoint::clear_incoming() {
   remove_directory(incoming());
   std::error_code failure;
   fs::create_directory(incoming(), failure);
-  if (failure) refuse(errc::unwritable, incoming(), "cannot be made: " + failure.message());
+  if (failure) refuse_write(incoming(), "cannot be made", failure.value());
 }
 
 void host_checkpoint::make_private(const std::string& name) {
@@ -170,7 +171,7 @@ void host_checkpoint::make_private(const std::string& name) {
   const auto copy = sync_dir_ / "private.tmp";
   copy_whole(file, copy);
   if (::rename(copy.c_str(), file.c_str()) != 0)
-    refuse(errc::unwritable, file, "cannot be replaced by a copy of its own: " + reason());
+    refuse_write(file, "cannot be replaced by a copy of its own", errno);
   sync_directory(dir_);
 }
 
@@ -207,8 +208,7 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
     std::error_code ignored;
     if (fs::is_directory(fs::symlink_status(to, ignored)))
       refuse(errc::unwritable, to, "is a directory");
-    if (::rename(from.c_str(), to.c_str()) != 0)
-      refuse(errc::unwritable, to, "cannot be replaced: " + reason());
+    if (::rename(from.c_str(), to.c_str()) != 0) refuse_write(to, "cannot be replaced", errno);
   }
   for (const auto& file : files_in(dir_)) {
     const auto name = file.filename().string();

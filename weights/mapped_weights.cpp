@@ -13,6 +13,7 @@
 #include "weights/file.hpp"
 #include "weights/safetensors.hpp"
 #include "weights/system_call.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -53,7 +54,7 @@ bool mapped_weights::map(const fs::path& file) {
       [&] { return ::open(file.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW); });
   if (descriptor < 0) {
     if (errno == ENOENT) return false;
-    refuse(errc::unwritable, file, std::strerror(errno));
+    refuse_write(file, "cannot be opened", errno);
   }
   struct stat status {};
   const bool regular = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);

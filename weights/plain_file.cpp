@@ -16,6 +16,7 @@
 
 #include "weights/file.hpp"
 #include "weights/system_call.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -54,7 +55,7 @@ void copy_data(const plain_file& from, plain_file& to) {
   if (::ioctl(to.descriptor(), FICLONE, from.descriptor()) == 0) return;
   const auto size = from.size();
   if (uninterrupted([&] { return ::ftruncate(to.descriptor(), static_cast<off_t>(size)); }) != 0)
-    refuse(errc::unwritable, to.path(), "cannot be sized: " + reason());
+    refuse_write(to.path(), "cannot be sized", errno);
   for (std::uint64_t at = 0; at < size;) {
     const auto data = ::lseek(from.descriptor(), static_cast<off_t>(at), SEEK_DATA);
     if (data < 0 && errno == ENXIO) return;  // a hole to the end
@@ -114,7 +115,7 @@ void plain_file::write(std::uint64_t offset, std::span<const std::byte> bytes) {
       return ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), transfer_bytes_max),
                       static_cast<off_t>(offset));
     });
-    if (put < 0) refuse(errc::unwritable, path_, "cannot be written: " + reason());
+    if (put < 0) refuse_write(path_, "cannot be written", errno);
     offset += static_cast<std::uint64_t>(put);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
   }
@@ -122,7 +123,7 @@ void plain_file::write(std::uint64_t offset, std::span<const std::byte> bytes) {
 
 void plain_file::sync() {
   if (uninterrupted([&] { return ::fsync(descriptor_); }) != 0)
-    refuse(errc::unwritable, path_, "cannot be synced: " + reason());
+    refuse_write(path_, "cannot be synced", errno);
 }
 
 std::string read_small(const fs::path& path, std::size_t bytes_max) {
@@ -141,7 +142,7 @@ void copy_whole(const fs::path& from, const fs::path& to) {
   const int fresh = uninterrupted([&] {
     return ::open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
   });
-  if (fresh < 0) refuse(errc::unwritable, to, "cannot be made: " + reason());
+  if (fresh < 0) refuse_write(to, "cannot be made", errno);
   ::close(fresh);
   plain_file copy(to, plain_file::access::write);
   copy_data(source, copy);
@@ -150,7 +151,7 @@ void copy_whole(const fs::path& from, const fs::path& to) {
 
 void remove_file(const fs::path& path) {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-    refuse(errc::unwritable, path, "cannot be removed: " + reason());
+    refuse_write(path, "cannot be removed", errno);
 }
 
 void remove_directory(const fs::path& dir) {
@@ -159,7 +160,7 @@ void remove_directory(const fs::path& dir) {
   };
   constexpr int open_max = 16;
   if (::nftw(dir.c_str(), remove, open_max, FTW_DEPTH | FTW_PHYS) != 0 && errno != ENOENT)
-    refuse(errc::unwritable, dir, "cannot be removed: " + reason());
+    refuse_write(dir, "cannot be removed", errno);
 }
 
 }  // namespace lockstep

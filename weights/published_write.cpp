@@ -11,6 +11,7 @@
 #include "weights/published.hpp"
 #include "weights/published_shards.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -20,7 +21,7 @@ publication::publication(const fs::path& stream, std::uint64_t version)
     : dir_(published_dir(stream, version)) {
   std::error_code failure;
   fs::create_directories(dir_, failure);
-  if (failure) refuse(errc::unwritable, dir_, "cannot be made: " + failure.message());
+  if (failure) refuse_write(dir_, "cannot be made", failure.value());
   sync_directory(stream);
   if (has_index(dir_)) refuse(errc::unwritable, dir_, "is published already");
   remove_leftovers();
@@ -47,7 +48,7 @@ void publication::add_companion(const fs::path& file) const {
   copy_whole(file, temporary);
   std::error_code failure;
   fs::rename(temporary, to, failure);
-  if (failure) refuse(errc::unwritable, to, "cannot be renamed into place: " + failure.message());
+  if (failure) refuse_write(to, "cannot be renamed into place", failure.value());
 }
 
 std::uint64_t publication::publish(nlohmann::ordered_json metadata,

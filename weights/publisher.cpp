@@ -11,6 +11,7 @@
 #include "weights/plain_file.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/stream_owner.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -118,11 +119,9 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
 scratch_directory::scratch_directory(const fs::path& beside) {
   std::error_code failure;
   fs::create_directories(beside, failure);
-  if (failure) refuse(errc::unwritable, beside, "cannot be made: " + failure.message());
+  if (failure) refuse_write(beside, "cannot be made", failure.value());
   auto name = (beside / (std::string(scratch_directory::prefix) + "XXXXXX")).string();
-  if (!::mkdtemp(name.data()))
-    refuse(errc::unwritable, beside,
-           "cannot be written to: " + std::generic_category().message(errno));
+  if (!::mkdtemp(name.data())) refuse_write(beside, "cannot be written to", errno);
   path_ = name;
 }
 

@@ -14,6 +14,7 @@
 #include "weights/rank_part.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/stream_owner.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -83,7 +84,7 @@ void begin_staging(const fs::path& stream, const rank_plan& plan) {
     // A rank that has not seen the end of the plan before has written there just now.
     if (failure != std::errc::directory_not_empty && failure != std::errc::file_exists) break;
   }
-  refuse(errc::unwritable, rank_staging(stream), "cannot be made: " + failure.message());
+  refuse_write(rank_staging(stream), "cannot be made", failure.value());
 }
 
 }  // namespace
@@ -283,7 +284,7 @@ std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<r
       const auto to = out.add_shard(number++, count, shard.tensors);
       std::error_code failure;
       fs::rename(from, to, failure);
-      if (failure) refuse(errc::unwritable, to, "cannot be moved into place: " + failure.message());
+      if (failure) refuse_write(to, "cannot be moved into place", failure.value());
       bytes += plain_file(to, plain_file::access::read).size();
     }
   auto metadata = plan.full ? full_metadata(plan.version, whole.shape.total_bytes())

@@ -17,6 +17,7 @@
 #include "weights/plain_file.hpp"
 #include "weights/pull.hpp"
 #include "weights/system_call.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -48,7 +49,7 @@ void remove_version(const fs::path& dir) {
 stream_owner::stream_owner(publisher_options options) : options_(std::move(options)) {
   std::error_code failure;
   fs::create_directories(options_.out, failure);
-  if (failure) refuse(errc::unwritable, options_.out, "cannot be made: " + failure.message());
+  if (failure) refuse_write(options_.out, "cannot be made", failure.value());
   lock_ = uninterrupted(
       [&] { return ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (lock_ < 0 || uninterrupted([&] { return ::flock(lock_, LOCK_EX | LOCK_NB); }) != 0) {
@@ -127,7 +128,7 @@ void remove_rank_staging(const fs::path& stream) {
   std::error_code failure;
   fs::rename(staging, aside.path() / "ranks", failure);
   if (failure && failure != std::errc::no_such_file_or_directory)
-    refuse(errc::unwritable, staging, "cannot be moved away: " + failure.message());
+    refuse_write(staging, "cannot be moved away", failure.value());
   aside.remove();
 }
 

@@ -45,7 +45,8 @@ others=$(IFS=,; echo "${nodes[*]:1}")
 receivers=$(((SLURM_JOB_NUM_NODES - 1) * RECEIVERS_PER_NODE))
 
 # Runs a command again until it ends by itself: what ended well, failed its audit (1), was given bad
-# input (2) or is not there stays ended; what was killed, or reached nobody (3), comes back.
+# input (2) or is not there stays ended; what was killed, reached nobody (3), had no room (4) or was
+# refused (5) comes back.
 # shellcheck disable=SC2317  # called by the tasks
 again() {
   local child="" status told=0

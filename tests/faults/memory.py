@@ -98,7 +98,7 @@ def main():
         print(f"ok   weights {weights / MIB:.0f} MiB, staged at most {STAGED / MIB:.0f}, a tiny model's receiver "
               f"{idle / MIB:.0f}: may have {1.1 * budget / MIB:.0f}, had {most / MIB:.0f}")
         ended, code, errors, _ = play(options.program, large, scratch / "large", int(weights / 2))
-        require(code == 2 and len(errors) == 1 and errors[0].startswith("lockstep: "),
+        require(code == 4 and len(errors) == 1 and errors[0].startswith("lockstep: "),
                 f"with half of its weights: {code}, {errors}, {ended}")
         print(f"ok   with half of its weights: {errors[0]}")
         for more in (0, 8):

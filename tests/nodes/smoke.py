@@ -549,9 +549,28 @@ def output_that_cannot_be_written(world):
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small],
                           stderr=subprocess.DEVNULL).returncode == 0:
             try:  # a full disk, where this may be tried
-                one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=small)), 2)
+                one_line(f.ended(f.receiver(0, "127.0.0.1:1", out=small)), 4)
+                (small / "rest").write_bytes(bytes(64 << 10))
+            except OSError:  # no byte is left
+                run = {"trainer.run_file": small / "run"}
+                one_line(f.ended(f.trainer(receivers=0, settings=run)), 4)
             finally:
                 subprocess.run(["umount", small], check=True)
+
+
+@case
+def a_file_that_is_cut_short_may_be_tried_again(world):
+    """Its bytes are gone under whoever has it mapped, which ends with a status that is no bad input."""
+    out = world.place("out")
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        at = address_of(trainer)
+        receiver = f.receiver(0, at, out=out)
+        ready_at(receiver, world.last)
+        trainer.kill()
+        os.truncate(out / "model.safetensors", 0)
+        f.trainer(receivers=1, rounds=1, listen=at)
+        one_line(f.ended(receiver), 4)
 
 
 @case
