@@ -89,7 +89,8 @@ void gateway::listen(const node_address& at, greeting as, link_handler take) {
     if (g.role == node_role::receiver && !members_.admits(g.name, g.id))
       return {errc::bad_input, fmt::format("transport.members names no '{}' with the id {}",
                                            printable(g.name), g.id)};
-    if (g.role == node_role::trainer && (t.rank != 0 || g.id == 0 || g.id >= t.ranks))
+    // Which of several ranks does not fit is the supervisor's to say.
+    if (g.role == node_role::trainer && (t.rank != 0 || g.id == 0 || t.ranks == 1))
       return {errc::bad_input, "this is a trainer itself, and no rank of it is missing"};
     if (g.purpose == channel_purpose::control &&
         (g.stream > streams_max || (g.role == node_role::receiver && g.stream == 0)))

@@ -468,7 +468,9 @@ using rank_link_actor = caf::typed_actor<
     // Something to do, or to ship.
     caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
     // From whom receivers have what, and who gets the same.
-    caf::reacts_to<shard_route_msg>, caf::reacts_to<shard_among_msg>>;
+    caf::reacts_to<shard_route_msg>, caf::reacts_to<shard_among_msg>,
+    // It cannot be a rank of this trainer.
+    caf::reacts_to<refused_msg>>;
 
 /// The coordinator, at another rank's.
 using coordinator_link_actor = caf::typed_actor<

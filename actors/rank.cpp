@@ -8,6 +8,7 @@
 #include "actors/packed.hpp"
 #include "actors/patience.hpp"
 #include "actors/rank_parts.hpp"
+#include "actors/refused_error.hpp"
 #include "actors/states.hpp"
 
 namespace lockstep {
@@ -32,19 +33,28 @@ void dial(pointer self) {
   self->state.dial(rank_actor(self));
 }
 
+/// The coordinator has no use for this rank, which its trainer is told if it waits.
+void refuse_boot(pointer self, errc reason, const std::string& detail) {
+  const auto boot = std::exchange(self->state.boot, std::nullopt);
+  if (boot) boot->answer->set_exception(std::make_exception_ptr(refused_error(reason, detail)));
+}
+
 void on_dialed(pointer self, rank_dialed& m) {
   auto& state = self->state;
   const auto& t = state.env->options.transport;
   state.dialing = false;
   if (!m.link) {
+    state.no_link = std::string(to_string(m.why.reason)) + ' ' + m.why.detail;
+    // Whoever is there knows what this is, and has no place for it.
+    if (m.why.reason == errc::bad_input) refuse_boot(self, m.why.reason, m.why.detail);
     state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
-      state.env->log->warn("no link to the coordinator: {} {}", to_string(m.why.reason),
-                           m.why.detail);
+      state.env->log->warn("no link to the coordinator: {}", state.no_link);
     return arm(self);
   }
   state.failures = 0;
   state.last_failure = errc::none;
+  state.no_link.clear();
   state.coordinator = std::move(m.link);
   self->monitor(state.coordinator);
   introduce(self);
@@ -93,6 +103,17 @@ void on_boot(pointer self, boot_request& m) {
     seed(self, *std::exchange(state.waiting, std::nullopt));
 }
 
+/// As it is, this rank is of no use to the coordinator: the trainer is told so. It introduces
+/// itself anew if it is seeded again, perhaps with something else.
+void on_refused(pointer self, const refused_msg& m) {
+  auto& state = self->state;
+  if (m.cluster != state.env->cluster || m.inc != state.inc) return;
+  state.env->log->error("refused by the coordinator: {} {}", to_string(m.reason), m.detail);
+  state.hello.reset();
+  state.waiting.reset();
+  refuse_boot(self, m.reason, m.detail);
+}
+
 void on_sync(pointer self, sync_request& m) {
   auto& state = self->state;
   if (!state.snapshot) {
@@ -136,6 +157,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       [self](const shard_ship_msg& m) { on_ship(self, m); },
       [self](const shard_route_msg& m) { on_route(self, m); },
       [self](const shard_among_msg& m) { on_among(self, m); },
+      [self](const refused_msg& m) { on_refused(self, m); },
       [self](const relay_stalled& m) {
         const auto& s = self->state;
         if (s.coordinator)

@@ -23,6 +23,8 @@ using rank_actor = caf::typed_actor<
     caf::reacts_to<shard_task_msg>, caf::reacts_to<shard_ship_msg>,
     // It says from whom receivers have what, and who gets the same.
     caf::reacts_to<shard_route_msg>, caf::reacts_to<shard_among_msg>,
+    // It says why this is none of its ranks.
+    caf::reacts_to<refused_msg>,
     // A flusher waits in vain for what another receiver was to bring.
     caf::reacts_to<relay_stalled>,
     // What the snapshot says.
@@ -70,6 +72,7 @@ struct rank_state {
   bool dialing = false;
   std::uint32_t failures = 0;
   errc last_failure = errc::none;
+  std::string no_link;  ///< why there is none, as far as that is known
   time_point next_try;
 
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed

@@ -51,7 +51,7 @@ bool passed(coordinator_link* self, wire_message& m) {
 bool hear_coordinator(coordinator_link* self, wire_message& m) {
   return std::holds_alternative<beat_msg>(m) || passed<shard_task_msg>(self, m) ||
          passed<shard_ship_msg>(self, m) || passed<shard_route_msg>(self, m) ||
-         passed<shard_among_msg>(self, m) || strange(self, m);
+         passed<shard_among_msg>(self, m) || passed<refused_msg>(self, m) || strange(self, m);
 }
 
 }  // namespace
@@ -76,6 +76,7 @@ caf::behavior rank_link_behavior(rank_link* self, std::shared_ptr<const actor_en
       [self](const shard_ship_msg& m) { self->state.io.write(self, m); },
       [self](const shard_route_msg& m) { self->state.io.write(self, m); },
       [self](const shard_among_msg& m) { self->state.io.write(self, m); },
+      [self](const refused_msg& m) { self->state.io.write(self, m); },
       [self](const caf::io::new_data_msg& m) {
         self->state.io.read(self, m.buf,
                             [self](wire_message& said) { return hear_rank(self, said); });

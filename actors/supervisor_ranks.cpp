@@ -84,22 +84,46 @@ void refuse_boot(pointer self, errc reason, const std::string& detail) {
   if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
 }
 
-/// Empty if the parts of all ranks are the model.
-static std::string misfit_of_ranks(const supervisor_state& state, const boot_request& m) {
+/// It can be none of this trainer's ranks: it is told why, and waited for no longer. Its link
+/// stays, and it may introduce itself anew.
+static void refuse_rank(pointer self, const rank_link_actor& link, const shard_hello_msg& m,
+                        std::string why) {
+  const auto& env = *self->state.env;
+  env.log->error("rank {} is refused: {}", m.rank, why);
+  self->send(link, refused_msg{env.cluster, m.inc, errc::wrong_layout,
+                               "rank " + std::to_string(m.rank) + ": " + std::move(why)});
+}
+
+/// What keeps a rank from having a part of the model beside those that own the rest so far, which
+/// it is added to; empty if nothing does.
+static std::string misfit_of(const shard_hello_msg& m, const layout& shape, shard_mask& owners) {
+  if (m.layout != shape.fingerprint())
+    return "its model is not rank 0's: other tensors, dtypes or shapes, or split into other rows";
+  const auto owned = unpacked_mask(m.owned, shape.count());
+  if (!owned) return "it owns tensors that there are not";
+  for (std::size_t i = 0; i < owners.size(); ++i)
+    if ((*owned)[i] && owners[i])
+      return "it owns tensor '" + shape[i].name + "', which another rank owns too";
+  for (std::size_t i = 0; i < owners.size(); ++i) owners[i] = owners[i] || (*owned)[i];
+  return {};
+}
+
+/// Sends away who has no part in the model that is to be seeded. What the others own.
+static shard_mask owned_by_fitting(pointer self, const boot_request& m) {
+  auto& ranks = self->state.ranks;
   auto owners = m.owned;
-  for (const auto& [rank, r] : state.ranks) {
-    if (r.hello.layout != m.shape.fingerprint())
-      return "rank " + std::to_string(rank) + " has another model";
-    const auto owned = unpacked_mask(r.hello.owned, m.shape.count());
-    if (!owned) return "rank " + std::to_string(rank) + " owns what there is not";
-    for (std::size_t i = 0; i < owners.size(); ++i) {
-      if ((*owned)[i] && owners[i]) return "two ranks own tensor '" + m.shape[i].name + "'";
-      owners[i] = owners[i] || (*owned)[i];
+  for (auto it = ranks.begin(); it != ranks.end();) {
+    const auto& [link, hello, reached, sent] = it->second;
+    auto why = misfit_of(hello, m.shape, owners);
+    if (why.empty()) {
+      ++it;
+      continue;
     }
+    refuse_rank(self, link, hello, std::move(why));
+    self->demonitor(link.address());
+    it = ranks.erase(it);
   }
-  const auto orphan = std::ranges::find(owners, false) - owners.begin();
-  if (orphan == std::ssize(owners)) return {};
-  return "no rank owns tensor '" + m.shape[static_cast<std::size_t>(orphan)].name + "'";
+  return owners;
 }
 
 /// Goes on with a boot that waits for other ranks, as far as that can be.
@@ -108,10 +132,14 @@ static void advance_boot(pointer self) {
   if (!state.waiting) return;
   auto& w = *state.waiting;
   const auto others = state.env->options.transport.ranks - 1;
-  if (state.ranks.size() < others) return;
   if (!w.asked) {
-    if (const auto misfit = misfit_of_ranks(state, w.request); !misfit.empty())
-      return refuse_boot(self, errc::wrong_layout, misfit);
+    const auto owners = owned_by_fitting(self, w.request);
+    if (state.ranks.size() < others) return;
+    const auto orphan = std::ranges::find(owners, false) - owners.begin();
+    if (orphan != std::ssize(owners))
+      return refuse_boot(
+          self, errc::wrong_layout,
+          "no rank owns tensor '" + w.request.shape[static_cast<std::size_t>(orphan)].name + "'");
     w.asked = true;
     for (const auto& [rank, r] : state.ranks)
       self->send(r.link, shard_task_msg{state.env->cluster,
@@ -160,11 +188,12 @@ void rank_died(pointer self, std::uint32_t rank) {
 void on_rank(pointer self, shard_hello_msg& m) {
   auto& state = self->state;
   const auto ranks = state.env->options.transport.ranks;
-  if (m.cluster != state.env->cluster || m.rank == 0 || m.rank >= ranks || m.ranks != ranks) {
-    state.env->log->error("rank {} of {} is none of this trainer's {}", m.rank, m.ranks, ranks);
-    return;
-  }
+  if (m.cluster != state.env->cluster) return;
   const auto from = caf::actor_cast<rank_link_actor>(self->current_sender());
+  if (m.rank == 0 || m.rank >= ranks || m.ranks != ranks)
+    return refuse_rank(self, from, m,
+                       "it is one of " + std::to_string(m.ranks) + " ranks, and this trainer has " +
+                           std::to_string(ranks));
   if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
     if (known->second.link == from) return;
     // Displaced, it would come back and displace this one in turn. A link that only seems to live

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "actors/refused_error.hpp"
 #include "actors/runtime.hpp"
 #include "actors/ticket.hpp"
 #include "messages/layout.hpp"

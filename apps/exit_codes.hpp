@@ -1,6 +1,7 @@
 // Decides what the program's exit status means.
 #pragma once
 
+#include "actors/refused_error.hpp"
 #include "messages/errors.hpp"
 #include "weights/unwritable.hpp"
 
@@ -13,6 +14,7 @@ inline constexpr int exit_unreachable = 3;   ///< somebody does not answer
 /// There was too little memory or space on a disk, or a file was cut short while it was in use: the
 /// same may go well when it is tried again.
 inline constexpr int exit_try_again = 4;
+inline constexpr int exit_refused = 5;  ///< the other side has no use for this one as it is
 
 inline int exit_code_of(errc code) noexcept {
   switch (code) {
@@ -35,6 +37,7 @@ inline int exit_code_of(errc code) noexcept {
 
 inline int exit_code_of(const error& e) noexcept {
   if (dynamic_cast<const no_space_error*>(&e) != nullptr) return exit_try_again;
+  if (dynamic_cast<const refused_error*>(&e) != nullptr) return exit_refused;
   return exit_code_of(e.code());
 }
 

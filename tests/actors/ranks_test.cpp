@@ -125,27 +125,65 @@ TEST_CASE("a rank that is lost ends the run, and all seed again") {
   CHECK(f.all_hold());
 }
 
-TEST_CASE("parts that are not the model, and labels that differ, are refused") {
+TEST_CASE("a rank that does not fit is refused, and the others wait for one that does") {
   ranked_fleet f;
-  f.t[1].reset();
-  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 0));
-  const auto refused = [&](auto work) {
+  f.add(1);
+  std::vector<std::future<version_ref>> fit;
+  for (const std::uint32_t rank : {0u, 2u})
+    fit.push_back(
+        std::async(std::launch::async, [&, rank] { return f.t[rank]->seed(f.w, 0, 60s); }));
+  const auto refused = [&](trainer& t, const weight_buffer& w) {
     try {
-      work();
-      return errc::none;
-    } catch (const error& e) {
-      return e.code();
+      t.seed(w);
+      return std::string("seeded");
+    } catch (const refused_error& e) {
+      return std::string(e.what());
     }
   };
-  std::vector<std::future<errc>> done;
-  for (std::uint32_t rank = 0; rank < ranks; ++rank)
-    done.push_back(std::async(std::launch::async,
-                              [&, rank] { return refused([&] { f.t[rank]->seed(f.w); }); }));
-  CHECK(done[0].get() == errc::wrong_layout);
-  for (std::uint32_t rank = 1; rank < ranks; ++rank) CHECK(done[rank].get() != errc::none);
+  using Catch::Contains;
+  f.t[1].reset();
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 0));
+  CHECK_THAT(refused(*f.t[1], f.w), Contains("rank 1: it owns tensor"));
+  const layout other({{"w", dtype::u8, {7}}, {"x", dtype::u8, {7}}, {"y", dtype::u8, {7}}});
+  f.t[1].reset();
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], other);
+  CHECK_THAT(refused(*f.t[1], weight_buffer(other)), Contains("rank 1: its model is not"));
+  for (auto& seeding : fit) CHECK(seeding.wait_for(0s) == std::future_status::timeout);
 
   f.t[1].reset();
-  f.start(1);
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 1));
+  const auto first = f.t[1]->seed(f.w);
+  for (auto& seeding : fit) CHECK(seeding.get() == first);
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  CHECK(f.sync(1).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
+
+TEST_CASE("a start without all ranks ends when its time is over, and names whom it lacks") {
+  ranked_fleet f;
+  auto second = std::async(std::launch::async, [&] {
+    try {
+      f.t[2]->seed(f.w, 0, 20s);
+      return std::string();
+    } catch (const error& e) {
+      return std::string(e.what());
+    }
+  });
+  const auto began = std::chrono::steady_clock::now();
+  try {
+    f.t[0]->seed(f.w, 0, 200ms);
+    FAIL("seeded");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::timeout);
+    CHECK(std::string(e.what()) == "no word of rank 1");
+  }
+  CHECK(std::chrono::steady_clock::now() - began < 10s);
+  f.t[2]->stop();
+  CHECK(second.get() == "the trainer has left");
+}
+
+TEST_CASE("labels that differ are refused") {
+  ranked_fleet f;
   REQUIRE(f.seed());
   auto late = std::async(std::launch::async, [&] { return f.t[1]->sync(7, f.w).wait(); });
   auto other = std::async(std::launch::async, [&] { return f.t[2]->sync(1, f.w).wait(); });

@@ -395,6 +395,27 @@ def ranks_and_engines_hold_rows(world):
 
 
 @case
+def a_rank_that_does_not_fit_is_refused_by_name(world):
+    """Another model, other rows, another number of ranks: such a rank ends with the reason, and rank 0
+    waits for one that fits."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at = address_of(first)
+        other = {"base": world.other.base, "stream": False}
+        wrong = [(1, ["--ranks", "2"], other, "model"),
+                 (1, ["--ranks", "2", "--row-shards", "4"], {}, "rows"),
+                 (1, ["--ranks", "3"], {}, "3 ranks"), (2, ["--ranks", "3"], {}, "3 ranks")]
+        for number, more, which, what in wrong:
+            odd = f.trainer(*more, "--rank", str(number), "--coordinator", at, rank=1, **which)
+            ended = f.ended(odd, 20)
+            one_line(ended, 5)
+            require(f"rank {number}" in ended.errors[0] and what in ended.errors[0], ended)
+            require(first.running(), lambda: f"rank 0 ended: {first.said()}")
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        ready_at(f.receiver(0, f"{at},{address_of(second)}"), world.last)
+
+
+@case
 def two_trainers_at_once(world):
     """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
     with world.fleet() as f:
