@@ -242,7 +242,8 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         s.timer.fired();
         const auto now = self->clock().now();
         if (s.boot && s.boot->deadline <= now)
-          refuse_seed(self, errc::timeout, "the coordinator has not seeded");
+          refuse_seed(self, errc::timeout,
+                      "rank 0 has not seeded" + (s.no_link.empty() ? "" : ": " + s.no_link));
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
         tell_counts(self);
         arm(self);

@@ -413,7 +413,7 @@ void on_tick(pointer self) {
     repeat_orders(self);
   }
   if (state.waiting && state.waiting->request.deadline <= now)
-    refuse_boot(self, errc::timeout, "not every rank has come and seeded its part");
+    refuse_boot(self, errc::timeout, missing_ranks(state));
   perform(self, state.policy->on_tick(now));
 }
 

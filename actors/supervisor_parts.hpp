@@ -24,6 +24,8 @@ void boot(pointer self, boot_request m);
 void end_ranks(pointer self);
 /// Gives up a start that waits for other ranks.
 void refuse_boot(pointer self, errc reason, const std::string& detail);
+/// Whom a start that waits for other ranks waits for, in words.
+std::string missing_ranks(const supervisor_state& state);
 /// A rank announces itself.
 void on_rank(pointer self, shard_hello_msg& m);
 /// A rank's link has ended.

@@ -156,6 +156,15 @@ static void advance_boot(pointer self) {
   start_group(self, std::move(request), sum);
 }
 
+std::string missing_ranks(const supervisor_state& state) {
+  const auto& w = *state.waiting;
+  std::string list;
+  for (std::uint32_t rank = 1; rank < state.env->options.transport.ranks; ++rank)
+    if (w.asked ? !w.seeded.contains(rank) : !state.ranks.contains(rank))
+      list += (list.empty() ? "" : ", ") + std::to_string(rank);
+  return (w.asked ? "not seeded by rank " : "no word of rank ") + list;
+}
+
 void boot(pointer self, boot_request m) {
   auto& state = self->state;
   end_trainer(self);

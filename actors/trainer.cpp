@@ -96,8 +96,10 @@ void trainer::conclude_last() {
   last_->wait();
 }
 
-version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
+version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label,
+                          std::optional<milliseconds> patience) {
   conclude_last();
+  const auto for_ranks = patience_of(patience.value_or(rank_patience(on_.options())));
   auto& inside = on_.inside();
   boot_request m;
   m.run = inside.next_run();
@@ -105,12 +107,12 @@ version_ref trainer::seed(const tensor_reader& tensors, std::uint64_t label) {
                                              on_.options().sync.history_percent);
   m.shape = shape_;
   m.owned = owned_;
-  m.deadline = std::chrono::steady_clock::now() + rank_patience(on_.options());
+  m.deadline = std::chrono::steady_clock::now() + for_ranks;
   m.answer = std::make_shared<std::promise<version_ref>>();
   auto answer = m.answer->get_future();
   caf::anon_send(inside.supervisor, std::move(m));
-  auto patience = answer_timeout + transfer_time(on_.options(), shape_.total_bytes());
-  return wait_for(answer, patience + rank_patience(on_.options()), "seed");
+  const auto own = answer_timeout + transfer_time(on_.options(), shape_.total_bytes());
+  return wait_for(answer, own + for_ranks, "seed");
 }
 
 ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {

@@ -44,8 +44,12 @@ class trainer {
   /// another run. `tensors` is called on the caller's thread. Throws `error{wrong_layout}` naming a
   /// tensor whose size is not the layout's, `error{no_memory}` if there is none for the copy, and
   /// `error{unwritable}`, `error{bad_input}` or `error{timeout}` if `trainer.run_file` gives no
-  /// number.
-  version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0);
+  /// number. Of several ranks each waits for the others for `patience`, by default
+  /// `sync.recovery_timeout_ms`: then rank 0 throws `error{timeout}` that names those missing, the
+  /// others one that says that rank 0 has not seeded. A rank that rank 0 has no use for, such as
+  /// one of another model, throws `refused_error`, and rank 0 goes on waiting for one that fits.
+  version_ref seed(const tensor_reader& tensors, std::uint64_t label = 0,
+                   std::optional<std::chrono::milliseconds> patience = {});
 
   /// Brings every member to `tensors`: returns as soon as they have been read and may be changed
   /// again. Waits for the sync before it, if that is still under way, but not for who failed in it:
@@ -56,8 +60,9 @@ class trainer {
   ticket sync(std::uint64_t label, const tensor_reader& tensors);
 
   template <tensor_source T>
-  version_ref seed(const T& source, std::uint64_t label = 0) {
-    return seed(reader_of(source), label);
+  version_ref seed(const T& source, std::uint64_t label = 0,
+                   std::optional<std::chrono::milliseconds> patience = {}) {
+    return seed(reader_of(source), label, patience);
   }
   template <tensor_source T>
   ticket sync(std::uint64_t label, const T& source) {

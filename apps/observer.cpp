@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -80,7 +81,7 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
   connect_options o;
   o.host = where.host;
   o.port = where.port;
-  o.deadline = milliseconds(t.connect_timeout_ms);
+  o.deadline = std::min(milliseconds(t.connect_timeout_ms), patience);
   const auto cluster = cluster_id(options.cluster.name);
   o.self.cluster = cluster;
   o.self.role = node_role::observer;

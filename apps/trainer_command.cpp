@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -174,7 +175,8 @@ class player {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     for (;;) {
       try {
-        t.seed(pieces());
+        const auto left = std::chrono::ceil<milliseconds>(until - clock::now());
+        t.seed(pieces(), 0, std::max(left, milliseconds(1)));
         return;
       } catch (const error& e) {
         if (stop_.wait_for(milliseconds(0))) throw run_lost();
