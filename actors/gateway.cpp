@@ -81,6 +81,7 @@ void gateway::listen(const node_address& at, greeting as, link_handler take) {
   o.self = std::move(as);
   o.channels = channels_of(env_->options);
   o.handshake_deadline = milliseconds(env_->options.transport.handshake_timeout_ms);
+  o.failures_per_minute_max = env_->options.transport.failures_per_minute_max;
   const auto& t = env_->options.transport;
   const bool trainer = o.self.role == node_role::trainer;
   const auto admit = [this, &t, trainer](const greeting& g, const std::string&) -> failure {

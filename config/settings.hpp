@@ -101,6 +101,7 @@ struct transport_settings {
   std::uint32_t handshake_timeout_ms = 5'000;
   std::uint32_t retry_ms = 200;
   std::uint32_t retry_ms_max = 2'000;
+  std::uint32_t failures_per_minute_max = 120;  ///< handshakes of one address; 0: any number
   std::uint32_t fanout = 0;   ///< stripes, and receivers that one passes each on to; 0: nobody does
   std::string relay_listen;   ///< HOST:PORT where receivers have buckets from this one; empty: none
   std::string relay_address;  ///< HOST:PORT that those are told; empty: where it listens

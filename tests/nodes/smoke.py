@@ -819,6 +819,41 @@ def strangers_do_not_disturb(world):
         wait_until("the port answers again", lambda: f.ask("status", at).code == 0, 15)
 
 
+def own_address():
+    """One of this machine's that is not loopback; None where there is none. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try:
+            s.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        host = s.getsockname()[0]
+    return None if host.startswith("127.") else host
+
+
+@case
+def how_many_handshakes_may_fail_is_a_setting(world):
+    """An address from which more fail is closed out; with 0 none is."""
+    host = own_address()
+    if host is None:
+        return
+    for most, wanted in ((5, 3), (0, 0)):
+        with world.fleet(settings={"transport.failures_per_minute_max": most,
+                                   "transport.insecure": True}) as f:
+            at = address_of(f.trainer(receivers=0, rounds=1, listen="0.0.0.0:0"))
+            at = f"{host}:{at.rpartition(':')[2]}"
+            require(f.ask("status", at).code == 0, "status before")
+            for _ in range(10):
+                with socket.create_connection((host, int(at.rpartition(":")[2])), 5) as s:
+                    s.sendall(b"GET / HTTP/1.1\r\n\r\n" * 4)
+                    try:
+                        while s.recv(4096):
+                            pass
+                    except ConnectionError:
+                        pass
+            ended = f.ask("status", at)
+            require(ended.code == wanted, f"with {most}: {ended}")
+
+
 # Security
 
 
