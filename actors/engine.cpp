@@ -195,12 +195,23 @@ engine::failure engine::publish(const readiness& state) {
   {
     const std::lock_guard lock(mutex_);
     state_ = state;
+    if (state.ready) refusal_ = {};
   }
   changed_.notify_all();
   return guarded(errc::hook_failed, [&] {
     if (hooks_.readiness_changed) hooks_.readiness_changed(state);
     return failure{};
   });
+}
+
+void engine::refuse(failure why) {
+  const std::lock_guard lock(mutex_);
+  refusal_ = std::move(why);
+}
+
+engine::failure engine::refusal() const {
+  const std::lock_guard lock(mutex_);
+  return refusal_;
 }
 
 readiness engine::state() const {

@@ -90,6 +90,9 @@ class engine {
   /// What the engine's hook throws comes back as a failure; the state is published all the same.
   failure publish(const readiness& state);
   readiness state() const;
+  /// A trainer has no use for this engine. Stands until it is ready.
+  void refuse(failure why);
+  failure refusal() const;
   /// Waits until `ready` at a label of at least `label`; false if `timeout` passes first.
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
@@ -115,6 +118,7 @@ class engine {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   readiness state_;
+  failure refusal_;
 };
 
 }  // namespace lockstep

@@ -329,6 +329,8 @@ using receiver_actor = caf::typed_actor<
     caf::reacts_to<relay_parent_msg>,
     // Another receiver may have these weights; likewise.
     caf::reacts_to<relay_lend_msg>,
+    // The trainer has no use for this life.
+    caf::reacts_to<refused_msg>,
     // The relay needs a bucket of weights that are lent.
     caf::reacts_to<relay_cut>,
     // A deadline: staged data or the lease.

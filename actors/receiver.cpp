@@ -58,6 +58,11 @@ readiness receiver::state() const {
   return engine_->state();
 }
 
+void receiver::check_refused() const {
+  if (const auto why = engine_->refusal())
+    throw refused_error(why.reason, name() + ": refused by the trainer: " + why.detail);
+}
+
 bool receiver::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
   return engine_->wait_ready(label, timeout);
 }

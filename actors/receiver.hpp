@@ -14,6 +14,7 @@
 
 #include "actors/faults.hpp"
 #include "actors/receiver_hooks.hpp"
+#include "actors/refused_error.hpp"
 #include "actors/runtime.hpp"
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
@@ -58,6 +59,10 @@ class receiver {
 
   /// Whether the engine may serve now, with which version, and if not why not.
   readiness state() const;
+  /// Throws `refused_error` if a trainer has said that it has no use for this receiver as it is:
+  /// its tensors are others, or its id is another's. It goes on trying all the same, for trainers
+  /// change.
+  void check_refused() const;
   /// Waits until it may serve a version whose label is at least `label`.
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 

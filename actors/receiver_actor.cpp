@@ -237,6 +237,16 @@ void cut(pointer self, const relay_cut& m) {
   self->send(s.side.relay, std::move(made));
 }
 
+/// A trainer has no use for this engine. Who serves has another one, and that stands.
+void on_refused(pointer self, refused_msg& m) {
+  auto& s = self->state;
+  const auto& me = s.machine->self();
+  if (m.cluster != me.cluster || m.inc != me.inc || s.machine->state().ready) return;
+  s.env->log->error("{}: refused by the trainer: {} {}", s.bytes->name(), to_string(m.reason),
+                    m.detail);
+  s.bytes->refuse({m.reason, std::move(m.detail)});
+}
+
 /// Nothing that is decided depends on it, and nothing is written: the bytes as they are now.
 void answer_audit(pointer self, const audit_msg& m) {
   const auto& machine = *self->state.machine;
@@ -312,6 +322,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
           self->send(self->state.side.relay, relay_order{std::move(m), from});
       },
       [self](relay_lend_msg& m) { lend(self, m); },
+      [self](refused_msg& m) { on_refused(self, m); },
       [self](const relay_cut& m) { cut(self, m); },
       [self, now](const tick&) {
         self->state.timer.fired();

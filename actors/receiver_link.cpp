@@ -115,6 +115,7 @@ caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const 
       say<ping_msg>(self),
       say<relay_parent_msg>(self),
       say<relay_lend_msg>(self),
+      say<refused_msg>(self),
       announce<prepare_msg>(self),
       announce<redo_msg>(self),
       announce<full_begin_msg>(self),

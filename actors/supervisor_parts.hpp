@@ -17,6 +17,17 @@ void note_phase(pointer self, receiver_id id);
 /// Ends sender, join and snapshot, if there are any.
 void end_trainer(pointer self);
 
+// --- supervisor_receivers.cpp
+void start_flusher(pointer self, supervisor_state::child& c);
+/// Forgets how a receiver that runs elsewhere was reached.
+void unreach(pointer self, supervisor_state::child& c);
+/// Tells a life that it is of no use here as it is.
+void refuse(pointer self, const receiver_actor& who, incarnation inc, errc reason, std::string why);
+/// A life announces itself.
+void on_hello(pointer self, const hello_msg& m);
+/// It leaves on purpose.
+void on_goodbye(pointer self, const goodbye_msg& m);
+
 // --- supervisor_ranks.cpp
 /// Starts a run, as soon as every rank of the trainer has seeded its part.
 void boot(pointer self, boot_request m);

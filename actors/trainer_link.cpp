@@ -54,6 +54,7 @@ class hearer {
   bool hear(audit_msg& m) { return pass(m); }
   bool hear(relay_parent_msg& m) { return pass(m); }
   bool hear(relay_lend_msg& m) { return pass(m); }
+  bool hear(refused_msg& m) { return pass(m); }
   bool hear(prepare_msg& m) { return begin(m); }
   bool hear(redo_msg& m) { return begin(m); }
   bool hear(full_begin_msg& m) { return begin(m); }

@@ -209,6 +209,7 @@ int run_receiver(const receiver_command_options& o) {
   bool in_place = true;
   while (!stop.wait_for(std::chrono::milliseconds(200)) && in_place) {
     printer.check();
+    engine.check_refused();
     in_place = !file || file->in_place();
   }
   engine.detach();

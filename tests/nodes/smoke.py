@@ -83,10 +83,29 @@ def stays_unready(receiver, seconds):
             lambda: f"{receiver.name} became ready: {receiver.said()}")
 
 
+def stays_ready(receiver, seconds):
+    time.sleep(seconds)
+    require(receiver.running() and last_state(receiver).get("ready"), receiver.said)
+
+
 def one_line(ended, *codes):
     require(ended.code in codes, f"wanted exit {codes}: {ended}")
     require(len(ended.errors) == 1 and ended.errors[0].startswith("lockstep: "),
             f"wanted one line on standard error: {ended.errors}")
+
+
+def is_refused(f, at, receiver, id, what):
+    """It is told why, says so and ends; the trainer's status remembers it."""
+    ended = f.ended(receiver)
+    one_line(ended, 5)
+    require(receiver.name in ended.errors[0] and what in ended.errors[0], ended)
+    require(not any(is_ready(o) for o in ended.objects), ended)
+
+    def remembered():
+        known = f.ask("status", at).find("status")["receivers"]
+        return any(r["id"] == id and (r["last_error"] or {}).get("reason") == "wrong_layout"
+                   for r in known)
+    wait_until("status says wrong_layout", remembered, 10)
 
 
 # A fleet's life
@@ -384,13 +403,7 @@ def ranks_and_engines_hold_rows(world):
         ready_at(f.receiver(1, both, *rows, *takes[1], out=places[1]), world.last)
         require(holds(1), "the rows that were left in the file")
         # Somebody who was not told of the split is refused, and said to be.
-        unlike = f.receiver(7, both)
-
-        def refused():
-            known = f.ask("status", at).find("status")["receivers"]
-            return any(r["id"] == 7 and r["reason"] == "wrong_layout" for r in known)
-        wait_until("status says wrong_layout", refused, READY_S)
-        stays_unready(unlike, 0.2)
+        is_refused(f, at, f.receiver(7, both), 7, "rows")
         one_line(f.ended(f.trainer("--ranks", "3", *rows, receivers=0)), 2)
 
 
@@ -666,14 +679,20 @@ def other_checkpoint_is_refused(world):
         at = address_of(f.trainer(receivers=1, rounds=1))
         wrong = f.receiver(1, at, checkpoint=world.other.base, name="wrong")
         ready_at(f.receiver(0, at), world.last)
-        stays_unready(wrong, 1.0)
+        is_refused(f, at, wrong, 1, "model")
 
-        def shown():
-            for r in f.ask("status", at).find("status")["receivers"]:
-                if r["id"] == 1 and not r["ready"] and "layout" in r["reason"] + r["detail"]:
-                    return True
-            return "layout" in str(last_state(wrong).get("reason"))
-        wait_until("a reason that speaks of the layout", shown, 10)
+
+@case
+def an_id_is_one_receivers(world):
+    """Who calls itself by another's id under another name is told so, and ends."""
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        first = f.receiver(0, at, name="first")
+        ready_at(first, world.last)
+        ended = f.ended(f.receiver(0, at, name="second"))
+        one_line(ended, 5)
+        require("id 0" in ended.errors[0] and "'first'" in ended.errors[0], ended)
+        stays_ready(first, 0.5)
 
 
 @basic
