@@ -241,13 +241,21 @@ class performer {
   void perform(const act::finish& a) {
     auto report = a.report;
     complete(report);
-    const auto level =
-        report.result == sync_result::ok ? spdlog::level::debug : spdlog::level::warn;
-    env_.log->log(level, "sync {} ({} -> {}): {} {} {}", report.label, to_string(report.base),
-                  to_string(report.target), to_string(report.result), to_string(report.reason),
-                  report.detail);
+    log(report);
     const auto ticket = std::exchange(state_.current, {}).ticket;
     ticket->finish(std::move(report));
+  }
+
+  /// A trainer that tries again and again, while there are no members for example, says so at
+  /// times.
+  void log(const sync_report& r) {
+    if (r.result != sync_result::aborted)
+      state_.aborts.forget();
+    else if (!state_.aborts.is_due(std::string(to_string(r.reason)) + ' ' + r.detail, now_))
+      return;
+    const auto level = r.result == sync_result::ok ? spdlog::level::debug : spdlog::level::warn;
+    env_.log->log(level, "sync {} ({} -> {}): {} {} {}", r.label, to_string(r.base),
+                  to_string(r.target), to_string(r.result), to_string(r.reason), r.detail);
   }
 
   void complete(sync_report& r) const {

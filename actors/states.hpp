@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 
+#include "actors/repeats.hpp"
 #include "actors/spawn.hpp"
 #include "actors/timer.hpp"
 #include "protocol/flusher_fsm.hpp"
@@ -184,6 +185,7 @@ struct sender_state {
   std::set<std::size_t> heard;  ///< ranks that have answered to `encode` of the last transaction
   std::uint64_t challenge = 0;  ///< of the delta
   sync_measures measures;
+  repeats aborts;  ///< that were logged
   tick_timer timer;
 };
 

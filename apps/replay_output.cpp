@@ -8,6 +8,7 @@
 
 #include "apps/json_line.hpp"
 #include "apps/standard_output.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
@@ -177,8 +178,8 @@ void replay_output::summary(const replay_summary& s) const {
     text += fmt::format("; {} caught up, {}", s.catch_ups, human_bytes(s.catch_up_bytes));
   text += '\n';
   for (const auto& r : s.receivers)
-    text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL", r.pass ? "" : ": ",
-                        r.why_not);
+    text += fmt::format("audit {}: {}{}{}\n", printable(r.name), r.pass ? "pass" : "FAIL",
+                        r.pass ? "" : ": ", r.why_not);
   text += fmt::format("audit: {}\n", verdict);
   print_out(text);
 }

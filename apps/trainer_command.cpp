@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "actors/repeats.hpp"
 #include "actors/trainer.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
@@ -237,7 +238,10 @@ class player {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     for (;;) {
       const auto report = sync(t, label, until);
-      if (leads_) output_.sync(report, held_, t.receivers());
+      if (report.result != sync_result::aborted) aborts_.forget();
+      const bool told =
+          report.result == sync_result::aborted && !aborts_.is_due(report.detail, clock::now());
+      if (leads_ && !told) output_.sync(report, held_, t.receivers());
       ++summary_.attempts;
       summary_.sent_bytes += report.sent_bytes;
       summary_.reseed_bytes += report.reseed_bytes;
@@ -310,6 +314,7 @@ class player {
   weight_buffer weights_;
   std::optional<live_publication> publication_;
   std::uint64_t held_ = 0;
+  repeats aborts_;  ///< that were printed
   replay_summary summary_;
 };
 

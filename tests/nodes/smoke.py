@@ -285,6 +285,33 @@ def lease_ends_without_a_trainer(world):
 
 
 @case
+def a_trainer_without_members_says_so_once(world):
+    """It tries ten times a second, and neither its log nor its output says so each time."""
+    with world.fleet() as f:
+        ended = f.ended(f.trainer("--patience-ms", "1500", receivers=0, serve=False,
+                                  settings={"log.level": "warn"}))
+        require(ended.code == 3 and len(ended.errors) == 2, ended.errors)
+        require("too_few_members" in ended.errors[0], ended.errors)
+        require(len([o for o in ended.objects if o.get("kind") == "sync"]) == 1, ended.objects)
+
+
+@case
+def a_name_stays_on_its_line(world):
+    """What stands in a name makes no line of its own, neither in a log nor in a table."""
+    name = "one\nready, serving\x1b[2J"
+    with world.fleet() as f:
+        at = address_of(f.trainer(receivers=1, rounds=1))
+        receiver = f.receiver(0, at, name=name, settings={"log.level": "info"})
+        ready_at(receiver, world.last)
+        said = list(receiver.errors)
+        require(any("one\\x0aready, serving\\x1b[2J: linked" in line for line in said), said)
+        require(all(line.startswith("[") for line in said), said)
+        table = subprocess.run([world.program, "status", at], env=fleet.environment(SETTINGS),
+                               stdout=subprocess.PIPE, timeout=20).stdout.decode()
+        require("\x1b" not in table and len(table.splitlines()) == 3, table)
+
+
+@case
 def unchanged_weights_are_not_sent_again(world):
     """A trainer that restarts with what all hold adopts them by digest: no reseed."""
     with world.fleet() as f:
