@@ -175,6 +175,7 @@ struct observation {
   std::vector<receiver_status> states;  ///< ascending by id
   std::vector<receiver_audit> audits;   ///< likewise
   relay_report relays;
+  std::vector<receiver_failure> failures;  ///< likewise, of those who ever failed
   observed_msg end;
 };
 /// Asks where everybody stands, or what everybody holds. `answer` is called once, on an actor's

@@ -35,6 +35,8 @@ void answer(observer_link* self, const observation& seen) {
     if (!state.io.write(self, line)) return;
   for (const auto& line : seen.relays.relayed)
     if (!state.io.write(self, line)) return;
+  for (const auto& line : seen.failures)
+    if (!state.io.write(self, line)) return;
   for (const auto& line : seen.audits)
     if (!state.io.write(self, line)) return;
   state.io.write(self, seen.end);

@@ -67,6 +67,14 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
   return out;
 }
 
+static std::vector<receiver_failure> failures(const supervisor_state& state, time_point now) {
+  std::vector<receiver_failure> out;
+  for (const auto& [id, r] : state.policy->records())
+    if (r.last_reason != errc::none)
+      out.push_back({id, r.last_reason, r.last_detail, milliseconds_since(r.last_failed, now)});
+  return out;
+}
+
 static void start_audit(pointer self, std::function<void(observation)> answer) {
   auto& state = self->state;
   if (!state.trainer) {
@@ -107,6 +115,7 @@ void on_observe(pointer self, const observe_request& m) {
     if (const std::uint64_t bytes = c.sent->relayed; bytes != 0)
       out.relays.relayed.push_back({id, bytes});
   }
+  out.failures = failures(state, self->clock().now());
   out.end.lines = static_cast<std::uint32_t>(out.states.size());
   if (state.trainer)
     out.end.fleet = state.fleet;

@@ -17,6 +17,7 @@
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
@@ -100,39 +101,68 @@ json feeds_of(const answer_of_fleet& a, receiver_id id) {
   return out;
 }
 
+const receiver_failure* failure_of(const answer_of_fleet& a, receiver_id id) {
+  const auto it = std::ranges::find(a.failures, id, &receiver_failure::id);
+  return it == a.failures.end() ? nullptr : &*it;
+}
+
+json to_json(const receiver_failure& f) {
+  return {{"reason", to_string(f.reason)}, {"detail", f.detail}, {"ago_ms", f.ago_ms}};
+}
+
+std::string reason_of(errc reason, const std::string& detail) {
+  return std::string(to_string(reason)) + (detail.empty() ? "" : ": " + printable(detail));
+}
+
+/// Whether it is ready, or why not; and what it failed for last, if that is something else.
+std::string word_of(const receiver_status& s, const receiver_failure* last) {
+  const auto reason = s.reason == errc::none ? s.state.reason : s.reason;
+  auto out = s.state.ready ? "ready" + (s.detail.empty() ? "" : ": " + printable(s.detail))
+                           : reason_of(reason, s.detail);
+  if (last != nullptr && (last->reason != s.reason || last->detail != s.detail))
+    out += fmt::format("; {} ago {}", human_seconds(static_cast<double>(last->ago_ms) / 1000),
+                       reason_of(last->reason, last->detail));
+  return out;
+}
+
+void print_status_json(const answer_of_fleet& a, const std::vector<receiver_status>& before,
+                       double seconds) {
+  json receivers = json::array();
+  for (const auto& s : a.states) {
+    const auto* last = failure_of(a, s.id);
+    receivers.push_back(to_json(s, a.end.fleet));
+    receivers.back()["last_error"] = last ? to_json(*last) : json();
+    receivers.back()["bytes_per_s"] = rate_of(s, before, seconds);
+    receivers.back()["relayed_bytes"] = relayed_to(a, s.id);
+    receivers.back()["feeds"] = feeds_of(a, s.id);
+  }
+  print({{"kind", "status"},
+         {"version", to_string(a.end.fleet)},
+         {"reason", to_string(a.end.reason)},
+         {"receivers", std::move(receivers)}});
+}
+
 void print_status(const observe_options& o, const answer_of_fleet& a,
                   const std::vector<receiver_status>& before, double seconds) {
-  if (o.json) {
-    json receivers = json::array();
-    for (const auto& s : a.states) {
-      receivers.push_back(to_json(s, a.end.fleet));
-      receivers.back()["bytes_per_s"] = rate_of(s, before, seconds);
-      receivers.back()["relayed_bytes"] = relayed_to(a, s.id);
-      receivers.back()["feeds"] = feeds_of(a, s.id);
-    }
-    print({{"kind", "status"},
-           {"version", to_string(a.end.fleet)},
-           {"reason", to_string(a.end.reason)},
-           {"receivers", std::move(receivers)}});
-    return;
-  }
+  if (o.json) return print_status_json(a, before, seconds);
   auto text = fmt::format("the fleet holds {}\n",
                           a.end.fleet ? to_string(a.end.fleet) : "no version: no trainer is up");
-  text +=
-      fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8} {:>7} {:>9}  {}\n",
-                  "id", "name", "standing", "phase", "label", "lag", "for", "sent", "reseeds",
-                  "restarts", "tensors", "of bytes", "reason");
+  constexpr auto row =
+      "{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {}{:>8} {:>8} {:>7} {:>9}  {}\n";
+  const auto rate = [&o](const std::string& what) {
+    return o.watch ? fmt::format("{:>11} ", what) : std::string();
+  };
+  text += fmt::format(row, "id", "name", "standing", "phase", "label", "lag", "for", "sent",
+                      rate("a second"), "reseeds", "restarts", "tensors", "of bytes", "reason");
   for (const auto& s : a.states) {
     const auto lag = lag_of(s, a.end.fleet);
-    const auto reason = s.reason == errc::none ? s.state.reason : s.reason;
-    text += fmt::format("{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {:>8} {:>8} ", s.id,
-                        s.name, s.standing, to_string(s.state.phase), s.state.label,
-                        lag ? std::to_string(*lag) : std::string("-"),
+    const auto now = static_cast<std::uint64_t>(rate_of(s, before, seconds));
+    text += fmt::format(row, s.id, printable(s.name), s.standing, to_string(s.state.phase),
+                        s.state.label, lag ? std::to_string(*lag) : std::string("-"),
                         human_seconds(static_cast<double>(s.phase_ms) / 1000),
-                        human_bytes(s.sent_bytes), s.reseeds, s.restarts);
-    text += fmt::format("{:>7} {:>9}  {}{}{}\n", s.tensors, human_bytes(s.part_bytes),
-                        s.state.ready ? "ready" : to_string(reason), s.detail.empty() ? "" : ": ",
-                        s.detail);
+                        human_bytes(s.sent_bytes), rate(before.empty() ? "-" : human_bytes(now)),
+                        s.reseeds, s.restarts, s.tensors, human_bytes(s.part_bytes),
+                        word_of(s, failure_of(a, s.id)));
   }
   for (const auto& r : a.relays.relayed)
     text += fmt::format("{} was brought {} by other receivers\n", r.id, human_bytes(r.bytes));
@@ -181,7 +211,7 @@ int run_audit(const observe_options& o) {
   } else {
     std::string text;
     for (const auto& r : a.audits)
-      text += fmt::format("audit {}: {}{}{}\n", r.name, r.pass ? "pass" : "FAIL",
+      text += fmt::format("audit {}: {}{}{}\n", printable(r.name), r.pass ? "pass" : "FAIL",
                           r.pass ? " at " : ": ", r.pass ? to_string(r.version) : r.why_not);
     if (a.audits.empty()) text = "there is no receiver\n";
     print_out(text + fmt::format("audit: {}\n", pass ? "pass" : "fail"));

@@ -116,6 +116,8 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
       out.relays.feeds.push_back(*f);
     } else if (const auto* r = std::get_if<relayed_line_msg>(&m)) {
       out.relays.relayed.push_back(*r);
+    } else if (auto* l = std::get_if<failed_line_msg>(&m)) {
+      out.failures.push_back(std::move(*l));
     } else if (auto* e = std::get_if<observed_msg>(&m)) {
       out.end = *e;
       return out;

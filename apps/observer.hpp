@@ -14,6 +14,7 @@ struct answer_of_fleet {
   std::vector<receiver_status> states;
   std::vector<receiver_audit> audits;
   relay_report relays;
+  std::vector<receiver_failure> failures;
   observed_msg end;
 };
 

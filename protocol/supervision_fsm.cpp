@@ -16,12 +16,19 @@ std::string_view to_string(standing s) noexcept {
 
 namespace {
 
+/// Notes a failure: what it stands for now, and what it is remembered for.
+void note(time_point now, supervision_fsm::record& r, errc reason, std::string detail) {
+  r.reason = r.last_reason = reason;
+  r.last_detail = detail;
+  r.detail = std::move(detail);
+  r.last_failed = now;
+}
+
 /// Out, and not to be tried, until all ranks of the trainer reach it.
 void leave_out(time_point now, supervision_fsm::record& r) {
   r.where = standing::quarantined;
   r.next_try = now;
-  r.reason = errc::unreachable;
-  r.detail = "not every rank of the trainer reaches it";
+  note(now, r, errc::unreachable, "not every rank of the trainer reaches it");
 }
 
 }  // namespace
@@ -50,8 +57,7 @@ time_point supervision_fsm::patience_ends(const record& r) const {
 supervision_fsm::actions supervision_fsm::failed(time_point now, receiver_id id, record& r,
                                                  errc reason, std::string detail) {
   actions out;
-  r.reason = reason;
-  r.detail = std::move(detail);
+  note(now, r, reason, std::move(detail));
   r.heard_since = false;
   if (r.attempts >= settings_.supervision.attempts_max) {
     r.where = standing::gave_up;
@@ -166,12 +172,11 @@ supervision_fsm::actions supervision_fsm::on_goodbye(time_point now, const goodb
 
 supervision_fsm::actions supervision_fsm::on_down(time_point now, const participant& who,
                                                   bool restartable) {
-  (void)now;
   auto* r = find(who);
   if (!r || r->where == standing::detached || r->where == standing::dead) return {};
   actions out{act::down{who, errc::dead}};
   r->state = {};
-  r->reason = errc::dead;
+  note(now, *r, errc::dead, {});
   r->where = standing::dead;
   if (!restartable || r->restarts_in_row >= settings_.supervision.restart_max) {
     r->where = standing::gave_up;

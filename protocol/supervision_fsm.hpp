@@ -78,6 +78,9 @@ class supervision_fsm {
     standing where = standing::quarantined;
     errc reason = errc::none;
     std::string detail;
+    errc last_reason = errc::none;  ///< why it failed last, also once it is a member again
+    std::string last_detail;
+    time_point last_failed;
     std::uint32_t attempts = 0;         ///< since the last sync that it acknowledged
     std::uint32_t restarts = 0;         ///< incarnations after the first
     std::uint32_t restarts_in_row = 0;  ///< since the last sync that it acknowledged

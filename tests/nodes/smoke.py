@@ -348,6 +348,40 @@ def late_over_the_base(world):
 
 
 @case
+def status_remembers_what_failed_last_and_shows_rates(world):
+    """Also once the receiver is a member again, with how long ago that was."""
+    with world.fleet(settings={"sync.stage_timeout_ms": 500, "sync.recovery_timeout_ms": 500}) as f:
+        trainer = f.trainer(receivers=2, rounds=1000, period_ms=50)
+        at = address_of(trainer)
+        receivers = [f.receiver(i, at) for i in range(2)]
+        for r in receivers:
+            r.wait_for("ready", is_ready, READY_S)
+
+        def seen(id):
+            return next(r for r in f.ask("status", at).find("status")["receivers"] if r["id"] == id)
+        require(seen(1)["last_error"] is None, seen(1))
+        receivers[1].stop()
+        wait_until("it is out", lambda: not seen(1)["member"], READY_S)
+        receivers[1].go_on()
+        wait_until("it is a member again", lambda: seen(1)["member"] and seen(1)["ready"], READY_S)
+        last = seen(1)["last_error"]
+        require(last and last["reason"] == "timeout" and 0 < last["ago_ms"] < 60_000, last)
+        require(seen(0)["last_error"] is None, seen(0))
+        watch = subprocess.Popen([world.program, "status", at, "--watch", "--period-ms", "300"],
+                                 env=fleet.environment(SETTINGS), stdout=subprocess.PIPE, text=True)
+        try:
+            lines = [watch.stdout.readline() for _ in range(8)]
+        finally:
+            watch.kill()
+            watch.wait(10)
+            watch.stdout.close()
+        require("ready" in lines[7] and "ago timeout" in lines[7], lines)
+        end = lines[1].index("a second") + len("a second")
+        first, second = (line[end - 9:end].strip() for line in (lines[2], lines[6]))
+        require(first == "-" and second.endswith("B") and second != "0 B", lines)
+
+
+@case
 def receivers_take_parts(world):
     """Two take disjoint parts and one takes all: each holds its own, in fewer bytes, and is
     audited for it; a file of a part is taken up again."""

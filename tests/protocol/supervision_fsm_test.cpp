@@ -293,6 +293,24 @@ TEST_CASE_METHOD(fixture, "supervision: what cannot be restarted is given up at 
   CHECK(rec().reason == errc::dead);
 }
 
+TEST_CASE_METHOD(fixture, "supervision: what a receiver failed for last is remembered") {
+  member();
+  CHECK(rec().last_reason == errc::none);
+  f.on_evicted(t0 + milliseconds(1), a1, errc::apply_failed, "no disk");
+  f.on_admitted(t0 + milliseconds(2), a1, admission::reseeded);
+  CHECK(rec().reason == errc::none);
+  CHECK(rec().last_reason == errc::apply_failed);
+  CHECK(rec().last_detail == "no disk");
+  CHECK(rec().last_failed == t0 + milliseconds(1));
+  f.on_goodbye(t0 + milliseconds(3), {1, 7, one});
+  CHECK(rec().last_reason == errc::apply_failed);  // leaving is no failure
+  f.on_hello(t0 + milliseconds(4), hello(two));
+  f.on_down(t0 + milliseconds(5), a2, true);
+  CHECK(rec().last_reason == errc::dead);
+  CHECK(rec().last_detail.empty());
+  CHECK(rec().last_failed == t0 + milliseconds(5));
+}
+
 TEST_CASE_METHOD(fixture, "supervision: a life declared dead that speaks again is admitted") {
   member();
   f.on_down(t0, a1, GENERATE(false, true));  // given up, or to be restarted
