@@ -74,6 +74,7 @@ greeting gateway::own_greeting(node_role role) const {
 }
 
 void gateway::listen(const node_address& at, greeting as, link_handler take) {
+  security_->check_own(as);
   take_ = std::move(take);
   acceptor_options o;
   o.host = at.host;

@@ -30,14 +30,18 @@ class gateway {
 
   /// Listens; `take` is called from a thread of the transport for each link. Throws `error`, naming
   /// the address, if it cannot be listened on.
-  /// `as`: what this process shows itself as. A trainer is found by receivers, its other ranks and
-  /// who looks on; a receiver by receivers.
+  /// `as`: what this process shows itself as, which must be its certificate's. A trainer is found
+  /// by receivers, its other ranks and who looks on; a receiver by receivers.
   void listen(const node_address& at, greeting as, link_handler take);
   /// The port that is listened on; 0: none yet.
   std::uint16_t port() const { return port_; }
 
   /// Throws `error{bad_setting}` where links without security must not lead to `host`.
   void check_host(const std::string& host) const { security_->check_host(host); }
+
+  /// Throws `error{bad_setting}` if this process has a certificate that peers would not believe
+  /// this of.
+  void check_own(const greeting& as) const { security_->check_own(as); }
 
   /// Makes a link as `self` to one that must prove `expected`; `done` is called once, from a thread
   /// of the transport.

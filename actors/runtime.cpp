@@ -225,6 +225,9 @@ void runtime::parts::add(const std::shared_ptr<engine>& bytes) {
     caf::anon_send(supervisor, add_engine{bytes});
     return;
   }
+  auto me = ways->own_greeting(node_role::receiver);
+  me.name = bytes->name();
+  ways->check_own(me);
   const std::lock_guard lock(mutex_);
   std::shared_ptr<relay_place> place;
   node_address found_at;

@@ -92,6 +92,7 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
   o.self.program = "lockstep " LOCKSTEP_VERSION;
   const auto guard = std::make_shared<security>(security_options{
       t.certificate_file, t.key_file, t.authority_file, t.shared_key_file, t.insecure});
+  guard->check_own(o.self);
   io_threads io;
   auto dialed = std::make_shared<std::promise<connect_result>>();
   auto result = dialed->get_future();

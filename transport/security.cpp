@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "transport/opening.hpp"
 #include "transport/security_impl.hpp"
 
 namespace lockstep {
@@ -86,6 +87,10 @@ std::shared_ptr<const tls_context> security::impl::current() {
   return context_;
 }
 
+std::optional<identity> security::impl::own() {
+  return identity_of(SSL_CTX_get0_certificate(current()->get()));
+}
+
 std::unique_ptr<byte_stream> security::impl::wrap(int socket, bool accepts) {
   if (mode == security_mode::clear) return make_clear_stream(socket);
   return make_tls_stream(socket, current(), accepts);
@@ -106,6 +111,12 @@ void security::check_host(std::string_view host) const {
               std::string(host) +
                   " can be reached from other machines: that needs certificates, "
                   "a shared key, or consent to clear connections (insecure)");
+}
+
+void security::check_own(const greeting& own) const {
+  if (impl_->mode != security_mode::certificates) return;
+  if (const auto why = check_identity(*this, impl_->own(), own))
+    throw error(errc::bad_setting, impl_->options.certificate_file + ": " + why.detail);
 }
 
 }  // namespace lockstep

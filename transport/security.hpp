@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "transport/failure.hpp"
+#include "transport/greeting.hpp"
 
 namespace lockstep {
 
@@ -53,6 +54,10 @@ class security {
   /// Throws `error(errc::bad_setting)` where connections of this mode must not leave the machine
   /// and `host` would let them.
   void check_host(std::string_view host) const;
+
+  /// Throws `error(errc::bad_setting)`, naming the certificate's file, where its role or its name
+  /// is not what this process says of itself: no peer would believe it.
+  void check_own(const greeting& own) const;
 
   /// For the transport itself.
   impl& internals() const noexcept { return *impl_; }

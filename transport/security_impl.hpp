@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "transport/byte_stream.hpp"
@@ -26,6 +27,9 @@ struct security::impl {
 
   /// The way to speak over a new connection. May throw `std::bad_alloc`.
   std::unique_ptr<byte_stream> wrap(int socket, bool accepts);
+
+  /// What this process' own certificate says; of certificates only.
+  std::optional<identity> own();
 
   const security_options options;
   const security_mode mode;
