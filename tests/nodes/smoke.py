@@ -490,6 +490,24 @@ def a_rank_that_does_not_fit_is_refused_by_name(world):
 
 
 @case
+def patience_is_kept(world):
+    """Who waits for ranks or for an answer waits as long as it is told, and names whom it misses."""
+    with world.fleet() as f:
+        ended = f.ended(f.trainer("--ranks", "3", "--patience-ms", "500", receivers=0), 20)
+        one_line(ended, 3)
+        require("rank 1, 2" in ended.errors[0], ended)
+        rank = f.trainer("--ranks", "2", "--rank", "1", "--patience-ms", "500", "--coordinator",
+                         f"127.0.0.1:{fleet.free_port()}", rank=1)
+        ended = f.ended(rank, 20)
+        one_line(ended, 3)
+        require("rank 0" in ended.errors[0], ended)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            ended = f.ask("status", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout-ms", "300",
+                          settings={"transport.connect_timeout_ms": 60_000})
+            one_line(ended, 3)
+
+
+@case
 def two_trainers_at_once(world):
     """A receiver with two addresses obeys the newer trainer and ignores the older for good."""
     with world.fleet() as f:
