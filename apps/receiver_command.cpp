@@ -216,9 +216,10 @@ int run_receiver(const receiver_command_options& o) {
   printer.print(engine.state());
   printer.check();
   if (!in_place)
-    throw error(errc::unwritable, out_file(*o.out).string() +
-                                      ": is gone or another file, so that nobody sees what is "
-                                      "written; start again, which makes it anew");
+    throw try_again_error(errc::unwritable,
+                          out_file(*o.out).string() +
+                              ": is gone or another file, so that nobody sees what is written; "
+                              "start again, which makes it anew");
   return exit_ok;
 }
 

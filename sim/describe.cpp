@@ -173,8 +173,7 @@ std::string describe(const caf::type_erased_tuple& content) {
       name_if<relay_lent>(content, "lent", out) || name_if<relay_cut>(content, "cut", out) ||
       name_if<relay_made>(content, "cut out", out) || name_if<relay_order>(content, "order", out) ||
       name_if<relay_dialed>(content, "dialed", out) ||
-      name_if<rank_dialed>(content, "dialed", out) ||
-      name_if<relay_route>(content, "route", out) ||
+      name_if<rank_dialed>(content, "dialed", out) || name_if<relay_route>(content, "route", out) ||
       name_if<relay_stalled>(content, "stalled", out) ||
       name_if<ship_request>(content, "ship", out) || name_if<stop_request>(content, "stop", out) ||
       name_if<drained_notice>(content, "drained", out) ||

@@ -8,13 +8,14 @@
 
 namespace lockstep {
 
-/// A disk or a quota is full: what is `unwritable` now may not be when it is tried again.
-class no_space_error : public error {
+/// What is `unwritable` now may not be when it is tried again: a disk or a quota is full, or a file
+/// was taken away.
+class try_again_error : public error {
  public:
   using error::error;
 };
 
-/// Throws `error{unwritable}`, or the `no_space_error` among them, with the message
+/// Throws `error{unwritable}`, or the `try_again_error` among them, with the message
 /// `<file>: <what>: <why>`; `code`: what the system said, as in `errno`.
 [[noreturn]] void refuse_write(const std::filesystem::path& file, const std::string& what,
                                int code);

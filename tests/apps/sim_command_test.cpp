@@ -120,8 +120,8 @@ TEST_CASE("a trainer of several ranks is run as it is asked for, and summed up a
     CHECK(two["faults"][of_ranks].get<int>() > 0);
   }
   // With what else a fleet can be.
-  const auto all =
-      with({"--ranks", "2", "--receivers", "6", "--parts", "3", "--fanout", "2", "--fault", "none"});
+  const auto all = with(
+      {"--ranks", "2", "--receivers", "6", "--parts", "3", "--fanout", "2", "--fault", "none"});
   CHECK(all["violations"] == 0);
   CHECK(all["faults"]["late-rank"] == 0);
   CHECK(all["syncs"]["ok"].get<int>() >= 100 * 7);
@@ -176,7 +176,8 @@ TEST_CASE("bad words to the simulator are refused in one line") {
   check_refusal(sim({"--seeds", "010"}), {"--seeds"});
   check_refusal(sim({"--receivers", "65"}), {"--receivers"});
   check_refusal(sim({"--syncs", "x"}), {"--syncs"});
-  for (const char* ranks : {"0", "5", "x", "02"}) check_refusal(sim({"--ranks", ranks}), {"--ranks"});
+  for (const char* ranks : {"0", "5", "x", "02"})
+    check_refusal(sim({"--ranks", ranks}), {"--ranks"});
   check_refusal(sim({"--jobs", "257"}), {"--jobs"});
   check_refusal(sim({"--minutes", "0"}), {"--minutes"});
   check_refusal(sim({"more"}), {"more"});
@@ -230,11 +231,12 @@ TEST_CASE("what is no file is refused, and not waited for") {
 TEST_CASE("the list of faults is given without other words") {
   CHECK(sim({"--list-faults"}).status == 0);
   const std::vector<arguments> of_no_use{
-      {"--seed", "1"},   {"--seeds", "2"},    {"--minutes", "1"}, {"--receivers", "2"},
-      {"--syncs", "2"},  {"--ranks", "2"},    {"--parts", "2"},    {"--fanout", "2"},  {"--link-mb-s", "10"},
-      {"--faults", "f"}, {"--fault", "none"}, {"--keep", "none"}, {"--break", "serve-torn"},
-      {"--jobs", "1"},   {"--stop"},          {"--no-shrink"},    {"--trace"},
-      {"--events"}};
+      {"--seed", "1"},           {"--seeds", "2"},    {"--minutes", "1"},
+      {"--receivers", "2"},      {"--syncs", "2"},    {"--ranks", "2"},
+      {"--parts", "2"},          {"--fanout", "2"},   {"--link-mb-s", "10"},
+      {"--faults", "f"},         {"--fault", "none"}, {"--keep", "none"},
+      {"--break", "serve-torn"}, {"--jobs", "1"},     {"--stop"},
+      {"--no-shrink"},           {"--trace"},         {"--events"}};
   for (const auto& more : of_no_use) {
     arguments all{"--list-faults"};
     all.insert(all.end(), more.begin(), more.end());

@@ -710,7 +710,7 @@ def an_output_that_is_taken_away_is_noticed(world):
         r = f.receiver(0, at, out=out)
         ready_at(r, world.last)
         (out / "model.safetensors").unlink()
-        one_line(f.ended(r), 2, 4)
+        one_line(f.ended(r), 4)
         ready_at(f.receiver(0, at, out=out), world.last)
         require((out / "model.safetensors").exists(), "not made anew")
 
