@@ -131,6 +131,10 @@ void read_rates(fault_rates& rates, const std::string& text, const std::string& 
   }
 }
 
+std::string to_string(fault_id id) {
+  return std::string(table[static_cast<std::size_t>(id)].name);
+}
+
 std::string to_string(const strike& s) {
   return std::string(table[static_cast<std::size_t>(s.first)].name) + ':' +
          std::to_string(s.second);

@@ -69,6 +69,8 @@ struct fault_row {
 /// Every fault, in the order of `fault_id`.
 std::span<const fault_row> fault_table() noexcept;
 const fault_row* find_fault(std::string_view name) noexcept;
+/// Its name.
+std::string to_string(fault_id id);
 
 /// How often each fault strikes.
 struct fault_rates {

@@ -14,18 +14,11 @@
 #include "actors/rank.hpp"
 #include "actors/states.hpp"
 #include "sim/connections.hpp"
+#include "sim/model_bytes.hpp"
 #include "sim/network.hpp"
 #include "sim/options.hpp"
 
 namespace lockstep::sim {
-
-/// All weights of the small model, as one string of bytes.
-using bytes = std::vector<std::byte>;
-bytes bytes_of(const weight_buffer& w);
-bytes bytes_of(const tensor_views& views);
-void copy_into(weight_buffer& w, const bytes& from);
-bool holds(const weight_buffer& w, const bytes& what);
-bool holds(const tensor_views& views, const bytes& what);
 
 /// One inference engine's process, over all its lives.
 struct receiver_process {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "sim/training.hpp"
+#include "sim/striker.hpp"
 #include "sim/validator.hpp"
 #include "weights/workers.hpp"
 
@@ -13,7 +13,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-using f = fault_id;
 
 /// From one sync that the leader asks for to the next: far more than any fleet needs (64 receivers
 /// that relay take some 2,000). Whoever takes them goes in circles.
@@ -27,12 +26,8 @@ constexpr std::size_t under_way_max = 20'000;
 /// How long a fleet may take to be whole again once nothing fails any more. The longest thing that
 /// can be under way is a replayed message of 40 s and a pause of 60 s.
 constexpr auto whole_within = seconds(180);
-/// From a receiver's leave to its return. Without it lives of one moment could make more steps than
-/// it takes for another to begin, so that the clock would never move.
-constexpr auto away_min = milliseconds(1);
 constexpr auto late_until = seconds(5);
 constexpr auto report_within = seconds(60);
-constexpr std::size_t trainers_max = 8;
 /// Syncs that a rank which is elsewhere may take to come to where the others are.
 constexpr int aligned_within = 4;
 
@@ -49,7 +44,8 @@ class simulation final : public spectator {
         saboteur_(o.broken, fleet_),
         checker_(fleet_, saboteur_),
         validator_(fleet_),
-        training_(o, fleet_, scheduler_, dice_, checker_) {
+        training_(o, fleet_, scheduler_, dice_, checker_),
+        striker_(o, scheduler_, dice_, fleet_, network_, training_) {
     scheduler_.set_spectator(this);
     network_.set_translator(&saboteur_);
     network_.set_listener([this](endpoint from, endpoint to, const wire_message& m) {
@@ -60,6 +56,9 @@ class simulation final : public spectator {
       validator_.on_sent(from, to, m);
     });
     fleet_.on_lie = [this] { validator_.on_lie(); };
+    striker_.begin_trainer = [this](std::uint64_t chance) { begin_trainer(chance); };
+    striker_.end_trainer = [this](trainer_process& t) { end(t); };
+    striker_.on_lost_sync = [this] { ++result_.lost; };
     training_.on_seeded = [this](trainer_process& t) {
       if (troubled_) want_sync(t);
     };
@@ -114,7 +113,7 @@ class simulation final : public spectator {
     if (auto* r = fleet_.receiver_of(actor)) {
       const bool its_own = r->up && r->actor && r->actor.id() == actor.id();
       if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
-        fleet_.ended(*r, dice_.below(f::crash_writing, 1u << 30));
+        fleet_.ended(*r, dice_.below(fault_id::crash_writing, 1u << 30));
     } else if (auto* t = fleet_.trainer_of(actor)) {
       // Only these say what became of a sync.
       const std::string_view name = actor.name();
@@ -153,7 +152,7 @@ class simulation final : public spectator {
     if (!network_.unnoticed().empty())
       checker_.violated("a damaged message went unnoticed, and was taken for " +
                         network_.unnoticed());
-    if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(f::attach))
+    if (scheduler_.timers() > timers_max + timers_of_life * dice_.count(fault_id::attach))
       checker_.violated("bounds: timers become more and more");
     if (network_.under_way() + (o_.ranks > 1 ? fleet_.links().under_way() : 0) > under_way_max)
       checker_.violated("bounds: messages on their way become more and more");
@@ -285,206 +284,18 @@ class simulation final : public spectator {
     }
   }
 
-  receiver_process& some_receiver(f id) {
-    auto& all = fleet_.receivers();
-    return all[dice_.below(id, all.size())];
-  }
-  trainer_process& some_trainer(f id) {
-    auto& all = fleet_.trainers();
-    // Mostly the one that leads.
-    return dice_.below(id, 4) != 0 ? all.back() : all[dice_.below(id, all.size())];
-  }
-
-  /// A trainer's process: the one that leads, or any.
-  endpoint some_process(f id) {
-    const auto& t = some_trainer(id);
-    const auto rank = t.others.empty() ? 0 : dice_.below(id, o_.ranks);
-    return rank == 0 ? t.where : t.others[rank - 1].where;
-  }
-
-  void strike(f id) {
+  void strike(fault_id id) {
     say_strikes();
-    if (took_effect(id)) return;
+    if (striker_.strike(id)) return;
     dice_.miss(id);
     trace_.line(trace_level::events, [] { return std::string("it finds nothing to strike"); });
-  }
-
-  /// To a process that does its clock jumps ahead, past its own deadlines and at times those of
-  /// everybody else.
-  bool stand_still(f id) {
-    const std::uint64_t most = dice_.below(id, 8) == 0 ? 20'000 : 4'000;
-    const auto wait = milliseconds(dice_.below(id, most));
-    const auto who = id == f::slow_trainer ? some_process(id) : some_receiver(id).where;
-    return fleet_.stand_still(who, wait);
-  }
-
-  bool took_effect(f id) {
-    switch (id) {
-      case f::cut:
-      case f::cut_one_way:
-      case f::slow_link:
-      case f::flap:
-        return strike_link(id);
-      case f::swizzle:
-        return swizzle();
-      case f::crash_receiver:
-        return crash_receiver();
-      case f::detach:
-        return detach(some_receiver(id));
-      case f::attach:
-        return attach();
-      case f::false_down:
-        return false_down();
-      case f::slow_receiver:
-      case f::slow_trainer:
-        return stand_still(id);
-      case f::clock_jump:
-        fleet_.jump(milliseconds(dice_.below(id, 60'000)));
-        return true;
-      case f::rot:
-        return rot(some_receiver(id));
-      case f::kill_actor:
-        return kill_actor();
-      case f::crash_trainer:
-        return crash_trainer();
-      case f::zombie_trainer:
-        if (!fleet_.leader().up || fleet_.trainers().size() >= trainers_max) return false;
-        begin_trainer(dice_.below(id, 1u << 30));
-        return true;
-      default:
-        return true;  // those that strike elsewhere
-    }
-  }
-
-  bool strike_link(f id) {
-    // Ranks speak to the one that leads.
-    const bool among_ranks = o_.ranks > 1 && dice_.below(id, 4) == 0;
-    const auto a = among_ranks ? fleet_.leader().where : some_receiver(id).where;
-    // Receivers that pass things on have links to each other, too.
-    const bool relayed = o_.fanout != 0 && dice_.below(id, 2) == 0;
-    const auto b = relayed ? some_receiver(id).where : some_process(id);
-    if (a == b) return false;
-    const auto until = scheduler_.now() + milliseconds(dice_.below(id, 8000));
-    if (id == f::slow_link) {
-      const auto by = milliseconds(dice_.below(id, 500));
-      network_.slow(a, b, until, by);
-      network_.slow(b, a, until, by);
-      return true;
-    }
-    if (id == f::flap) {
-      const auto half = milliseconds(1 + dice_.below(id, 400));
-      network_.flap(a, b, until, half);
-      network_.flap(b, a, until, half);
-      return true;
-    }
-    const auto way = id == f::cut ? 2 : dice_.below(id, 2);
-    if (way != 0) network_.cut(a, b, until);
-    if (way != 1) network_.cut(b, a, until);
-    return true;
-  }
-
-  bool false_down() {
-    const auto of = some_receiver(f::false_down).where;
-    if (o_.ranks == 1) return network_.break_handles(of);
-    // It may be told so at one rank, or what links a rank to the one that leads may break.
-    const auto where = some_process(f::false_down);
-    const auto what = dice_.below(f::false_down, 8);
-    if (what == 0) return fleet_.links().break_one(where);
-    return what < 4 ? network_.break_handles(of) : network_.break_handles(of, where);
-  }
-
-  bool swizzle() {
-    bool any = false;
-    for (const auto& r : fleet_.receivers()) {
-      if (dice_.below(f::swizzle, 2) == 0) continue;
-      any = true;
-      const auto begins = dice_.below(f::swizzle, 8000);
-      const auto ends = begins + dice_.below(f::swizzle, 8000 - begins);
-      const auto until = scheduler_.now() + milliseconds(ends);
-      scheduler_.in(milliseconds(begins), [this, a = r.where, until] {
-        if (troubled_) cut_off(a, until);
-      });
-    }
-    return any;
-  }
-
-  void cut_off(endpoint a, time_point until) {
-    const auto both_ways = [&](const auto& other) {
-      network_.cut(a, other.where, until);
-      network_.cut(other.where, a, until);
-    };
-    std::ranges::for_each(fleet_.receivers(), both_ways);
-    std::ranges::for_each(fleet_.trainers(), both_ways);
-    for (const auto& t : fleet_.trainers()) std::ranges::for_each(t.others, both_ways);
-  }
-
-  bool crash_receiver() {
-    auto& r = some_receiver(f::crash_receiver);
-    if (!r.up) return false;
-    fleet_.crash(r, dice_.below(f::crash_receiver, 1u << 30));
-    return true;
-  }
-
-  bool detach(receiver_process& r) {
-    const auto left = std::ranges::count_if(fleet_.receivers(), &receiver_process::wanted);
-    if (left <= 1 || !r.up) return false;
-    fleet_.leave(r);
-    return true;
-  }
-
-  bool attach() {
-    auto& all = fleet_.receivers();
-    for (auto& r : all) {
-      if (r.wanted || scheduler_.now() - r.left < away_min) continue;
-      r.wanted = true;
-      fleet_.begin_life(r);
-      return true;
-    }
-    if (all.size() >= o_.receivers + 4) return false;
-    fleet_.begin_life(fleet_.add_receiver());
-    return true;
-  }
-
-  bool rot(receiver_process& r) {
-    if (!r.up) return false;
-    std::vector<std::size_t> there;
-    for (std::size_t i = 0; i < r.memory.shape().count(); ++i)
-      if (r.takes(i) && !r.memory.tensor(i).empty()) there.push_back(i);
-    const auto index = there[dice_.below(f::rot, there.size())];
-    const auto tensor = r.memory.tensor(index);
-    const auto bit = dice_.below(f::rot, tensor.size() * 8);
-    tensor[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
-    r.rotten = true;
-    r.seen = bytes_of(r.memory);
-    return true;
-  }
-
-  // Draws stand in statements of their own: each compiler has its own order of arguments.
-  bool kill_actor() {
-    const auto chance = dice_.below(f::kill_actor, 1u << 30);
-    return fleet_.kill_one_actor(some_trainer(f::kill_actor), chance);
-  }
-
-  bool crash_trainer() {
-    auto& t = fleet_.leader();
-    if (const auto one = o_.ranks > 1 ? dice_.below(f::crash_trainer, o_.ranks + 1) : 0; one != 0) {
-      if (one == 1 && t.ticket) ++result_.lost;
-      const auto away = milliseconds(dice_.below(f::crash_trainer, 3000));
-      return training_.crash(t, static_cast<std::uint32_t>(one - 1), away);
-    }
-    if (!t.up || fleet_.trainers().size() >= trainers_max) return false;
-    end(t);
-    const auto chance = dice_.below(f::crash_trainer, 1u << 30);
-    scheduler_.in(milliseconds(dice_.below(f::crash_trainer, 3000)), [this, chance, &t] {
-      if (&t == &fleet_.leader()) begin_trainer(chance);
-    });
-    return true;
   }
 
   // --- peace
   void peace() {
     troubled_ = false;
     dice_.stop();
+    striker_.stop();
     network_.heal();
     fleet_.lift_pauses();
     auto& all = fleet_.trainers();
@@ -583,6 +394,7 @@ class simulation final : public spectator {
   checker checker_;
   validator validator_;
   training training_;
+  striker striker_;
   unsigned issued_ = 0;
   std::size_t said_ = 0;          // how many strikes have been named
   std::uint64_t asked_step_ = 0;  // at which the leader asked for its last sync

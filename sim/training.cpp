@@ -61,24 +61,8 @@ void training::seed(rank_process& p) {
   if (!p.ticket) plan_seed(p);
 }
 
-void training::plan_seed(trainer_process& t) {
-  if (std::exchange(t.loop.planned, true)) return;
-  const auto from = std::max(scheduler_.now(), t.still_until);
-  scheduler_.at(from + milliseconds(random_.below(300)), [this, &t, life = t.lives] {
-    if (!t.up || t.lives != life) return;
-    t.loop.planned = false;
-    if (!t.loop.seeks || t.loop.seeded.valid()) return;
-    if (t.standing_still) return plan_seed(t);
-    t.loop.base = t.base;
-    weight_buffer weights(t.weights.shape());
-    copy_into(weights, fleet_.weights_at(t, t.base));
-    auto m = fleet_.boot_of(t, fleet_.owned_by(0), weights);
-    t.loop.seeded = m.answer->get_future();
-    caf::anon_send(t.supervisor, std::move(m));
-  });
-}
-
-void training::plan_seed(rank_process& p) {
+template <class Process>
+void training::plan_seed(Process& p) {
   if (std::exchange(p.loop.planned, true)) return;
   const auto from = std::max(scheduler_.now(), p.still_until);
   scheduler_.at(from + milliseconds(random_.below(300)), [this, &p, life = p.lives] {
@@ -86,12 +70,25 @@ void training::plan_seed(rank_process& p) {
     p.loop.planned = false;
     if (!p.loop.seeks || p.loop.seeded.valid()) return;
     if (p.standing_still) return plan_seed(p);
-    p.loop.base = p.of->base;
-    copy_into(p.weights, fleet_.weights_at(*p.of, p.loop.base));
-    auto m = fleet_.boot_of(*p.of, p.owned, p.weights);
-    p.loop.seeded = m.answer->get_future();
-    caf::anon_send(p.actor, std::move(m));
+    begin_seed(p);
   });
+}
+
+void training::begin_seed(trainer_process& t) {
+  t.loop.base = t.base;
+  weight_buffer weights(t.weights.shape());
+  copy_into(weights, fleet_.weights_at(t, t.base));
+  auto m = fleet_.boot_of(t, fleet_.owned_by(0), weights);
+  t.loop.seeded = m.answer->get_future();
+  caf::anon_send(t.supervisor, std::move(m));
+}
+
+void training::begin_seed(rank_process& p) {
+  p.loop.base = p.of->base;
+  copy_into(p.weights, fleet_.weights_at(*p.of, p.loop.base));
+  auto m = fleet_.boot_of(*p.of, p.owned, p.weights);
+  p.loop.seeded = m.answer->get_future();
+  caf::anon_send(p.actor, std::move(m));
 }
 
 std::optional<bool> training::outcome(training_loop& loop) {

@@ -43,8 +43,11 @@ class training {
  private:
   void lose(trainer_process& t);
   void seed(rank_process& p);
-  void plan_seed(trainer_process& t);
-  void plan_seed(rank_process& p);
+  /// In a moment, unless its process has ended by then, or it has a run.
+  template <class Process>
+  void plan_seed(Process& p);
+  void begin_seed(trainer_process& t);
+  void begin_seed(rank_process& p);
   void revive(trainer_process& t);
   void revive(rank_process& p);
   void want(rank_process& p);

@@ -99,7 +99,7 @@ TEST_CASE("the summary says what was run") {
 
 TEST_CASE("a trainer of several ranks is run as it is asked for, and summed up as one of one") {
   const auto with = [](const arguments& more) {
-    arguments all{"--seeds", "100", "--syncs", "5", "--json"};
+    arguments all{"--seeds", "50", "--syncs", "5", "--json"};
     all.insert(all.end(), more.begin(), more.end());
     return summary_of(sim(all));
   };
@@ -109,22 +109,24 @@ TEST_CASE("a trainer of several ranks is run as it is asked for, and summed up a
   CHECK(two["trace_hash"] != one["trace_hash"]);
   CHECK(two["trace_hash"] != three["trace_hash"]);
   for (const auto& s : {one, two, three}) {
-    CHECK(s["seeds"] == 100);
+    CHECK(s["seeds"] == 50);
     CHECK(s["violations"] == 0);
-    CHECK(s["syncs"]["ok"].get<int>() > 200);
+    CHECK(s["syncs"]["ok"].get<int>() > 100);
     CHECK(s["faults"].size() == one["faults"].size());
   }
-  for (const char* of_ranks : {"late-rank", "absent-rank", "odd-rank"}) {
+  for (const std::string of_ranks : {"late-rank", "absent-rank", "odd-rank"}) {
     CAPTURE(of_ranks);
     CHECK(one["faults"][of_ranks] == 0);
-    CHECK(two["faults"][of_ranks].get<int>() > 0);
+    const auto often = with({"--ranks", "2", "--fault", of_ranks + "=0.2"});
+    CHECK(often["faults"][of_ranks].get<int>() > 0);
+    CHECK(often["violations"] == 0);
   }
   // With what else a fleet can be.
   const auto all = with(
       {"--ranks", "2", "--receivers", "6", "--parts", "3", "--fanout", "2", "--fault", "none"});
   CHECK(all["violations"] == 0);
   CHECK(all["faults"]["late-rank"] == 0);
-  CHECK(all["syncs"]["ok"].get<int>() >= 100 * 7);
+  CHECK(all["syncs"]["ok"].get<int>() >= 50 * 7);
   const auto events = sim({"--seed", "1", "--ranks", "3", "--syncs", "1", "--events"});
   CHECK_THAT(events.out, Catch::Matchers::Contains("trainer-1/rank-2 wants sync 1"));
 }

@@ -1,0 +1,190 @@
+// What is said between a trainer and receivers, and what reports say of it.
+#include <algorithm>
+
+#include "sim/checker.hpp"
+
+namespace lockstep::sim {
+
+// --- words --------------------------------------------------------------------------------------
+
+/// Whoever is left behind learns of it from pings, and whoever has no trainer loses its lease.
+void checker::on_said(const trainer_process& t, endpoint to, const wire_message& m) {
+  if (const auto* full = std::get_if<full_begin_msg>(&m); full && !full->catch_up)
+    fulls_.insert(full->env.txn);
+  if (const auto* lend = std::get_if<relay_lend_msg>(&m))
+    lent_.insert({to, lend->txn, lend->child_inc});
+  const auto* ping = std::get_if<ping_msg>(&m);
+  if (!ping) return;
+  const auto actors = fleet_.actors_of(t);
+  if (!actors.supervisor || !actors.supervisor->trainer)
+    return violated("I3: a lease is renewed by a trainer without a run");
+  if (!actors.sender) return;
+  const auto now = actors.sender->machine->snapshot().version;
+  // What came about since the ping before may not have been said to the supervisor yet.
+  auto& before = pinged_[{t.where, to}];
+  if (before.run == now.run && before > ping->current)
+    violated("I3: receivers are told of " + to_string(ping->current) + ", and the snapshot is at " +
+             to_string(now));
+  before = now;
+}
+
+void checker::on_sent(endpoint from, const wire_message& m) {
+  if (const auto* bucket = std::get_if<bucket_msg>(&m);
+      bucket && fulls_.contains(bucket->env.txn) &&
+      !lent_.contains({from, bucket->env.txn, bucket->env.inc}))
+    return violated("named: " + fleet_.name_of(from) + " lends its weights to whom nobody named");
+  const auto* reply = std::get_if<reply_msg>(&m);
+  if (!reply) return;
+  auto& r = fleet_.receivers().at(from);
+  const auto* s = fleet_.state_of_receiver(r);
+  if (!s) return;
+  const auto tag = names_.true_tag(r, s->machine->state().version);
+  const bool right = tag && names(tag, r);
+  switch (reply->kind) {
+    case reply_kind::attached:
+    case reply_kind::full_ok:
+    case reply_kind::ack:
+      // Whatever flipped before was written over, or the proof is wrong.
+      if (!right) break;
+      r.proven.insert(tag);
+      proven_.insert({r.id, tag, r.inc});
+      r.rotten = false;
+      break;
+    default:
+      break;
+  }
+}
+
+/// A join handles a reply.
+void checker::hear(const trainer_process& t, const reply_msg& m) {
+  const auto* s = fleet_.actors_of(t).sender;
+  if (!s) return;
+  // The engine that lies is the one that no report can know of: its proof has to be found false.
+  const auto failure = fleet_.failures().find({m.env.txn, m.id});
+  if (m.kind == reply_kind::full_ok && failure != fleet_.failures().end() &&
+      failure->second != fault_id::lie)
+    violated("R15: receiver-" + std::to_string(m.id) + " was struck by " +
+             to_string(failure->second) + " in a full transfer, and calls it whole");
+  if (m.kind == reply_kind::ack)
+    heard_.insert({t.where, m.env.inc, {m.env.txn.run, m.env.txn.seq}});
+  if (m.kind == reply_kind::attached || m.kind == reply_kind::full_ok)
+    heard_.insert({t.where, m.env.inc, s->machine->snapshot().version});
+}
+
+// --- reports ------------------------------------------------------------------------------------
+
+/// The life that was asked: what a later one of the same receiver reached is no excuse.
+bool checker::proved(const trainer_process& t, receiver_id id, version_ref version) const {
+  if (const auto asked = asked_.find(t.where); asked != asked_.end())
+    if (const auto life = asked->second.find(id); life != asked->second.end())
+      return proven_.contains({id, version, life->second});
+  const auto any = proven_.lower_bound({id, version, incarnation{}});
+  return any != proven_.end() && std::get<0>(*any) == id && std::get<1>(*any) == version;
+}
+
+void checker::check_participant(const trainer_process& t, const sync_report& report,
+                                const participant_report& p) {
+  const auto txn = t.sync_txn;
+  const auto who = "receiver-" + std::to_string(p.id);
+  const bool committed = report.result != sync_result::aborted;
+  if (p.status == terminal::ok && !committed) violated("I4: " + who + " is ok in an aborted sync");
+  if (p.status != terminal::ok && p.status != terminal::aborted && p.reason == errc::none)
+    violated("I4: " + who + " failed without a reason");
+  if ((p.status == terminal::no || p.status == terminal::nack) && p.reason == errc::timeout)
+    violated("I4: " + who + " refused, and the report calls that a silence");
+  if (report.result == sync_result::ok && p.status != terminal::ok)
+    violated("I4: ok, with " + who + " that was not");
+  if (report.complete() && !p.member) violated("I4: complete, without " + who);
+  const auto failure = fleet_.failures().find({txn, p.id});
+  if (failure != fleet_.failures().end() && p.status == terminal::ok && p.redos == 0)
+    violated("R15: " + who + " was struck by " + to_string(failure->second) +
+             ", and the report does not say so");
+  if (p.status != terminal::ok) return;
+  const bool advanced = report.target == version_ref{txn.run, txn.seq};
+  if (advanced && !proved(t, p.id, names_.on_wire(t, report.target)))
+    violated("I4: " + who + " is ok and never held the target");
+}
+
+void checker::check_membership(const trainer_process& t, const participant_report& p) {
+  if (!p.member) return;
+  const auto* sender = fleet_.actors_of(t).sender;
+  const auto now = sender ? sender->machine->summarize() : sync_fsm::summary{};
+  const auto is_it = [&](const participant& m) { return m.id == p.id; };
+  // Before the step, after it, or between: who asked once more is attached anew in the same step.
+  if (std::ranges::none_of(members_[t.where], is_it) && std::ranges::none_of(now.members, is_it) &&
+      !(now.phase == sync_phase::proving && std::ranges::any_of(now.view, is_it)))
+    violated("I4: receiver-" + std::to_string(p.id) + " is called a member and is none");
+}
+
+/// Whether it says of the snapshot what came of it.
+void checker::check_result(const trainer_process& t, const sync_report& report, bool by_leader) {
+  const version_ref wanted{t.sync_txn.run, t.sync_txn.seq};
+  const bool committed = report.target != report.base;
+  if (committed && (!t.sync_txn || report.target != wanted))
+    violated("I4: a report names a target that nobody asked for");
+  if (committed && report.base != t.sync_base)
+    violated("I4: a report names another base than the snapshot's");
+  if (committed && report.result == sync_result::aborted)
+    violated("I4: aborted, and something was committed");
+  if (report.complete() && (!committed || report.participants.empty()))
+    violated("I4: called " + std::string(to_string(report.result)) +
+             ", and nothing was committed to anybody");
+  if (report.result != sync_result::ok && report.reason == errc::none)
+    violated("I4: not ok, without a reason");
+  const auto* sender = by_leader ? fleet_.actors_of(t).sender : nullptr;
+  // A run that cannot go on after a decision says no more than that.
+  if (sender && sender->machine->phase() == sync_phase::failed) return;
+  if (sender && report.result == sync_result::degraded && !committed)
+    violated("I4: degraded, and nothing was committed");
+  if (sender && report.base && sender->machine->snapshot().version != report.target)
+    violated("I4: a report names another target than the snapshot's");
+}
+
+void checker::on_sync(const trainer_process& t) {
+  // A sender that is about to end may vote for a while after the report of its sync.
+  asked_[t.where].clear();
+}
+
+void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
+  if (report.label != t.label) violated("I4: a report of another sync");
+  check_result(t, report, by_leader);
+  // Whose actors died before they read anything does not know of it, and says that they did.
+  if (t.unreadable && (report.target != report.base || report.reason == errc::none))
+    violated("R15: the tensors could not be read, and the report does not say so");
+  for (const auto& p : t.others)
+    if (p.ticket && p.label == report.label && p.unreadable && report.target != report.base)
+      violated("R15: tensors of " + fleet_.name_of(p.where) +
+               " could not be read, and something was committed");
+  std::set<receiver_id> seen;
+  for (const auto& p : report.participants) {
+    if (!seen.insert(p.id).second) violated("I4: a participant stands twice in a report");
+    check_participant(t, report, p);
+    if (by_leader) check_membership(t, p);
+  }
+  auto& asked = asked_[t.where];
+  const auto took_part = [&](const auto& life) { return seen.contains(life.first); };
+  if (by_leader && !asked.empty() &&
+      (asked.size() != seen.size() || !std::ranges::all_of(asked, took_part)))
+    violated("I4: the report does not name who took part, and only them");
+  asked.clear();
+  // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).
+  if (report.result == sync_result::aborted && t.sync_txn && !names_.names_move())
+    content_.erase({t.sync_txn.run, t.sync_txn.seq});
+  names_.on_report(t, report);
+}
+
+void checker::on_report(rank_process& p, const sync_report& report) {
+  const auto who = fleet_.name_of(p.where);
+  if (report.label != p.label) violated("I4: a report of another sync at " + who);
+  if (report.result == sync_result::aborted) return;
+  if (report.result != sync_result::ok)
+    violated("I4: " + who + " says more of a sync than it knows");
+  if (!decided_.contains(report.target))
+    violated("I4: " + who + " calls a sync ok that nobody has committed");
+  const auto label = labels_.find(names_.on_wire(*p.of, report.target));
+  if (label == labels_.end() || label->second != p.label)
+    violated("I4: " + who + " calls a sync ok, and another was committed");
+  if (p.unreadable) violated("R15: tensors of " + who + " could not be read, and it calls that ok");
+}
+
+}  // namespace lockstep::sim
