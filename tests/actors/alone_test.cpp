@@ -1,49 +1,15 @@
 // What single actors obey, and from whom: said to them by hand.
-#include <caf/scoped_actor.hpp>
-#include <caf/send.hpp>
 #include <catch2/catch.hpp>
 #include <future>
 
 #include "actors/encoding.hpp"
-#include "actors/fleet.hpp"
 #include "actors/relay.hpp"
-#include "actors/runtime_parts.hpp"
+#include "actors/stage.hpp"
 #include "actors/states.hpp"
 
 using namespace lockstep;
 
 namespace {
-
-/// The next message to somebody whom the test plays, which must be a `M`; nothing if none comes.
-template <class M>
-std::optional<M> next_of(caf::scoped_actor& whom, std::chrono::milliseconds patience = 10s) {
-  std::optional<M> out;
-  whom->receive([&](M& m) { out = std::move(m); }, caf::after(patience) >> [] {});
-  return out;
-}
-
-/// An actor system, the test as one of its actors, and what an actor of it is given.
-struct stage {
-  explicit stage(std::uint32_t credit = 1) {
-    auto made = std::make_shared<actor_env>(*rt.inside().env);
-    made->options.bucket.credit = credit;
-    env = std::move(made);
-  }
-
-  template <class Behavior, class... Args>
-  auto spawn(Behavior behavior, Args... args) {
-    return rt.inside().system->spawn(behavior, std::move(args)...);
-  }
-  /// The next to the test itself.
-  template <class M>
-  std::optional<M> next(std::chrono::milliseconds patience = 10s) {
-    return next_of<M>(test, patience);
-  }
-
-  runtime rt{quiet()};
-  std::shared_ptr<const actor_env> env;
-  caf::scoped_actor test{*rt.inside().system};
-};
 
 /// A snapshot with a delta staged as {1, 1}, that only waits for the join.
 struct staged_snapshot : stage {
