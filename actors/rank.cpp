@@ -73,7 +73,7 @@ void on_down(pointer self, const caf::down_msg& m) {
     state.snapshot = nullptr;
     // The coordinator must not count on this rank any more.
     if (state.coordinator) self->send_exit(state.coordinator, caf::exit_reason::kill);
-    return;
+    return end_run(self, errc::dead, "the snapshot has ended");
   }
   // Without its flusher a receiver gets nothing from here: it is linked anew when it announces
   // itself, and nobody counts on it until then.
@@ -170,6 +170,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         auto out = result_of(self, shard_task::encode, m.txn, 0);
         out.reason = m.reason;
         out.detail = m.detail;
+        if (m.reason != errc::none) s.refused = {m.txn, m.reason, m.detail};
         out.content = s.delta->content();
         out.state = s.delta_state;
         out.proof = m.proof;

@@ -78,9 +78,12 @@ struct rank_state {
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
   sync_request current;              ///< the trainer's sync under way; no ticket if there is none
   txn_ref joined;                    ///< the transaction that `current` has a part in
-  /// The one that was refused since `current` is another sync, or was called off meanwhile.
+  version_ref base;                  ///< what `held` was then
+  /// The one that was refused since `current` is another sync, or was called off meanwhile; or that
+  /// `current` has a part in, and this rank has failed.
   struct {
     txn_ref txn;
+    errc reason = errc::none;
     std::string why;
   } refused;
   std::optional<shard_task_msg> waiting;  ///< a task that came before the trainer did

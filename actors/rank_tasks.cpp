@@ -74,7 +74,8 @@ void finish_sync(pointer self, sync_result result, errc reason, std::string deta
   if (!current.ticket) return;
   sync_report report;
   report.label = current.label;
-  report.base = report.target = state.held;
+  report.target = state.held;
+  report.base = result == sync_result::ok ? state.base : state.held;
   report.result = result;
   report.reason = reason;
   report.detail = std::move(detail);
@@ -150,11 +151,13 @@ void encode(pointer self, const shard_task_msg& t) {
                        "it came after the coordinator had called it off");
   }
   if (label != t.label) {
-    state.refused = {t.txn, "it syncs " + std::to_string(label) + ", the coordinator " +
-                                std::to_string(t.label)};
+    state.refused = {
+        t.txn, errc::bad_input,
+        "it syncs " + std::to_string(label) + ", the coordinator " + std::to_string(t.label)};
     return refuse_task(self, t, errc::bad_input, state.refused.why);
   }
   state.joined = state.encoded = t.txn;
+  state.base = state.held;
   state.carved.clear();
   state.challenge = t.challenge;
   const auto failed = failure_of([&] {
@@ -166,7 +169,10 @@ void encode(pointer self, const shard_task_msg& t) {
   });
   state.current.ticket->tensors_read();
   state.current.tensors = nullptr;
-  if (failed) return refuse_task(self, t, failed->first, failed->second);
+  if (failed) {
+    state.refused = {t.txn, failed->first, failed->second};
+    return refuse_task(self, t, failed->first, failed->second);
+  }
   self->send(state.snapshot, stage_request{t.txn,
                                            state.held,
                                            {{t.txn.run, t.txn.seq}, state.delta_state, t.label},
@@ -186,12 +192,15 @@ void drop(pointer self, const shard_task_msg& t) {
   }
   forget(self, t.txn);
   if (state.encoded == t.txn) state.encoded = {};
-  if (state.joined == t.txn)
-    return finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
-  if (state.refused.txn != t.txn) return;
-  const auto refused = std::exchange(state.refused, {});
-  // Unheard of, it was over before this sync began: the next one may be this one's.
-  if (t.label != 0) finish_sync(self, sync_result::aborted, errc::bad_input, refused.why);
+  const bool joined = state.joined == t.txn;
+  if (state.refused.txn == t.txn) {
+    const auto refused = std::exchange(state.refused, {});
+    // Unheard of, it was over before this sync began: the next one may be this one's.
+    if (joined || t.label != 0)
+      finish_sync(self, sync_result::aborted, refused.reason, refused.why);
+  } else if (joined) {
+    finish_sync(self, sync_result::aborted, errc::none, "the coordinator has called it off");
+  }
 }
 
 void do_task(pointer self, const shard_task_msg& t) {
