@@ -4,6 +4,8 @@
 
 namespace lockstep::sim {
 
+using std::chrono::seconds;
+
 namespace {
 
 /// Messages that wait for one actor: what all others can have to say to it at a time, with room for
@@ -11,6 +13,8 @@ namespace {
 constexpr std::size_t mailbox_max = 400;
 /// Likewise, more for each receiver of a large fleet.
 constexpr std::size_t mailbox_of_receiver = 16;
+/// How long a coordinator may not know that a rank has lost its run: the link says so by ending.
+constexpr auto runless_max = seconds(10);
 
 template <class Message>
 const Message* content_of(caf::mailbox_element* m) {
@@ -124,8 +128,24 @@ void checker::after(caf::scheduled_actor& actor) {
   }
 }
 
-/// What it holds goes on, and at every rank to the same.
+/// What it holds goes on, and at every rank to the same; and it has a run, and a sync of it, as
+/// long as it has a coordinator and a snapshot.
 void checker::check(rank_process& p) {
+  if (const auto* s = fleet_.state_of_rank(p)) {
+    if (!s->coordinator && (s->current.ticket || s->held))
+      violated("R15: " + fleet_.name_of(p.where) +
+               " has lost its coordinator, and does not say so");
+    if (!s->snapshot && (s->current.ticket || s->held))
+      violated("R15: " + fleet_.name_of(p.where) + " has lost its snapshot, and does not say so");
+    // A sender stands for a run that every rank has a part in. What the clock jumps by is no time.
+    const auto passed = std::min<std::chrono::nanoseconds>(fleet_.now() - p.looked_at, seconds(1));
+    p.looked_at = fleet_.now();
+    const bool counted_on = s->coordinator && !s->held && fleet_.actors_of(*p.of).sender;
+    p.runless = counted_on ? p.runless + passed : std::chrono::nanoseconds(0);
+    if (p.runless > runless_max)
+      violated("R15: " + fleet_.name_of(p.where) +
+               " has no run, and its coordinator goes on with it");
+  }
   const auto* held = fleet_.snapshot_of_rank(p);
   if (held == nullptr) return;
   const auto version = held->machine->held().version;

@@ -176,9 +176,19 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
 void checker::on_report(rank_process& p, const sync_report& report) {
   const auto who = fleet_.name_of(p.where);
   if (report.label != p.label) violated("I4: a report of another sync at " + who);
-  if (report.result == sync_result::aborted) return;
+  if (report.result == sync_result::aborted) {
+    if (report.target != report.base)
+      violated("I4: " + who + " calls off a sync, and says that it has led on");
+    if (*p.found_so && report.reason == errc::none)
+      violated("R15: tensors of " + who + " could not be read, and its report does not say so");
+    return;
+  }
   if (report.result != sync_result::ok)
     violated("I4: " + who + " says more of a sync than it knows");
+  const txn_ref sync{report.target.run, report.target.number};
+  if (report.base.run != report.target.run || report.base.number >= report.target.number ||
+      (sync == p.of->sync_txn && report.base != p.of->sync_base))
+    violated("I4: " + who + " says of a sync that it began at " + to_string(report.base));
   if (!decided_.contains(report.target))
     violated("I4: " + who + " calls a sync ok that nobody has committed");
   const auto label = labels_.find(names_.on_wire(*p.of, report.target));

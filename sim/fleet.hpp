@@ -96,11 +96,14 @@ struct rank_process {
   time_point still_until;
   std::shared_ptr<ticket_state> ticket;  ///< of the sync under way
   std::uint64_t label = 0;
-  bool unreadable = false;  ///< its tensors, in that sync
+  bool unreadable = false;         ///< its tensors, in that sync,
+  std::shared_ptr<bool> found_so;  ///< and whether somebody has tried to read them
   training_loop loop;
-  version_ref highest;  ///< its snapshot ever stood at
-  txn_ref dropped;      ///< the latest transaction that it was told is over,
-  txn_ref over;         ///< and the one when its trainer last came to a sync
+  std::chrono::nanoseconds runless{};  ///< that its coordinator takes for a time with a run,
+  time_point looked_at;                ///< and until when that is known
+  version_ref highest;                 ///< its snapshot ever stood at
+  txn_ref dropped;                     ///< the latest transaction that it was told is over,
+  txn_ref over;                        ///< and the one when its trainer last came to a sync
 };
 
 /// One trainer's process: at most one leads, older ones are zombies. Of several ranks the one that

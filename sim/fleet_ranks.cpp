@@ -122,9 +122,13 @@ void fleet::sync(rank_process& p, std::uint64_t label) {
               [&] { return name_of(p.where) + " wants sync " + std::to_string(label); });
   const auto* s = snapshot_of_rank(p);
   const auto& encoded = encoded_of(p.weights, p.mistaken, s ? s->store.get() : nullptr);
-  caf::anon_send(
-      p.actor,
-      sync_request{label, shard_reader(reader_of_sync(encoded, p.unreadable), p.owned), p.ticket});
+  p.found_so = std::make_shared<bool>(false);
+  const tensor_reader reader = [inner = reader_of_sync(encoded, p.unreadable), found = p.found_so,
+                                fails = p.unreadable](std::size_t index) {
+    if (fails) *found = true;
+    return inner(index);
+  };
+  caf::anon_send(p.actor, sync_request{label, shard_reader(reader, p.owned), p.ticket});
 }
 
 // --- what they hold -----------------------------------------------------------------------------

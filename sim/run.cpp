@@ -120,7 +120,7 @@ class simulation final : public spectator {
       if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t, actor);
       if (o_.ranks > 1) training_.after(*t);
     } else if (auto* p = fleet_.rank_of(actor)) {
-      training_.after(*p);
+      if (const auto report = training_.after(*p)) say_report(p->where, *report);
     }
   }
 
@@ -205,10 +205,8 @@ class simulation final : public spectator {
     if (!report) return;
     t.ticket.reset();
     count(*report);
-    trace_.fold(mix(report->label, static_cast<std::uint64_t>(report->result),
-                    mix(report->target.number, report->participants.size())));
+    say_report(t.where, *report);
     checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
-    trace_.line(trace_level::events, [&] { return report_text(t, *report); });
     last_ = report->result;
     if (o_.ranks > 1) training_.on_report(t, *report);
     if (report->complete()) fleet_.remember(bytes_of(t.weights));
@@ -245,8 +243,14 @@ class simulation final : public spectator {
     }
   }
 
-  std::string report_text(const trainer_process& t, const sync_report& report) const {
-    auto out = fmt::format("{} reports sync {}: {}", fleet_.name_of(t.where), report.label,
+  void say_report(endpoint from, const sync_report& report) {
+    trace_.fold(mix(report.label, static_cast<std::uint64_t>(report.result),
+                    mix(report.target.number, report.participants.size())));
+    trace_.line(trace_level::events, [&] { return report_text(from, report); });
+  }
+
+  std::string report_text(endpoint from, const sync_report& report) const {
+    auto out = fmt::format("{} reports sync {}: {}", fleet_.name_of(from), report.label,
                            to_string(report.result));
     if (report.reason != errc::none) out += fmt::format(" ({})", to_string(report.reason));
     for (const auto& p : report.participants) {

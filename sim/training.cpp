@@ -172,20 +172,28 @@ bool training::is_running(const rank_process& p) const {
   return s && s->snapshot;
 }
 
-void training::after(rank_process& p) {
+std::optional<sync_report> training::after(rank_process& p) {
   if (const auto done = outcome(p.loop)) {
-    if (!*done) return plan_seed(p);
+    if (!*done) {
+      plan_seed(p);
+      return std::nullopt;
+    }
     want(p);
   }
-  if (!p.ticket) return;
-  const auto report = p.ticket->wait_report(milliseconds(0));
-  if (!report) return;
+  if (!p.ticket) return std::nullopt;
+  auto report = p.ticket->wait_report(milliseconds(0));
+  if (!report) return std::nullopt;
   p.ticket.reset();
   checker_.on_report(p, *report);
-  if (is_over(*report)) return seed(p);
-  p.loop.repeats = repeats_ && report->result == sync_result::aborted;
+  go_on(p, *report);
+  return report;
+}
+
+void training::go_on(rank_process& p, const sync_report& report) {
+  if (is_over(report)) return seed(p);
+  p.loop.repeats = repeats_ && report.result == sync_result::aborted;
   // Trainers that were at odds agree on where they are.
-  if (report->reason == errc::bad_input && p.of->label != 0)
+  if (report.reason == errc::bad_input && p.of->label != 0)
     p.loop.meant = std::max(p.loop.meant, p.of->label - (p.loop.repeats ? 0 : 1));
   want(p);
 }

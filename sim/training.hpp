@@ -24,7 +24,8 @@ class training {
   void follow(trainer_process& t);
   // An actor of this process has handled a message.
   void after(trainer_process& t);
-  void after(rank_process& p);
+  /// What a rank reported of its sync by that.
+  std::optional<sync_report> after(rank_process& p);
   /// What became of the sync of the rank that leads.
   void on_report(trainer_process& t, const sync_report& report);
 
@@ -51,6 +52,8 @@ class training {
   void revive(trainer_process& t);
   void revive(rank_process& p);
   void want(rank_process& p);
+  /// To its next sync, or to a new run, after a report.
+  void go_on(rank_process& p, const sync_report& report);
   void come(rank_process& p, bool late);
   /// Whether there is a run that its next sync would belong to.
   bool is_running(const rank_process& p) const;
