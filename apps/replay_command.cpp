@@ -69,7 +69,7 @@ void check_memory(std::uint64_t model_bytes, std::uint32_t receivers) {
   const auto memory = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes);
   const auto copies = std::uint64_t{receivers} + 3;
   if (model_bytes <= memory / copies) return;
-  throw error(errc::no_memory, "--receivers " + std::to_string(receivers) + ": needs " +
+  throw error(errc::bad_input, "--receivers " + std::to_string(receivers) + ": needs " +
                                    std::to_string(copies) + " copies of " +
                                    human_bytes(model_bytes) + ", but this machine has " +
                                    human_bytes(memory) + " of memory");

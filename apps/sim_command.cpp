@@ -56,19 +56,22 @@ std::string read_text(const std::string& name) {
   }
 }
 
-/// Where most steps are a fault's, few are left for anybody to act.
-void require_steps(const sim::fault_rates& rates) {
-  constexpr double share_max = 0.5;
+/// Where most steps are a fault's, few are left for anybody to act; and ranks wait for each other
+/// to seed, which nobody has the patience for where all clocks jump ahead every few steps.
+void require_steps(const sim::fault_rates& rates, unsigned ranks) {
   constexpr double swarm_factor = 4;  // by which a seed may make a fault more frequent
+  const auto require = [&](const std::string& what, double rate, double most) {
+    if ((rates.swarm ? rate * swarm_factor : rate) <= most) return;
+    throw error(errc::bad_input,
+                fmt::format("{} {:g}, the limit is {:g}{}", what, rate,
+                            rates.swarm ? most / swarm_factor : most,
+                            rates.swarm ? fmt::format(", or {:g} with swarm=off", most) : ""));
+  };
   double sum = 0;
   for (const auto& row : sim::fault_table())
     if (row.unit == sim::per::step) sum += rates[row.id];
-  const double most = rates.swarm ? sum * swarm_factor : sum;
-  if (most > share_max)
-    throw error(errc::bad_input,
-                fmt::format("the faults of every step come to {:g}, the limit is {:g}{}", sum,
-                            rates.swarm ? share_max / swarm_factor : share_max,
-                            rates.swarm ? ", or 0.5 with swarm=off" : ""));
+  require("the faults of every step come to", sum, 0.5);
+  if (ranks > 1) require("with --ranks clock-jump is", rates[sim::fault_id::clock_jump], 0.1);
 }
 
 sim::run_options each_of(const sim_options& o) {
@@ -81,7 +84,7 @@ sim::run_options each_of(const sim_options& o) {
   out.fanout = o.fanout;
   if (o.faults_file) sim::read_rates(out.rates, read_text(*o.faults_file), *o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
-  require_steps(out.rates);
+  require_steps(out.rates, out.ranks);
   if (o.broken) {
     const auto found = sim::parse_variant(*o.broken);
     if (!found) {

@@ -180,6 +180,10 @@ TEST_CASE("bad words to the simulator are refused in one line") {
   check_refusal(sim({"--syncs", "x"}), {"--syncs"});
   for (const char* ranks : {"0", "5", "x", "02"})
     check_refusal(sim({"--ranks", ranks}), {"--ranks"});
+  check_refusal(sim({"--ranks", "2", "--fault", "clock-jump=0.1"}),
+                {"clock-jump is 0.1, the limit is 0.025, or 0.1 with swarm=off"});
+  check_refusal(sim({"--ranks", "2", "--fault", "swarm=off", "--fault", "clock-jump=0.2"}),
+                {"clock-jump is 0.2, the limit is 0.1"});
   check_refusal(sim({"--jobs", "257"}), {"--jobs"});
   check_refusal(sim({"--minutes", "0"}), {"--minutes"});
   check_refusal(sim({"more"}), {"more"});
