@@ -27,7 +27,7 @@ inline settings listening(std::uint32_t fanout) {
   s.transport.relay_backoff_ms = 60'000;
   s.sync.link_bytes_per_s = 1'000'000'000;
   s.bucket.bytes_max = (1 << 20) + (256 << 10);
-  s.receiver.lease_ms = 2'000;
+  s.receiver.lease_ms = 10'000;  // longer than anybody is silent, likewise
   s.receiver.ping_ms = 50;
   s.receiver.hello_ms = 100;
   // So that none is evicted where all of this is slow.
