@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cstdint>
 
+#include "config/settings.hpp"
+
 namespace lockstep {
 
 /// `timeout`, as long as a clock can add it to now; none below zero.
@@ -13,6 +15,11 @@ inline std::chrono::milliseconds patience_of(std::chrono::milliseconds timeout) 
   using std::chrono::milliseconds;
   constexpr milliseconds longest = std::chrono::hours(100 * 365 * 24);
   return std::clamp(timeout, milliseconds(0), longest);
+}
+
+/// How long a rank of a trainer that seeds waits for the others; none where there are none.
+inline std::chrono::milliseconds rank_patience(const settings& s) {
+  return std::chrono::milliseconds(s.transport.ranks > 1 ? s.sync.recovery_timeout_ms : 0);
 }
 
 /// The wait after the failure number `failures`, counted from 0: doubles with each, up to a bound.

@@ -27,11 +27,6 @@ milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
          answer_timeout;
 }
 
-/// How long a rank waits for others to seed as well.
-milliseconds rank_patience(const settings& s) {
-  return milliseconds(s.transport.ranks > 1 ? s.sync.recovery_timeout_ms : 0);
-}
-
 template <class Answer>
 Answer wait_for(std::future<Answer>& answer, milliseconds patience, const char* what) {
   if (answer.wait_for(patience_of(patience)) != std::future_status::ready)

@@ -74,6 +74,14 @@ void require_steps(const sim::fault_rates& rates, unsigned ranks) {
   if (ranks > 1) require("with --ranks clock-jump is", rates[sim::fault_id::clock_jump], 0.1);
 }
 
+/// Who asks for more of what strikes ranks wants to see it strike.
+void require_ranks(const sim::fault_rates& rates, unsigned ranks) {
+  for (const auto& row : sim::fault_table())
+    if (ranks == 1 && row.unit == sim::per::rank && rates[row.id] > row.rate)
+      throw error(errc::bad_input,
+                  fmt::format("{} strikes ranks: it goes with --ranks 2 or more", row.name));
+}
+
 sim::run_options each_of(const sim_options& o) {
   sim::run_options out;
   out.seed = o.seed.value_or(0);
@@ -85,6 +93,7 @@ sim::run_options each_of(const sim_options& o) {
   if (o.faults_file) sim::read_rates(out.rates, read_text(*o.faults_file), *o.faults_file);
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
   require_steps(out.rates, out.ranks);
+  require_ranks(out.rates, out.ranks);
   if (o.broken) {
     const auto found = sim::parse_variant(*o.broken);
     if (!found) {

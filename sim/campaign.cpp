@@ -5,12 +5,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstring>
 #include <new>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "messages/errors.hpp"
 #include "sim/random.hpp"
@@ -24,6 +28,7 @@ namespace {
 struct job_sums {
   std::atomic<std::uint64_t> done{0};
   std::atomic<bool> running{false};
+  std::atomic<std::uint64_t> steps{0};  ///< of all seeds
   std::uint64_t seed = 0;  ///< the one that is being run
   bool any_bad = false;
   std::uint64_t first_bad = 0;
@@ -106,6 +111,7 @@ void work(const campaign_options& o, board& shared, unsigned index) {
     auto each = o.each;
     each.seed += offset;
     job.seed = each.seed;
+    each.steps_seen = &job.steps;
     job.running = true;
     const auto r = run(each);
     add_run(job.sums, each.seed, r);
@@ -133,6 +139,40 @@ pid_t start(const campaign_options& o, board& shared, unsigned index) {
   ::_exit(status);
 }
 
+/// Ends children of which a step does not end.
+class hang_watch {
+ public:
+  explicit hang_watch(const campaign_options& o) : longest_(o.step_time_max), jobs_(o.jobs) {}
+
+  void look(unsigned index, const job_sums& job, pid_t child) {
+    auto& seen = jobs_[index];
+    const auto now = std::chrono::steady_clock::now();
+    // Steps of an earlier seed, or of none, are none of this one's.
+    const std::pair mark{job.running ? job.done + 1 : 0, std::uint64_t{job.steps}};
+    if (mark != seen.mark || mark.first == 0) {
+      seen = {mark, now, false};
+    } else if (!seen.ended && now - seen.since >= longest_) {
+      seen.ended = true;
+      ::kill(child, SIGKILL);
+    }
+  }
+  /// Whether the child that has just ended was ended here; asked once.
+  bool ended(unsigned index) { return std::exchange(jobs_[index].ended, false); }
+  std::string what() const {
+    return fmt::format("hang: a step took longer than {:g} s",
+                       std::chrono::duration<double>(longest_).count());
+  }
+
+ private:
+  struct sight {
+    std::pair<std::uint64_t, std::uint64_t> mark;
+    std::chrono::steady_clock::time_point since;
+    bool ended = false;
+  };
+  std::chrono::milliseconds longest_;
+  std::vector<sight> jobs_;
+};
+
 }  // namespace
 
 campaign_result run_campaign(const campaign_options& o,
@@ -140,6 +180,7 @@ campaign_result run_campaign(const campaign_options& o,
   shared_board shared;
   std::vector<pid_t> children;
   for (unsigned i = 0; i < o.jobs; ++i) children.push_back(start(o, *shared.operator->(), i));
+  hang_watch watch(o);
   const auto began = std::chrono::steady_clock::now();
   for (auto left = children.size(); left > 0;) {
     if (o.time_max.count() != 0 && std::chrono::steady_clock::now() - began >= o.time_max)
@@ -148,7 +189,10 @@ campaign_result run_campaign(const campaign_options& o,
     const auto child = ::waitpid(-1, &status, WNOHANG);
     if (child <= 0) {
       std::uint64_t done = 0;
-      for (unsigned i = 0; i < o.jobs; ++i) done += shared->jobs[i].done;
+      for (unsigned i = 0; i < o.jobs; ++i) {
+        done += shared->jobs[i].done;
+        watch.look(i, shared->jobs[i], children[i]);
+      }
       if (progress) progress(done);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       continue;
@@ -164,7 +208,8 @@ campaign_result run_campaign(const campaign_options& o,
     // It ended in the midst of a seed: that one is bad, and another child goes on after it.
     const auto how = WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
                                          : std::string("an exception");
-    note_violation(job, job.seed, "crash: the process ended by " + how);
+    note_violation(job, job.seed,
+                   watch.ended(index) ? watch.what() : "crash: the process ended by " + how);
     ++job.sums.seeds;
     job.running = false;
     ++job.done;

@@ -20,6 +20,8 @@ struct campaign_options {
   bool stop_at_first = false;  ///< end soon after a violation was found
   /// No seed is begun after this time; 0 is no limit.
   std::chrono::milliseconds time_max{0};
+  /// A step takes microseconds. One that takes this long, by the wall clock, will never end.
+  std::chrono::milliseconds step_time_max{std::chrono::minutes(2)};
 };
 
 /// Sums over all seeds.
@@ -42,8 +44,8 @@ struct campaign_result : campaign_sums {
 /// Adds what came of one seed.
 void add(campaign_result& sums, std::uint64_t seed, const run_result& r);
 
-/// Runs the seeds in `jobs` child processes, so that one which crashes is a violation of its seed
-/// like any other. `progress` is called now and then with the number of seeds that are done. Throws
+/// Runs the seeds in `jobs` child processes, so that one which crashes, or of which a
+/// step does not end, is a violation of its seed like any other. `progress` is called now and then with the number of seeds that are done. Throws
 /// `error{no_memory}` if no process can be started.
 campaign_result run_campaign(const campaign_options& o,
                              const std::function<void(std::uint64_t done)>& progress = {});

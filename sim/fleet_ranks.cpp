@@ -2,16 +2,12 @@
 #include <caf/send.hpp>
 #include <cstring>
 
+#include "actors/patience.hpp"
 #include "sim/fleet.hpp"
 
 namespace lockstep::sim {
 
 namespace {
-
-/// How long a rank's `seed` waits for the others (actors/trainer.cpp).
-std::chrono::milliseconds rank_patience(const settings& s) {
-  return std::chrono::milliseconds(s.sync.recovery_timeout_ms);
-}
 
 template <class Handle>
 caf::strong_actor_ptr strong(const Handle& handle) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -70,6 +71,8 @@ struct run_options {
   std::optional<std::set<strike>> keep;
   /// After so many the run is cut short, with no violation; 0: never.
   std::uint64_t steps_max = 0;
+  /// Counts steps for who watches from elsewhere that they end; none: nobody does. Not owned.
+  std::atomic<std::uint64_t>* steps_seen = nullptr;
   trace_level level = trace_level::none;
   trace::sink to;
 };

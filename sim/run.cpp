@@ -144,6 +144,7 @@ class simulation final : public spectator {
 
   bool step() {
     ++result_.steps;
+    if (o_.steps_seen) o_.steps_seen->fetch_add(1, std::memory_order_relaxed);
     trace_.set_time(scheduler_.elapsed());
     if (const auto what = dice_.at_step()) strike(*what);
     const bool any = scheduler_.step();

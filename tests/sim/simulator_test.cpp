@@ -1,7 +1,9 @@
 // The simulator: that it can be trusted to repeat itself, to trouble, and to notice.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 #include "messages/errors.hpp"
 #include "sim/campaign.hpp"
@@ -252,6 +254,25 @@ TEST_CASE("a process that crashes is a violation of its seed, and the next seeds
   CHECK(sums.seeds == 6);
   CHECK(sums.violations > 0);
   CHECK(sums.first_violation.substr(0, 6) == "crash:");
+}
+
+TEST_CASE("a step that does not end is a violation of its seed, and the next seeds are run") {
+  campaign_options o;
+  o.seeds = 3;
+  o.each.seed = 70;
+  o.each.syncs = 3;
+  o.each.level = trace_level::events;
+  o.step_time_max = std::chrono::seconds(3);
+  std::uint64_t seeds = 0;
+  o.each.to = [&](std::string_view line) {
+    if (line.find("every promise was kept") == std::string_view::npos || ++seeds != 2) return;
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  };
+  const auto sums = run_campaign(o);
+  CHECK(sums.seeds == 3);
+  CHECK(sums.violations == 1);
+  CHECK(sums.first_bad_seed == 71);
+  CHECK(sums.first_violation == "hang: a step took longer than 3 s");
 }
 
 TEST_CASE("a campaign ends when its time is over") {
