@@ -1,11 +1,10 @@
 #include "sim/campaign.hpp"
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,7 +28,7 @@ struct job_sums {
   std::atomic<std::uint64_t> done{0};
   std::atomic<bool> running{false};
   std::atomic<std::uint64_t> steps{0};  ///< of all seeds
-  std::uint64_t seed = 0;  ///< the one that is being run
+  std::uint64_t seed = 0;               ///< the one that is being run
   bool any_bad = false;
   std::uint64_t first_bad = 0;
   char violation[512] = {};

@@ -45,8 +45,8 @@ struct campaign_result : campaign_sums {
 void add(campaign_result& sums, std::uint64_t seed, const run_result& r);
 
 /// Runs the seeds in `jobs` child processes, so that one which crashes, or of which a
-/// step does not end, is a violation of its seed like any other. `progress` is called now and then with the number of seeds that are done. Throws
-/// `error{no_memory}` if no process can be started.
+/// step does not end, is a violation of its seed like any other. `progress` is called now and then
+/// with the number of seeds that are done. Throws `error{no_memory}` if no process can be started.
 campaign_result run_campaign(const campaign_options& o,
                              const std::function<void(std::uint64_t done)>& progress = {});
 

@@ -30,7 +30,8 @@ class shrinker {
     const auto first = run_campaign(apart);
     if (first.violations == 0) return std::nullopt;
     wanted_ = promise(first.first_violation);
-    if (wanted_ == "crash" || wanted_ == "hang") return std::nullopt;  // what struck in it is not known
+    if (wanted_ == "crash" || wanted_ == "hang")
+      return std::nullopt;  // what struck in it is not known
     const auto whole = run(best_);
     const std::set<strike> all(whole.struck.begin(), whole.struck.end());
     best_.keep = best_.keep ? intersection(*best_.keep, all) : all;

@@ -94,7 +94,7 @@ class Partitions:
                           for rank in range(options.ranks)]
         self.ranks = {}  # rank -> process
         self.syncs = 0
-        self.calm = 0  # syncs in a row that were ok
+        self.calm = 0  # syncs in a row that were ok, with everybody in them
         self.heal, self.kinds, self.half_opens = [], {}, {"trainer": [], "receiver": []}
         self.frames, self.given_up = {}, 0
 
@@ -107,7 +107,9 @@ class Partitions:
             self.watch.sync(line)
             if line.get("result") != "aborted":
                 self.syncs += 1
-            self.calm = self.calm + 1 if line.get("result") == "ok" else 0
+            # Who is away is ready for the rest of its lease, and no sync is the worse for it.
+            with_all = [r["status"] for r in line["receivers"]] == ["ok"] * len(self.members)
+            self.calm = self.calm + 1 if line.get("result") == "ok" and with_all else 0
 
     def start_rank(self, rank, **more):
         words = []
@@ -149,7 +151,8 @@ class Partitions:
         # And it stays so while versions go on.
         before = self.syncs
         fleet.wait_until(lambda: f"syncs go on after {what}: {self.state()}",
-                         lambda: self.syncs > before + 3 and self.all_current(), HEAL_S)
+                         lambda: self.syncs > before + 3 and self.calm > 3 and self.all_current(),
+                         HEAL_S)
 
     def silent(self, members, seconds, what):
         """Whoever hears nothing of its trainer stops serving."""
