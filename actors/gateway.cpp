@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "actors/log.hpp"
 #include "messages/printable.hpp"
 #include "protocol/deadlines.hpp"
 
@@ -20,19 +21,6 @@ constexpr std::size_t pending_of_one_max = 4;
 /// No link has more bulk channels.
 constexpr std::uint32_t streams_max = 16;
 
-log_function logging_to(std::shared_ptr<const actor_env> env) {
-  return [env = std::move(env)](log_level level, const std::string& line) {
-    constexpr spdlog::level::level_enum levels[] = {spdlog::level::trace, spdlog::level::debug,
-                                                    spdlog::level::info,  spdlog::level::warn,
-                                                    spdlog::level::err,   spdlog::level::off};
-    env->log->log(levels[static_cast<std::size_t>(level)], "{}", line);
-  };
-}
-
-security_options security_of(const transport_settings& t) {
-  return {t.certificate_file, t.key_file, t.authority_file, t.shared_key_file, t.insecure};
-}
-
 /// A bulk channel has the patience of the link that it belongs to.
 channel_options channels_of(const settings& s) {
   channel_options o;
@@ -45,7 +33,7 @@ channel_options channels_of(const settings& s) {
 
 gateway::gateway(std::shared_ptr<const actor_env> env)
     : env_(std::move(env)),
-      log_(logging_to(env_)),
+      log_(logging_to(env_->log)),
       members_("transport.members", env_->options.transport.members),
       io_(env_->options.transport.threads) {
   security_ = std::make_shared<security>(security_of(env_->options.transport), log_);

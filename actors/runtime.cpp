@@ -1,8 +1,5 @@
 #include "actors/runtime.hpp"
 
-#include <spdlog/pattern_formatter.h>
-#include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 
@@ -11,9 +8,9 @@
 #include <random>
 #include <thread>
 
+#include "actors/log.hpp"
 #include "actors/runtime_parts.hpp"
 #include "actors/states.hpp"
-#include "messages/one_line.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -31,42 +28,6 @@ std::function<std::uint64_t()> system_entropy() {
     const auto high = std::uint64_t{shared->device()};
     return high << 32 | shared->device();
   };
-}
-
-/// What a line says, on one line whatever the names and words are that it quotes.
-class quoted_text : public spdlog::custom_flag_formatter {
- public:
-  void format(const spdlog::details::log_msg& m, const std::tm&,
-              spdlog::memory_buf_t& out) override {
-    const auto text = one_line({m.payload.data(), m.payload.size()});
-    out.append(text.data(), text.data() + text.size());
-  }
-  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
-    return std::make_unique<quoted_text>();
-  }
-};
-
-std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
-  constexpr spdlog::level::level_enum levels[] = {spdlog::level::trace, spdlog::level::debug,
-                                                  spdlog::level::info,  spdlog::level::warn,
-                                                  spdlog::level::err,   spdlog::level::off};
-  spdlog::sink_ptr sink;
-  try {
-    if (options.file.empty()) {
-      sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
-    } else {
-      sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
-    }
-  } catch (const spdlog::spdlog_ex& e) {
-    throw error(errc::unwritable, options.file + ": " + e.what());
-  }
-  auto log = std::make_shared<spdlog::logger>("lockstep", std::move(sink));
-  auto lines = std::make_unique<spdlog::pattern_formatter>();
-  lines->add_flag<quoted_text>('*').set_pattern("[%Y-%m-%d %H:%M:%S.%e] [%n] [%l] %*");
-  log->set_formatter(std::move(lines));
-  log->set_level(levels[static_cast<std::size_t>(options.level)]);
-  log->flush_on(spdlog::level::warn);
-  return log;
 }
 
 /// Whoever crashes leaves its weights to nobody, and is traced by nobody but root.

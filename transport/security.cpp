@@ -96,6 +96,10 @@ std::unique_ptr<byte_stream> security::impl::wrap(int socket, bool accepts) {
   return make_tls_stream(socket, current(), accepts);
 }
 
+security_options security_of(const transport_settings& t) {
+  return {t.certificate_file, t.key_file, t.authority_file, t.shared_key_file, t.insecure};
+}
+
 security::security(security_options options, log_function log)
     : impl_(std::make_unique<impl>(std::move(options), std::move(log))) {}
 

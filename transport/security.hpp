@@ -21,6 +21,9 @@ struct security_options {
   bool insecure = false;         ///< the operator accepts clear connections off loopback
 };
 
+/// What the settings say of them.
+security_options security_of(const transport_settings& t);
+
 /// How connections are protected.
 enum class security_mode : std::uint8_t {
   clear,         ///< not at all
