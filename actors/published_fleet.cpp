@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "actors/log.hpp"
 #include "messages/errors.hpp"
 #include "weights/bucket_codec.hpp"
 #include "weights/checkpoint_index.hpp"
@@ -50,7 +51,8 @@ std::string joined(const std::vector<std::string>& names) {
 published_fleet::published_fleet(published_fleet_options options)
     : options_(std::move(options)),
       stream_(with_bound(options_.stream, [this] { return slowest(); })),
-      cluster_(cluster_id(stream_.run())) {
+      cluster_(cluster_id(stream_.run())),
+      log_(make_log(options_.options.log)) {
   if (options_.acks.empty()) options_.acks = acknowledgements_of(options_.stream.out);
   for (const auto& name : options_.receivers) {
     require_host_name(name);
@@ -61,6 +63,9 @@ published_fleet::published_fleet(published_fleet_options options)
     h.name = name;
     hosts_.push_back(std::move(h));
   }
+  if (!options_.listen.empty())
+    inbox_ = std::make_unique<published_inbox>(options_.listen, options_.options,
+                                               options_.receivers, options_.acks, log_);
 }
 
 std::vector<participant> published_fleet::view() const {

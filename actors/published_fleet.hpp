@@ -1,14 +1,16 @@
-// Decides when hosts that follow a published stream hold a version, from the files in which they
-// say so.
+// Decides when hosts that follow a published stream hold a version, from what they say in files and
+// over connections.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "actors/published_inbox.hpp"
 #include "actors/published_trainer.hpp"
 #include "messages/report.hpp"
 #include "protocol/join_fsm.hpp"
@@ -20,12 +22,14 @@ namespace lockstep {
 
 /// The sync protocol where the only link is a directory. Publishing a version is the decision: it
 /// can be called back no more, and hosts prove base and payload before they write. Each then says
-/// in a file of its own what it holds, proven under a challenge that the version carries. Who does
-/// not in time, or proves other bytes, is out of the view until it proves the newest version; who
-/// cannot get there by deltas is the reason for a full version. Not thread-safe.
+/// in a file of its own, or over a connection, what it holds, proven under a challenge that the
+/// version carries. Who does not in time, or proves other bytes, is out of the view until it proves
+/// the newest version; who cannot get there by deltas is the reason for a full version. Not
+/// thread-safe.
 class published_fleet {
  public:
-  /// Throws `error`: `bad_input` for a name that is none or is there twice, and as `publisher`.
+  /// Throws `error`: `bad_input` for a name that is none or is there twice, and as `publisher` and
+  /// `published_inbox`.
   explicit published_fleet(published_fleet_options options);
 
   /// What a host that holds a version must say.
@@ -66,6 +70,9 @@ class published_fleet {
   void hold(std::uint64_t version) noexcept { held_ = version; }
   version_ref name_of(std::uint64_t version) const { return {cluster_, version}; }
   const publisher& stream() const noexcept { return stream_; }
+  spdlog::logger& log() const noexcept { return *log_; }
+  /// The port on which hosts are listened to; 0: none.
+  std::uint16_t port() const noexcept { return inbox_ ? inbox_->port() : std::uint16_t{0}; }
 
  private:
   struct host {
@@ -102,6 +109,8 @@ class published_fleet {
   std::uint64_t held_ = 0;
   std::vector<answer> current_;  // any of them proves what `held_` names
   std::uint64_t cluster_ = 0;
+  std::shared_ptr<spdlog::logger> log_;
+  std::unique_ptr<published_inbox> inbox_;
 };
 
 }  // namespace lockstep

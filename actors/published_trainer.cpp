@@ -94,6 +94,10 @@ const layout& published_trainer::shape() const noexcept {
   return parts_->shape;
 }
 
+std::uint16_t published_trainer::port() const noexcept {
+  return parts_->fleet.port();
+}
+
 bool published_trainer::is_running() const {
   return parts_->is_running();
 }
@@ -168,8 +172,8 @@ sync_report published_trainer::parts::conclude(published_fleet::pending p, std::
     report.result = sync_result::degraded;
     report.reason = errc::encode_failed;
     report.detail = e.what();
-    spdlog::error("version {}: the snapshot could not follow it: {}", goal.version.number,
-                  e.what());
+    fleet.log().error("version {}: the snapshot could not follow it: {}", goal.version.number,
+                      e.what());
     return report;
   }
 }

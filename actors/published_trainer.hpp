@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "actors/ticket.hpp"
+#include "config/settings.hpp"
 #include "messages/layout.hpp"
 #include "messages/report.hpp"
 #include "weights/publisher.hpp"
@@ -22,6 +23,10 @@ struct published_fleet_options {
   publisher_options stream;
   std::vector<std::string> receivers;  ///< names of hosts (`is_host_name`), each once
   std::filesystem::path acks;          ///< empty: `acknowledgements_of(stream.out)`
+  /// Where hosts may say it over connections too (`pull --connect`), HOST:PORT; empty: nowhere.
+  std::string listen;
+  /// Of those connections, `cluster.name`, security and deadlines (`transport.*`); and `log.*`.
+  settings options;
   std::chrono::milliseconds ack_timeout{60'000};
   /// For who failed to hold the version after all.
   std::chrono::milliseconds recovery_timeout{60'000};
@@ -72,6 +77,9 @@ class published_trainer {
   ticket sync(std::uint64_t label, const T& source) {
     return sync(label, reader_of(source));
   }
+
+  /// The port on which hosts are listened to; 0: none.
+  std::uint16_t port() const noexcept;
 
   /// Whether there is a snapshot that a sync can start from: seeded, not stopped, and the last
   /// version could be read back.

@@ -26,6 +26,8 @@ class live_publication {
   void add(const weight_buffer& weights, std::uint64_t label);
   /// Waits for the hosts of the last version.
   void finish();
+  /// The port on which hosts are listened to; 0: none.
+  std::uint16_t port() const noexcept { return to_.port(); }
   /// Ends what waits.
   void stop() noexcept { to_.stop(); }
   /// Whether every version so far is published and held by all hosts that were named.

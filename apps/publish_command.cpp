@@ -40,6 +40,9 @@ struct publish_arguments {
   std::vector<std::string> readers;
   std::vector<std::string> receivers;
   std::string acks;
+  std::string listen;
+  settings_options settings;
+  bool insecure = false;
   std::uint64_t ack_ms = 60'000;
   std::uint64_t recovery_ms = 60'000;
   bool no_reseed = false;
@@ -122,7 +125,13 @@ class publishing {
     followed.recovery_timeout = std::chrono::milliseconds(a.recovery_ms);
     followed.reseed = !a.no_reseed;
     followed.stopped = [this] { return stop_->wait_for(std::chrono::milliseconds(0)); };
+    if (!a.listen.empty()) {
+      followed.listen = a.listen;
+      followed.options = a.settings.load().build();
+      if (a.insecure) followed.options.transport.insecure = true;
+    }
     fleet_.emplace(std::move(followed));
+    if (!a.listen.empty()) print_listening(a.listen, fleet_->port(), a.json);
   }
   publishing(const publishing&) = delete;
   publishing& operator=(const publishing&) = delete;
@@ -290,6 +299,17 @@ void add_receiver_options(CLI::App& command, publish_arguments& a) {
   command.add_option("--acks", a.acks, "Where hosts acknowledge; OUT/acks if not given")
       ->type_name("DIR")
       ->needs(receivers);
+  auto* listen = command
+                     .add_option("--listen", a.listen,
+                                 "Where they may acknowledge over connections too (pull --connect)")
+                     ->type_name("HOST:PORT")
+                     ->needs(receivers);
+  command
+      .add_flag("--insecure", a.insecure,
+                "Listen off this machine with neither certificates nor a shared key")
+      ->needs(listen);
+  a.settings.add_to(command);
+  for (const char* setting : {"--config", "--set"}) command.get_option(setting)->needs(listen);
   command.add_option("--ack-ms", a.ack_ms, "How long to wait for acknowledgements of a version")
       ->check(plain_number(1, 86'400'000))
       ->type_name("N")

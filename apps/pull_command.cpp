@@ -7,9 +7,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "apps/acknowledger.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/plain_number.hpp"
@@ -37,6 +39,10 @@ struct pull_arguments {
   std::optional<std::uint64_t> to;
   std::uint64_t lock_ms = 600'000;
   std::uint64_t poll_ms = 500;
+  settings_options settings;
+  std::string connect;
+  std::uint32_t connect_ms = 10'000;
+  bool insecure = false;
   bool watch = false;
   bool json = false;
 };
@@ -77,9 +83,64 @@ class puller {
     options_.acks = a.acks;
     options_.target = a.to;
     options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
+    if (a.connect.empty()) return;
+    auto settings = a.settings.load().build();
+    if (a.insecure) settings.transport.insecure = true;
+    to_.emplace(std::move(settings), a.connect, options_.name);
+    options_.tell = [this](const acknowledgement& what) { to_->owe(what); };
   }
 
+  /// Says what became of it as well, or throws.
   void once() {
+    try {
+      bring();
+    } catch (const error& e) {
+      try {
+        insist();
+      } catch (const error& unheard) {
+        throw error(e.code(),
+                    std::string(e.what()) + "; nor could that be said: " + unheard.what());
+      }
+      throw;
+    }
+    insist();
+  }
+
+  /// Until it is told to stop, or is at the version that was asked for and has said so. What cannot
+  /// be read yet may be there at the next look: a mount shows files in any order.
+  void watch() {
+    stop_signal stop;
+    options_.stopping = [&stop] { return stop.wait_for(std::chrono::milliseconds(0)); };
+    std::string unreached, unsaid;
+    do {
+      // Why a version was not reached is said as well.
+      if (!attempt(unreached, [this] { look(); }) || !attempt(unsaid, [this] { deliver(); }))
+        return;
+      if (arguments_.to && reached_ && *reached_ >= *arguments_.to && unsaid.empty()) return;
+    } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
+  }
+
+ private:
+  static constexpr std::size_t bar_steps = 100;
+  // What was refused for the host's sake may have been read whole for it.
+  static constexpr std::chrono::seconds refusal_holds{60};
+
+  /// False if it was told to stop. What fails is printed unless it is what failed before, which
+  /// `failed` keeps.
+  template <class Try>
+  bool attempt(std::string& failed, Try once) {
+    try {
+      once();
+      failed.clear();
+    } catch (const error& e) {
+      if (e.code() == errc::shut_down) return false;
+      if (failed != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
+      failed = e.what();
+    }
+    return true;
+  }
+
+  void bring() {
     const auto started = std::chrono::steady_clock::now();
     progress_bar bar(bar_steps);
     options_.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t all) {
@@ -101,30 +162,23 @@ class puller {
     reached_ = report.version;
   }
 
-  /// Until it is told to stop, or is at the version that was asked for. What cannot be read yet may
-  /// be there at the next look: a mount shows files in any order.
-  void watch() {
-    stop_signal stop;
-    options_.stopping = [&stop] { return stop.wait_for(std::chrono::milliseconds(0)); };
-    std::string said;
-    do {
-      try {
-        look();
-        said.clear();
-      } catch (const error& e) {
-        if (e.code() == errc::shut_down) return;
-        if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
-        if (said != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
-        said = e.what();
-      }
-      if (arguments_.to && reached_ && *reached_ >= *arguments_.to) return;
-    } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
+  /// One try at what is to be said; trying again is the caller's.
+  void deliver() {
+    if (to_) to_->deliver(std::chrono::milliseconds(arguments_.connect_ms));
   }
-
- private:
-  static constexpr std::size_t bar_steps = 100;
-  // What was refused for the host's sake may have been read whole for it.
-  static constexpr std::chrono::seconds refusal_holds{60};
+  /// Tries until `--connect-ms` are over.
+  void insist() {
+    const auto until =
+        std::chrono::steady_clock::now() + std::chrono::milliseconds(arguments_.connect_ms);
+    for (;;) {
+      try {
+        return deliver();
+      } catch (const error& e) {
+        if (e.code() != errc::unreachable || std::chrono::steady_clock::now() >= until) throw;
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      }
+    }
+  }
 
   void look() {
     const auto newest = newest_published(options_.source);
@@ -140,7 +194,12 @@ class puller {
     reached_.reset();
     refused_.reset();
     options_.target = to;
-    once();
+    try {
+      bring();
+    } catch (const error& e) {
+      if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
+      throw;
+    }
   }
 
   const pull_arguments& arguments_;
@@ -149,6 +208,7 @@ class puller {
   std::vector<file_stamp> seen_;  // of the version that was pulled last, or tried
   std::optional<std::chrono::steady_clock::time_point> refused_;
   std::pair<std::string, std::size_t> shown_;
+  std::optional<acknowledger> to_;
 };
 
 int run_verify(const pull_arguments& a) {
@@ -231,15 +291,35 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
   add_way_options(*command, *a);
   command->add_flag("--rebuild", a->pull.rebuild,
                     "Take a whole checkpoint, a full version or the base, whatever is there");
+  auto* named = command
+                    ->add_option("--name", a->pull.name,
+                                 "Say what becomes of each version, as the receiver of that name")
+                    ->check([](const std::string& name) {
+                      return is_host_name(name) ? std::string() : "is no name of a host";
+                    })
+                    ->type_name("NAME");
+  auto* acks = command->add_option("--acks", a->acks, "Where to say it; SOURCE/acks if not given")
+                   ->type_name("DIR");
+  auto* connect = command
+                      ->add_option("--connect", a->connect,
+                                   "Say it to the publisher over a connection, not in a file "
+                                   "(publish --listen, trainer --follower-listen)")
+                      ->type_name("HOST:PORT")
+                      ->needs(named)
+                      ->excludes(acks);
   command
-      ->add_option("--name", a->pull.name,
-                   "Say what becomes of each version, as the receiver of that name")
-      ->check([](const std::string& name) {
-        return is_host_name(name) ? std::string() : "is no name of a host";
-      })
-      ->type_name("NAME");
-  command->add_option("--acks", a->acks, "Where to say it; SOURCE/acks if not given")
-      ->type_name("DIR");
+      ->add_option("--connect-ms", a->connect_ms,
+                   "How long to try to be heard; with --watch at each look")
+      ->check(plain_number(1, 86'400'000))
+      ->type_name("N")
+      ->capture_default_str()
+      ->needs(connect);
+  command
+      ->add_flag("--insecure", a->insecure,
+                 "Connect off this machine with neither certificates nor a shared key")
+      ->needs(connect);
+  a->settings.add_to(*command);
+  for (const char* setting : {"--config", "--set"}) command->get_option(setting)->needs(connect);
   command->add_flag("--verify", a->pull.verify,
                     "Compare all that is there with what the stream says, where nothing is to do");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");

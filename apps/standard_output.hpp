@@ -1,6 +1,7 @@
 // Decides what happens when nobody takes what the program prints.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 namespace lockstep {
@@ -9,5 +10,10 @@ namespace lockstep {
 /// `error{unwritable}` if it cannot be written: a full disk, a reader that has gone while SIGPIPE
 /// is ignored (by default that signal ends the program, as is usual in a pipeline).
 void print_out(std::string_view text);
+
+/// Says where this process listens: at the host of `listen` (HOST:PORT), and the port that it came
+/// to. `for_followers`: for those of a published stream alone.
+void print_listening(std::string_view listen, std::uint16_t port, bool json,
+                     bool for_followers = false);
 
 }  // namespace lockstep

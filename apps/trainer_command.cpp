@@ -50,6 +50,7 @@ struct trainer_command_options {
   std::optional<std::string> coordinator;
   std::optional<std::string> publish;
   std::vector<std::string> followers;
+  std::string follower_listen;
   std::uint32_t follower_ms = 60'000;
   published_encoding scheme = published_encoding::xored;
   bool serve = false;
@@ -70,11 +71,13 @@ settings settings_of(const trainer_command_options& o) {
   return s;
 }
 
-published_fleet_options publication_of(const trainer_command_options& o) {
+published_fleet_options publication_of(const trainer_command_options& o, const settings& s) {
   published_fleet_options out;
   out.stream.out = *o.publish;
   out.stream.how.encoding = o.scheme;
   out.receivers = o.followers;
+  out.listen = o.follower_listen;
+  out.options = s;
   out.ack_timeout = out.recovery_timeout = milliseconds(o.follower_ms);
   return out;
 }
@@ -95,14 +98,16 @@ class player {
   int run() {
     const auto settings = settings_of(options_);
     runtime on(settings);
-    say_where(settings.transport.listen, on.port());
+    print_listening(settings.transport.listen, on.port(), options_.json);
     ranks_ = settings.transport.ranks;
     leads_ = settings.transport.rank == 0;
     if (options_.publish && ranks_ > 1)
       throw error(errc::bad_input, "--publish: a rank has only a part of the weights");
     weights_ = weight_buffer(base_.shape());
     if (options_.publish)
-      publication_.emplace(base_.shape(), publication_of(options_), options_.json);
+      publication_.emplace(base_.shape(), publication_of(options_, settings), options_.json);
+    if (publication_ && publication_->port() != 0)
+      print_listening(options_.follower_listen, publication_->port(), options_.json, true);
     trainer trainer(on, split_.shape(), split_.share(settings.transport.rank, ranks_));
     const stop_watch watch(stop_, [this, &trainer] {
       trainer.stop();
@@ -186,16 +191,6 @@ class player {
         if (ranks_ == 1 || !others || clock::now() >= until) throw;
       }
       if (stop_.wait_for(pause)) throw run_lost();
-    }
-  }
-
-  void say_where(const std::string& listen, std::uint16_t port) const {
-    const auto host = listen.substr(0, listen.rfind(':'));
-    if (options_.json) {
-      const nlohmann::ordered_json line{{"kind", "listening"}, {"host", host}, {"port", port}};
-      print_out(line.dump() + '\n');
-    } else {
-      print_out(fmt::format("listening on {}:{}\n", host, port));
     }
   }
 
@@ -371,13 +366,20 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
                        "Stream into which every version goes as well, for hosts that pull")
           ->type_name("DIR");
   add_scheme_option(*command, "--publish-scheme", o->scheme)->needs(publish);
+  auto* followers =
+      command
+          ->add_option(
+              "--follower", o->followers,
+              "Name of such a host that must acknowledge each version (pull --name). May be "
+              "repeated")
+          ->type_name("NAME")
+          ->allow_extra_args(false)
+          ->needs(publish);
   command
-      ->add_option("--follower", o->followers,
-                   "Name of such a host that must acknowledge each version (pull --name). May be "
-                   "repeated")
-      ->type_name("NAME")
-      ->allow_extra_args(false)
-      ->needs(publish);
+      ->add_option("--follower-listen", o->follower_listen,
+                   "Where they may acknowledge over connections too (pull --connect)")
+      ->type_name("HOST:PORT")
+      ->needs(followers);
   command
       ->add_option("--follower-ms", o->follower_ms,
                    "How long to wait for them, and again for those that failed")

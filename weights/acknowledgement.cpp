@@ -103,29 +103,41 @@ std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::st
 
 namespace {
 
-bool has_said(const fs::path& acks, std::string_view name, const acknowledgement& what) {
+bool has_said(const fs::path& acks, std::string_view name, std::uint64_t version,
+              std::uint64_t challenge) {
   try {
     const auto before = read_acknowledgement(acks, name);
-    return before && before->version == what.version && before->challenge == what.challenge &&
+    return before && before->version == version && before->challenge == challenge &&
            before->reason == errc::none;
   } catch (const error&) {
     return false;  // damaged: said anew
   }
 }
 
+acknowledgement answer_to(std::uint64_t challenge, std::uint64_t version, const fs::path& holder,
+                          errc reason, const std::string& detail) {
+  acknowledgement out{version, challenge, reason, detail, {}};
+  if (reason == errc::none) out.proof = proof_of(checkpoint::open(holder), challenge);
+  return out;
+}
+
 }  // namespace
+
+std::optional<acknowledgement> acknowledgement_of(const fs::path& dir, std::uint64_t version,
+                                                  const fs::path& holder, errc reason,
+                                                  const std::string& detail) {
+  const auto challenge = challenge_in(dir);
+  if (!challenge) return std::nullopt;
+  return answer_to(*challenge, version, holder, reason, detail);
+}
 
 void acknowledge(const fs::path& dir, std::uint64_t version, const fs::path& holder,
                  const fs::path& acks, std::string_view name, errc reason,
                  const std::string& detail) {
   const auto challenge = challenge_in(dir);
   if (!challenge) return;
-  acknowledgement what{version, *challenge, reason, detail, {}};
-  if (reason == errc::none) {
-    if (has_said(acks, name, what)) return;
-    what.proof = proof_of(checkpoint::open(holder), *challenge);
-  }
-  write_acknowledgement(acks, name, what);
+  if (reason == errc::none && has_said(acks, name, version, *challenge)) return;
+  write_acknowledgement(acks, name, answer_to(*challenge, version, holder, reason, detail));
 }
 
 std::optional<std::uint64_t> challenge_in(const fs::path& dir) {

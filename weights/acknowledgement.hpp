@@ -48,6 +48,14 @@ std::optional<std::uint64_t> challenge_in(const std::filesystem::path& dir);
 /// A challenge as an index holds it: 16 hexadecimal digits.
 std::string challenge_text(std::uint64_t challenge);
 
+/// What is to be said of the version in `dir` at the host whose checkpoint is `holder`; with
+/// `reason` none after a read of all of it. Nothing if its publisher waits for nobody. Throws
+/// `error`.
+std::optional<acknowledgement> acknowledgement_of(const std::filesystem::path& dir,
+                                                  std::uint64_t version,
+                                                  const std::filesystem::path& holder, errc reason,
+                                                  const std::string& detail);
+
 /// Says, as `name`, what became of the version in `dir` at the host whose checkpoint is `holder`,
 /// if its publisher waits for that; with `reason` none after a read of all of it, and not again
 /// what was said before. Throws `error`.

@@ -89,9 +89,14 @@ class pulling {
   }
 
   void say(std::uint64_t version, errc reason, const std::string& detail) const {
+    const auto dir = published_dir(options_.source, version);
+    if (options_.tell) {
+      if (const auto what = acknowledgement_of(dir, version, host_.dir(), reason, detail))
+        options_.tell(*what);
+      return;
+    }
     const auto acks = options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
-    acknowledge(published_dir(options_.source, version), version, host_.dir(), acks, options_.name,
-                reason, detail);
+    acknowledge(dir, version, host_.dir(), acks, options_.name, reason, detail);
   }
 
   void refuse_aloud(const error& why) const {

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "weights/acknowledgement.hpp"
+
 namespace lockstep {
 
 /// What to bring where.
@@ -26,6 +28,8 @@ struct pull_options {
   /// empty: nobody. And where; empty: `acknowledgements_of(source)`.
   std::string name;
   std::filesystem::path acks;
+  /// Told it instead, if not empty; where there is nothing to do, again. What it throws goes on.
+  std::function<void(const acknowledgement&)> tell;
   /// Where there is nothing to do, compare all that is there with what the stream says of it.
   bool verify = false;
   /// How long others may hold the lock.

@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "actors/published_inbox.hpp"
 #include "actors/published_trainer.hpp"
 #include "tests/weights/test_files.hpp"
 #include "weights/acknowledgement.hpp"
@@ -448,6 +449,33 @@ TEST_CASE("published fleet: names that could leave the directory, or are twice, 
   options.receivers = {"a", "a"};
   check_refused([&] { published_trainer(f.w.shape(), options); }, errc::bad_input,
                 {"'a'", "twice"});
+}
+
+TEST_CASE("acknowledgements: over a connection they say what they say in a file, and no more") {
+  const acknowledgement holds{7, 0x1234567890abcdef, errc::none, "", {1, 2}};
+  const acknowledgement fails{8, 1, errc::wrong_base, std::string(10'000, 'x'), {}};
+  for (const auto& what : {holds, fails}) {
+    const auto said = acknowledgement_in(reply_of(9, what));
+    REQUIRE(said);
+    CHECK(said->version == what.version);
+    CHECK(said->challenge == what.challenge);
+    CHECK(said->reason == what.reason);
+    CHECK(said->detail == what.detail.substr(0, reply_detail_max));
+    CHECK(said->proof == what.proof);
+  }
+  auto other = reply_of(9, holds);
+  other.kind = reply_kind::vote_yes;
+  CHECK_FALSE(acknowledgement_in(other));
+  other = reply_of(9, holds);
+  other.round = 2;
+  CHECK_FALSE(acknowledgement_in(other));
+  // Holds it, and says why it does not; or does not, and does not say why.
+  other = reply_of(9, holds);
+  other.reason = errc::torn;
+  CHECK_FALSE(acknowledgement_in(other));
+  other = reply_of(9, fails);
+  other.reason = errc::none;
+  CHECK_FALSE(acknowledgement_in(other));
 }
 
 TEST_CASE("acknowledgements: said and read, and every cut of one is none") {

@@ -5,7 +5,9 @@
 """
 import json
 import random
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ class Fleet:
     def __init__(self, folder, states, names):
         self.folder, self.stream, self.states, self.names = folder, folder / "stream", states, names
         self.running = {}
+        self.secured = []
         for name in names:
             fmt.write_checkpoint(folder / name, states[0])
         for number, state in enumerate(states):
@@ -40,11 +43,11 @@ class Fleet:
         for name in list(self.running):
             self.end(name, signal.SIGKILL)
 
-    def start(self, *names):
+    def start(self, *names, more=()):
         for name in names or self.names:
             self.running[name] = subprocess.Popen(
                 [interop.PROGRAM, "pull", "--source", self.stream, "--checkpoint", self.folder / name, "--name", name,
-                 "--watch", "--poll-ms", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                 "--watch", "--poll-ms", "20", *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def end(self, name, how):
         process = self.running.pop(name)
@@ -57,6 +60,12 @@ class Fleet:
             [interop.PROGRAM, "publish", "--checkpoints", *[self.folder / f"step-{i}" for i in range(len(self.states))],
              "--out", self.stream, "--json", *receivers, *map(str, more)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def connected(self, publisher):
+        """Options of hosts that say over connections what they would say in files."""
+        where = json.loads(publisher.stdout.readline())
+        assert where["kind"] == "listening", where
+        return ["--connect", f"{where['host']}:{where['port']}", *self.secured]
 
     def syncs(self, process, status=0):
         out, said = process.communicate(timeout=PATIENCE)
@@ -111,7 +120,7 @@ def test_a_silent_host_is_named_and_costs_its_time_once(folder):
     with Fleet(folder, walk(3), ["a", "b"]) as fleet:
         fleet.start("a")
         began = time.monotonic()
-        syncs = fleet.syncs(fleet.publish("--ack-ms", 500, "--recovery-ms", 100), status=1)
+        syncs = fleet.syncs(fleet.publish("--ack-ms", 2000, "--recovery-ms", 100), status=1)
         assert time.monotonic() - began < 10
         assert [s["result"] for s in syncs] == ["degraded", "ok", "ok"]
         assert [r["status"] for r in syncs[0]["receivers"]] == ["ok", "timeout"]
@@ -168,6 +177,102 @@ def test_a_publisher_that_is_told_to_stop_says_so(folder):
         syncs = fleet.syncs(publisher, status=3)
         assert [(s["result"], s["reason"]) for s in syncs] == [("aborted", "shut_down")]
         assert not (fleet.stream / "weight_v000002").exists()
+
+
+def shared_key(folder):
+    file = folder / "key"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    return ["--set", f"transport.shared_key_file={file}"]
+
+
+def test_hosts_that_are_connected_need_no_files(folder):
+    """The directory of the stream is not theirs to write to."""
+    for secured in (False, True):
+        place = folder / str(secured)
+        place.mkdir()
+        with Fleet(place, walk(4), ["a", "b", "c"]) as fleet:
+            fleet.secured = shared_key(place) if secured else []
+            publisher = fleet.publish("--listen", "127.0.0.1:0", "--acks", place / "heard", *fleet.secured)
+            fleet.start("a", "b", more=fleet.connected(publisher))
+            wait_for(lambda: (place / "heard" / "b.json").exists())
+            time.sleep(0.3)
+            assert not (fleet.stream / "weight_v000002").exists(), "it did not wait for c"
+            # Who is not connected says it in a file as ever.
+            fleet.start("c", more=["--acks", place / "heard"])
+            syncs = fleet.syncs(publisher)
+            assert [(s["version"], s["result"]) for s in syncs] == [(v, "ok") for v in range(1, 5)]
+            fleet.all_hold()
+            assert not (fleet.stream / "acks").exists()
+
+
+def test_what_a_connected_host_says_outlives_the_publisher(folder):
+    with Fleet(folder, walk(4), ["a", "b"]) as fleet:
+        publisher = fleet.publish("--listen", "127.0.0.1:0")
+        there = fleet.connected(publisher)
+        fleet.start("a", more=there)
+        wait_for(lambda: (fleet.stream / "acks" / "a.json").exists())
+        publisher.kill()
+        publisher.communicate(timeout=PATIENCE)
+        again = fleet.publish("--listen", there[1])
+        assert fleet.connected(again) == there
+        fleet.start("b", more=there)
+        syncs = fleet.syncs(again)
+        assert [s["result"] for s in syncs] == ["ok"] * 4
+        fleet.all_hold()
+
+
+def test_a_connected_host_says_why_it_is_not_there(folder):
+    with Fleet(folder, walk(3), ["a", "b"]) as fleet:
+        file = next((folder / "b").glob("*.safetensors"))
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        publisher = fleet.publish("--listen", "127.0.0.1:0")
+        fleet.start(more=fleet.connected(publisher))
+        syncs = fleet.syncs(publisher)
+        assert [s["result"] for s in syncs] == ["recovered", "ok", "ok"]
+        assert [r["reason"] for r in syncs[0]["receivers"]] == ["none", "wrong_base"]
+        fleet.all_hold()
+
+
+def test_who_is_not_heard_says_so(folder):
+    with Fleet(folder, walk(2), ["a"]) as fleet:
+        publisher = fleet.publish("--listen", "127.0.0.1:0")
+        there = fleet.connected(publisher)
+        wait_for(lambda: (fleet.stream / "weight_v000001" / "model.safetensors.index.json").exists())
+        pull = ["pull", "--source", fleet.stream, "--checkpoint", fleet.folder / "a"]
+        # A stranger is refused by name; it has the version all the same.
+        interop.run(*pull, "--name", "z", *there, "--connect-ms", "500", status=3, says="no host 'z'")
+        interop.run(*pull, "--name", "a", *there)
+        assert json.loads((fleet.stream / "acks" / "a.json").read_text())["version"] == "000001"
+        assert not (fleet.stream / "acks" / "z.json").exists()
+        publisher.kill()
+        publisher.communicate(timeout=PATIENCE)
+        interop.run(*pull, "--name", "a", *there, "--connect-ms", "500", status=3, says=there[1])
+        interop.run(*pull, "--connect", there[1], status=2, says="--name")
+        interop.run(*pull, "--name", "a", "--acks", folder, *there, status=2, says="--acks")
+        interop.run(*pull, "--name", "a", "--set", "log.level=off", status=2, says="--connect")
+
+
+def test_strangers_cost_a_publisher_nothing(folder):
+    with Fleet(folder, walk(2), ["a"]) as fleet:
+        publisher = fleet.publish("--listen", "127.0.0.1:0")
+        there = fleet.connected(publisher)
+        host, port = there[1].split(":")
+        dice = random.Random(3)
+        idle = [socket.create_connection((host, int(port))) for _ in range(80)]
+        for _ in range(80):
+            with socket.create_connection((host, int(port))) as stranger:
+                try:
+                    stranger.sendall(dice.randbytes(dice.randrange(5000)))
+                except ConnectionError:
+                    pass
+        for connection in idle:
+            connection.close()
+        fleet.start(more=there)
+        assert [s["result"] for s in fleet.syncs(publisher)] == ["ok"] * 2
+        fleet.all_hold()
 
 
 def test_names_that_are_none_are_refused(folder):

@@ -90,6 +90,20 @@ def test_near_and_far_hold_the_same(folder):
             fleet.all_hold()
 
 
+def test_followers_may_be_connected_too(folder):
+    training = Training(folder, walk(3), ["far", "further"])
+    with training:
+        fleet = training.fleet
+        trainer, port = training.begin("--follower", "far", "--follower", "further", "--follower-listen", "127.0.0.1:0")
+        where = json.loads(trainer.stdout.readline())
+        assert where["kind"] == "follower_listening", where
+        fleet.start("far", more=["--connect", f"{where['host']}:{where['port']}"])
+        fleet.start("further")
+        lines, _ = training.end(trainer, training.receive(port))
+        assert [p["result"] for p in of_kind(lines, "publication")] == ["ok"] * 3
+        fleet.all_hold()
+
+
 def test_hosts_that_nobody_waits_for_follow_too(folder):
     training = Training(folder, walk(3), ["far"])
     with training:
