@@ -121,6 +121,15 @@ inline std::shared_ptr<const security> clear() {
   return std::make_shared<const security>(security_options{});
 }
 
+/// What came of dialing.
+inline connect_result dialed(io_threads& io, std::shared_ptr<const security> guard,
+                             connect_options o) {
+  const auto result = std::make_shared<inbox<connect_result>>();
+  connect(io, std::move(guard), std::move(o),
+          [result](connect_result r) { result->put(std::move(r)); });
+  return result->get();
+}
+
 /// A trainer that listens, and dialers of all kinds.
 struct station {
   io_threads trainer_io{1};
@@ -157,10 +166,7 @@ struct station {
   }
 
   connect_result dial_with(std::shared_ptr<const security> guard, connect_options o) {
-    const auto result = std::make_shared<inbox<connect_result>>();
-    connect(dialer_io, std::move(guard), std::move(o),
-            [result](connect_result r) { result->put(std::move(r)); });
-    return result->get();
+    return dialed(dialer_io, std::move(guard), std::move(o));
   }
 
   /// Both ends of a channel: the dialer's, then the acceptor's.
