@@ -14,7 +14,8 @@ namespace lockstep {
 /// thread-safe.
 class acknowledger {
  public:
-  /// To the process at `address` (HOST:PORT), as the host `name`.
+  /// To the process at `address` (HOST:PORT), as the host `name`. Throws `error{bad_setting}` where
+  /// that cannot be: an address that is none or may not be reached so, another's certificate.
   acknowledger(settings options, std::string address, std::string name);
 
   /// What is to be said now, instead of anything before.

@@ -251,6 +251,8 @@ def test_who_is_not_heard_says_so(folder):
         publisher.communicate(timeout=PATIENCE)
         interop.run(*pull, "--name", "a", *there, "--connect-ms", "500", status=3, says=there[1])
         interop.run(*pull, "--connect", there[1], status=2, says="--name")
+        interop.run(*pull, "--name", "a", "--connect", "nowhere", status=2, says="--connect")
+        interop.run(*pull, "--name", "a", "--connect", "192.0.2.1:7171", status=2, says="192.0.2.1")
         interop.run(*pull, "--name", "a", "--acks", folder, *there, status=2, says="--acks")
         interop.run(*pull, "--name", "a", "--set", "log.level=off", status=2, says="--connect")
 
