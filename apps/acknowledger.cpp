@@ -30,9 +30,10 @@ acknowledger::acknowledger(settings options, std::string address, std::string na
   guard.check_own(greeting_of(name_));
 }
 
-void acknowledger::deliver(std::chrono::milliseconds patience) {
+void acknowledger::deliver(std::chrono::milliseconds patience,
+                           const std::function<bool()>& told_to_stop) {
   if (!owed_) return;
-  conversation with(options_, address_, greeting_of(name_), patience);
+  conversation with(options_, address_, greeting_of(name_), patience, told_to_stop);
   with.say(reply_of(cluster_id(options_.cluster.name), *owed_));
   const auto answer = with.hear();
   const auto* heard = std::get_if<welcome_msg>(&answer);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -21,7 +22,7 @@ class acknowledger {
   /// What is to be said now, instead of anything before.
   void owe(const acknowledgement& what) { owed_ = what; }
   /// Says what is owed, if anything, within `patience`. Throws as `conversation`; it is owed still.
-  void deliver(std::chrono::milliseconds patience);
+  void deliver(std::chrono::milliseconds patience, const std::function<bool()>& told_to_stop);
 
  private:
   settings options_;

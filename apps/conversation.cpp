@@ -21,9 +21,16 @@ namespace lockstep {
 using std::chrono::milliseconds;
 using clock = std::chrono::steady_clock;
 
+namespace {
+
+/// Between two looks at whether the answer is still wanted.
+constexpr milliseconds slice{50};
+
+}  // namespace
+
 conversation::conversation(const settings& options, const std::string& address, greeting self,
-                           milliseconds patience)
-    : until_(clock::now() + patience) {
+                           milliseconds patience, std::function<bool()> told_to_stop)
+    : until_(clock::now() + patience), told_to_stop_(std::move(told_to_stop)) {
   const auto where = parse_address("address", address);
   connect_options o;
   o.host = where.host;
@@ -41,7 +48,8 @@ conversation::conversation(const settings& options, const std::string& address, 
   auto result = dialed->get_future();
   connect(io_, guard, std::move(o),
           [dialed](connect_result made) { dialed->set_value(std::move(made)); });
-  auto made = result.get();  // its own deadline ends this
+  while (result.wait_for(slice) != std::future_status::ready) go_on();  // its own deadline ends it
+  auto made = result.get();
   if (const auto* why = std::get_if<failure>(&made))
     throw error(why->reason == errc::timeout || why->reason == errc::bad_setting
                     ? why->reason
@@ -85,11 +93,19 @@ wire_message conversation::hear() {
 }
 
 void conversation::wait(short events) const {
-  const auto left = std::chrono::ceil<milliseconds>(until_ - clock::now()).count();
-  pollfd ready{descriptor_, events, 0};
-  const int count = left > 0 ? ::poll(&ready, 1, static_cast<int>(left)) : 0;
-  if (count == 0) throw error(errc::timeout, "the trainer does not answer");
-  if (count < 0 && errno != EINTR) throw error(errc::unreachable, "the connection is lost");
+  for (;;) {
+    const auto left = std::chrono::ceil<milliseconds>(until_ - clock::now());
+    if (left <= milliseconds(0)) throw error(errc::timeout, "the trainer does not answer");
+    pollfd ready{descriptor_, events, 0};
+    const int count = ::poll(&ready, 1, static_cast<int>(std::min(left, slice).count()));
+    if (count > 0) return;
+    if (count < 0 && errno != EINTR) throw error(errc::unreachable, "the connection is lost");
+    go_on();
+  }
+}
+
+void conversation::go_on() const {
+  if (told_to_stop_ && told_to_stop_()) throw error(errc::shut_down, "told to stop");
 }
 
 }  // namespace lockstep

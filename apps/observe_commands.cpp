@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "actors/patience.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/json_line.hpp"
@@ -172,20 +173,49 @@ void print_status(const observe_options& o, const answer_of_fleet& a,
   print_out(text);
 }
 
+/// The trainer was asked in vain, and is asked again after `wait`.
+void print_unreached(const observe_options& o, const error& why, milliseconds wait) {
+  if (o.json)
+    return print({{"kind", "unreached"},
+                  {"reason", to_string(why.code())},
+                  {"detail", why.what()},
+                  {"retry_ms", wait.count()}});
+  print_out(fmt::format("the trainer is not reached: {}; trying again in {}\n",
+                        printable(why.what()),
+                        human_seconds(std::chrono::duration<double>(wait).count())));
+}
+
+/// Again and again until told to stop. A trainer that is away is waited for, tried less and less
+/// often like by a receiver.
+int watch_status(const observe_options& o, const settings& options) {
+  const auto& t = options.transport;
+  stop_signal stop;
+  std::vector<receiver_status> before;
+  std::uint32_t failures = 0;
+  for (;;) {
+    milliseconds wait(o.period_ms);
+    try {
+      auto seen = ask_fleet(options, o.address, question::status, milliseconds(o.timeout_ms),
+                            [&stop] { return stop.wait_for(milliseconds(0)); });
+      print_status(o, seen, before, static_cast<double>(o.period_ms) / 1000);
+      before = std::move(seen.states);
+      failures = 0;
+    } catch (const error& e) {
+      if (e.code() == errc::shut_down) return exit_ok;
+      if (exit_code_of(e) != exit_unreachable) throw;
+      wait = wait_after(failures++, t.retry_ms, t.retry_ms_max);
+      before.clear();
+      print_unreached(o, e, wait);
+    }
+    if (stop.wait_for(wait)) return exit_ok;
+  }
+}
+
 int run_status(const observe_options& o) {
   const auto options = settings_of(o);
-  const auto ask = [&] {
-    return ask_fleet(options, o.address, question::status, milliseconds(o.timeout_ms));
-  };
-  auto seen = ask();
-  print_status(o, seen, {}, 0);
-  if (!o.watch) return exit_ok;
-  stop_signal stop;
-  while (!stop.wait_for(milliseconds(o.period_ms))) {
-    auto now = ask();
-    print_status(o, now, seen.states, static_cast<double>(o.period_ms) / 1000);
-    seen = std::move(now);
-  }
+  if (o.watch) return watch_status(o, options);
+  print_status(o, ask_fleet(options, o.address, question::status, milliseconds(o.timeout_ms)), {},
+               0);
   return exit_ok;
 }
 
@@ -243,7 +273,7 @@ void add_status_command(CLI::App& program, std::function<int()>& run) {
   const auto o = std::make_shared<observe_options>();
   auto* command = add_observer(
       program, "status", "Say where every receiver of a fleet stands, and for how long", o, 10'000);
-  command->add_flag("--watch", o->watch, "Go on until interrupted");
+  command->add_flag("--watch", o->watch, "Go on until interrupted, also while the trainer is away");
   command->add_option("--period-ms", o->period_ms, "Between two looks")
       ->check(plain_number(10, 86'400'000))
       ->type_name("MS")

@@ -9,11 +9,12 @@
 namespace lockstep {
 
 answer_of_fleet ask_fleet(const settings& options, const std::string& address, question what,
-                          std::chrono::milliseconds patience) {
+                          std::chrono::milliseconds patience,
+                          const std::function<bool()>& told_to_stop) {
   greeting self;
   self.role = node_role::observer;
   self.name = "observer";
-  conversation with(options, address, std::move(self), patience);
+  conversation with(options, address, std::move(self), patience, told_to_stop);
   with.say(observe_msg{cluster_id(options.cluster.name), what});
   answer_of_fleet out;
   for (;;) {

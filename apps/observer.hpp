@@ -1,6 +1,8 @@
 // Decides how the program asks a trainer's process about its fleet.
 #pragma once
 
+#include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,8 +21,11 @@ struct answer_of_fleet {
 };
 
 /// Asks the trainer at `address` (HOST:PORT). Throws `error{unreachable}` or `error{timeout}` if it
-/// does not answer within `patience`, `error{bad_input}` for an address or answer that is none.
-answer_of_fleet ask_fleet(const settings& options, const std::string& address, question what,
-                          std::chrono::milliseconds patience);
+/// does not answer within `patience`, `error{bad_input}` for an address or answer that is none, and
+/// `error{shut_down}` soon after `told_to_stop`, which is asked again and again, says so.
+answer_of_fleet ask_fleet(
+    const settings& options, const std::string& address, question what,
+    std::chrono::milliseconds patience,
+    const std::function<bool()>& told_to_stop = [] { return false; });
 
 }  // namespace lockstep

@@ -164,7 +164,7 @@ class puller {
 
   /// One try at what is to be said; trying again is the caller's.
   void deliver() {
-    if (to_) to_->deliver(std::chrono::milliseconds(arguments_.connect_ms));
+    if (to_) to_->deliver(std::chrono::milliseconds(arguments_.connect_ms), options_.stopping);
   }
   /// Tries until `--connect-ms` are over.
   void insist() {

@@ -12,6 +12,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -379,6 +380,49 @@ def status_remembers_what_failed_last_and_shows_rates(world):
         end = lines[1].index("a second") + len("a second")
         first, second = (line[end - 9:end].strip() for line in (lines[2], lines[6]))
         require(first == "-" and second.endswith("B") and second != "0 B", lines)
+
+
+@case
+def a_watch_outlives_the_trainer(world):
+    """It says that nobody is reached, tries less and less often, shows the next trainer's fleet, and
+    ends with 0 when it is told to: also while a trainer that says nothing is asked."""
+    tries = {"transport.retry_ms": 50, "transport.retry_ms_max": 200,
+             "transport.connect_timeout_ms": 60_000}
+    with world.fleet() as f:
+        port = fleet.free_port()
+        at = f"127.0.0.1:{port}"
+        watches = [f.start(f"watch-{i}", "observer", i, ["status", at, "--watch", "--period-ms", "50",
+                                                         "--timeout-ms", "60000"], tries)
+                   for i in range(2)]
+
+        def shown_by_all(run):
+            for w in watches:
+                w.wait_for(f"status of run {run}", lambda o: o.get("kind") == "status" and
+                           fleet.run_of(o["version"]) == run, READY_S)
+
+        def missed_by_all(times):
+            wait_until(lambda: f"missed {times} times: {watches[0].said()}", lambda: all(
+                sum(o["kind"] == "unreached" for o in w.objects) >= times for w in watches), READY_S)
+        missed_by_all(5)
+        waits = [o["retry_ms"] for o in watches[0].objects]
+        require(waits[:4] == [50, 100, 200, 200] and max(waits) == 200, waits)
+        require(watches[0].objects[0]["reason"] == "unreachable" and
+                at in watches[0].objects[0]["detail"], watches[0].said())
+        for life in range(2):
+            trainer = f.trainer(receivers=0, rounds=1, listen=at, name=f"trainer-{life}")
+            receiver = f.receiver(life, at)
+            shown_by_all(fleet.run_of(ready_at(receiver, world.last)["version"]))
+            before = len(watches[0].objects)
+            trainer.kill()
+            receiver.kill()
+            wait_until("the watch says that it is gone", lambda: any(
+                o["kind"] == "unreached" for o in list(watches[0].objects)[before:]), READY_S)
+        require(watches[0].terminate() == 0, lambda: f"SIGTERM: {watches[0].said()}")
+        with socket.create_server(("127.0.0.1", port)):
+            time.sleep(0.5)
+            watches[1].signal(signal.SIGINT)
+            ended = f.ended(watches[1], 10)
+        require(ended.code == 0 and not ended.errors, ended)
 
 
 @case
