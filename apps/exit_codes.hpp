@@ -11,8 +11,8 @@ inline constexpr int exit_ok = 0;
 inline constexpr int exit_check_failed = 1;  ///< a receiver does not hold what it should
 inline constexpr int exit_bad_input = 2;     ///< usage, settings or files
 inline constexpr int exit_unreachable = 3;   ///< somebody does not answer
-/// There was too little memory or space on a disk, or a file was cut short or taken away while it
-/// was in use: the same may go well when it is tried again.
+/// There was too little memory or space on a disk, a disk or a file server failed, or a file was
+/// cut short or taken away while it was in use: the same may go well when it is tried again.
 inline constexpr int exit_try_again = 4;
 inline constexpr int exit_refused = 5;  ///< the other side has no use for this one as it is
 
@@ -36,7 +36,7 @@ inline int exit_code_of(errc code) noexcept {
 }
 
 inline int exit_code_of(const error& e) noexcept {
-  if (dynamic_cast<const try_again_error*>(&e) != nullptr) return exit_try_again;
+  if (is_transient(e)) return exit_try_again;
   if (dynamic_cast<const refused_error*>(&e) != nullptr) return exit_refused;
   return exit_code_of(e.code());
 }

@@ -25,6 +25,7 @@
 #include "weights/published_encode.hpp"
 #include "weights/pull.hpp"
 #include "weights/safetensors.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -164,7 +165,7 @@ class inspection {
       for (fs::directory_iterator it(at, failure), end; !failure && it != end;
            it.increment(failure))
         if (it->is_regular_file(failure)) bytes += it->file_size(failure);
-      if (failure) refuse(errc::bad_input, at, "cannot be read: " + failure.message());
+      if (failure) refuse_read(at, "cannot be read", failure.value());
       ordered_json line{{"kind", "version"},
                         {"version", version},
                         {"full", !index.is_delta()},

@@ -17,6 +17,7 @@
 #include "apps/standard_output.hpp"
 #include "lockstep/lockstep.hpp"
 #include "messages/one_line.hpp"
+#include "weights/unwritable.hpp"
 
 extern char** environ;
 
@@ -128,7 +129,7 @@ int main(int argc, char** argv) {
   } catch (const setting_error& e) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::filesystem::filesystem_error& e) {
-    return complain(e.what(), exit_bad_input);
+    return complain(e.what(), is_transient(e.code().value()) ? exit_try_again : exit_bad_input);
   } catch (const std::bad_alloc&) {
     return complain("out of memory", exit_try_again);
   } catch (const std::exception& e) {

@@ -26,10 +26,6 @@ namespace {
 // Linux transfers at most 0x7ffff000 bytes a call anyway.
 constexpr std::size_t write_bytes_max = 1u << 30;
 
-std::string reason(int code) {
-  return std::generic_category().message(code);
-}
-
 }  // namespace
 
 std::string in_quotes(std::string_view text) {
@@ -45,15 +41,14 @@ bool stands(const fs::path& path) {
   std::error_code failure;
   const auto status = fs::symlink_status(path, failure);
   if (status.type() == fs::file_type::not_found) return false;
-  if (failure) refuse(errc::bad_input, path, "cannot be looked at: " + failure.message());
+  if (failure) refuse_read(path, "cannot be looked at", failure.value());
   return true;
 }
 
 bool leads_to_directory(const fs::path& path) {
   std::error_code failure;
   const auto type = fs::status(path, failure).type();
-  if (type == fs::file_type::none)
-    refuse(errc::bad_input, path, "cannot be looked at: " + failure.message());
+  if (type == fs::file_type::none) refuse_read(path, "cannot be looked at", failure.value());
   return type == fs::file_type::directory;
 }
 
@@ -63,7 +58,7 @@ std::vector<fs::path> files_in(const fs::path& dir) {
     void operator()(DIR* list) const { ::closedir(list); }
   };
   const std::unique_ptr<DIR, closer> list(::opendir(dir.c_str()));
-  if (!list) refuse(errc::bad_input, dir, "cannot be listed: " + reason(errno));
+  if (!list) refuse_read(dir, "cannot be listed", errno);
   std::vector<fs::path> out;
   for (;;) {
     errno = 0;
@@ -72,7 +67,7 @@ std::vector<fs::path> files_in(const fs::path& dir) {
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") out.push_back(dir / name);
   }
-  if (errno != 0) refuse(errc::bad_input, dir, "cannot be listed: " + reason(errno));
+  if (errno != 0) refuse_read(dir, "cannot be listed", errno);
   std::sort(out.begin(), out.end());
   return out;
 }
@@ -81,10 +76,12 @@ mapped_file::mapped_file(fs::path path) : path_(std::move(path)) {
   // Non-blocking, or a FIFO without a writer would hold us for ever.
   const int descriptor = uninterrupted(
       [&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); });
-  if (descriptor < 0) refuse(errc::bad_input, path_, "cannot be opened: " + reason(errno));
+  if (descriptor < 0) refuse_read(path_, "cannot be opened", errno);
   struct stat status {};
-  if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+  const int unseen = ::fstat(descriptor, &status) != 0 ? errno : 0;
+  if (unseen != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor);
+    if (unseen != 0) refuse_read(path_, "cannot be looked at", unseen);
     refuse(errc::bad_input, path_, "is not a regular file");
   }
   const auto size = static_cast<std::size_t>(status.st_size);
@@ -92,7 +89,7 @@ mapped_file::mapped_file(fs::path path) : path_(std::move(path)) {
   if (size > 0) memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   const int failure = errno;
   ::close(descriptor);
-  if (memory == MAP_FAILED) refuse(errc::bad_input, path_, "cannot be mapped: " + reason(failure));
+  if (memory == MAP_FAILED) refuse_read(path_, "cannot be mapped", failure);
   bytes_ = {static_cast<const std::byte*>(memory), size};
 }
 

@@ -25,10 +25,6 @@ namespace {
 
 constexpr std::size_t intent_bytes_max = 64 << 20;
 
-std::string reason() {
-  return std::generic_category().message(errno);
-}
-
 bool is_plain_name(const std::string& name) {
   return !name.empty() && !name.starts_with('.') && name.find('/') == std::string::npos &&
          name.find('\0') == std::string::npos;
@@ -165,8 +161,7 @@ void host_checkpoint::clear_incoming() {
 void host_checkpoint::make_private(const std::string& name) {
   const auto file = dir_ / name;
   struct stat status {};
-  if (::lstat(file.c_str(), &status) != 0)
-    refuse(errc::bad_input, file, "cannot be looked at: " + reason());
+  if (::lstat(file.c_str(), &status) != 0) refuse_read(file, "cannot be looked at", errno);
   if (S_ISREG(status.st_mode) && status.st_nlink == 1) return;
   const auto copy = sync_dir_ / "private.tmp";
   copy_whole(file, copy);

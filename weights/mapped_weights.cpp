@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "weights/checkpoint.hpp"
@@ -57,16 +56,18 @@ bool mapped_weights::map(const fs::path& file) {
     refuse_write(file, "cannot be opened", errno);
   }
   struct stat status {};
-  const bool regular = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
+  const int unseen = ::fstat(descriptor, &status) != 0 ? errno : 0;
+  const bool regular = unseen == 0 && S_ISREG(status.st_mode);
   const auto size = regular ? static_cast<std::size_t>(status.st_size) : 0;
   void* memory = size == 0
                      ? MAP_FAILED
                      : ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   const int problem = errno;
   ::close(descriptor);
+  if (unseen != 0) refuse_write(file, "cannot be looked at", unseen);
   if (!regular) refuse(errc::unwritable, file, "is not a regular file");
   if (size == 0) return false;
-  if (memory == MAP_FAILED) refuse(errc::unwritable, file, std::strerror(problem));
+  if (memory == MAP_FAILED) refuse_write(file, "cannot be mapped", problem);
   const std::span bytes(static_cast<std::byte*>(memory), size);
   try {
     const auto header = parse_safetensors(bytes, file);

@@ -27,10 +27,6 @@ namespace {
 constexpr std::size_t transfer_bytes_max = 1u << 30;  // Linux moves at most 0x7ffff000 in a call
 constexpr std::size_t copy_bytes = 1u << 20;
 
-std::string reason() {
-  return std::generic_category().message(errno);
-}
-
 // Copies [begin, end) of one file to the same place in another.
 void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std::uint64_t end) {
   while (begin < end) {
@@ -70,16 +66,18 @@ void copy_data(const plain_file& from, plain_file& to) {
 }  // namespace
 
 plain_file::plain_file(fs::path path, access how) : path_(std::move(path)) {
-  const auto code = how == access::read ? errc::bad_input : errc::unwritable;
+  const auto fail = how == access::read ? refuse_read : refuse_write;
   // Non-blocking, or a FIFO without a writer would hold us for ever.
   const int flags =
       (how == access::read ? O_RDONLY : O_RDWR | O_NOFOLLOW) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   descriptor_ = uninterrupted([&] { return ::open(path_.c_str(), flags); });
-  if (descriptor_ < 0) refuse(code, path_, "cannot be opened: " + reason());
+  if (descriptor_ < 0) fail(path_, "cannot be opened", errno);
   struct stat status {};
-  if (::fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode)) return;
+  const int unseen = ::fstat(descriptor_, &status) != 0 ? errno : 0;
+  if (unseen == 0 && S_ISREG(status.st_mode)) return;
   ::close(descriptor_);
-  refuse(code, path_, "is not a regular file");
+  if (unseen != 0) fail(path_, "cannot be looked at", unseen);
+  refuse(how == access::read ? errc::bad_input : errc::unwritable, path_, "is not a regular file");
 }
 
 plain_file::plain_file(plain_file&& other) noexcept
@@ -91,8 +89,7 @@ plain_file::~plain_file() {
 
 std::uint64_t plain_file::size() const {
   struct stat status {};
-  if (::fstat(descriptor_, &status) != 0)
-    refuse(errc::bad_input, path_, "cannot be looked at: " + reason());
+  if (::fstat(descriptor_, &status) != 0) refuse_read(path_, "cannot be looked at", errno);
   return static_cast<std::uint64_t>(status.st_size);
 }
 
@@ -102,7 +99,7 @@ void plain_file::read(std::uint64_t offset, std::span<std::byte> out) const {
       return ::pread(descriptor_, out.data(), std::min(out.size(), transfer_bytes_max),
                      static_cast<off_t>(offset));
     });
-    if (got < 0) refuse(errc::bad_input, path_, "cannot be read: " + reason());
+    if (got < 0) refuse_read(path_, "cannot be read", errno);
     if (got == 0) refuse(errc::bad_input, path_, fmt::format("ends at byte {}", offset));
     offset += static_cast<std::uint64_t>(got);
     out = out.subspan(static_cast<std::size_t>(got));

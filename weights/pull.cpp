@@ -19,6 +19,7 @@
 #include "weights/pull_stage.hpp"
 #include "weights/pull_start.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -104,7 +105,9 @@ class pulling {
     try {
       say(target_, why.code(), why.what());
     } catch (const error& e) {
-      throw error(why.code(), std::string(why.what()) + "; nor could that be said: " + e.what());
+      const auto text = std::string(why.what()) + "; nor could that be said: " + e.what();
+      if (is_transient(why)) throw try_again_error(why.code(), text);
+      throw error(why.code(), text);
     }
   }
 
@@ -256,7 +259,7 @@ class pulling {
   /// A tensor that does not become what it should may be the delta's fault or the base's.
   bool is_by_base(const plan_step& step, const error& why) const {
     try {
-      return why.code() == errc::bad_input &&
+      return why.code() == errc::bad_input && !is_transient(why) &&
              is_other_base(step.dir, checkpoint::open(host_.dir()));
     } catch (const error&) {
       return false;  // what was wrong in the first place is what is said

@@ -13,6 +13,7 @@
 #include "weights/pull.hpp"
 #include "weights/safetensors.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/unwritable.hpp"
 #include "weights/weight_stream.hpp"
 
 namespace lockstep {
@@ -136,9 +137,9 @@ bool holds_checkpoint(const fs::path& dir) {
 void require_inside(const fs::path& root, const fs::path& path) {
   std::error_code failure;
   const auto whole = fs::canonical(root, failure);
-  if (failure) refuse(errc::bad_input, root, "cannot be found: " + failure.message());
+  if (failure) refuse_read(root, "cannot be found", failure.value());
   const auto real = fs::canonical(path, failure);
-  if (failure) refuse(errc::bad_input, path, "cannot be found: " + failure.message());
+  if (failure) refuse_read(path, "cannot be found", failure.value());
   const auto [end, rest] = std::mismatch(whole.begin(), whole.end(), real.begin(), real.end());
   if (end != whole.end()) refuse(errc::bad_input, path, "is a link that leads out of the stream");
 }

@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "messages/ids.hpp"
 #include "weights/file.hpp"
@@ -141,19 +142,23 @@ class redoing {
   /// The next block and the file that it is for; null at the end.
   plain_file* next(block_head& head, std::vector<std::byte>& runs) {
     const std::lock_guard lock(mutex_);
-    if (at_ >= end_) return nullptr;
-    if (end_ - at_ < sizeof(head)) refuse_log();
-    in_.read(at_, std::as_writable_bytes(std::span(&head, 1)));
-    at_ += sizeof(head);
+    // Where this throws there is nothing for the others: in the middle of a block they would take
+    // changes for the next block's head.
+    auto at = std::exchange(at_, end_);
+    if (at >= end_) return nullptr;
+    if (end_ - at < sizeof(head)) refuse_log();
+    in_.read(at, std::as_writable_bytes(std::span(&head, 1)));
+    at += sizeof(head);
     if (head.file >= files_.size() || head.window_bytes > redo_log::window_bytes_max ||
-        head.run_bytes > run_bytes_max || head.run_bytes > end_ - at_)
+        head.run_bytes > run_bytes_max || head.run_bytes > end_ - at)
       refuse_log();
     runs.resize(head.run_bytes);
-    in_.read(at_, runs);
-    at_ += head.run_bytes;
+    in_.read(at, runs);
+    at += head.run_bytes;
     rewritten_ += head.window_bytes;
     auto& file = open_[head.file];
     if (!file) file.emplace(files_[head.file], plain_file::access::write);
+    at_ = at;
     return &*file;
   }
 

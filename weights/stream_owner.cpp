@@ -53,11 +53,11 @@ stream_owner::stream_owner(publisher_options options) : options_(std::move(optio
   lock_ = uninterrupted(
       [&] { return ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (lock_ < 0 || uninterrupted([&] { return ::flock(lock_, LOCK_EX | LOCK_NB); }) != 0) {
-    const bool held = lock_ >= 0 && errno == EWOULDBLOCK;
-    const auto why = std::generic_category().message(errno);
+    const auto code = errno;
+    const bool held = lock_ >= 0 && code == EWOULDBLOCK;
     if (lock_ >= 0) ::close(lock_);
-    refuse(errc::unwritable, options_.out,
-           held ? "another process publishes there" : "cannot be locked: " + why);
+    if (!held) refuse_write(options_.out, "cannot be locked", code);
+    refuse(errc::unwritable, options_.out, "another process publishes there");
   }
   try {
     clear_scratch(options_.out);

@@ -13,6 +13,7 @@
 #include "weights/file.hpp"
 #include "weights/published.hpp"
 #include "weights/safetensors.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -72,8 +73,7 @@ std::vector<weight_stream::entry> list(const fs::path& dir) {
     // A link that leads nowhere is a version that got lost, not none.
     std::error_code unseen;
     const auto type = fs::status(file, unseen).type();
-    if (type == fs::file_type::none)
-      refuse(errc::bad_input, file, "cannot be looked at: " + unseen.message());
+    if (type == fs::file_type::none) refuse_read(file, "cannot be looked at", unseen.value());
     if (type != fs::file_type::directory && type != fs::file_type::not_found) continue;
     const auto number = number_of(file);
     if (number && *number != 0) result.push_back({*number, file, weight_stream::kind::full});

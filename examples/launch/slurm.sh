@@ -45,8 +45,8 @@ others=$(IFS=,; echo "${nodes[*]:1}")
 receivers=$(((SLURM_JOB_NUM_NODES - 1) * RECEIVERS_PER_NODE))
 
 # Runs a command again until it ends by itself: what ended well, failed its audit (1), was given bad
-# input (2) or is not there stays ended; what was killed, reached nobody (3), had no room (4) or was
-# refused (5) comes back.
+# input (2) or is not there stays ended; what was killed, reached nobody (3), had no room or a disk
+# that fails (4) or was refused (5) comes back: after (4) not at once, until the job's time is over.
 # shellcheck disable=SC2317  # called by the tasks
 again() {
   local child="" status told=0
@@ -63,7 +63,7 @@ again() {
     done
     child=""
     case $status in 0 | 1 | 2 | 126 | 127) return "$status" ;; esac
-    sleep 1
+    sleep "$((status == 4 ? 20 : 1))"
   done
 }
 export -f again

@@ -6,7 +6,7 @@
 Every command that reads or writes weights is run again and again over the same small model; in each run
 one call on a file, the N-th, meets one fault: no space (ENOSPC), a disk that fails (EIO), a signal (EINTR), half of the
 bytes (short). All later calls meet it as well in some of them. A run must end well with the right bytes (signals and
-halves always), or with a status of failure and one line that names the file; what is live must be whole or
+halves always), or with the status that says to try again and one line that names the file; what is live must be whole or
 marked as not; and the same command without a fault must then end well with the right bytes. Tries all calls of all
 commands, in an order that comes from the seed, or as many as there is time for, and some of every kind first.
 """
@@ -35,6 +35,7 @@ from fleet import require  # noqa: E402
 VERSIONS = 3
 INDEX = "model.safetensors.index.json"
 DEADLINE = 60  # seconds for one command
+TRY_AGAIN, BAD_FILES = 4, 2  # the program's exit status
 SETTINGS = {"log.level": "off", "receiver.hello_ms": 50, "transport.retry_ms": 20, "transport.retry_ms_max": 50}
 KINDS = ("ENOSPC", "EIO", "EINTR", "SHORT")
 # Who is told that these failed has not done what it was to do. The others are made again or another way, and whether
@@ -47,6 +48,7 @@ FOUND = [
     # The change was declared and half made; taken for unwritten, it was begun anew over the mix.
     ("pull", "EIO", "read", "host/model.safetensors"),
     ("pull", "EIO", "read", "host/.weight_sync/redo.log"),
+    ("pull-on", "EIO", "read", "host/.weight_sync/redo.log"),
     # What could not be read was taken for damaged, and the marker of a sound checkpoint removed.
     ("pull-on", "EIO", "stat", "host/.weight_sync/intent.json"),
     # A version that could not be looked at was left out, and what is beside the tensors of a full one.
@@ -372,6 +374,7 @@ class Sweep:
             operation.is_right(self.at)
             return
         require(kind in ("ENOSPC", "EIO") or stays and kind == "EINTR", f"refused: {ended.errors.strip()}")
+        require(ended.code == TRY_AGAIN, f"ended with {ended.code}: {ended.errors.strip()}")
         lines = ended.errors.splitlines()
         require(len(lines) == 1 and lines[0].startswith("lockstep: "), f"said {ended.errors!r}")
         names = {name for _, path in struck for name in names_of(path, self.at)}
@@ -445,11 +448,12 @@ class Mounted:
         shutil.copytree(self.sweep.scratch / "inputs" / name, self.at)
         return self.sweep.operations[name]
 
-    def judge(self, name, what, ended, operation, healed):
+    def judge(self, name, what, ended, operation, healed, code):
         self.done += 1
         try:
             require(ended.code >= 0, f"ended by signal {-ended.code}: {ended.errors}")
             if ended.code != 0:
+                require(ended.code == code, f"ended with {ended.code}: {ended.errors.strip()}")
                 lines = ended.errors.splitlines()
                 require(len(lines) == 1 and lines[0].startswith("lockstep: ") and str(self.at) in lines[0],
                         f"said {ended.errors!r}")
@@ -472,7 +476,7 @@ class Mounted:
                 pass
             os.truncate(filler, max(0, filler.stat().st_size - spare * 1024))
         ended = operation.run(self.at)
-        self.judge(name, f"with {spare} KiB left", ended, operation, filler.unlink)
+        self.judge(name, f"with {spare} KiB left", ended, operation, filler.unlink, TRY_AGAIN)
 
     def read_only(self, name):
         operation = self.fresh(name)
@@ -480,7 +484,7 @@ class Mounted:
         ended = operation.run(self.at)
         if ended.code == 0:
             self.problems.append(f"{name} ends well where nothing can be written")
-        self.judge(name, "read-only", ended, operation, lambda: self.remount("rw"))
+        self.judge(name, "read-only", ended, operation, lambda: self.remount("rw"), BAD_FILES)
 
     def run(self):
         try:

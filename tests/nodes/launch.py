@@ -72,6 +72,11 @@ def slurm(program, scratch):
            "BASE": versions.base, "STREAM": versions.stream,
            "SHARED": scratch / "shared", "RECEIVERS_PER_NODE": 2,
            "SLURM_JOB_ID": 1, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "both"}
+    again = re.search(r"^again\(\) \{$.*?^\}$", (LAUNCH / "slurm.sh").read_text(encoding="utf-8"),
+                      re.MULTILINE | re.DOTALL).group(0)
+    ends = """ends() { read -r code rest <codes; echo "$rest" >codes; return "$code"; }"""
+    paces = waits(f"cd {scratch}; echo 3 4 5 0 >codes; {ends}\n{again}\nagain ends", {}, scratch)
+    fleet.require(paces == ["1", "20", "1"], paces)
     (scratch / "tmp").mkdir()
     run_slurm({**env, "OUT": scratch / "out", "KILLED": scratch / "killed"}, scratch)
     for i in range(2):
@@ -105,6 +110,7 @@ def systemd(program, scratch):
         text = unit.read_text(encoding="utf-8")
         fleet.require("NoNewPrivileges=yes" in text and "Restart=always" in text, unit.name)
         text = text.replace("/usr/local/bin/lockstep", os.path.abspath(program))
+        paced(text, unit.name, scratch)
         copy = scratch / unit.name.replace("@", "@3")
         copy.write_text(text, encoding="utf-8")
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], timeout=60,
@@ -112,6 +118,26 @@ def systemd(program, scratch):
         lines = [line for line in done.stdout.decode().splitlines() if unit.stem.strip("@") in line]
         fleet.require(done.returncode == 0 and not lines, f"{unit.name}: {lines}")
     return None
+
+
+def paced(unit, name, scratch):
+    """After 4, which a broken disk may end in for ever, the unit waits before it tries again."""
+    after = re.search(r"^ExecStopPost=/bin/sh -c '(.*)'$", unit, re.MULTILINE)
+    fleet.require(after, f"{name}: nothing paces it")
+    script = after.group(1).replace("$$", "$")
+    fleet.require([waits(script, {"EXIT_STATUS": s}, scratch) for s in ("0", "3", "KILL", "4")] ==
+                  [[], [], [], ["20"]], name)
+
+
+def waits(script, env, scratch):
+    """What a script of the shell calls `sleep` with; it does not sleep."""
+    stand_ins = scratch / "no-sleep"
+    stand_ins.mkdir(exist_ok=True)
+    (stand_ins / "sleep").write_text('#!/bin/sh\necho "$1"\n', encoding="utf-8")
+    (stand_ins / "sleep").chmod(0o755)
+    done = subprocess.run(["bash", "-c", script], timeout=10, check=True, stdout=subprocess.PIPE,
+                          env={"PATH": f"{stand_ins}:{os.environ['PATH']}", **env}, text=True)
+    return done.stdout.split()
 
 
 def kubernetes(program, scratch):
