@@ -112,14 +112,13 @@ void seed(pointer self, const shard_task_msg& t) {
     state.waiting = t;
     return;
   }
-  auto boot = *std::exchange(state.boot, std::nullopt);
   state.waiting.reset();
-  if (boot.store->label() != t.label) {
-    const auto detail = "it seeds " + std::to_string(boot.store->label()) + ", the coordinator " +
-                        std::to_string(t.label);
-    boot.answer->set_exception(std::make_exception_ptr(error(errc::bad_input, detail)));
-    return refuse_task(self, t, errc::bad_input, detail);
-  }
+  if (state.boot->store->label() != t.label)  // its trainer hears of it when the coordinator does
+    return refuse_task(self, t, errc::bad_input,
+                       "it seeds label " + std::to_string(state.boot->store->label()) +
+                           ", rank 0 label " + std::to_string(t.label) +
+                           ": start all ranks from the same checkpoint");
+  auto boot = *std::exchange(state.boot, std::nullopt);
   if (state.snapshot) self->send_exit(state.snapshot, caf::exit_reason::user_shutdown);
   state.store = std::move(boot.store);
   state.held = {t.txn.run, 0};

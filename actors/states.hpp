@@ -251,7 +251,7 @@ struct supervisor_state {
   /// A boot that waits for other ranks to be there and to seed their parts.
   struct waiting_boot {
     boot_request request;
-    bool asked = false;
+    std::set<std::uint32_t> asked;  ///< once all are there, and anew who took a refused one's place
     std::map<std::uint32_t, digest> seeded;
   };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
 
 #include "actors/encoding.hpp"
 #include "actors/supervisor_parts.hpp"
@@ -87,11 +88,21 @@ void refuse_boot(pointer self, errc reason, const std::string& detail) {
 /// It can be none of this trainer's ranks: it is told why, and waited for no longer. Its link
 /// stays, and it may introduce itself anew.
 static void refuse_rank(pointer self, const rank_link_actor& link, const shard_hello_msg& m,
-                        std::string why) {
+                        errc reason, std::string why) {
   const auto& env = *self->state.env;
   env.log->error("rank {} is refused: {}", m.rank, why);
-  self->send(link, refused_msg{env.cluster, m.inc, errc::wrong_layout,
+  self->send(link, refused_msg{env.cluster, m.inc, reason,
                                "rank " + std::to_string(m.rank) + ": " + std::move(why)});
+}
+
+using known_ranks = std::map<std::uint32_t, supervisor_state::other_rank>;
+
+/// The same for one that was counted on. The next one.
+static known_ranks::iterator drop_rank(pointer self, known_ranks::iterator it, errc reason,
+                                       std::string why) {
+  refuse_rank(self, it->second.link, it->second.hello, reason, std::move(why));
+  self->demonitor(it->second.link.address());
+  return self->state.ranks.erase(it);
 }
 
 /// What keeps a rank from having a part of the model beside those that own the rest so far, which
@@ -109,19 +120,16 @@ static std::string misfit_of(const shard_hello_msg& m, const layout& shape, shar
 }
 
 /// Sends away who has no part in the model that is to be seeded. What the others own.
-static shard_mask owned_by_fitting(pointer self, const boot_request& m) {
+static shard_mask owned_by_fitting(pointer self, const supervisor_state::waiting_boot& w) {
   auto& ranks = self->state.ranks;
-  auto owners = m.owned;
+  const auto& shape = w.request.shape;
+  auto owners = w.request.owned;
+  for (const auto rank : w.asked)
+    (void)misfit_of(ranks.at(rank).hello, shape, owners);  // these fit
   for (auto it = ranks.begin(); it != ranks.end();) {
-    const auto& [link, hello, reached, sent] = it->second;
-    auto why = misfit_of(hello, m.shape, owners);
-    if (why.empty()) {
-      ++it;
-      continue;
-    }
-    refuse_rank(self, link, hello, std::move(why));
-    self->demonitor(link.address());
-    it = ranks.erase(it);
+    const bool known = w.asked.contains(it->first);
+    auto why = known ? std::string() : misfit_of(it->second.hello, shape, owners);
+    it = why.empty() ? std::next(it) : drop_rank(self, it, errc::wrong_layout, std::move(why));
   }
   return owners;
 }
@@ -132,21 +140,21 @@ static void advance_boot(pointer self) {
   if (!state.waiting) return;
   auto& w = *state.waiting;
   const auto others = state.env->options.transport.ranks - 1;
-  if (!w.asked) {
-    const auto owners = owned_by_fitting(self, w.request);
+  if (w.asked.size() < others) {
+    const auto owners = owned_by_fitting(self, w);
     if (state.ranks.size() < others) return;
     const auto orphan = std::ranges::find(owners, false) - owners.begin();
     if (orphan != std::ssize(owners))
       return refuse_boot(
           self, errc::wrong_layout,
           "no rank owns tensor '" + w.request.shape[static_cast<std::size_t>(orphan)].name + "'");
-    w.asked = true;
     for (const auto& [rank, r] : state.ranks)
-      self->send(r.link, shard_task_msg{state.env->cluster,
-                                        shard_task::seed,
-                                        {w.request.run, 0},
-                                        w.request.store->label(),
-                                        0});
+      if (w.asked.insert(rank).second)
+        self->send(r.link, shard_task_msg{state.env->cluster,
+                                          shard_task::seed,
+                                          {w.request.run, 0},
+                                          w.request.store->label(),
+                                          0});
   }
   if (w.seeded.size() < others) return;
   digest sum;
@@ -157,12 +165,14 @@ static void advance_boot(pointer self) {
 }
 
 std::string missing_ranks(const supervisor_state& state) {
-  const auto& w = *state.waiting;
+  const auto& seeded = state.waiting->seeded;
+  const auto ranks = state.env->options.transport.ranks;
+  const bool there = state.ranks.size() + 1 == ranks;
   std::string list;
-  for (std::uint32_t rank = 1; rank < state.env->options.transport.ranks; ++rank)
-    if (w.asked ? !w.seeded.contains(rank) : !state.ranks.contains(rank))
+  for (std::uint32_t rank = 1; rank < ranks; ++rank)
+    if (there ? !seeded.contains(rank) : !state.ranks.contains(rank))
       list += (list.empty() ? "" : ", ") + std::to_string(rank);
-  return (w.asked ? "not seeded by rank " : "no word of rank ") + list;
+  return (there ? "not seeded by rank " : "no word of rank ") + list;
 }
 
 void boot(pointer self, boot_request m) {
@@ -176,7 +186,7 @@ void boot(pointer self, boot_request m) {
     m.shape = m.store->shape();
     return start_group(self, std::move(m), {});
   }
-  state.waiting = supervisor_state::waiting_boot{std::move(m), false, {}};
+  state.waiting = supervisor_state::waiting_boot{std::move(m), {}, {}};
   advance_boot(self);
 }
 
@@ -185,7 +195,7 @@ void rank_died(pointer self, std::uint32_t rank) {
   auto& state = self->state;
   state.ranks.erase(rank);
   state.env->log->error("rank {} of the trainer is gone", rank);
-  if (state.waiting && state.waiting->asked)
+  if (state.waiting && state.waiting->asked.contains(rank))
     refuse_boot(self, errc::dead, "rank " + std::to_string(rank) + " is gone");
   if (!state.trainer) return;
   state.env->log->critical("the trainer's side is over: seed again");
@@ -200,7 +210,7 @@ void on_rank(pointer self, shard_hello_msg& m) {
   if (m.cluster != state.env->cluster) return;
   const auto from = caf::actor_cast<rank_link_actor>(self->current_sender());
   if (m.rank == 0 || m.rank >= ranks || m.ranks != ranks)
-    return refuse_rank(self, from, m,
+    return refuse_rank(self, from, m, errc::wrong_layout,
                        "it is one of " + std::to_string(m.ranks) + " ranks, and this trainer has " +
                            std::to_string(ranks));
   if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
@@ -223,8 +233,11 @@ void on_rank_result(pointer self, const shard_result_msg& m) {
   if (!state.waiting || m.what != shard_task::seed || rank == state.ranks.end() ||
       rank->second.hello.inc != m.inc || m.txn.run != state.waiting->request.run)
     return;
-  if (m.reason != errc::none)
-    return refuse_boot(self, m.reason, "rank " + std::to_string(m.rank) + ": " + m.detail);
+  if (m.reason != errc::none) {  // the others wait for one that can
+    state.waiting->asked.erase(m.rank);
+    drop_rank(self, rank, m.reason, m.detail);
+    return;
+  }
   state.waiting->seeded[m.rank] = m.state;
   advance_boot(self);
 }

@@ -384,11 +384,15 @@ TEST_CASE("a rank's trainer waits for one start and one sync, and no longer than
   CHECK(reason_of(first) == errc::busy);
   CHECK(reason_of(second) == errc::timeout);
   auto third = s.boot(5);
+  const auto hello = s.next<shard_hello_msg>();
+  REQUIRE(hello);
   s.task(shard_task::seed, {2, 0}, 0);
   s.answers(shard_task::seed, {2, 0}, errc::bad_input);
+  CHECK(third.wait_for(0ms) == std::future_status::timeout);
+  s.say(refused_msg{s.env->cluster, hello->inc, errc::bad_input, "it seeds another label"});
   CHECK(reason_of(third) == errc::bad_input);
-  REQUIRE(s.next<shard_hello_msg>());
   auto fourth = s.boot(0);
+  REQUIRE(s.next<shard_hello_msg>());
   s.task(shard_task::seed, {2, 1}, 0);
   s.answers(shard_task::seed, {2, 1});
   CHECK(fourth.get() == version_ref{2, 0});

@@ -125,6 +125,15 @@ TEST_CASE("a rank that is lost ends the run, and all seed again") {
   CHECK(f.all_hold());
 }
 
+static std::string why_refused(trainer& t, const weight_buffer& w, std::uint64_t label = 0) {
+  try {
+    t.seed(w, label);
+    return "seeded";
+  } catch (const refused_error& e) {
+    return e.what();
+  }
+}
+
 TEST_CASE("a rank that does not fit is refused, and the others wait for one that does") {
   ranked_fleet f;
   f.add(1);
@@ -132,22 +141,14 @@ TEST_CASE("a rank that does not fit is refused, and the others wait for one that
   for (const std::uint32_t rank : {0u, 2u})
     fit.push_back(
         std::async(std::launch::async, [&, rank] { return f.t[rank]->seed(f.w, 0, 60s); }));
-  const auto refused = [&](trainer& t, const weight_buffer& w) {
-    try {
-      t.seed(w);
-      return std::string("seeded");
-    } catch (const refused_error& e) {
-      return std::string(e.what());
-    }
-  };
   using Catch::Contains;
   f.t[1].reset();
   f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 0));
-  CHECK_THAT(refused(*f.t[1], f.w), Contains("rank 1: it owns tensor"));
+  CHECK_THAT(why_refused(*f.t[1], f.w), Contains("rank 1: it owns tensor"));
   const layout other({{"w", dtype::u8, {7}}, {"x", dtype::u8, {7}}, {"y", dtype::u8, {7}}});
   f.t[1].reset();
   f.t[1] = std::make_unique<trainer>(*f.rt[1], other);
-  CHECK_THAT(refused(*f.t[1], weight_buffer(other)), Contains("rank 1: its model is not"));
+  CHECK_THAT(why_refused(*f.t[1], weight_buffer(other)), Contains("rank 1: its model is not"));
   for (auto& seeding : fit) CHECK(seeding.wait_for(0s) == std::future_status::timeout);
 
   f.t[1].reset();
@@ -156,6 +157,34 @@ TEST_CASE("a rank that does not fit is refused, and the others wait for one that
   for (auto& seeding : fit) CHECK(seeding.get() == first);
   REQUIRE(f.t[0]->wait_for_members(1, 20s));
   CHECK(f.sync(1).result == sync_result::ok);
+  CHECK(f.all_hold());
+}
+
+// As after a restart from another checkpoint. It ended rank 0's start, and its own without a word
+// of who did not fit.
+TEST_CASE("a rank that seeds another label is refused, and the others wait for one that fits") {
+  ranked_fleet f;
+  f.add(1);
+  std::vector<std::future<version_ref>> fit;
+  for (const std::uint32_t rank : {0u, 2u})
+    fit.push_back(
+        std::async(std::launch::async, [&, rank] { return f.t[rank]->seed(f.w, 4, 60s); }));
+  for (int i = 0; i < 2; ++i)
+    CHECK(why_refused(*f.t[1], f.w, 7) ==
+          "rank 1: it seeds label 7, rank 0 label 4: start all "
+          "ranks from the same checkpoint");
+  CHECK(fit[0].wait_for(0s) == std::future_status::timeout);
+  // Nor does one that takes its place displace whom all count on.
+  f.t[1].reset();
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 2));
+  CHECK_THAT(why_refused(*f.t[1], f.w, 4), Catch::Contains("rank 1: it owns tensor"));
+
+  f.t[1].reset();
+  f.t[1] = std::make_unique<trainer>(*f.rt[1], f.w.shape(), f.owned(f.w.shape(), 1));
+  const auto first = f.t[1]->seed(f.w, 4);
+  for (auto& seeding : fit) CHECK(seeding.get() == first);
+  REQUIRE(f.t[0]->wait_for_members(1, 20s));
+  CHECK(f.sync(5).result == sync_result::ok);
   CHECK(f.all_hold());
 }
 
