@@ -66,7 +66,7 @@ std::chrono::milliseconds patience_of(const flusher_state& state, std::size_t st
 std::optional<receiver_id> recall(pointer self, std::uint32_t stripe) {
   auto& state = self->state;
   const auto parent = state.watch.drop(stripe);
-  if (!parent || !state.source) return std::nullopt;
+  if (!parent) return std::nullopt;
   std::vector<std::uint32_t> missing;
   const auto count = state.source->content().buckets.size();
   for (std::uint32_t i = 0; i < count; ++i)
@@ -96,7 +96,7 @@ void lend(pointer self, const relay_route::lender& lender, std::uint32_t first) 
 /// Who is linked by now lends what has not left of the weights under way, and has not fallen to us.
 void hand_over(pointer self) {
   auto& state = self->state;
-  if (!state.source || !state.lends) return;
+  if (!state.lends) return;
   const auto from = brought_by(state.route, *state.lends->among);
   const auto n = static_cast<std::uint32_t>(from.size());
   const auto now = self->clock().now();
@@ -124,7 +124,7 @@ void on_credit(pointer self, const credit_msg& m) {
     if (state.early.size() == early_max) state.early.pop_front();
     return state.early.push_back(m);
   }
-  if (!state.source || m.index < state.first) return;
+  if (m.index < state.first) return;
   const auto index = m.index - state.first;
   if (m.env == state.env && state.machine.awaited(index)) {
     state.watch.on_taken(self->clock().now(), m.index);
@@ -177,8 +177,8 @@ void on_route(pointer self, relay_route& m) {
   const auto before = std::exchange(state.route, std::move(m)).from;
   const auto& from = state.route.from;
   for (std::uint32_t s = 0; s < state.watch.stripes(); ++s) {
-    const bool stays = from.size() == before.size() && s < from.size() && from[s].parent &&
-                       from[s].parent == before[s].parent;
+    const bool stays =
+        from.size() == before.size() && s < from.size() && from[s].parent == before[s].parent;
     if (!stays) recall(self, s);
   }
   hand_over(self);

@@ -184,11 +184,9 @@ void begin(pointer self, child& c) {
 /// What a child borrows comes from the receiver, one bucket at a time.
 void on_made(pointer self, relay_made& m) {
   auto& s = self->state;
-  const auto lent = s.lent.find(m.child);
-  if (lent == s.lent.end() || lent->second.what.txn != m.txn) return;
   const auto it = std::ranges::find_if(
       s.children, [&](const child& c) { return c.borrows && c.id == m.child; });
-  if (it == s.children.end() || lent->second.what.child_inc != it->inc) return;
+  if (it == s.children.end() || s.lent.at(m.child).what.txn != m.txn) return;
   if (m.bytes.size() != 0)
     return self->send(it->link,
                       bucket_msg{{s.env->cluster, m.txn, it->inc}, m.index, std::move(m.bytes)});
@@ -197,7 +195,7 @@ void on_made(pointer self, relay_made& m) {
                    to_string(m.txn), m.child);
   it->borrows = false;
   it->machine.on_stop();
-  s.lent.erase(lent);
+  s.lent.erase(m.child);
 }
 
 /// The trainer's word that somebody may have the receiver's weights: who has it not gets none.
@@ -274,7 +272,7 @@ void on_begin(pointer self, relay_begin& m) {
 
 /// Whether what was taken is of what the child borrows.
 bool is_of(const relay_kept& kept, const relay_lend_msg& lent) {
-  return kept.txn == lent.txn && kept.index >= lent.first && kept.index < lent.buckets;
+  return kept.txn == lent.txn && kept.index >= lent.first;
 }
 
 void on_kept(pointer self, relay_kept& m) {
@@ -296,8 +294,6 @@ void on_over(pointer self) {
   s.now->over = true;
   s.now->kept.assign(s.now->kept.size(), {});
   s.now->from.assign(s.now->from.size(), {});
-  for (auto& c : s.children)
-    if (!c.borrows) c.machine.on_stop();
 }
 
 void on_credit(pointer self, const credit_msg& m) {
