@@ -3,7 +3,6 @@
 #include <future>
 
 #include "actors/encoding.hpp"
-#include "actors/relay.hpp"
 #include "actors/stage.hpp"
 #include "actors/states.hpp"
 
@@ -23,7 +22,6 @@ struct staged_snapshot : stage {
     REQUIRE(result);
     REQUIRE(result->reason == errc::none);
   }
-  ~staged_snapshot() { caf::anon_send_exit(snapshot, caf::exit_reason::user_shutdown); }
 
   digest state_of_store() const {
     return store->read(
@@ -93,6 +91,33 @@ TEST_CASE("a snapshot whose bytes another run has taken over is refused its adva
   CHECK(s.advance() != errc::none);
   CHECK(s.store->label() == 0);
   CHECK_FALSE(s.store->torn());
+}
+
+TEST_CASE("a join says all ok where all have acknowledged, and nowhere else") {
+  stage s;
+  const auto join = s.spawn(join_behavior, caf::actor_cast<snapshot_actor>(s.test));
+  const participant who{4, {4, 4}};
+  const txn_ref txn{2, 1};
+  round_spec spec;
+  spec.cluster = s.env->cluster;
+  spec.txn = txn;
+  spec.number = 1;
+  spec.kind = round_kind::commit;
+  spec.who = {who};
+  spec.deadline = std::chrono::steady_clock::now() + 60s;
+  s.test->send(join, spec);
+  const auto verdict = [&] {
+    s.test->send(join, conclude_request{txn, {who}});
+    const auto m = s.next<join_verdict>();
+    REQUIRE(m);
+    CHECK(m->txn == txn);
+    return m->all_ok;
+  };
+  CHECK_FALSE(verdict());
+  s.test->send(join,
+               reply_msg{{spec.cluster, txn, who.inc}, who.id, 1, reply_kind::ack, {}, {}, {}});
+  REQUIRE(s.next<round_result>());
+  CHECK(verdict());
 }
 
 TEST_CASE("who begins or ends a run takes over the snapshot's bytes from who wrote them") {

@@ -39,7 +39,6 @@ struct fanout_stage : stage {
                shard_hello_msg{env->cluster, 1, 2, {5, 5}, w.shape().fingerprint(), {}});
     seed();
   }
-  ~fanout_stage() { caf::anon_send_exit(supervisor, caf::exit_reason::user_shutdown); }
 
   /// Another run begins.
   void seed() {
@@ -94,15 +93,17 @@ struct fanout_stage : stage {
     test->send(supervisor, relay_stalled{child, parent});
   }
 
-  /// All that was said before has been handled: from whom receivers have what.
-  std::vector<receiver_feed> feeds() {
+  /// All that was said before has been handled: where everybody stands.
+  observation seen() {
     const auto answer = std::make_shared<std::promise<observation>>();
     auto out = answer->get_future();
     test->send(supervisor, observe_request{question::status, [answer](observation o) {
                                              answer->set_value(std::move(o));
                                            }});
-    return out.get().relays.feeds;
+    return out.get();
   }
+  /// From whom receivers have what.
+  std::vector<receiver_feed> feeds() { return seen().relays.feeds; }
   /// What of it one has from others.
   std::vector<receiver_feed> feeds_of(const played& p) {
     auto out = feeds();
@@ -195,6 +196,11 @@ TEST_CASE("an offer is believed of who makes it, if it leads somewhere") {
   SECTION("of no port") bad.port = 0;
   SECTION("of what is no port") bad.port = 65'536;
   SECTION("of no host") bad.host.clear();
+  SECTION("of whom not every rank reaches") {
+    s.say(b, hello_msg{s.env->cluster, 3, "3", {3, 1}, s.w.shape().fingerprint(), {}});
+    bad.id = 3;
+    bad.inc = {3, 1};
+  }
   SECTION("of who takes a part") {
     s.announce(3, {3, 1}, packed_part(shard_mask{true, false, false, false}));
     bad = s.offer(s.all.at(3));
@@ -266,6 +272,15 @@ TEST_CASE("who fails another passes nothing on until it is found elsewhere") {
   s.route_to(a);
   s.say(a, s.word(a, order, true));
   REQUIRE(s.route_to(a));
+  SECTION("it says so") s.say(a, s.word(a, order, false, errc::dead));
+  SECTION("its flusher says so") s.stalled(1, 2);
+  SECTION("the rank's flusher says so") {
+    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster + 1, 1, 1, 2});
+    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 2, 1, 2});
+    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 1, 9, 2});
+    CHECK(s.feeds_others(b));
+    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 1, 1, 2});
+  }
   SECTION("nothing has failed") {
     s.say(a, s.word(a, order, false));
     const auto route = s.route_to(a);
@@ -275,15 +290,6 @@ TEST_CASE("who fails another passes nothing on until it is found elsewhere") {
     s.say(a, s.word(a, order, true, errc::dead));
     CHECK(s.feeds_others(b));
     return;
-  }
-  SECTION("it says so") s.say(a, s.word(a, order, false, errc::dead));
-  SECTION("its flusher says so") s.stalled(1, 2);
-  SECTION("the rank's flusher says so") {
-    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster + 1, 1, 1, 2});
-    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 2, 1, 2});
-    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 1, 9, 2});
-    CHECK(s.feeds_others(b));
-    s.test->send(s.supervisor, shard_stalled_msg{s.env->cluster, 1, 1, 2});
   }
   CHECK_FALSE(s.feeds_others(b));
   const auto route = s.route_to(a);
@@ -366,6 +372,27 @@ TEST_CASE("who failed another passes buckets on again when its time is over") {
   CHECK(eventually([&] { return s.feeds_others(b); }));
 }
 
+TEST_CASE("whom another rank reaches is believed of that rank, of its fleet, and of this life") {
+  fanout_stage s;
+  s.announce(1, {1, 1});
+  const auto stands = [&](std::string_view standing) {
+    return s.seen().states.at(0).standing == standing;
+  };
+  CHECK(stands("attaching"));
+  const auto reaches = [&](bool linked, std::uint64_t cluster, std::uint32_t rank,
+                           incarnation inc) {
+    s.test->send(s.supervisor, shard_reach_msg{s.env->cluster + cluster, rank, 1, inc, linked, 0});
+  };
+  for (const bool linked : {false, true}) {
+    reaches(linked, 1, 1, {1, 1});
+    reaches(linked, 0, 2, {1, 1});
+    reaches(linked, 0, 1, {1, 2});
+    CHECK(stands(linked ? "quarantined" : "attaching"));
+    reaches(linked, 0, 1, {1, 1});
+    CHECK(stands(linked ? "attaching" : "quarantined"));
+  }
+}
+
 TEST_CASE("an order is said again until it is answered") {
   fanout_stage s(600'000, 10);
   auto& a = s.add(1);
@@ -396,6 +423,21 @@ TEST_CASE("who is left alone is told to have nothing from others, once") {
   REQUIRE(route);
   CHECK(route->empty());
   s.announce(3, {3, 1});
+  CHECK(s.orders(a).empty());
+}
+
+TEST_CASE("what stays as it is planned is not ordered anew, and nothing is without a trainer") {
+  fanout_stage s;
+  auto& a = s.add(1);
+  for (receiver_id id = 2; id <= 4; ++id) s.add(id);
+  const auto order = s.has_order(a);
+  s.say(a, s.word(a, order, true));
+  s.say(s.all.at(4), s.offer(s.all.at(4), 2'000));  // planned anew, to the same
+  const auto feeds = s.feeds_of(a);
+  CHECK(std::ranges::count_if(feeds, &receiver_feed::up) == 1);
+  s.orders(a);
+  s.test->send(s.supervisor, end_request{});
+  s.say(a, s.offer(a, 3'000));
   CHECK(s.orders(a).empty());
 }
 

@@ -30,7 +30,6 @@ struct rank_stage : stage {
       };
     rank = spawn(rank_behavior, env, std::move(dial));
   }
-  ~rank_stage() { caf::anon_send_exit(rank, caf::exit_reason::user_shutdown); }
 
   template <class M>
   void say(M m) {
@@ -178,6 +177,32 @@ TEST_CASE("a rank tells which life of a receiver it reaches, once, and of its ow
   }
 }
 
+TEST_CASE("a rank reaches nobody whose link or flusher has ended, until it is there again") {
+  rank_stage s;
+  s.encoded();
+  SECTION("the link") {
+    {
+      caf::scoped_actor link(*s.rt.inside().system);
+      s.hello(link);
+      s.reaches(4, s.first, true);
+    }
+    s.reaches(4, s.first, false);
+  }
+  SECTION("the flusher") {
+    s.hello(s.engine);
+    s.reaches(4, s.first, true);
+    s.say(s.ship({2, 1}));
+    caf::strong_actor_ptr flusher;
+    s.engine->receive([&](part_head&) { flusher = s.engine->current_sender(); });
+    s.test->send_exit(caf::actor_cast<flusher_actor>(flusher), caf::exit_reason::kill);
+    s.reaches(4, s.first, false);
+  }
+  s.hello(s.engine);
+  s.reaches(4, s.first, true);
+  s.say(s.ship({2, 1}));
+  REQUIRE(next_of<part_head>(s.engine));
+}
+
 TEST_CASE("a rank ships what it was asked for to the life that was named, once that is linked") {
   rank_stage s;
   s.encoded();
@@ -310,6 +335,36 @@ TEST_CASE("what a rank was asked before its trainer came waits for it, until it 
     s.sync(1);
     s.proves({3, 1});
   }
+}
+
+TEST_CASE("a rank remembers what was called off to the next that succeeds, and in its run only") {
+  rank_stage s;
+  s.seeded();
+  s.task(shard_task::encode, {2, 1}, 5);
+  s.task(shard_task::drop, {2, 1});
+  std::uint64_t run = 2;
+  SECTION("one has") {
+    s.sync(1);
+    s.task(shard_task::encode, {2, 2}, 1);
+    s.answers(shard_task::encode, {2, 2});
+    s.task(shard_task::advance, {2, 2});
+    s.answers(shard_task::advance, {2, 2});
+  }
+  SECTION("the run is over") {
+    s.task(shard_task::end, {});
+    auto seed = s.boot(0);
+    s.task(shard_task::seed, {++run, 0}, 0);
+    s.answers(shard_task::seed, {run, 0});
+  }
+  SECTION("none has succeeded yet") {
+    s.task(shard_task::encode, {2, 3}, 6);
+    CHECK(reason_of(s.sync(5)) == errc::timeout);
+    s.sync(6);
+    return s.answers(shard_task::encode, {2, 3});
+  }
+  const auto odd = s.sync(5);
+  s.task(shard_task::encode, {run, 3}, 6);
+  s.answers(shard_task::encode, {run, 3}, errc::bad_input);
 }
 
 TEST_CASE("a seed that comes before its trainer is no sync's, and ends the sync under way") {

@@ -5,6 +5,7 @@
 #include <caf/send.hpp>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "actors/fleet.hpp"
 #include "actors/runtime_parts.hpp"
@@ -26,10 +27,16 @@ struct stage {
     made->options.bucket.credit = credit;
     env = std::move(made);
   }
+  ~stage() {
+    for (const auto& actor : spawned) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
+  }
 
+  /// An actor that ends with the stage.
   template <class Behavior, class... Args>
   auto spawn(Behavior behavior, Args... args) {
-    return rt.inside().system->spawn(behavior, std::move(args)...);
+    auto out = rt.inside().system->spawn(behavior, std::move(args)...);
+    spawned.push_back(caf::actor_cast<caf::actor>(out));
+    return out;
   }
   /// The next to the test itself.
   template <class M>
@@ -40,6 +47,7 @@ struct stage {
   runtime rt{quiet()};
   std::shared_ptr<const actor_env> env;
   caf::scoped_actor test{*rt.inside().system};
+  std::vector<caf::actor> spawned;
 };
 
 }  // namespace lockstep

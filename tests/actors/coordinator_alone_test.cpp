@@ -1,0 +1,190 @@
+// What the rank that leads believes of the others, its sender and its supervisor: said to them by
+// hand.
+#include <catch2/catch.hpp>
+#include <future>
+
+#include "actors/stage.hpp"
+#include "actors/states.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+/// A sender, and the test as its snapshot, join, supervisor and receiver; another plays rank 1.
+struct sender_stage : stage {
+  sender_stage() {
+    auto made = std::make_shared<actor_env>(*env);
+    made->options.sync.members_min = 0;
+    env = made;
+    sender_setup setup{env,
+                       store,
+                       2,
+                       target_info{{2, 0}, {}, 0},
+                       w.shape(),
+                       {caf::actor_cast<rank_link_actor>(rank)},
+                       caf::actor_cast<join_actor>(test),
+                       caf::actor_cast<snapshot_actor>(test),
+                       caf::actor_cast<supervisor_actor>(test)};
+    sender = spawn(sender_behavior, std::move(setup));
+  }
+
+  /// What the other rank is asked to do next.
+  shard_task_msg asked(shard_task what) {
+    auto m = next_of<shard_task_msg>(rank);
+    while (m && m->what != what) m = next_of<shard_task_msg>(rank);
+    REQUIRE(m);
+    return *m;
+  }
+  void answers(const shard_task_msg& t) { rank->send(sender, answer_to(t)); }
+  shard_result_msg answer_to(const shard_task_msg& t) const {
+    shard_result_msg m;
+    m.cluster = env->cluster;
+    m.rank = 1;
+    m.what = t.what;
+    m.txn = t.txn;
+    m.challenge = t.challenge;
+    m.part = t.part;
+    return m;
+  }
+  /// What looks like an answer and is none.
+  void answers_amiss(const shard_task_msg& t) {
+    for (int i = 0; i < 6; ++i) {
+      auto m = answer_to(t);
+      if (i == 0) m.what = shard_task::digests;
+      if (i == 1) ++m.txn.seq;
+      if (i == 2) ++m.challenge;
+      if (i == 3) m.rank = 0;
+      if (i == 4) m.rank = 2;
+      if (i == 5) ++m.part;
+      rank->send(sender, m);
+    }
+  }
+
+  weight_buffer w = random_weights(small_layout(), 1);
+  weight_buffer next_w = random_weights(small_layout(), 2);
+  std::shared_ptr<snapshot_store> store =
+      std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  caf::scoped_actor rank{*rt.inside().system};
+  sender_actor sender;
+};
+
+}  // namespace
+
+TEST_CASE("a sender goes on when every rank has answered what it was asked, and not before") {
+  sender_stage s;
+  auto ticket = std::make_shared<ticket_state>(10s);
+  s.test->send(s.sender, sync_request{1, reader_of(s.next_w), ticket});
+  const auto mine = s.next<stage_request>();
+  REQUIRE(mine);
+  const auto task = s.asked(shard_task::encode);
+  const bool first = GENERATE(true, false);  // whether this rank is done first
+  const stage_result done{mine->txn, errc::none, {}, {}, nullptr};
+  auto early = done;
+  ++early.txn.seq;
+  s.test->send(s.sender, early);
+  if (first) s.test->send(s.sender, done);
+  s.answers_amiss(task);
+  if (!first) s.answers(task);
+  CHECK_FALSE(s.next<round_spec>(100ms));
+  if (!first) s.test->send(s.sender, done);
+  if (first) s.answers(task);
+  for (const auto kind : {round_kind::vote, round_kind::commit}) {
+    const auto round = s.next<round_spec>();  // of nobody
+    REQUIRE(round);
+    CHECK(round->kind == kind);
+    CHECK(round->txn == mine->txn);
+    s.test->send(s.sender, round_result{round->txn, round->number, round->kind, {}});
+  }
+  REQUIRE(s.next<conclude_request>());
+  s.test->send(s.sender, advance_result{mine->txn, errc::none, {}});
+  const auto advance = s.asked(shard_task::advance);
+  s.answers_amiss(advance);
+  s.answers(task);
+  CHECK_FALSE(ticket->wait_report(100ms));
+  s.answers(advance);
+  const auto report = ticket->wait_report(10s);
+  REQUIRE(report);
+  CHECK(report->result == sync_result::ok);
+}
+
+TEST_CASE("a sender asks for what is proven under its own challenge, by its own snapshot too") {
+  sender_stage s;
+  const participant who{4, {4, 4}};
+  s.test->send(
+      s.sender,
+      admit_request{
+          who, "four", caf::actor_cast<receiver_actor>(s.test), {}, s.w.shape().fingerprint()});
+  const auto mine = s.next<prove_request>();
+  REQUIRE(mine);
+  const auto task = s.asked(shard_task::prove);
+  prove_result done;
+  done.txn = mine->txn;
+  done.challenge = mine->challenge;
+  done.part = mine->part.number;
+  s.answers_amiss(task);
+  s.answers(task);
+  for (int i = 0; i < 3; ++i) {
+    auto m = done;
+    if (i == 0) ++m.txn.seq;
+    if (i == 1) ++m.challenge;
+    if (i == 2) ++m.part;
+    s.test->send(s.sender, m);
+  }
+  CHECK_FALSE(s.next<attach_msg>(100ms));
+  s.test->send(s.sender, done);
+  const auto attach = s.next<attach_msg>();
+  REQUIRE(attach);
+  CHECK(attach->challenge == task.challenge);
+}
+
+TEST_CASE("a start waits for all ranks, and for what each says to it") {
+  stage s;
+  auto made = std::make_shared<actor_env>(*s.env);
+  made->options.transport.ranks = 3;
+  const auto supervisor = s.spawn(supervisor_behavior, std::shared_ptr<const actor_env>(made));
+  const auto w = random_weights(small_layout(), 1);
+  boot_request m;
+  m.run = 7;
+  m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  m.shape = w.shape();
+  m.owned = whole_model(w.shape());
+  m.deadline = std::chrono::steady_clock::now() + 60s;
+  m.answer = std::make_shared<std::promise<version_ref>>();
+  auto begun = m.answer->get_future();
+  s.test->send(supervisor, m);
+  caf::scoped_actor second(*s.rt.inside().system);
+  const auto hello = [&](caf::scoped_actor& who, std::uint32_t rank) {
+    who->send(supervisor,
+              shard_hello_msg{s.env->cluster, rank, 3, {rank, rank}, w.shape().fingerprint(), {}});
+  };
+  hello(s.test, 1);
+  CHECK_FALSE(s.next<shard_task_msg>(100ms));
+  hello(second, 2);
+  const auto task = s.next<shard_task_msg>();
+  REQUIRE(task);
+  CHECK(task->what == shard_task::seed);
+  REQUIRE(next_of<shard_task_msg>(second));
+  shard_result_msg right;
+  right.cluster = s.env->cluster;
+  right.rank = 1;
+  right.inc = {1, 1};
+  right.what = shard_task::seed;
+  right.txn = task->txn;
+  for (int i = 0; i < 5; ++i) {
+    auto r = right;
+    r.rank = 2;
+    r.inc = {2, 2};
+    if (i == 0) r.what = shard_task::prove;
+    if (i == 1) ++r.txn.run;
+    if (i == 2) ++r.inc.lo;
+    if (i == 3) r.rank = 3;
+    if (i == 4) r = right;
+    s.test->send(supervisor, r);
+    CHECK(begun.wait_for(20ms) == std::future_status::timeout);
+  }
+  right.rank = 2;
+  right.inc = {2, 2};
+  second->send(supervisor, right);
+  REQUIRE(begun.wait_for(10s) == std::future_status::ready);
+  CHECK(begun.get().run == task->txn.run);
+}
