@@ -10,6 +10,7 @@
 #include "actors/rank_parts.hpp"
 #include "actors/refused_error.hpp"
 #include "actors/states.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
@@ -44,9 +45,13 @@ void on_dialed(pointer self, rank_dialed& m) {
   const auto& t = state.env->options.transport;
   state.dialing = false;
   if (!m.link) {
+    const bool foreign = m.why.reason == errc::wrong_cluster;
+    if (foreign)
+      m.why.detail += ", not to '" + printable(state.env->options.cluster.name) +
+                      "': cluster.name has to be rank 0's";
     state.no_link = std::string(to_string(m.why.reason)) + ' ' + m.why.detail;
     // Whoever is there knows what this is, and has no place for it.
-    if (m.why.reason == errc::bad_input) refuse_boot(self, m.why.reason, m.why.detail);
+    if (foreign || m.why.reason == errc::bad_input) refuse_boot(self, m.why.reason, m.why.detail);
     state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
       state.env->log->warn("no link to the coordinator: {}", state.no_link);

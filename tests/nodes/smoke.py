@@ -534,6 +534,20 @@ def a_rank_that_does_not_fit_is_refused_by_name(world):
 
 
 @case
+def a_rank_of_another_cluster_is_refused(world):
+    """It says so at once, with its own cluster's name, and rank 0 waits for one of its own."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at = address_of(first)
+        ended = f.ended(f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1,
+                                  settings={"cluster.name": "other"}), 20)
+        one_line(ended, 5)
+        require(at in ended.errors[0] and "another cluster, not to 'other'" in ended.errors[0], ended)
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        ready_at(f.receiver(0, f"{at},{address_of(second)}"), world.last)
+
+
+@case
 def patience_is_kept(world):
     """Who waits for ranks or for an answer waits as long as it is told, and names whom it misses."""
     with world.fleet() as f:
