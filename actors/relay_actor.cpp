@@ -63,7 +63,7 @@ bool same_parent(const relay_parent_msg& a, const relay_parent_msg& b) {
 void on_order(pointer self, const relay_order& m) {
   auto& s = self->state;
   const auto& what = m.what;
-  const bool sound = what.cluster == s.env->cluster && what.inc == s.inc && what.stripes != 0 &&
+  const bool sound = what.cluster == s.env->cluster && what.inc == s.inc &&
                      what.stripes <= relay_stripes_max && what.stripe < what.stripes;
   if (!sound || what.order.run < s.run) return;
   if (what.order.run > s.run || (what.stripes != s.feeds.size() && what.order > s.newest)) {

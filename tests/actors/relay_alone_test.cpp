@@ -142,6 +142,14 @@ TEST_CASE("of several loans a relay minds which one it is asked for") {
     s.made(1, s.some);
     s.passed_on(1);
   }
+  SECTION("what was cut for an earlier life is nothing to the next") {
+    s.lend(s.word, true);
+    s.cut(1);
+    s.ask.inc = {9, 10};
+    s.asks();
+    s.made(1, s.some);
+    s.nothing_passed_on();
+  }
   SECTION("what has come of another shipment is not of it") {
     s.begin({2, 4});
     s.kept({2, 4}, 1);
@@ -200,14 +208,6 @@ TEST_CASE("a relay passes on what its receiver has taken, while the shipment goe
       s.kept(txn, 5, s.some);  // sent again by the trainer, who sends it to all that need it
       s.nothing_passed_on();
     }
-    SECTION("until it is over, of what was there") {
-      s.kept(txn, 5, s.some);
-      s.brought(5);
-      s.kept(txn, 1, s.some);
-      s.test->send(s.relay, relay_over{});
-      s.takes(5);
-      s.nothing_passed_on();
-    }
     SECTION("until another begins, with a window of its own") {
       s.kept(txn, 5, s.some);
       s.brought(5);
@@ -217,6 +217,16 @@ TEST_CASE("a relay passes on what its receiver has taken, while the shipment goe
       s.passed_on(3, {2, 6});
       s.nothing_passed_on();
     }
+  }
+  SECTION("and nothing that still waits when it is over") {
+    s.begin(txn);
+    s.asks();
+    s.kept(txn, 1, s.some);
+    s.kept(txn, 3, s.some);
+    s.brought(1);
+    s.test->send(s.relay, relay_over{});
+    s.takes(1);
+    s.nothing_passed_on();
   }
   SECTION("which nobody else begins") {
     auto e = envelope{s.cluster, txn, s.inc};
@@ -292,6 +302,9 @@ TEST_CASE("a relay passes on what its receiver has taken, while the shipment goe
     s.kept(txn, 1, s.some);
     s.nothing_passed_on();
     CHECK(next_of<bucket_msg>(*others.back()));
+    others.clear();  // whoever has ended wants nothing
+    s.asks();
+    s.passed_on(1);
   }
   SECTION("to one link of a receiver, the latest") {
     s.begin(txn);
