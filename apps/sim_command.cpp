@@ -57,7 +57,8 @@ std::string read_text(const std::string& name) {
 }
 
 /// Where most steps are a fault's, few are left for anybody to act; and ranks wait for each other
-/// to seed, which nobody has the patience for where all clocks jump ahead every few steps.
+/// to seed, which nobody has the patience for where all clocks jump ahead every few steps, and does
+/// not come about where each has so many steps to live.
 void require_steps(const sim::fault_rates& rates, unsigned ranks) {
   constexpr double swarm_factor = 4;  // by which a seed may make a fault more frequent
   const auto require = [&](const std::string& what, double rate, double most) {
@@ -71,7 +72,9 @@ void require_steps(const sim::fault_rates& rates, unsigned ranks) {
   for (const auto& row : sim::fault_table())
     if (row.unit == sim::per::step) sum += rates[row.id];
   require("the faults of every step come to", sum, 0.5);
-  if (ranks > 1) require("with --ranks clock-jump is", rates[sim::fault_id::clock_jump], 0.1);
+  if (ranks == 1) return;
+  require("with --ranks clock-jump is", rates[sim::fault_id::clock_jump], 0.05);
+  require("with --ranks crash-trainer is", rates[sim::fault_id::crash_trainer], 0.2);
 }
 
 /// Who asks for more of what strikes ranks wants to see it strike.

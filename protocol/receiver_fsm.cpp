@@ -445,7 +445,10 @@ receiver_fsm::actions receiver_fsm::on_ping(time_point now, const ping_msg& m) {
     return {act::pong{}};
   }
   actions out;
-  heard_trainer(now);
+  // What a run is over for is kept by nobody's word but its own: whom the newer run has given up,
+  // it pings as well, and would have it serve the old weights for ever.
+  const bool over = phase_ == receiver_phase::serving && held_.version.run < m.current.run;
+  if (!over || attaching_) heard_trainer(now);
   left_behind_ |= m.current.run == held_.version.run && m.current > held_.version;
   fleet_ = std::max(fleet_, m.current);
   refresh(out);

@@ -49,7 +49,13 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
         r->heard = fleet_.now();
       }
     };
-    heard(content_of<ping_msg>(message));
+    // A run keeps no tag of the run before it from falling silent, but for who attaches to it.
+    const auto* renewal = content_of<ping_msg>(message);
+    const auto* own = fleet_.state_of_receiver(*r);
+    const bool over = renewal && own && own->machine->state().phase == receiver_phase::serving &&
+                      own->machine->state().version.run < renewal->current.run &&
+                      !own->machine->summarize().attaching;
+    heard(over ? nullptr : renewal);
     heard(content_of<attach_msg>(message));
     heard(content_of<full_begin_msg>(message));
     heard(content_of<prepare_msg>(message));

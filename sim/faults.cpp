@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "messages/errors.hpp"
+#include "messages/printable.hpp"
 #include "sim/random.hpp"
 
 namespace lockstep::sim {
@@ -106,7 +107,7 @@ void set_rate(fault_rates& rates, std::string_view text) {
   const auto* row = find_fault(name);
   if (!row)
     throw error(errc::bad_input,
-                "no fault is named '" + std::string(name) + "'; see lockstep sim --list-faults");
+                "no fault is named '" + printable(name) + "'; see lockstep sim --list-faults");
   double rate = 0;
   const auto [rest, failed] = std::from_chars(value.data(), value.data() + value.size(), rate);
   if (failed != std::errc{} || rest != value.data() + value.size() || !(rate >= 0 && rate <= 1))

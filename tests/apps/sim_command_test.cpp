@@ -181,9 +181,14 @@ TEST_CASE("bad words to the simulator are refused in one line") {
   for (const char* ranks : {"0", "5", "x", "02"})
     check_refusal(sim({"--ranks", ranks}), {"--ranks"});
   check_refusal(sim({"--ranks", "2", "--fault", "clock-jump=0.1"}),
-                {"clock-jump is 0.1, the limit is 0.025, or 0.1 with swarm=off"});
+                {"clock-jump is 0.1, the limit is 0.0125, or 0.05 with swarm=off"});
   check_refusal(sim({"--ranks", "2", "--fault", "swarm=off", "--fault", "clock-jump=0.2"}),
-                {"clock-jump is 0.2, the limit is 0.1"});
+                {"clock-jump is 0.2, the limit is 0.05"});
+  check_refusal(sim({"--ranks", "2", "--fault", "crash-trainer=0.1"}),
+                {"crash-trainer is 0.1, the limit is 0.05, or 0.2 with swarm=off"});
+  // What strikes nobody is not asked for.
+  check_refusal(sim({"--fault", "late-rank=0.2"}), {"late-rank", "--ranks"});
+  check_refusal(sim({"--fault", std::string("a\x1b[1mb=1")}), {"a\\x1b[1mb"});
   check_refusal(sim({"--jobs", "257"}), {"--jobs"});
   check_refusal(sim({"--minutes", "0"}), {"--minutes"});
   check_refusal(sim({"more"}), {"more"});

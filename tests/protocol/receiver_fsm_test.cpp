@@ -828,6 +828,47 @@ TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not rea
   CHECK_FALSE(g.state().ready);
 }
 
+TEST_CASE_METHOD(fixture, "receiver: a later run's pings keep no tag of the run before it alive") {
+  const milliseconds lease(s.receiver.lease_ms);
+  serve();
+  const auto pinged = [&](time_point at, version_ref current) {
+    f.on_ping(at, {9, me, current});
+    f.on_tick(at);
+    return f.state().ready;
+  };
+  SECTION("who is not brought to it is ready for a lease, and no longer") {
+    CHECK(pinged(t0 + lease / 2, {2, 0}));
+    CHECK_FALSE(pinged(t0 + lease, {2, 1}));
+    CHECK(f.state().reason == errc::lease_expired);
+    CHECK_FALSE(pinged(t0 + 2 * lease, {2, 2}));
+  }
+  SECTION("its own run's do") {
+    CHECK(pinged(t0 + lease / 2, f.state().version));
+    CHECK(pinged(t0 + lease, f.state().version));
+  }
+  SECTION("so do the later run's while it looks whether it holds what that has") {
+    f.on_ping(t0 + lease / 2, {9, me, {2, 0}});
+    f.on_attach(t0 + lease / 2, {env(1, 2), at(0, d0, 2), layout, 1});
+    CHECK(pinged(t0 + lease, {2, 0}));
+    CHECK(pinged(t0 + 2 * lease - milliseconds(1), {2, 0}));
+    f.on_digest({2, 1}, d0, proof);
+    CHECK(pinged(t0 + 3 * lease - milliseconds(2), {2, 0}));
+  }
+}
+
+TEST_CASE_METHOD(fixture, "receiver: who holds nothing hears of a trainer by any run's pings") {
+  const milliseconds lease(s.receiver.lease_ms);
+  f.on_start(t0);
+  f.on_ping(t0, {9, me, {1, 0}});
+  // Announces itself no more often than once a lease.
+  std::size_t hellos = 0;
+  for (auto at = t0; at < t0 + 4 * lease; at += lease / 8) {
+    f.on_ping(at, {9, me, {2, 0}});
+    if (find<act::announce>(f.on_tick(at))) ++hellos;
+  }
+  CHECK(hellos <= 5);
+}
+
 TEST_CASE_METHOD(fixture, "receiver: who was left behind stays so when a new run is heard of") {
   serve();
   SECTION("first behind, then the new run") {

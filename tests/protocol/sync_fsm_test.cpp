@@ -783,6 +783,40 @@ TEST_CASE_METHOD(fixture, "sync: a big delta is given the time to arrive, and to
   CHECK(find<act::open_round>(again)->spec.deadline - t0 > transfer_time(s, bytes));
 }
 
+TEST_CASE_METHOD(fixture, "sync: each wait is as long as the document says") {
+  // In seconds: all weights take 1000 over a link, 100 to be read, and the delta takes 10.
+  s.sync.link_bytes_per_s = 1'000'000;
+  const std::uint64_t model = 1'000'000'000, delta = 10'000'000;
+  s.sync.stage_timeout_ms = 1'000;
+  s.sync.commit_timeout_ms = 2'000;
+  s.sync.recovery_timeout_ms = 3'000;
+  s.sync.attach_timeout_ms = 4'000;
+  s.sync.commit_resend_max = 0;
+  f = sync_fsm(9, 1, d0, 0, model, s);
+  using std::chrono::seconds;
+  const auto wait = [&](const act::list& l) {
+    return find<act::open_round>(l)->spec.deadline - t0;
+  };
+  f.on_admit(t0, a);
+  CHECK(wait(f.on_proof(t0, {1, ++seq}, 5, proof)) == seconds(4 + 100));
+  round(round_kind::attach, 0, {yes(a)});
+  f.on_admit(t0, b);
+  attach({yes(b)});
+  f.on_sync(t0, 1);
+  CHECK(wait(f.on_encoded(t0, {1, ++seq}, delta, d1, 5, proof)) == seconds(1 + 10 + 100));
+  CHECK(wait(vote({yes(a), yes(b)})) == seconds(2 + 100));
+  SECTION("a redo has the time of both") {
+    CHECK(wait(acks({yes(a), said(b, terminal::nack, errc::apply_failed)})) ==
+          seconds(2 + 100 + 1 + 10 + 100));
+  }
+  SECTION("the advance, and then who failed") {
+    acks({yes(a), said(b, terminal::timeout, errc::timeout)});
+    CHECK(f.deadline() == t0 + seconds(60 + 1000));
+    CHECK_FALSE(find<act::finish>(advanced()));
+    CHECK(f.deadline() == t0 + seconds(3 + 1000));
+  }
+}
+
 TEST_CASE_METHOD(fixture, "sync: waits for an admission no longer than for votes") {
   s.sync.stage_timeout_ms = 500;
   reset();
