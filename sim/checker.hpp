@@ -81,6 +81,8 @@ class checker {
   /// Transactions that are all weights, and to which life each receiver was told to lend its own.
   std::set<txn_ref> fulls_;
   std::set<std::tuple<endpoint, txn_ref, incarnation>> lent_;
+  /// Under which challenge each transaction asks for proofs.
+  std::map<std::uint64_t, txn_ref> challenges_;
   std::string violation_;
 };
 

@@ -1,5 +1,6 @@
 // What is said between a trainer and receivers, and what reports say of it.
 #include <algorithm>
+#include <variant>
 
 #include "sim/checker.hpp"
 
@@ -13,6 +14,16 @@ void checker::on_said(const trainer_process& t, endpoint to, const wire_message&
     fulls_.insert(full->env.txn);
   if (const auto* lend = std::get_if<relay_lend_msg>(&m))
     lent_.insert({to, lend->txn, lend->child_inc});
+  std::visit(
+      [&](const auto& question) {
+        if constexpr (requires { question.env, question.challenge; }) {
+          const auto& txn = question.env.txn;
+          if (challenges_.emplace(question.challenge, txn).first->second != txn)
+            violated("named: " + fleet_.name_of(t.where) +
+                     " asks under a challenge that was answered in another transaction");
+        }
+      },
+      m);
   const auto* ping = std::get_if<ping_msg>(&m);
   if (!ping) return;
   const auto actors = fleet_.actors_of(t);
