@@ -324,7 +324,8 @@ void check_late(const listener& home, const fuzz::reading& plain) {
                "what was delivered was sent");
   if (home.closed == errc::detached)
     fuzz::demand(why == errc::dead && home.delivered == frames, "a channel that waits is closed");
-  if (home.closed == errc::timeout)
+  // A frame may also have been whole too late, on a busy machine.
+  if (home.closed == errc::timeout && home.delivered == frames)
     fuzz::demand(why != errc::dead || !rest.empty(), "idle between frames is no reason to close");
 }
 
@@ -377,11 +378,14 @@ void talk(const keys& known, std::span<const std::byte> input, const manner& how
   auto left = input;
   const auto begun = std::chrono::steady_clock::now();
   const auto waited = [&] { return std::chrono::steady_clock::now() - begun; };
+  int settled = 0;  // rounds since all was said
   for (int round = 0; !home->over() || (home->is_control() && !other.ended()); ++round) {
     left = left.subspan(other.say(left.first(std::min(left.size(), how.chunk))));
     // Of a control channel nobody keeps the time here.
     if (left.empty() && (!how.stays || home->is_control())) other.leave();
-    if (left.empty() && home->open && how.stays && waited() > 5 * deadline) home->open->close();
+    // On a busy machine the time may be over before what was said last has been looked at.
+    settled = left.empty() ? settled + 1 : 0;
+    if (settled > 2 && home->open && how.stays && waited() > 5 * deadline) home->open->close();
     io.restart();
     io.poll();
     home->pass_on();
