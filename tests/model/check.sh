@@ -53,6 +53,7 @@ large-catch-up-by-diff-digests-alone | large | holds | protocol | -DLIM0=4 -DUND
 large-four-transactions | large | holds | protocol | -DLIM0=4 -DTOGGLE
 large-three-receivers | large | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGLE -DCRASHES=1
 large-three-receivers-redo | large | holds | protocol | -DNR=3 -DLIM0=2 -DREDOS=1 -DTOGGLE -DCRASHES=1
+large-three-receivers-two-senders | large | holds | protocol | -DNR=3 -DLIM0=1 -DLIM1=1 -DTOGGLE -DCRASHES=0
 large-two-senders | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DTOGGLE
 large-two-senders-redo | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DREDOS=1 -DTOGGLE -DCRASHES=1
 large-liveness-two-faults | large | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=2 -DREDOS=1
