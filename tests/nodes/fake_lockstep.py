@@ -164,9 +164,12 @@ class Trainer:
             for member in self.members.values():
                 member[0].send(**self.target())
         whole = self.wait_all(0, 1.0)
+        with self.changed:
+            receivers = [{"id": i, "name": m[1], "status": "ok" if m[2] == self.version() else "timeout"}
+                         for i, m in sorted(self.members.items())]
         say(kind="sync", version=self.label, base=self.label - 1,
             result="ok" if whole else "degraded", reason="none", base_ref=before,
-            target_ref=self.version(), receivers=[])
+            target_ref=self.version(), receivers=receivers)
 
     def play(self):
         while not self.wait_all(self.options.receivers, 1.0):
