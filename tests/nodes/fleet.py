@@ -213,7 +213,10 @@ class Process:
         """Kills its whole group. True if it had left children behind."""
         if self._popen.poll() is None:
             self.kill()
-        left = group_is_there(self.pid)
+        # Whoever is ending, on a busy machine, is not left behind.
+        end = time.monotonic() + 2
+        while (left := group_is_there(self.pid)) and time.monotonic() < end:
+            time.sleep(0.02)
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
