@@ -11,7 +11,7 @@ fresh() {
   rm -rf "$copy/protocol"
   cp -R "$root/protocol" "$copy/"
   cp "$root/docs/protocol.md" "$copy/docs/"
-  cp "$root/scripts/break-guards" "$copy/scripts/"
+  cp "$root/scripts/break-guards" "$root/scripts/broken_texts.py" "$copy/scripts/"
 }
 
 # spoilt WHAT FILE SED EXPECTED: after `sed` the check fails, and says so.
