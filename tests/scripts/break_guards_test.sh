@@ -1,37 +1,10 @@
 #!/usr/bin/env bash
 # break_guards_test.sh ROOT: the list of guards that is, is right; and what goes stale is found.
-set -euo pipefail
-root=$1
-copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
-mkdir "$copy/docs" "$copy/scripts"
-failed=0
+program=break-guards
+needed=(docs/protocol.md protocol)
+source "$(dirname "${BASH_SOURCE[0]}")/spoilt.sh"
 
-fresh() {
-  rm -rf "$copy/protocol"
-  cp -R "$root/protocol" "$copy/"
-  cp "$root/docs/protocol.md" "$copy/docs/"
-  cp "$root/scripts/break-guards" "$root/scripts/broken_texts.py" "$copy/scripts/"
-}
-
-# spoilt WHAT FILE SED EXPECTED: after `sed` the check fails, and says so.
-spoilt() {
-  fresh
-  sed -i "$3" "$copy/$2"
-  if cmp -s "$root/$2" "$copy/$2"; then
-    echo "FAILED: $1: nothing was changed"
-    failed=1
-  elif said=$("$copy/scripts/break-guards" --check 2>&1); then
-    echo "FAILED: $1: not found"
-    failed=1
-  elif ! grep -qF -- "$4" <<<"$said"; then
-    printf 'FAILED: %s: said\n%s\n' "$1" "$said"
-    failed=1
-  fi
-}
-
-fresh
-"$copy/scripts/break-guards" --check || failed=1
+right
 spoilt "a guard that went" protocol/flusher_fsm.hpp 's/|| m.index >= buckets_.size()//' \
   "stands 0 times in its file"
 spoilt "a text that stands twice now" protocol/snapshot_fsm.hpp \
