@@ -18,6 +18,8 @@ class settings_options {
   void add_to(CLI::App& command);
   /// File, environment and command line. Throws `setting_error`.
   settings_loader load() const;
+  /// What they come to; `insecure`: with the command's word that connections may be in clear.
+  settings build(bool insecure) const;
 
  private:
   std::string file_;

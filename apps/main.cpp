@@ -40,6 +40,12 @@ settings_loader settings_options::load() const {
   return loader;
 }
 
+settings settings_options::build(bool insecure) const {
+  auto out = load().build();
+  if (insecure) out.transport.insecure = true;
+  return out;
+}
+
 }  // namespace lockstep
 
 namespace {

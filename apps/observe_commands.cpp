@@ -37,12 +37,6 @@ struct observe_options {
   bool insecure = false;
 };
 
-settings settings_of(const observe_options& o) {
-  auto s = o.settings.load().build();
-  if (o.insecure) s.transport.insecure = true;
-  return s;
-}
-
 void print(const json& line) {
   print_out(json_line(line));
 }
@@ -212,7 +206,7 @@ int watch_status(const observe_options& o, const settings& options) {
 }
 
 int run_status(const observe_options& o) {
-  const auto options = settings_of(o);
+  const auto options = o.settings.build(o.insecure);
   if (o.watch) return watch_status(o, options);
   print_status(o, ask_fleet(options, o.address, question::status, milliseconds(o.timeout_ms)), {},
                0);
@@ -220,7 +214,7 @@ int run_status(const observe_options& o) {
 }
 
 int run_audit(const observe_options& o) {
-  const auto options = settings_of(o);
+  const auto options = o.settings.build(o.insecure);
   const auto a = ask_fleet(options, o.address, question::audit, milliseconds(o.timeout_ms));
   if (a.end.reason != errc::none)
     throw error(errc::unreachable, "there is nothing to compare with: no trainer's side is up (" +

@@ -127,8 +127,7 @@ class publishing {
     followed.stopped = [this] { return stop_->wait_for(std::chrono::milliseconds(0)); };
     if (!a.listen.empty()) {
       followed.listen = a.listen;
-      followed.options = a.settings.load().build();
-      if (a.insecure) followed.options.transport.insecure = true;
+      followed.options = a.settings.build(a.insecure);
     }
     fleet_.emplace(std::move(followed));
     if (!a.listen.empty()) print_listening(a.listen, fleet_->port(), a.json);

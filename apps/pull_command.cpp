@@ -84,9 +84,7 @@ class puller {
     options_.target = a.to;
     options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
     if (a.connect.empty()) return;
-    auto settings = a.settings.load().build();
-    if (a.insecure) settings.transport.insecure = true;
-    to_.emplace(std::move(settings), a.connect, options_.name);
+    to_.emplace(a.settings.build(a.insecure), a.connect, options_.name);
     options_.tell = [this](const acknowledgement& what) { to_->owe(what); };
   }
 

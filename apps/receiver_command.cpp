@@ -93,8 +93,7 @@ class state_printer {
 };
 
 settings settings_of(const receiver_command_options& o) {
-  auto s = o.settings.load().build();
-  if (o.insecure) s.transport.insecure = true;
+  auto s = o.settings.build(o.insecure);
   if (o.connect) s.transport.connect = *o.connect;
   if (s.transport.connect.empty())
     throw error(errc::bad_input, "--connect HOST:PORT is missing: where is the trainer?");

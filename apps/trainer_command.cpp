@@ -59,8 +59,7 @@ struct trainer_command_options {
 };
 
 settings settings_of(const trainer_command_options& o) {
-  auto s = o.settings.load().build();
-  if (o.insecure) s.transport.insecure = true;
+  auto s = o.settings.build(o.insecure);
   if (o.listen) s.transport.listen = *o.listen;
   if (s.transport.listen.empty()) s.transport.listen = "127.0.0.1:0";
   s.transport.connect = o.coordinator.value_or("");
