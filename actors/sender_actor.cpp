@@ -146,9 +146,9 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       },
       [self](stage_result& m) {
         auto& g = self->state.gathering;
-        if (g.what != shard_task::encode || g.txn != m.txn || g.parts.empty()) return;
+        if (g.parts.empty()) return;
         auto mine = g.answers.front();
-        mine.what = g.what;
+        mine.what = shard_task::encode;
         mine.txn = m.txn;
         mine.challenge = g.challenge;
         mine.reason = m.reason;
