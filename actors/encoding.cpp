@@ -16,9 +16,9 @@ encoding encode_against(const snapshot_store& store, const tensor_reader& tensor
     return encode_delta(store.shape(), base, target, options.bucket.bytes_max,
                         options.sync.encoding == delta_encoding::coded
                             ? kernels::encoding_choice::coded
-                            : kernels::encoding_choice::raw);
+                            : kernels::encoding_choice::raw,
+                        &out.state);
   }));
-  out.state = digest_of(public_digest_seed, target);
   return out;
 }
 

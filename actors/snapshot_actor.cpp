@@ -24,15 +24,14 @@ stage_result stage(snapshot_state& state, const settings& s, const stage_request
     auto staged = m.delta->buckets();
     staged_states states;
     auto bad = stage_buckets(public_digest_seed, staged, tensors,
-                             full_bytes_limit(shape.total_bytes()), states);
-    if (!bad) bad = check_buckets(staged, tensors);
+                             full_bytes_limit(shape.total_bytes()), states, m.challenge);
     if (bad ? digest_of(public_digest_seed, tensors) != held.state : states.base != held.state)
       return refuse(errc::torn, "the snapshot's own bytes have changed: seed again");
     if (bad) return refuse(errc::encode_failed, bad->detail);
     if (!state.machine->on_stage(m.txn, m.base, m.target, states.target))
       return refuse(errc::encode_failed,
                     "the encoded delta does not lead from the snapshot to the trainer's weights");
-    out.proof = predict(m.challenge, digest_of(m.challenge, tensors), staged, tensors);
+    out.proof = states.other_target;
     out.absorbing =
         std::make_shared<delta_source>(repacked(shape, staged, tensors, s.bucket.bytes_max));
   });
@@ -85,7 +84,7 @@ advance_result advance(snapshot_state& state, const join_verdict& m) {
   state.encoded.reset();
   const auto label = state.machine->staged()->target.label;
   const auto left = state.machine->held().state;
-  auto marks = marks_of(*state.store, *delta);
+  auto marks = std::exchange(state.marks, std::nullopt);
   // What is thrown in here leaves the store torn: no later run may start from it.
   state.store->write(state.owner_mark, label, [&](const tensor_spans& tensors) {
     std::vector<std::size_t> touched;
@@ -173,6 +172,8 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         state.owner = caf::actor_cast<sender_actor>(self->current_sender());
         self->send(state.owner, guarded(stage_result{m.txn, errc::none, {}, {}, nullptr},
                                         [&] { return stage(state, env->options, m); }));
+        // While receivers stage: nobody waits for this.
+        if (state.pending) state.marks = marks_of(*state.store, *state.pending);
         if (env->drill) env->drill->pass("snapshot.stage", moment::after);
       },
       [self, env](const carve_request& m) {
@@ -202,6 +203,7 @@ snapshot_actor::behavior_type snapshot_behavior(pointer self, std::shared_ptr<co
         if (self->state.machine->staged()) return;
         self->state.encoded.reset();
         self->state.pending.reset();
+        self->state.marks.reset();
       },
       [self](const digests_request& m) {
         const auto& state = self->state;

@@ -66,6 +66,7 @@ struct snapshot_state {
   std::optional<snapshot_fsm> machine;
   std::shared_ptr<delta_source> encoded;  ///< what was staged, as it is shipped
   std::shared_ptr<delta_source> pending;  ///< and as it is applied
+  std::optional<change_marks> marks;      ///< where; nothing: not to be remembered
   sender_actor owner;
 };
 

@@ -74,25 +74,37 @@ struct staged_digest {
   digest_sum change;  ///< by how much the frame changes it
 };
 
+/// The same under a key; borrowed.
+struct keyed_digest {
+  const digest_key* key;
+  staged_digest sum;
+};
+
 /// Turns frames into absorbing ones. A coded frame decodes only against its base: read it while the
 /// base is still there, and keep what this makes of it. Keeps its working memory between calls:
 /// about 8 bytes for each change of a range. One for each thread.
 class frame_stager {
  public:
+  static constexpr std::size_t digests_max = 2;
+
   frame_stager();
   ~frame_stager();
   frame_stager(frame_stager&&) noexcept;
   frame_stager& operator=(frame_stager&&) noexcept;
 
   /// Reads the range of `f` in `live` once. Appends to `out` a raw or full frame, one that
-  /// parse_frame accepts, that makes the target of any mix of base and target; adds to `digest`
+  /// parse_frame accepts, that makes the target of any mix of base and target; adds to each digest
   /// what the range's elements add up to now, and by how much the frame changes it. Sums over all
   /// ranges (those without a frame by digest_range) are to be compared with the base that the
   /// sender meant: only then is what was staged the target.
   /// `f` must have been accepted by parse_frame for this tensor.
-  /// @returns `ok`, or why a coded payload is not one of this base: `out` and `digest` are then
+  /// @returns `ok`, or why a coded payload is not one of this base: `out` and the digests are then
   /// what they were.
-  /// @throws std::invalid_argument if `f` does not fit `live`.
+  /// @throws std::invalid_argument if `f` does not fit `live`, or `count`, of the digests, is above
+  /// `digests_max`.
+  frame_status stage(keyed_digest* digests, std::size_t count, const frame& f, tensor_view live,
+                     std::vector<std::byte>& out);
+  /// Under one key.
   frame_status stage(const digest_key& key, const frame& f, tensor_view live,
                      std::vector<std::byte>& out, staged_digest& digest);
 

@@ -80,8 +80,8 @@ class range_decoder {
   }
 
   /// Reads the live range once. Writes raw records from `records`, which has room for them.
-  /// @returns where they end; null if a rank is not one of its class.
-  std::byte* run(const digest_key& key, std::byte* records, staged_digest& digest) {
+  /// @returns where they end; null if a rank is not one of its class: the digests are spoilt then.
+  std::byte* run(keyed_digest* digests, std::size_t count, std::byte* records) {
     chunk_classes& classes = memory_.classes;
     classes.total = {};
     const class_table table(table_.model);
@@ -92,8 +92,6 @@ class range_decoder {
       const std::size_t size = std::min<std::size_t>(chunk_bytes, frame_.range_bytes - at);
       const std::byte* old = live_ + at;
       const std::uint64_t offset = frame_.offset + at;
-      const digest_sum base = digest_range(key, frame_.tensor, offset, {old, size});
-      digest.base += base;
       constexpr std::size_t block_size = block_elements * sizeof(T);
       if (size % block_size != 0) {
         std::memcpy(memory_.live_end.data(), old, size);
@@ -104,17 +102,10 @@ class range_decoder {
       loops_.classify(table, old, nullptr, size / sizeof(T), classes);
       loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
       loops_.apply_steps(table, old, blocks, at / sizeof(T), classes, changes_, sink);
-      if (sink.count == 0) continue;
-      if (sink.count > blocks * rescan_changes) {
-        digest.change -= base;
-        digest.change += digest_range(key, frame_.tensor, offset, {changed_tile(old, size), size});
-        continue;
-      }
-      std::uint64_t lanes[2] = {0, 0};
-      loops_.add_change(old, key.words(), sink, lanes);
-      for (std::size_t lane = 0; lane < 2; ++lane)
-        digest.change.lane[lane] +=
-            lanes[lane] * key.multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
+      const bytes_view changed = sink.count > blocks * rescan_changes
+                                     ? bytes_view{changed_tile(old, size), size}
+                                     : bytes_view{};
+      for (std::size_t i = 0; i < count; ++i) add_tile(digests[i], {old, size}, changed, offset);
     }
     for (std::size_t i = 0; i < table_.model.classes; ++i)
       if (table_.classes[i].count != 0 && last_[i] >= classes.total[i]) return nullptr;
@@ -132,6 +123,25 @@ class range_decoder {
   static class_code code_of(const coded_class& c) noexcept {
     return {c.count, c.exceptions, c.gap_bits, c.value_bits,
             exception_gap_bits(c.count, c.exceptions)};
+  }
+
+  /// What a tile is and how it changes; `changed`: the tile as it will be, if it is there.
+  void add_tile(keyed_digest& d, bytes_view old, bytes_view changed,
+                std::uint64_t offset) noexcept {
+    const auto base = digest_range(*d.key, frame_.tensor, offset, old);
+    d.sum.base += base;
+    const auto& sink = memory_.template sink_of<T>();
+    if (sink.count == 0) return;
+    if (changed.size != 0) {
+      d.sum.change -= base;
+      d.sum.change += digest_range(*d.key, frame_.tensor, offset, changed);
+      return;
+    }
+    std::uint64_t lanes[2] = {0, 0};
+    loops_.add_change(old.data, d.key->words(), sink, lanes);
+    for (std::size_t lane = 0; lane < 2; ++lane)
+      d.sum.change.lane[lane] +=
+          lanes[lane] * d.key->multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
   }
 
   /// A tile as it will be.
@@ -183,11 +193,24 @@ frame_stager& frame_stager::operator=(frame_stager&&) noexcept = default;
 
 frame_status frame_stager::stage(const digest_key& key, const frame& f, tensor_view live,
                                  std::vector<std::byte>& out, staged_digest& digest) {
+  keyed_digest one{&key, digest};
+  const auto status = stage(&one, 1, f, live, out);
+  digest = one.sum;
+  return status;
+}
+
+frame_status frame_stager::stage(keyed_digest* digests, std::size_t count, const frame& f,
+                                 tensor_view live, std::vector<std::byte>& out) {
   require_fit(f, live);
+  if (count > digests_max)
+    throw std::invalid_argument("stage: under more keys than one pass is for");
   const std::byte* const range = live.bytes.data + f.offset;
   if (f.encoding != frame_encoding::coded) {
-    digest.change += change_of(key, f, live);
-    digest.base += digest_range(key, f.tensor, f.offset, {range, f.range_bytes});
+    for (std::size_t i = 0; i < count; ++i) {
+      auto& d = digests[i];
+      d.sum.change += change_of(*d.key, f, live);
+      d.sum.base += digest_range(*d.key, f.tensor, f.offset, {range, f.range_bytes});
+    }
     const std::size_t start = out.size();
     out.resize(start + frame_header_bytes);
     out.insert(out.end(), f.payload.data, f.payload.data + f.payload.size);
@@ -208,9 +231,11 @@ frame_status frame_stager::stage(const digest_key& key, const frame& f, tensor_v
     std::byte* const payload = out.data() + start + frame_header_bytes;
     if (!raw) memory_->records.resize(records_max);
     std::byte* const records = raw ? payload : memory_->records.data();
-    staged_digest added;
-    std::byte* const end = decoder.run(key, records, added);
+    std::array<staged_digest, digests_max> before;
+    for (std::size_t i = 0; i < count; ++i) before[i] = digests[i].sum;
+    std::byte* const end = decoder.run(digests, count, records);
     if (end == nullptr) {
+      for (std::size_t i = 0; i < count; ++i) digests[i].sum = before[i];
       out.resize(start);
       return frame_status::bad_position;
     }
@@ -224,8 +249,6 @@ frame_status frame_stager::stage(const digest_key& key, const frame& f, tensor_v
       overwrite(f.unit, {records, static_cast<std::size_t>(end - records)}, payload);
     }
     write_header(out, start, made);
-    digest.base += added.base;
-    digest.change += added.change;
     return frame_status::ok;
   });
 }

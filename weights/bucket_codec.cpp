@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <iterator>
 #include <mutex>
 #include <utility>
@@ -14,18 +13,6 @@
 namespace lockstep {
 
 namespace {
-
-digest to_digest(kernels::digest_sum sum) {
-  return {sum.lane[0], sum.lane[1]};
-}
-
-/// Calls `work(key)` with the key of `seed`. The public one is expanded once: it is asked for at
-/// every step of a sync.
-template <class Work>
-auto with_key(std::uint64_t seed, Work work) {
-  static const kernels::digest_key public_key(public_digest_seed);
-  return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
-}
 
 kernels::digest_sum digest_part(const kernels::digest_key& key, const tensor_views& tensors,
                                 const tensor_part& part) {
@@ -57,115 +44,18 @@ std::array<digest, Keys> sum_over(const tensor_views& tensors,
   return out;
 }
 
-using range_of_tensor = std::pair<std::uint32_t, std::uint64_t>;
-
-/// Calls `visit(tensor, offset)` for each range of a batch.
-template <class Visit>
-void for_each_range(std::span<const tensor_part> batch, Visit visit) {
-  static_assert(batches::bytes_max % kernels::frame_span_bytes_max == 0);
-  for (const auto& part : batch)
-    for (std::size_t at = 0; at < part.bytes; at += kernels::frame_span_bytes_max)
-      visit(part.tensor, part.offset + at);
-}
-
-/// What staged buckets may still grow to. A coded frame of some bytes can stand for a range of a
-/// MiB, and a peer may send many.
-struct staging_room {
-  explicit staging_room(std::uint64_t bytes) : left(bytes) {}
-  bool take(std::uint64_t bytes) noexcept {
-    auto now = left.load();
-    while (now >= bytes)
-      if (left.compare_exchange_weak(now, now - bytes)) return true;
-    return false;
-  }
-  std::atomic<std::uint64_t> left;
-};
-
-struct frame_at {
-  kernels::frame frame;
-  std::size_t at;  ///< in its bucket
-};
-
-std::optional<bucket_failure> parse_bucket(const payload& bucket, const tensor_views& tensors,
-                                           std::vector<frame_at>& out) {
-  for (std::size_t at = 0; at < bucket.size();) {
-    kernels::frame frame;
-    std::size_t length = 0;
-    const auto status =
-        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
-    if (status != kernels::frame_status::ok) return failed_at(at, status);
-    out.push_back({frame, at});
-    at += length;
-  }
-  return std::nullopt;
-}
-
-/// Some frames of a bucket that follow each other, and what becomes of them.
-struct stage_job {
-  std::size_t bucket = 0;
-  std::span<const frame_at> frames;
-  std::vector<std::byte> staged;
-  kernels::staged_digest digest;
-  std::optional<bucket_failure> failure;
-};
-
-void stage(const kernels::digest_key& key, const tensor_views& tensors,
-           kernels::frame_stager& stager, staging_room& room, stage_job& job) {
-  std::size_t taken = 0;
-  for (const auto& [frame, at] : job.frames) {
-    const auto status = stager.stage(key, frame, tensors[frame.tensor], job.staged, job.digest);
-    if (status != kernels::frame_status::ok) {
-      job.failure = failed_at(at, status);
-      return;
-    }
-    if (!room.take(job.staged.size() - taken)) {
-      job.failure = bucket_failure{errc::bad_manifest, "staged, it is larger than may be held"};
-      return;
-    }
-    taken = job.staged.size();
-  }
-}
-
-/// Frames that one thread takes at a time: few, since a bucket of coded frames may be all of a
-/// model's delta, and each stands for up to a MiB of weights.
-constexpr std::size_t job_frames = 4;
-
-std::vector<stage_job> jobs_of(const std::vector<std::vector<frame_at>>& frames) {
-  std::vector<stage_job> out;
-  for (std::size_t i = 0; i < frames.size(); ++i)
-    for (std::size_t at = 0; at < frames[i].size(); at += job_frames) {
-      stage_job job;
-      job.bucket = i;
-      job.frames = std::span(frames[i]).subspan(at, std::min(job_frames, frames[i].size() - at));
-      out.push_back(std::move(job));
-    }
-  return out;
-}
-
-/// Digest of the ranges of `which` that are not among `seen`, which ascend.
-kernels::digest_sum digest_of_rest(const kernels::digest_key& key,
-                                   std::span<const tensor_part> which, const tensor_views& tensors,
-                                   const std::vector<range_of_tensor>& seen) {
-  kernels::digest_sum sum;
-  for_each_range(which, [&](std::uint32_t tensor, std::size_t at) {
-    if (std::ranges::binary_search(seen, range_of_tensor{tensor, at})) return;
-    const auto bytes = tensors[tensor].bytes;
-    const auto size = std::min(kernels::frame_span_bytes_max, bytes.size - at);
-    sum += kernels::digest_range(key, tensor, at, {bytes.data + at, size});
-  });
-  return sum;
-}
-
 struct batch_frames {
   std::vector<std::byte> bytes;
   std::vector<std::size_t> ends;  ///< of each frame
   std::uint64_t changed = 0;
+  kernels::digest_sum state;  ///< of the target
 };
 
 batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views& base,
                           const tensor_views& target,
                           const std::vector<kernels::class_model>& models,
-                          kernels::encoding_choice choice, kernels::delta_encoder& encoder) {
+                          kernels::encoding_choice choice, const kernels::digest_key* key,
+                          kernels::delta_encoder& encoder) {
   // Above this density coded frames save little, and take far longer to stage than deadlines allow.
   constexpr std::uint64_t dense_share = 4;
   batch_frames out;
@@ -179,8 +69,9 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
       return encoder.encode(i, base[i], target[i], at, models[i], how, out.bytes);
     };
     auto changed = encode();
-    const auto range = std::min(kernels::frame_span_bytes_max, base[i].bytes.size - at);
-    const bool is_dense = changed * dense_share > range / base[i].unit;
+    const auto range = range_at(target[i], at);
+    if (key != nullptr) out.state += kernels::digest_range(*key, i, at, range);  // it is cached
+    const bool is_dense = changed * dense_share > range.size / base[i].unit;
     if (std::exchange(dense, is_dense) != is_dense && choice == kernels::encoding_choice::coded) {
       out.bytes.resize(start);
       changed = encode();
@@ -190,63 +81,6 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
       out.ends.push_back(out.bytes.size());
   });
   return out;
-}
-
-/// Calls `job(i, tool)` for `i` below `count` on several threads, each with a Tool of its own,
-/// whose working memory serves one job after the other.
-template <class Tool, class Job>
-void run_jobs(std::size_t count, Job job) {
-  std::atomic<std::size_t> next{0};
-  on_workers(count, [&] {
-    Tool tool{};
-    for (std::size_t i = next++; i < count; i = next++) job(i, tool);
-  });
-}
-
-/// How many of the first buckets are staged at a time: their frames are held meanwhile, and those
-/// of a hostile bucket take a few times as much as the bucket.
-std::size_t window_of(std::span<const payload> buckets) {
-  constexpr std::size_t window_bytes = 64 << 20;
-  std::size_t count = 0;
-  for (std::size_t bytes = 0; count < buckets.size() && bytes < window_bytes; ++count)
-    bytes += buckets[count].size();
-  return count;
-}
-
-/// Stages these buckets in place; which of them failed, and why, if one did.
-std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
-    const kernels::digest_key& key, std::span<payload> buckets, const tensor_views& tensors,
-    staging_room& room, kernels::staged_digest& sum, std::vector<range_of_tensor>& seen) {
-  std::vector<std::vector<frame_at>> frames(buckets.size());
-  std::vector<std::optional<bucket_failure>> failures(buckets.size());
-  for_each_index(buckets.size(), [&](std::size_t i) {
-    failures[i] = parse_bucket(buckets[i], tensors, frames[i]);
-  });
-  for (std::size_t i = 0; i < buckets.size(); ++i)
-    if (failures[i]) return std::pair(i, *failures[i]);
-  auto jobs = jobs_of(frames);
-  run_jobs<kernels::frame_stager>(jobs.size(), [&](std::size_t i, auto& stager) {
-    stage(key, tensors, stager, room, jobs[i]);
-  });
-  std::vector<std::size_t> sizes(buckets.size());
-  for (const auto& job : jobs) {
-    if (job.failure) return std::pair(job.bucket, *job.failure);
-    sizes[job.bucket] += job.staged.size();
-    sum.base += job.digest.base;
-    sum.change += job.digest.change;
-    for (const auto& f : job.frames) seen.emplace_back(f.frame.tensor, f.frame.offset);
-  }
-  auto job = jobs.begin();
-  for (std::size_t i = 0; i < buckets.size(); ++i) {
-    std::vector<std::byte> staged;
-    staged.reserve(sizes[i]);
-    for (; job != jobs.end() && job->bucket == i; ++job) {
-      staged.insert(staged.end(), job->staged.begin(), job->staged.end());
-      job->staged = {};
-    }
-    buckets[i] = payload(std::move(staged));
-  }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -307,7 +141,7 @@ hash128 hash_of(const payload& bucket) {
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
                            const tensor_views& target, std::uint64_t bucket_bytes_max,
-                           kernels::encoding_choice choice) {
+                           kernels::encoding_choice choice, digest* target_state) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
   packer pack(out.content, bucket_bytes_max);
@@ -320,12 +154,17 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
           models[part.tensor] = kernels::plan_classes(base[part.tensor], target[part.tensor]);
     });
   std::vector<batch_frames> made(all.count());
-  run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
-    made[i] = encode_batch(all[i], base, target, models, choice, encoder);
+  with_key(public_digest_seed, [&](const kernels::digest_key& key) {
+    const auto* const digested = target_state == nullptr ? nullptr : &key;
+    run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
+      made[i] = encode_batch(all[i], base, target, models, choice, digested, encoder);
+    });
   });
+  kernels::digest_sum state;
   std::vector<std::byte> frame;
   for (auto& batch : made) {
     out.content.changed += batch.changed;
+    state += batch.state;
     std::size_t at = 0;
     for (const auto end : batch.ends) {
       frame.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
@@ -336,6 +175,7 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
     batch = {};
   }
   out.buckets = pack.finish();
+  if (target_state != nullptr) *target_state = to_digest(state);
   return out;
 }
 
@@ -447,7 +287,7 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
       seen.push_back(at);
       return ascending;
     });
-    if (!ascending) failure = bucket_failure{errc::bad_frame, "ranges are not in order"};
+    if (!ascending) failure = bucket_failure{errc::bad_frame, ranges_disordered};
     if (failure) {
       failure->detail = "bucket " + std::to_string(i) + ", " + failure->detail;
       return failure;
@@ -456,7 +296,7 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
   if (all_ascend) return std::nullopt;
   std::ranges::sort(seen);
   if (std::ranges::adjacent_find(seen) == seen.end()) return std::nullopt;
-  return bucket_failure{errc::bad_frame, "a range is there twice"};
+  return bucket_failure{errc::bad_frame, range_twice};
 }
 
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
@@ -507,34 +347,6 @@ std::size_t count_frames(const payload& bucket, const tensor_views& tensors) {
   std::size_t count = 0;
   for_each_frame(bucket, tensors, [&](const auto&) { return ++count != 0; });
   return count;
-}
-
-std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
-                                            const tensor_views& tensors, std::uint64_t bytes_max,
-                                            staged_states& states) {
-  return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
-    staging_room room{bytes_max};
-    kernels::staged_digest sum;
-    std::vector<range_of_tensor> seen;
-    for (std::size_t from = 0; from < buckets.size();) {
-      const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
-      if (auto failure = stage_window(key, some, tensors, room, sum, seen)) {
-        failure->first += from;
-        failure->second.detail =
-            "bucket " + std::to_string(failure->first) + ", " + failure->second.detail;
-        return failure->second;
-      }
-      from += some.size();
-    }
-    std::ranges::sort(seen);
-    const batches all(tensors);
-    std::vector<kernels::digest_sum> rest(all.count());
-    for_each_index(all.count(),
-                   [&](std::size_t i) { rest[i] = digest_of_rest(key, all[i], tensors, seen); });
-    for (const auto& part : rest) sum.base += part;
-    states = {to_digest(sum.base), to_digest(sum.base + sum.change)};
-    return std::nullopt;
-  });
 }
 
 }  // namespace lockstep

@@ -60,9 +60,12 @@ struct encoded_delta {
 /// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
 /// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`)
 /// before anything else takes them. On several threads; the bytes are the same on however many.
+/// `target_state`: set to what all of `target` digests to under the public key, changed or not,
+/// unless it is null. It is of the bytes themselves, not of what the frames say.
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
                            const tensor_views& target, std::uint64_t bucket_bytes_max,
-                           kernels::encoding_choice choice = kernels::encoding_choice::raw);
+                           kernels::encoding_choice choice = kernels::encoding_choice::raw,
+                           digest* target_state = nullptr);
 
 /// How all weights of one layout are cut into buckets of full frames: the same wherever weights of
 /// that layout are. Reads no weights, and holds 24 bytes a bucket.
@@ -118,19 +121,23 @@ struct bucket_failure {
 struct staged_states {
   digest base;
   digest target;
+  digest other_base;  ///< under the other seed, if there is one
+  digest other_target;
 };
 
 /// Makes absorbing buckets of a delta that may hold coded frames, while the weights still are its
 /// base: sets each bucket to one of raw and full frames that makes the target of any mix of base
 /// and target. Reads each byte of the weights once, on several threads, and sets `states` to what
 /// they digest to and what they would digest to. Go on only if these are the base and the target
-/// that were announced: from there on the buckets are what `check_buckets` (which finds ranges that
-/// are there twice), `apply_bucket` and a redo take.
+/// that were announced: from there on the buckets are what `apply_bucket` and a redo take, as if
+/// `check_buckets` had been asked: frames are well-formed, their ranges ascend within a bucket, and
+/// none is there twice.
 /// `bytes_max`: what all buckets together may grow to. After a failure some buckets are staged and
-/// others not.
+/// others not. `other_seed`: digest under this one too, in the same pass.
 std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
                                             const tensor_views& tensors, std::uint64_t bytes_max,
-                                            staged_states& states);
+                                            staged_states& states,
+                                            std::optional<std::uint64_t> other_seed = {});
 
 /// The same frames in the same order, in buckets of at most `bucket_bytes_max` again. The buckets
 /// must have passed `check_buckets`.

@@ -1,18 +1,88 @@
-// Decides how frames are gathered into buckets, and found in them again. Private to weights/.
+// Decides how frames are gathered into buckets and found in them again, and how passes over all
+// weights and frames are shared out. Private to weights/.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 
 #include "kernels/frame.hpp"
 #include "weights/bucket_codec.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep {
+
+inline digest to_digest(kernels::digest_sum sum) {
+  return {sum.lane[0], sum.lane[1]};
+}
+
+/// Calls `work(key)` with the key of `seed`. The public one is expanded once: it is asked for at
+/// every step of a sync.
+template <class Work>
+auto with_key(std::uint64_t seed, Work work) {
+  static const kernels::digest_key public_key(public_digest_seed);
+  return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
+}
+
+/// Calls `visit(tensor, offset)` for each range of a batch.
+template <class Visit>
+void for_each_range(std::span<const tensor_part> batch, Visit visit) {
+  static_assert(batches::bytes_max % kernels::frame_span_bytes_max == 0);
+  for (const auto& part : batch)
+    for (std::size_t at = 0; at < part.bytes; at += kernels::frame_span_bytes_max)
+      visit(part.tensor, part.offset + at);
+}
+
+/// The range of a tensor that begins at `offset`.
+inline kernels::bytes_view range_at(const kernels::tensor_view& tensor, std::size_t offset) {
+  return {tensor.bytes.data + offset,
+          std::min(kernels::frame_span_bytes_max, tensor.bytes.size - offset)};
+}
+
+/// Calls `job(i, tool)` for `i` below `count` on several threads, each with a Tool of its own,
+/// whose working memory serves one job after the other.
+template <class Tool, class Job>
+void run_jobs(std::size_t count, Job job) {
+  std::atomic<std::size_t> next{0};
+  on_workers(count, [&] {
+    Tool tool{};
+    for (std::size_t i = next++; i < count; i = next++) job(i, tool);
+  });
+}
 
 inline bucket_failure failed_at(std::size_t byte, kernels::frame_status status) {
   return {status == kernels::frame_status::bad_checksum ? errc::bad_checksum : errc::bad_frame,
           std::string("frame at byte ") + std::to_string(byte) + ": " + kernels::to_string(status)};
+}
+
+/// Where a range begins.
+using range_of_tensor = std::pair<std::uint32_t, std::uint64_t>;
+
+inline constexpr const char* ranges_disordered = "ranges are not in order";
+inline constexpr const char* range_twice = "a range is there twice";
+
+struct frame_at {
+  kernels::frame frame;
+  std::size_t at;  ///< in its bucket
+};
+
+/// Appends all frames of `bucket`, coded ones too.
+inline std::optional<bucket_failure> parse_bucket(const payload& bucket,
+                                                  const tensor_views& tensors,
+                                                  std::vector<frame_at>& out) {
+  for (std::size_t at = 0; at < bucket.size();) {
+    kernels::frame frame;
+    std::size_t length = 0;
+    const auto status =
+        kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
+    if (status != kernels::frame_status::ok) return failed_at(at, status);
+    out.push_back({frame, at});
+    at += length;
+  }
+  return std::nullopt;
 }
 
 /// Calls `visit(frame)`, or `visit(frame, all its bytes)`, for every frame of `bucket`; stops at

@@ -1,5 +1,6 @@
-// Decides what the thread sanitizer knows of CAF, which is Debian's library and not instrumented:
-// that what a sender did before it enqueued a message comes before what the receiver does with it,
+// Decides what the thread sanitizer knows of CAF, which is Debian's library and not instrumented
+// (with one thing of libstdc++, which is not either): that what a sender did before it enqueued a
+// message comes before what the receiver does with it,
 // that whoever deletes a message comes after its sender, and that whoever deletes something counted
 // comes after all who counted it down. Defined in the program, these functions take the place of
 // the library's, for it as well, and go on to them.
@@ -165,6 +166,19 @@ void schedule_message(void* self, long when, void* receiver, void* what) {
   __tsan_release(&timer);
   __tsan_release(deleted_by(what));
   library(self, when, receiver, what);
+}
+
+// Exceptions that threads hand on, as a promise does, are counted in libstdc++, which is not
+// instrumented either. The argument is where the exception's address stands.
+#define RELEASE "_ZNSt15__exception_ptr13exception_ptr10_M_releaseEv"
+void release_exception(void** self) asm(RELEASE);
+void release_exception(void** self) {
+  static auto* const library = next<void(void**)>(RELEASE);
+  if (*self != nullptr) {
+    __tsan_release(*self);
+    __tsan_acquire(*self);
+  }
+  library(self);
 }
 
 }  // extern "C"

@@ -12,6 +12,7 @@ using namespace lockstep;
 using fuzz::bytes;
 
 constexpr std::uint64_t seed = 7;
+constexpr std::uint64_t other_seed = 6;
 /// A coded frame becomes longer when it is staged: low, so that it is reached.
 constexpr std::uint64_t staged_bytes_max = 5 << 10;
 
@@ -21,6 +22,7 @@ struct {
   tensor_spans spans = fuzz::spans_of(live);
   tensor_views views = as_views(spans);
   digest state = digest_of(seed, views);
+  digest other_state = digest_of(other_seed, views);
 } world;
 
 payload payload_of(std::span<const std::byte> part) {
@@ -118,7 +120,8 @@ void check_refused(const payload& bucket) {
 /// before that.
 void check_staged(std::vector<payload> buckets, bool plain) {
   staged_states states;
-  const auto failure = stage_buckets(seed, buckets, world.views, staged_bytes_max, states);
+  const auto failure =
+      stage_buckets(seed, buckets, world.views, staged_bytes_max, states, other_seed);
   demand_live(world.base, "who stages writes nothing");
   if (failure) {
     fuzz::demand(!plain || failure->reason == errc::bad_manifest, "what is accepted can be staged");
@@ -128,10 +131,13 @@ void check_staged(std::vector<payload> buckets, bool plain) {
   std::size_t staged = 0;
   for (const auto& bucket : buckets) staged += bucket.size();
   fuzz::demand(staged <= staged_bytes_max, "what is staged is bounded");
-  if (check_buckets(buckets, world.views)) return fuzz::demand(!plain, "what is staged is frames");
+  fuzz::demand(!check_buckets(buckets, world.views), "what is staged is frames, none there twice");
   fuzz::demand(states.base == world.state, "the base is digested");
+  fuzz::demand(states.other_base == world.other_state, "under the other key too");
   fuzz::demand(predict(seed, world.state, buckets, world.views) == states.target,
                "the target is predicted");
+  fuzz::demand(predict(other_seed, world.other_state, buckets, world.views) == states.other_target,
+               "under the other key too");
   if (!plain) check_accepted(buckets);
 }
 

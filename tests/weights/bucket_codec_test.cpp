@@ -78,15 +78,18 @@ std::uint64_t room_for(const weight_buffer& w) {
 
 /// The same as coded buckets, which have to be staged first.
 void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
+  digest encoded;
   const auto delta = encode_delta(base.shape(), views(base), views(target), bytes_max,
-                                  kernels::encoding_choice::coded);
+                                  kernels::encoding_choice::coded, &encoded);
+  CHECK(encoded == digest_of(public_digest_seed, views(target)));
   check_bounds(delta.content, delta.buckets.size(), bytes_max);
   for (const auto key : {seed, std::uint64_t{77}}) {
     auto staged = delta.buckets;
     staged_states states;
-    REQUIRE_FALSE(stage_buckets(key, staged, views(base), room_for(base), states));
+    REQUIRE_FALSE(stage_buckets(key, staged, views(base), room_for(base), states, key + 1));
     CHECK(states.base == digest_of(key, views(base)));
     CHECK(states.target == digest_of(key, views(target)));
+    CHECK(states.other_base == digest_of(key + 1, views(base)));
     check_leads(staged, base, target);
   }
 }
@@ -94,7 +97,10 @@ void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes
 void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
   const auto& shape = base.shape();
   check_coded(base, target, bytes_max);
-  const auto delta = encode_delta(shape, views(base), views(target), bytes_max);
+  digest encoded;
+  const auto delta = encode_delta(shape, views(base), views(target), bytes_max,
+                                  kernels::encoding_choice::raw, &encoded);
+  CHECK(encoded == digest_of(public_digest_seed, views(target)));
   CHECK(delta.content.layout == shape.fingerprint());
   check_bounds(delta.content, delta.buckets.size(), bytes_max);
   for (std::size_t i = 0; i < delta.buckets.size(); ++i)
@@ -183,12 +189,29 @@ TEST_CASE("coded buckets are refused where only absorbing ones may be") {
   CHECK(refusal({joined(delta.buckets[0], flipped(delta.buckets[0], 0))}, room).reason ==
         errc::bad_frame);
 
-  // What is there twice does not digest to the base, and is found once it is staged.
-  std::vector<payload> twice{delta.buckets[0], delta.buckets[0]};
-  staged_states states;
-  REQUIRE_FALSE(stage_buckets(seed, twice, views(base), room, states));
-  CHECK(states.base != digest_of(seed, views(base)));
-  CHECK(check_buckets(twice, views(base)));
+  CHECK(refusal({delta.buckets[0], delta.buckets[0]}, room).detail == "a range is there twice");
+  CHECK(refusal({joined(delta.buckets[0], delta.buckets[0])}, room).detail ==
+        "bucket 0, ranges are not in order");
+}
+
+TEST_CASE("buckets may be in any order, and ranges in one of them only ascend") {
+  const layout shape({{"a", dtype::bf16, {64}}, {"b", dtype::bf16, {64}}});
+  weight_buffer base(shape);
+  auto target = base.clone();
+  for (std::size_t i = 0; i < 2; ++i) target.tensor(i)[7] = std::byte{1};
+  const auto delta = encode_delta(shape, views(base), views(target), 1);
+  REQUIRE(delta.buckets.size() == 2);
+  const auto& a = delta.buckets[0];
+  const auto& b = delta.buckets[1];
+  const auto staged = [&](std::vector<payload> buckets) {
+    staged_states states;
+    const auto failure = stage_buckets(seed, buckets, views(base), room_for(base), states);
+    if (!failure) CHECK(states.target == digest_of(seed, views(target)));
+    return failure ? failure->detail : "";
+  };
+  CHECK(staged({b, a}).empty());
+  CHECK(staged({joined(a, b)}).empty());
+  CHECK(staged({joined(b, a)}) == "bucket 0, ranges are not in order");
 }
 
 TEST_CASE("what is dense is not coded, and what follows it is again") {

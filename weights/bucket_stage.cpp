@@ -1,0 +1,211 @@
+// Decides how the buckets of a delta become absorbing ones while the base is read once.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <utility>
+
+#include "weights/bucket_codec.hpp"
+#include "weights/bucket_parts.hpp"
+#include "weights/workers.hpp"
+
+namespace lockstep {
+
+namespace {
+
+using stager = kernels::frame_stager;
+
+/// What is digested under; the second is there or is not.
+class staging_keys {
+ public:
+  staging_keys(const kernels::digest_key& first, const kernels::digest_key* second)
+      : keys_{&first, second}, count_(second == nullptr ? 1 : 2) {}
+
+  std::size_t count() const noexcept { return count_; }
+  const kernels::digest_key& operator[](std::size_t i) const noexcept { return *keys_[i]; }
+
+ private:
+  std::array<const kernels::digest_key*, stager::digests_max> keys_;
+  std::size_t count_;
+};
+
+/// What weights are, and by how much frames change it, under each key.
+using staged_sums = std::array<kernels::staged_digest, stager::digests_max>;
+
+void add(staged_sums& to, const staged_sums& from) {
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    to[i].base += from[i].base;
+    to[i].change += from[i].change;
+  }
+}
+
+/// What staged buckets may still grow to. A coded frame of some bytes can stand for a range of a
+/// MiB, and a peer may send many.
+struct staging_room {
+  explicit staging_room(std::uint64_t bytes) : left(bytes) {}
+  bool take(std::uint64_t bytes) noexcept {
+    auto now = left.load();
+    while (now >= bytes)
+      if (left.compare_exchange_weak(now, now - bytes)) return true;
+    return false;
+  }
+  std::atomic<std::uint64_t> left;
+};
+
+/// Some frames of a bucket that follow each other, and what becomes of them.
+struct stage_job {
+  std::size_t bucket = 0;
+  std::span<const frame_at> frames;
+  std::vector<std::byte> staged;
+  staged_sums sums;
+  std::optional<bucket_failure> failure;
+};
+
+void stage(const staging_keys& keys, const tensor_views& tensors, stager& tool, staging_room& room,
+           stage_job& job) {
+  std::array<kernels::keyed_digest, stager::digests_max> digests{};
+  for (std::size_t i = 0; i < keys.count(); ++i) digests[i].key = &keys[i];
+  std::size_t taken = 0;
+  for (const auto& [frame, at] : job.frames) {
+    const auto status =
+        tool.stage(digests.data(), keys.count(), frame, tensors[frame.tensor], job.staged);
+    if (status != kernels::frame_status::ok) {
+      job.failure = failed_at(at, status);
+      return;
+    }
+    if (!room.take(job.staged.size() - taken)) {
+      job.failure = bucket_failure{errc::bad_manifest, "staged, it is larger than may be held"};
+      return;
+    }
+    taken = job.staged.size();
+  }
+  for (std::size_t i = 0; i < keys.count(); ++i) job.sums[i] = digests[i].sum;
+}
+
+/// Frames that one thread takes at a time: few, since a bucket of coded frames may be all of a
+/// model's delta, and each stands for up to a MiB of weights.
+constexpr std::size_t job_frames = 4;
+
+std::vector<stage_job> jobs_of(const std::vector<std::vector<frame_at>>& frames) {
+  std::vector<stage_job> out;
+  for (std::size_t i = 0; i < frames.size(); ++i)
+    for (std::size_t at = 0; at < frames[i].size(); at += job_frames) {
+      stage_job job;
+      job.bucket = i;
+      job.frames = std::span(frames[i]).subspan(at, std::min(job_frames, frames[i].size() - at));
+      out.push_back(std::move(job));
+    }
+  return out;
+}
+
+/// Digests of the ranges of `which` that are not among `seen`, which ascend.
+staged_sums digest_rest(const staging_keys& keys, std::span<const tensor_part> which,
+                        const tensor_views& tensors, const std::vector<range_of_tensor>& seen) {
+  staged_sums sums;
+  for_each_range(which, [&](std::uint32_t tensor, std::size_t at) {
+    if (std::ranges::binary_search(seen, range_of_tensor{tensor, at})) return;
+    const auto range = range_at(tensors[tensor], at);
+    // Tile by tile: what one key reads is in the cache for the next.
+    for (std::size_t tile = 0; tile < range.size; tile += kernels::digest_tile_bytes)
+      for (std::size_t i = 0; i < keys.count(); ++i)
+        sums[i].base += kernels::digest_range(
+            keys[i], tensor, at + tile,
+            {range.data + tile, std::min(kernels::digest_tile_bytes, range.size - tile)});
+  });
+  return sums;
+}
+
+/// How many of the first buckets are staged at a time: their frames are held meanwhile, and those
+/// of a hostile bucket take a few times as much as the bucket.
+std::size_t window_of(std::span<const payload> buckets) {
+  constexpr std::size_t window_bytes = 64 << 20;
+  std::size_t count = 0;
+  for (std::size_t bytes = 0; count < buckets.size() && bytes < window_bytes; ++count)
+    bytes += buckets[count].size();
+  return count;
+}
+
+std::optional<bucket_failure> parse_in_order(const payload& bucket, const tensor_views& tensors,
+                                             std::vector<frame_at>& out) {
+  if (auto failure = parse_bucket(bucket, tensors, out)) return failure;
+  const auto range = [](const frame_at& f) {
+    return range_of_tensor{f.frame.tensor, f.frame.offset};
+  };
+  // Not ascending, or the same.
+  if (std::ranges::adjacent_find(out, std::ranges::greater_equal{}, range) == out.end()) return {};
+  return bucket_failure{errc::bad_frame, ranges_disordered};
+}
+
+/// Stages these buckets in place; which of them failed, and why, if one did.
+std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
+    const staging_keys& keys, std::span<payload> buckets, const tensor_views& tensors,
+    staging_room& room, staged_sums& sums, std::vector<range_of_tensor>& seen) {
+  std::vector<std::vector<frame_at>> frames(buckets.size());
+  std::vector<std::optional<bucket_failure>> failures(buckets.size());
+  for_each_index(buckets.size(), [&](std::size_t i) {
+    failures[i] = parse_in_order(buckets[i], tensors, frames[i]);
+  });
+  for (std::size_t i = 0; i < buckets.size(); ++i)
+    if (failures[i]) return std::pair(i, *failures[i]);
+  auto jobs = jobs_of(frames);
+  run_jobs<stager>(jobs.size(),
+                   [&](std::size_t i, auto& tool) { stage(keys, tensors, tool, room, jobs[i]); });
+  std::vector<std::size_t> sizes(buckets.size());
+  for (const auto& job : jobs) {
+    if (job.failure) return std::pair(job.bucket, *job.failure);
+    sizes[job.bucket] += job.staged.size();
+    add(sums, job.sums);
+    for (const auto& f : job.frames) seen.emplace_back(f.frame.tensor, f.frame.offset);
+  }
+  auto job = jobs.begin();
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
+    std::vector<std::byte> staged;
+    staged.reserve(sizes[i]);
+    for (; job != jobs.end() && job->bucket == i; ++job) {
+      staged.insert(staged.end(), job->staged.begin(), job->staged.end());
+      job->staged = {};
+    }
+    buckets[i] = payload(std::move(staged));
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
+                                            const tensor_views& tensors, std::uint64_t bytes_max,
+                                            staged_states& states,
+                                            std::optional<std::uint64_t> other_seed) {
+  std::optional<kernels::digest_key> other;
+  if (other_seed) other.emplace(*other_seed);
+  return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
+    const staging_keys keys(key, other ? &*other : nullptr);
+    staging_room room{bytes_max};
+    staged_sums sums;
+    std::vector<range_of_tensor> seen;
+    for (std::size_t from = 0; from < buckets.size();) {
+      const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
+      if (auto failure = stage_window(keys, some, tensors, room, sums, seen)) {
+        failure->first += from;
+        failure->second.detail =
+            "bucket " + std::to_string(failure->first) + ", " + failure->second.detail;
+        return failure->second;
+      }
+      from += some.size();
+    }
+    std::ranges::sort(seen);
+    // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what
+    // will be written.
+    if (std::ranges::adjacent_find(seen) != seen.end())
+      return bucket_failure{errc::bad_frame, range_twice};
+    const batches all(tensors);
+    std::vector<staged_sums> rest(all.count());
+    for_each_index(all.count(),
+                   [&](std::size_t i) { rest[i] = digest_rest(keys, all[i], tensors, seen); });
+    for (const auto& part : rest) add(sums, part);
+    const auto target = [&](std::size_t i) { return to_digest(sums[i].base + sums[i].change); };
+    states = {to_digest(sums[0].base), target(0), to_digest(sums[1].base), target(1)};
+    return std::nullopt;
+  });
+}
+
+}  // namespace lockstep
