@@ -34,6 +34,12 @@ void* deleted_by(void* what) {
 
 constexpr std::ptrdiff_t resumable_offset = 160;  // of the base `resumable` in scheduled_actor
 
+/// An actor that was made is about to be known to others, who count its control block down.
+void made(char* self) {
+  __tsan_release(self);
+  __tsan_release(self - CAF_CACHE_LINE_SIZE);
+}
+
 }  // namespace
 
 #define ENQUEUE "ESt10unique_ptrINS_15mailbox_elementENS_6detail8disposerEEPNS_14execution_unitE"
@@ -87,7 +93,7 @@ void launch(char* self, void* unit, bool lazy,
 void launch(char* self, void* unit, bool lazy, bool hide) {
   static auto* const library =
       next<void(char*, void*, bool, bool)>(SCHEDULED "6launchEPNS_14execution_unitEbb");
-  __tsan_release(self);
+  made(self);
   library(self, unit, lazy, hide);
 }
 
@@ -97,7 +103,7 @@ void launch_broker(char* self, void* unit, bool lazy,
 void launch_broker(char* self, void* unit, bool lazy, bool hide) {
   static auto* const library = next<void(char*, void*, bool, bool)>(
       "_ZN3caf2io15abstract_broker6launchEPNS_14execution_unitEbb");
-  __tsan_release(self);
+  made(self);
   library(self, unit, lazy, hide);
 }
 
@@ -202,6 +208,7 @@ void intrusive_ptr_release_weak(actor_control_block* x) {
 }
 
 void intrusive_ptr_release(actor_control_block* x) {
+  __tsan_acquire(x);
   if (x->strong_refs.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     x->data_dtor(x->get());
     intrusive_ptr_release_weak(x);
