@@ -6,6 +6,7 @@
 #include "kernels/coded_table.hpp"
 #include "kernels/frame_layout.hpp"
 #include "kernels/inner_loops.hpp"
+#include "kernels/raw_payload.hpp"
 #include "kernels/scratch.hpp"
 
 namespace lockstep::kernels {
@@ -34,6 +35,75 @@ namespace {
 /// With more changes than this in each block, all of a tile is digested anew rather than what
 /// changes of it.
 constexpr std::size_t rescan_changes = 1;
+
+template <class T>
+std::size_t blocks_in(std::size_t size) noexcept {
+  constexpr std::size_t block_size = block_elements * sizeof(T);
+  return (size + block_size - 1) / block_size;
+}
+
+/// These bytes, or, if they end within a block, a copy that zeros follow.
+template <class T, class Memory>
+const std::byte* whole_blocks(Memory& memory, const std::byte* old, std::size_t size) noexcept {
+  const std::size_t whole = blocks_in<T>(size) * block_elements * sizeof(T);
+  if (whole == size) return old;
+  std::memcpy(memory.live_end.data(), old, size);
+  std::memset(memory.live_end.data() + size, 0, whole - size);
+  return memory.live_end.data();
+}
+
+/// Adds what the tile at `at` of a frame's range is, and by how much the changes that were gathered
+/// change it. `old` is followed by zeros up to a whole block.
+template <class T, class Memory>
+void add_tile(Memory& memory, keyed_digest* digests, std::size_t count, const frame& f,
+              std::size_t at, bytes_view old) noexcept {
+  const auto& sink = memory.template sink_of<T>();
+  const std::uint64_t offset = f.offset + at;
+  const bool dense = sink.count > blocks_in<T>(old.size) * rescan_changes;
+  std::byte* const tile = memory.target_tile.data();  // as it will be
+  if (dense) {
+    std::memcpy(tile, old.data, old.size);
+    for (std::size_t i = 0; i < sink.count; ++i)
+      std::memcpy(tile + sink.where[i] * sizeof(T), &sink.elements[i], sizeof(T));
+  }
+  for (keyed_digest* d = digests; d != digests + count; ++d) {
+    const auto base = digest_range(*d->key, f.tensor, offset, old);
+    d->sum.base += base;
+    if (dense) {
+      d->sum.change -= base;
+      d->sum.change += digest_range(*d->key, f.tensor, offset, {tile, old.size});
+    } else if (sink.count != 0) {
+      std::uint64_t lanes[2] = {0, 0};
+      active_coded_loops().of<T>().add_change(old.data, d->key->words(), sink, lanes);
+      for (std::size_t lane = 0; lane < 2; ++lane)
+        d->sum.change.lane[lane] +=
+            lanes[lane] * d->key->multiplier(lane, f.tensor, offset / digest_tile_bytes);
+    }
+  }
+}
+
+/// Adds what the range of a raw frame is, and by how much the frame changes it. Reads it once.
+template <class T, class Memory>
+void add_raw(Memory& memory, keyed_digest* digests, std::size_t count, const frame& f,
+             const std::byte* live) {
+  auto& sink = memory.template sink_of<T>();
+  sink.count = 0;
+  std::size_t at = 0;
+  const auto end_tile = [&] {
+    const std::size_t size = std::min<std::size_t>(chunk_bytes, f.range_bytes - at);
+    add_tile<T>(memory, digests, count, f, at, {whole_blocks<T>(memory, live + at, size), size});
+    sink.count = 0;
+    at += chunk_bytes;
+  };
+  const auto status = walk_raw<T>(f, [&](std::uint64_t position, T element) {
+    while (position * sizeof(T) >= at + chunk_bytes) end_tile();
+    sink.where[sink.count] = static_cast<std::uint16_t>(position - at / sizeof(T));
+    sink.elements[sink.count++] = element;
+  });
+  if (status != frame_status::ok)
+    throw std::invalid_argument("stage: the payload is not one that parse_frame accepts");
+  while (at < f.range_bytes) end_tile();
+}
 
 /// One coded frame, decoded on its base.
 template <class T, class Memory>
@@ -91,21 +161,12 @@ class range_decoder {
     for (std::size_t at = 0; at < frame_.range_bytes; at += chunk_bytes) {
       const std::size_t size = std::min<std::size_t>(chunk_bytes, frame_.range_bytes - at);
       const std::byte* old = live_ + at;
-      const std::uint64_t offset = frame_.offset + at;
-      constexpr std::size_t block_size = block_elements * sizeof(T);
-      if (size % block_size != 0) {
-        std::memcpy(memory_.live_end.data(), old, size);
-        std::memset(memory_.live_end.data() + size, 0, block_size - size % block_size);
-        old = memory_.live_end.data();
-      }
-      const std::size_t blocks = (size + block_size - 1) / block_size;
+      old = whole_blocks<T>(memory_, old, size);
+      const std::size_t blocks = blocks_in<T>(size);
       loops_.classify(table, old, nullptr, size / sizeof(T), classes);
       loops_.place(table_.model.classes, blocks, changes_.ranks, classes);
       loops_.apply_steps(table, old, blocks, at / sizeof(T), classes, changes_, sink);
-      const bytes_view changed = sink.count > blocks * rescan_changes
-                                     ? bytes_view{changed_tile(old, size), size}
-                                     : bytes_view{};
-      for (std::size_t i = 0; i < count; ++i) add_tile(digests[i], {old, size}, changed, offset);
+      add_tile<T>(memory_, digests, count, frame_, at, {old, size});
     }
     for (std::size_t i = 0; i < table_.model.classes; ++i)
       if (table_.classes[i].count != 0 && last_[i] >= classes.total[i]) return nullptr;
@@ -123,35 +184,6 @@ class range_decoder {
   static class_code code_of(const coded_class& c) noexcept {
     return {c.count, c.exceptions, c.gap_bits, c.value_bits,
             exception_gap_bits(c.count, c.exceptions)};
-  }
-
-  /// What a tile is and how it changes; `changed`: the tile as it will be, if it is there.
-  void add_tile(keyed_digest& d, bytes_view old, bytes_view changed,
-                std::uint64_t offset) noexcept {
-    const auto base = digest_range(*d.key, frame_.tensor, offset, old);
-    d.sum.base += base;
-    const auto& sink = memory_.template sink_of<T>();
-    if (sink.count == 0) return;
-    if (changed.size != 0) {
-      d.sum.change -= base;
-      d.sum.change += digest_range(*d.key, frame_.tensor, offset, changed);
-      return;
-    }
-    std::uint64_t lanes[2] = {0, 0};
-    loops_.add_change(old.data, d.key->words(), sink, lanes);
-    for (std::size_t lane = 0; lane < 2; ++lane)
-      d.sum.change.lane[lane] +=
-          lanes[lane] * d.key->multiplier(lane, frame_.tensor, offset / digest_tile_bytes);
-  }
-
-  /// A tile as it will be.
-  const std::byte* changed_tile(const std::byte* old, std::size_t size) noexcept {
-    std::byte* const tile = memory_.target_tile.data();
-    const auto& sink = memory_.template sink_of<T>();
-    std::memcpy(tile, old, size);
-    for (std::size_t i = 0; i < sink.count; ++i)
-      std::memcpy(tile + sink.where[i] * sizeof(T), &sink.elements[i], sizeof(T));
-    return tile;
   }
 
   /// Bits are filled up with zeros to a byte, and none is left over.
@@ -206,11 +238,15 @@ frame_status frame_stager::stage(keyed_digest* digests, std::size_t count, const
     throw std::invalid_argument("stage: under more keys than one pass is for");
   const std::byte* const range = live.bytes.data + f.offset;
   if (f.encoding != frame_encoding::coded) {
-    for (std::size_t i = 0; i < count; ++i) {
-      auto& d = digests[i];
-      d.sum.change += change_of(*d.key, f, live);
-      d.sum.base += digest_range(*d.key, f.tensor, f.offset, {range, f.range_bytes});
-    }
+    if (f.encoding == frame_encoding::raw)
+      with_unit(f.unit,
+                [&](auto zero) { add_raw<decltype(zero)>(*memory_, digests, count, f, range); });
+    else
+      for (std::size_t i = 0; i < count; ++i) {
+        digests[i].sum.base +=
+            digest_range(*digests[i].key, f.tensor, f.offset, {range, f.range_bytes});
+        digests[i].sum.change += change_of(*digests[i].key, f, live);
+      }
     const std::size_t start = out.size();
     out.resize(start + frame_header_bytes);
     out.insert(out.end(), f.payload.data, f.payload.data + f.payload.size);
