@@ -55,6 +55,7 @@ class checker {
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
   void check_membership(const trainer_process& t, const participant_report& p);
+  void check_ended(const trainer_process& t, endpoint to, const wire_message& m);
   void check_flusher(caf::scheduled_actor& actor);
   void check_memory(const trainer_actors& actors);
   void hear(const trainer_process& t, const reply_msg& m);
@@ -83,6 +84,8 @@ class checker {
   std::set<std::tuple<endpoint, txn_ref, incarnation>> lent_;
   /// Under which challenge each transaction asks for proofs.
   std::map<std::uint64_t, txn_ref> challenges_;
+  /// Whom a process has asked to stage what, and has told no end of it yet.
+  std::map<std::tuple<endpoint, endpoint, incarnation>, txn_ref> prepared_;
   std::string violation_;
 };
 

@@ -24,6 +24,7 @@ void checker::on_said(const trainer_process& t, endpoint to, const wire_message&
         }
       },
       m);
+  check_ended(t, to, m);
   const auto* ping = std::get_if<ping_msg>(&m);
   if (!ping) return;
   const auto actors = fleet_.actors_of(t);
@@ -37,6 +38,23 @@ void checker::on_said(const trainer_process& t, endpoint to, const wire_message&
     violated("I3: receivers are told of " + to_string(ping->current) + ", and the snapshot is at " +
              to_string(now));
   before = now;
+}
+
+/// Who was asked to stage something is told how that ended before it is asked for the next: by a
+/// commit, an abort, or by being admitted anew.
+void checker::check_ended(const trainer_process& t, endpoint to, const wire_message& m) {
+  const auto ends = [&](const envelope& env) { prepared_.erase({t.where, to, env.inc}); };
+  if (const auto* commit = std::get_if<commit_msg>(&m)) ends(commit->env);
+  if (const auto* abort = std::get_if<abort_msg>(&m)) ends(abort->env);
+  if (const auto* attach = std::get_if<attach_msg>(&m)) ends(attach->env);
+  if (const auto* full = std::get_if<full_begin_msg>(&m)) ends(full->env);
+  const auto* prepare = std::get_if<prepare_msg>(&m);
+  if (!prepare) return;
+  const auto& txn = prepare->env.txn;
+  auto& asked = prepared_.emplace(std::tuple(t.where, to, prepare->env.inc), txn).first->second;
+  if (asked.run == txn.run && asked != txn)
+    violated("named: " + fleet_.name_of(to) + " was never told how " + to_string(asked) + " ended");
+  asked = txn;
 }
 
 void checker::on_sent(endpoint from, const wire_message& m) {

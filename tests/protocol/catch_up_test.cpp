@@ -233,10 +233,13 @@ TEST_CASE_METHOD(receiver, "catch-up: a bucket that was not announced ends it un
 }
 
 TEST_CASE_METHOD(receiver, "catch-up: one that stops arriving is forgotten, and its tag stands") {
+  s.sync.link_bytes_per_s = 100;  // so that reading all weights takes a second
+  f = receiver_fsm({9, 7, me, layout, 1000}, s);
   serve();
   fall_behind();
   f.on_full_begin(t0, begin());
   put(0);
+  REQUIRE(scan_time(s, 1000) == std::chrono::seconds(1));
   const auto late = t0 + 2 * (full_timeout(s, 200) + scan_time(s, 1000));
   f.on_tick(late - milliseconds(1));
   CHECK(f.summarize().slot);

@@ -337,6 +337,12 @@ TEST_CASE("receiver: what is staged has a limit in bytes and in buckets") {
   all.content.bytes = full_bytes_limit(1000) + 1;
   CHECK(reply(f.on_full_begin(t0, all)).reason == errc::no_memory);
   CHECK(f.state().ready);
+  // As much as may be is taken.
+  m.env = fixture::env(6), m.target = at(6, d1);
+  m.content.buckets = {{99, {}}, {100, {}}}, m.content.bytes = 199;
+  CHECK(f.on_prepare(t0, m).empty());
+  all.env = fixture::env(7), all.content.buckets[0].bytes = --all.content.bytes;
+  CHECK(find<act::pause>(f.on_full_begin(t0, all)));
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a delta of another run, or to who serves nothing") {
@@ -717,6 +723,32 @@ TEST_CASE_METHOD(fixture, "receiver: a staged delta expires, and its base is ser
   CHECK(f.on_tick(until - milliseconds(1)).size() <= 1);  // at most the lease
   CHECK(find<act::drop_slot>(f.on_tick(until)));
   CHECK(f.state().phase == receiver_phase::serving);
+}
+
+TEST_CASE_METHOD(fixture,
+                 "receiver: what was announced is waited for as long as the document says") {
+  // In seconds: all weights take 10 over a link, 1 to be read, and a delta takes 2.
+  s.sync.link_bytes_per_s = 100;
+  s.sync.stage_timeout_ms = 1'000;
+  s.sync.full_timeout_ms = 3'000;
+  f = receiver_fsm({9, 7, me, layout, 1000}, s);
+  auto wait = std::chrono::seconds(2 * (1 + 2 + 1));
+  SECTION("a delta") {
+    serve();
+    f.on_prepare(t0, delta());
+  }
+  SECTION("a redo") {
+    tear();
+    f.on_redo(t0, redo());
+  }
+  SECTION("all weights") {
+    wait = std::chrono::seconds(2 * (3 + 2));
+    serve();
+    f.on_full_begin(t0, full());
+  }
+  f.on_tick(t0 + wait - milliseconds(1));
+  CHECK(f.summarize().slot);
+  CHECK(find<act::drop_slot>(f.on_tick(t0 + wait)));
 }
 
 TEST_CASE_METHOD(fixture, "receiver: a write does not expire") {

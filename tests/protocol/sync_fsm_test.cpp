@@ -209,6 +209,14 @@ TEST_CASE_METHOD(fixture, "sync: who refuses is evicted and the others go on, or
 
 TEST_CASE_METHOD(fixture, "sync: refusals for one reason suspect the delta, not the fleet") {
   const auto no = said(b, terminal::no, errc::wrong_target);
+  SECTION("just the share") {
+    s.sync.correlated_percent = 100;
+    reset();
+    voting(2);
+    const auto r = report(vote({said(a, terminal::no, errc::wrong_target), no}));
+    CHECK(r.reason == errc::correlated_failure);
+    CHECK(r.detail == "2 of 2 refused: wrong_target");
+  }
   SECTION("half of them") {
     voting(3);
     auto l = vote({yes(a), no, said(c, terminal::no, errc::wrong_target)});
