@@ -9,15 +9,11 @@
 namespace lockstep {
 
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        const settings& options) {
+                        kernels::encoding_choice choice, std::uint64_t bucket_bytes_max) {
   const auto target = views_of(store.shape(), tensors);
   encoding out;
   out.delta = std::make_shared<delta_source>(store.read([&](const tensor_views& base) {
-    return encode_delta(store.shape(), base, target, options.bucket.bytes_max,
-                        options.sync.encoding == delta_encoding::coded
-                            ? kernels::encoding_choice::coded
-                            : kernels::encoding_choice::raw,
-                        &out.state);
+    return encode_delta(store.shape(), base, target, bucket_bytes_max, choice, &out.state);
   }));
   return out;
 }

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "actors/snapshot_store.hpp"
-#include "config/settings.hpp"
+#include "kernels/coded.hpp"
 
 namespace lockstep {
 
@@ -14,10 +14,10 @@ struct encoding {
   digest state;  ///< that it leads to, under the public key
 };
 
-/// Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the tensor whose size is
-/// not the store's, `std::bad_alloc`, and whatever `tensors` throws.
+/// In frames of `choice`. Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the
+/// tensor whose size is not the store's, `std::bad_alloc`, and whatever `tensors` throws.
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        const settings& options);
+                        kernels::encoding_choice choice, std::uint64_t bucket_bytes_max);
 
 /// Calls `work`, and says what it threw; nothing if it returned.
 std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work);

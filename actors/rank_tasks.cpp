@@ -162,7 +162,12 @@ void encode(pointer self, const shard_task_msg& t) {
   const auto failed = failure_of([&] {
     if (!state.current.ticket->begin_reading())
       throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
-    auto made = encode_against(*state.store, state.current.tensors, state.env->options);
+    const auto& options = state.env->options;
+    auto made = encode_against(*state.store, state.current.tensors,
+                               options.sync.encoding == delta_encoding::raw
+                                   ? kernels::encoding_choice::raw
+                                   : kernels::encoding_choice::coded,
+                               options.bucket.bytes_max);
     state.delta = std::move(made.delta);
     state.delta_state = made.state;
   });

@@ -6,6 +6,7 @@
 #include "actors/encoding.hpp"
 #include "actors/packed.hpp"
 #include "actors/sender_parts.hpp"
+#include "weights/workers.hpp"
 
 namespace lockstep::sending {
 
@@ -61,24 +62,26 @@ class performer {
       if (s != nullptr) self_->send(r->receiver, make(to(txn, p), *s));
     }
   }
-  /// Announces all buckets and ships this rank's; the other ranks ship theirs. `source(theirs)`
-  /// says which. Returns how many bytes that is.
+  /// Announces all buckets and ships this rank's; the other ranks ship theirs. `source(whom,
+  /// theirs)` says which. Returns how many bytes that is.
   template <class Source, class Make>
   std::uint64_t ship_each(txn_ref txn, const std::vector<participant>& who,
                           const part_shipments& from, std::uint32_t round,
                           const std::shared_ptr<const shipped_to>& ids, Source source, Make make) {
     std::uint64_t bytes = 0;
     for (const auto& p : who) {
-      const auto* r = route(p);
-      const auto* s = r == nullptr ? nullptr : find(from, r->taken);
-      if (s == nullptr || !source(*s)) continue;
-      ship_request request{make(to(txn, p), *s), source(*s), r->taken.empty() ? ids : nullptr};
-      bytes += std::visit(
-          [](const auto& head) {
-            if constexpr (requires { head.content; }) return head.content.bytes;
-            return std::uint64_t{0};
-          },
-          request.head);
+      const auto it = state_.routes.find(p);
+      if (it == state_.routes.end()) continue;
+      auto* const r = &it->second;
+      const auto* s = find(from, r->taken);
+      const auto buckets = s == nullptr ? nullptr : source(p, *s);
+      if (!buckets) continue;
+      // Of one of several ranks the source is its own part.
+      const auto& content = state_.setup.ranks.empty() ? buckets->content() : s->content;
+      ship_request request{make(to(txn, p), *s, content), buckets,
+                           r->taken.empty() ? ids : nullptr};
+      bytes += content.bytes;
+      if (!request.among) r->rate.shipped(now_, txn, content.bytes);
       self_->send(r->flusher, std::move(request));
       for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
         self_->send(state_.setup.ranks[i],
@@ -114,8 +117,20 @@ class performer {
     add_mine(self_, std::move(mine), nullptr, nullptr);
   }
 
+  /// Coded, unless nobody is better off with that: what is coded is there in the raw form too, once
+  /// the snapshot has staged it.
+  kernels::encoding_choice choice_for_all() const {
+    const auto members = state_.machine->members();
+    const bool all_raw = env_.options.sync.encoding == delta_encoding::raw ||
+                         (!members.empty() && std::ranges::all_of(members, [this](const auto& p) {
+                           return takes_raw(state_, p);
+                         }));
+    return all_raw ? kernels::encoding_choice::raw : kernels::encoding_choice::coded;
+  }
+
   void encode(const act::encode& a, std::uint64_t challenge) {
-    auto made = encode_against(*state_.setup.store, state_.current.tensors, env_.options);
+    auto made = encode_against(*state_.setup.store, state_.current.tensors, choice_for_all(),
+                               env_.options.bucket.bytes_max);
     state_.challenge = challenge;
     auto& mine = state_.gathering.answers.front();
     mine.content = made.delta->content();
@@ -176,23 +191,26 @@ class performer {
     for (const auto& rank : state_.setup.ranks)
       if (ids) self_->send(rank, shard_among_msg{env_.cluster, a.txn, 0, packed_ids(*ids)});
     state_.measures.sent_bytes += ship_each(
-        a.txn, a.who, state_.delta, 0, ids, [](const part_shipment& s) { return s.source; },
-        [&](const envelope& env, const part_shipment& s) {
+        a.txn, a.who, state_.delta, 0, ids,
+        [this](const participant& p, const part_shipment& s) -> std::shared_ptr<bucket_source> {
+          if (takes_raw(state_, p)) return s.absorbing;
+          return s.source;
+        },
+        [&](const envelope& env, const part_shipment& s, const manifest& content) {
           return prepare_msg{env, a.base.version, s.taken.empty() ? a.base.state : s.base,
-                             target_of(a.target, s), s.content};
+                             target_of(a.target, s), content};
         });
   }
   void perform(const act::ship_redo& a) {
     // Nobody passes it on: it may differ from what was staged. Who is torn cannot read what is
     // coded against the base. With several ranks nobody comes here.
-    const auto source = [this](const part_shipment& s) -> std::shared_ptr<bucket_source> {
-      if (s.absorbing && state_.setup.ranks.empty()) return s.absorbing;
-      return s.source;
-    };
     state_.measures.sent_bytes += ship_each(
-        a.txn, a.who, state_.delta, a.round, nullptr, source,
-        [&](const envelope& env, const part_shipment& s) {
-          const auto& content = state_.setup.ranks.empty() ? source(s)->content() : s.content;
+        a.txn, a.who, state_.delta, a.round, nullptr,
+        [this](const participant&, const part_shipment& s) -> std::shared_ptr<bucket_source> {
+          if (s.absorbing && state_.setup.ranks.empty()) return s.absorbing;
+          return s.source;
+        },
+        [&](const envelope& env, const part_shipment& s, const manifest& content) {
           return redo_msg{env, target_of(a.target, s), content, a.challenge, a.round};
         });
   }
@@ -205,9 +223,10 @@ class performer {
     const auto ids = state_.setup.ranks.empty() ? among(others) : nullptr;
     auto& m = state_.measures;
     (a.catch_up ? m.catch_up_bytes : m.reseed_bytes) += ship_each(
-        a.txn, a.who, state_.full, 0, ids, [](const part_shipment& s) { return s.source; },
-        [&](const envelope& env, const part_shipment& s) {
-          return full_begin_msg{env, target_of(a.target, s), s.content, a.challenge, a.catch_up};
+        a.txn, a.who, state_.full, 0, ids,
+        [](const participant&, const part_shipment& s) { return s.source; },
+        [&](const envelope& env, const part_shipment& s, const manifest& content) {
+          return full_begin_msg{env, target_of(a.target, s), content, a.challenge, a.catch_up};
         });
   }
   void perform(const act::send_commit& a) {
@@ -291,6 +310,16 @@ class performer {
 };
 
 }  // namespace
+
+bool takes_raw(const sender_state& state, const participant& who) {
+  const auto& options = state.setup.env->options;
+  // Whoever passes a delta on passes on what it was sent; other ranks write their parts alike.
+  if (options.sync.encoding != delta_encoding::automatic || !state.setup.ranks.empty() ||
+      options.transport.fanout != 0)
+    return false;
+  const auto r = state.routes.find(who);
+  return r != state.routes.end() && r->second.rate.raw_pays(workers());
+}
 
 void perform(pointer self, const sync_fsm::actions& actions) {
   performer(self).run(actions);

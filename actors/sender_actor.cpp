@@ -75,7 +75,8 @@ void on_admit(pointer self, const admit_request& m) {
   } catch (const error& e) {
     return self->send(s.setup.supervisor, sync_action::not_admitted{m.who, e.code(), e.what()});
   }
-  s.routes[m.who] = {m.name, m.receiver, m.flusher, std::move(taken)};
+  auto& route = s.routes[m.who];
+  route = {m.name, m.receiver, m.flusher, std::move(taken), route.rate};
   perform(self, s.machine->on_admit(self->clock().now(), m.who));
 }
 
@@ -128,7 +129,7 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
   auto& state = self->state;
   auto options = setup.env->options;
   // A redo has to be absorbing, and what of a coded delta is so is not announced between ranks.
-  if (!setup.ranks.empty() && options.sync.encoding == delta_encoding::coded)
+  if (!setup.ranks.empty() && options.sync.encoding != delta_encoding::raw)
     options.sync.redo_max = 0;
   state.machine.emplace(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
                         setup.shape.total_bytes(), options);
@@ -185,7 +186,9 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self, now](round_result& m) {
         perform(self, self->state.machine->on_round(now(), std::move(m)));
       },
-      [self, now](const drained_notice&) {
+      [self, now](const drained_notice& m) {
+        for (auto& [who, route] : self->state.routes)
+          if (who.id == m.id) route.rate.drained(now(), m.txn);
         // Later streams are redos and full transfers: part of the commit and the recovery.
         if (self->state.machine->phase() == sync_phase::voting)
           self->state.measures.shipped = now();

@@ -15,6 +15,9 @@ void advanced(pointer self, const advance_result& m);
 /// Performs what the machine has decided.
 void perform(pointer self, const sync_fsm::actions& actions);
 
+/// Whether this one is better off with a raw delta than with a coded one, as far as is known.
+bool takes_raw(const sender_state& state, const participant& who);
+
 // --- sender_ranks.cpp
 /// Begins to gather what every rank of the trainer has to say, this one included, of each of these
 /// parts of the tensors, which are numbered from `first` on.

@@ -73,8 +73,11 @@ void encoded(pointer self, txn_ref txn) {
   const auto& all = s.delta.front();
   s.measures.wire_bytes = all.content.bytes;
   s.measures.changed = all.content.changed;
-  perform(self,
-          s.machine->on_encoded(now, txn, all.content.bytes, all.state, s.challenge, all.proof));
+  // Some may be sent the longer form.
+  auto bytes = all.content.bytes;
+  for (const auto& [who, route] : s.routes)
+    if (all.absorbing && takes_raw(s, who)) bytes = std::max(bytes, all.absorbing->content().bytes);
+  perform(self, s.machine->on_encoded(now, txn, bytes, all.state, s.challenge, all.proof));
 }
 
 /// All have answered: goes on with the sum of what they said.

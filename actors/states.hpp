@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 
+#include "actors/link_rate.hpp"
 #include "actors/repeats.hpp"
 #include "actors/spawn.hpp"
 #include "actors/timer.hpp"
@@ -149,6 +150,7 @@ struct sender_state {
     receiver_actor receiver;
     flusher_actor flusher;
     shard_mask taken;  ///< empty: all tensors
+    link_rate rate = {};
   };
   /// What somebody takes, or took, who takes a part of the tensors.
   struct part_record {

@@ -15,8 +15,9 @@ enum class reseed_scope : std::uint8_t {
 
 /// How a delta is written.
 enum class delta_encoding : std::uint8_t {
-  coded,  ///< fewest bytes
-  raw     ///< least work
+  automatic,  ///< raw to whose link is so fast that less work is sooner done, else coded
+  coded,      ///< fewest bytes
+  raw         ///< least work
 };
 
 /// Least severe kind of line that is logged.
@@ -49,7 +50,7 @@ struct sync_settings {
   std::uint32_t recovery_timeout_ms = 60'000;
   reseed_scope reseed = reseed_scope::failed;
   std::uint32_t history_percent = 20;  ///< of the model's bytes; 0: nobody catches up by a delta
-  delta_encoding encoding = delta_encoding::coded;
+  delta_encoding encoding = delta_encoding::automatic;
   std::uint32_t correlated_percent = 50;  ///< 0 to 100; 0 switches it off
 };
 

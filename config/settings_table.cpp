@@ -13,7 +13,7 @@ namespace {
 using enum setting_scope;
 
 constexpr std::string_view reseed_names[] = {"failed", "all"};
-constexpr std::string_view encoding_names[] = {"coded", "raw"};
+constexpr std::string_view encoding_names[] = {"auto", "coded", "raw"};
 constexpr std::string_view level_names[] = {"trace", "debug", "info", "warn", "error", "off"};
 
 constexpr std::uint64_t KiB = 1024;
@@ -143,9 +143,11 @@ constexpr setting_row table[] = {
     "Share of the model's size that the trainer spends on remembering where its last steps changed "
     "weights, so that a receiver which missed some is sent what changed instead of all weights; 0 "
     "switches this off."),
-  choice<&root::sync, &sync::encoding, encoding_names>("sync.encoding", node, "coded",
-    "How deltas are written: coded takes about half of the bytes, raw less work at both ends, which "
-    "pays on fast links. Parts of a tensor for which neither is shorter go whole."),
+  choice<&root::sync, &sync::encoding, encoding_names>("sync.encoding", node, "auto",
+    "How deltas are written: coded takes a quarter of raw's bytes, raw less work at both ends. With "
+    "auto whoever took a long shipment at more than 150 MB/s for each core of the trainer is sent "
+    "raw deltas, and others coded ones; so are all of a trainer with several ranks, and who pass "
+    "deltas on. Parts of a tensor for which neither is shorter go whole."),
   integer<&root::sync, &sync::correlated_percent>("sync.correlated_percent", node, 50, "%", 0, 100,
     "This share of participants refusing for one same reason aborts the sync rather than evicts "
     "them; 0 switches this off."),

@@ -1,6 +1,6 @@
-// Decides how CAF sends messages between nodes and under which numbers: as one bounded byte string
-// each, in the wire's form. The one file of this folder that includes CAF; nothing outside actors/
-// and transports includes it.
+// Decides under which numbers CAF knows messages, and how it would write them: as one bounded byte
+// string each, in the wire's form. The one file of this folder that includes CAF; nothing outside
+// actors/ and transports includes it.
 #pragma once
 
 #include <caf/binary_deserializer.hpp>

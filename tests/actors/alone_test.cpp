@@ -16,7 +16,8 @@ struct staged_snapshot : stage {
     const target_info held{{1, 0}, state_of_store(), 0};
     snapshot = spawn(snapshot_behavior, env, store, held, store->take_over());
     step(w, 1);
-    auto made = encode_against(*store, reader_of(w), env->options);
+    auto made = encode_against(*store, reader_of(w), kernels::encoding_choice::coded,
+                               env->options.bucket.bytes_max);
     test->send(snapshot, stage_request{txn, held.version, {{1, 1}, made.state, 1}, made.delta, 7});
     const auto result = next<stage_result>();
     REQUIRE(result);

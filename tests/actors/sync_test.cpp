@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "actors/fleet.hpp"
+#include "actors/link_rate.hpp"
 
 using namespace lockstep;
 
@@ -110,6 +111,44 @@ TEST_CASE("a write that fails half-way is healed by a redo, however the delta is
     CHECK(report.reseed_bytes == 0);
     CHECK(f.all_hold(f.w));
   }
+}
+
+TEST_CASE("who took much at once is sent raw deltas, unless told otherwise") {
+  // The shortest model whose seed tells the rate of a link; between threads none is slow.
+  const layout shape({{"w", dtype::bf16, {link_rate::bytes_min / 2}}});
+  const auto encoding = GENERATE(delta_encoding::automatic, delta_encoding::coded);
+  auto s = quiet();
+  s.sync.encoding = encoding;
+  fleet f(s, shape);
+  f.add();
+  REQUIRE(f.seed());
+  const auto changed = [&](unsigned label) {
+    for (std::size_t i = 0; i < f.w.tensor(0).size(); i += 200) f.w.tensor(0)[i] ^= std::byte{1};
+    return f.t.sync(label, f.w).wait();
+  };
+  const auto first = changed(1);
+  const auto per_change = [](const sync_report& r) {
+    return static_cast<double>(r.sent_bytes) / static_cast<double>(r.changed);
+  };
+  REQUIRE(first.result == sync_result::ok);
+  CHECK((per_change(first) > 3.9) == (encoding == delta_encoding::automatic));
+  CHECK(first.wire_bytes == first.sent_bytes);
+
+  // Whoever comes now holds the weights already: its link is not known, and it is sent coded ones.
+  receiver_options o;
+  o.id = 1;
+  auto twin = f.w.clone();
+  o.memory = memory_of(twin);
+  f.rx.push_back(std::make_unique<receiver>(f.rt, shape, std::move(o)));
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  const auto second = changed(2);
+  REQUIRE(second.result == sync_result::ok);
+  CHECK(second.wire_bytes < 2 * second.changed);  // as it is coded
+  if (encoding == delta_encoding::automatic)
+    CHECK(second.sent_bytes > second.wire_bytes + 3.9 * static_cast<double>(second.changed));
+  else
+    CHECK(second.sent_bytes == 2 * second.wire_bytes);
+  CHECK(f.all_hold(f.w));
 }
 
 TEST_CASE("only failures in a row count against a receiver") {

@@ -1,0 +1,49 @@
+// Decides which links are so fast that raw deltas get there sooner than coded ones. Private to
+// actors/.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "messages/ids.hpp"
+
+namespace lockstep {
+
+/// What one receiver's link has done with long shipments that came from here alone.
+class link_rate {
+ public:
+  using time_point = std::chrono::steady_clock::time_point;
+
+  /// Shorter shipments say more of latency than of rate.
+  static constexpr std::uint64_t bytes_min = std::uint64_t{16} << 20;
+  /// Above this for each core at work, coding takes longer than shipping what it saves: about 25 ns
+  /// of both ends' time a change (docs/codec.md), which has 3.1 bytes more if it is raw.
+  static constexpr double pays_below = 150e6;
+
+  /// Bytes that are on their way from now on. What was not taken by then is forgotten.
+  void shipped(time_point now, txn_ref txn, std::uint64_t bytes) noexcept {
+    if (bytes >= bytes_min) under_way_ = {txn, now, bytes};
+  }
+  /// All of that has been taken.
+  void drained(time_point now, txn_ref txn) noexcept {
+    if (under_way_.bytes == 0 || under_way_.txn != txn) return;
+    const std::chrono::duration<double> took = now - under_way_.since;
+    bytes_per_s_ = static_cast<double>(under_way_.bytes) / (took.count() + 1e-9);
+    under_way_ = {};
+  }
+  /// 0 while nothing was measured.
+  double bytes_per_s() const noexcept { return bytes_per_s_; }
+  bool raw_pays(unsigned cores) const noexcept { return bytes_per_s_ > pays_below * cores; }
+
+ private:
+  struct shipment {
+    txn_ref txn;
+    time_point since;
+    std::uint64_t bytes = 0;
+  };
+
+  shipment under_way_;
+  double bytes_per_s_ = 0;
+};
+
+}  // namespace lockstep
