@@ -1,14 +1,15 @@
 #include "transport/connector.hpp"
 
 #include <boost/asio/connect.hpp>
-#include <boost/asio/dispatch.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "transport/connector_impl.hpp"
 #include "transport/opening.hpp"
 #include "transport/sockets.hpp"
 
@@ -22,17 +23,17 @@ namespace {
 /// One attempt. Its pending operations hold it.
 class dial : public std::enable_shared_from_this<dial> {
  public:
-  dial(io_threads& io, std::shared_ptr<const security> guard, connect_options options,
+  dial(asio::io_context& io, std::shared_ptr<const security> guard, connect_options options,
        std::function<void(connect_result)> done)
       : guard_(std::move(guard)),
         options_(std::move(options)),
         done_(std::move(done)),
         address_(options_.host + ":" + std::to_string(options_.port)),
-        resolver_(asio::make_strand(io.context())),
+        resolver_(asio::make_strand(io)),
         opening_(tcp::socket(resolver_.get_executor())) {}
 
   void run() {
-    asio::dispatch(resolver_.get_executor(), [self = shared_from_this()] { self->begin(); });
+    asio::post(resolver_.get_executor(), [self = shared_from_this()] { self->begin(); });
   }
 
  private:
@@ -136,11 +137,14 @@ class dial : public std::enable_shared_from_this<dial> {
 
 }  // namespace
 
+void connect_on(asio::io_context& io, std::shared_ptr<const security> guard,
+                connect_options options, std::function<void(connect_result)> done) {
+  std::make_shared<dial>(io, std::move(guard), std::move(options), std::move(done))->run();
+}
+
 void connect(io_threads& io, std::shared_ptr<const security> guard, connect_options options,
              std::function<void(connect_result)> done) {
-  const auto attempt =
-      std::make_shared<dial>(io, std::move(guard), std::move(options), std::move(done));
-  io.post([attempt] { attempt->run(); });
+  connect_on(io.context(), std::move(guard), std::move(options), std::move(done));
 }
 
 }  // namespace lockstep

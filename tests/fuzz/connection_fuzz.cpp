@@ -3,7 +3,6 @@
 // back as it is.
 #include <sys/socket.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <array>
@@ -11,22 +10,20 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <memory>
 #include <optional>
-#include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "fuzz/connection.hpp"
 #include "fuzz/fuzz.hpp"
+#include "fuzz/peer.hpp"
+#include "fuzz/plain_frames.hpp"
 #include "fuzz/plain_greeting.hpp"
-#include "fuzz/scratch.hpp"
 #include "messages/errors.hpp"
 #include "transport/acceptor.hpp"
 #include "transport/arrival.hpp"
-#include "transport/bulk_frame.hpp"
-#include "transport/security_impl.hpp"
 
 namespace {
 
@@ -44,49 +41,6 @@ constexpr int rounds_max = 100'000;
 constexpr std::chrono::milliseconds deadline{4};
 /// Nobody may take longer than the deadline, and this.
 constexpr std::chrono::milliseconds patience{1'500};
-
-/// A bucket as it came, or must come.
-struct delivery {
-  bucket_msg bucket;
-  std::uint64_t shipment = 0;
-
-  bool operator==(const delivery&) const = default;
-};
-
-template <class T>
-T number_at(std::span<const std::byte> from, std::size_t at) {
-  T out{};
-  std::memcpy(&out, from.data() + at, sizeof out);
-  return out;
-}
-
-/// The frames at the front of `rest`, which are taken from it, and why there are no more.
-std::vector<delivery> read_frames(std::span<const std::byte>& rest, errc& why) {
-  constexpr std::size_t checked = bulk_header_bytes - 8;
-  std::vector<delivery> out;
-  for (;;) {
-    why = errc::dead;
-    if (rest.size() < bulk_header_bytes) return out;
-    why = errc::bad_frame;
-    if (std::memcmp(rest.data(), "LKB", 3) != 0) return out;
-    why = errc::wrong_version;
-    if (rest[3] != std::byte{1}) return out;
-    why = errc::bad_checksum;
-    if (number_at<std::uint64_t>(rest, checked) != XXH3_64bits(rest.data(), checked)) return out;
-    const auto size = number_at<std::uint64_t>(rest, 8);
-    why = errc::bad_manifest;
-    if (size > fuzz::connection_payload_max) return out;
-    why = errc::dead;
-    if (size > rest.size() - bulk_header_bytes) return out;
-    const auto body = rest.subspan(bulk_header_bytes, size);
-    const auto u64 = [&](std::size_t at) { return number_at<std::uint64_t>(rest, at); };
-    out.push_back({{{u64(16), {u64(24), u64(32)}, {u64(40), u64(48)}},
-                    number_at<std::uint32_t>(rest, 4),
-                    payload(bytes(body.begin(), body.end()))},
-                   u64(56)});
-    rest = rest.subspan(bulk_header_bytes + size);
-  }
-}
 
 /// How a peer behaves.
 struct manner {
@@ -191,108 +145,12 @@ struct listener : std::enable_shared_from_this<listener> {
   std::optional<greeting> entered;
   std::shared_ptr<channel> open;
   int released = -1;
-  std::vector<delivery> delivered;
+  std::vector<fuzz::delivery> delivered;
   std::optional<errc> closed;
   bytes passed;
   std::size_t said = 0;  ///< of `passed`, and taken
   bool passed_all = false;
   bool said_all = false;
-};
-
-/// Whoever speaks: bytes as they are, or under TLS with a key, and all after `broken` of them past
-/// it.
-class peer {
- public:
-  peer(int socket, const security* key, std::size_t broken) : socket_(socket), broken_(broken) {
-    if (key != nullptr)
-      stream_ = key->internals().wrap(socket_, false);
-    else
-      stream_ = make_clear_stream(socket_);
-  }
-  peer(const peer&) = delete;
-  peer& operator=(const peer&) = delete;
-  ~peer() { ::close(socket_); }
-
-  /// Sends some of `more`, which comes after what was sent; returns how much was taken.
-  std::size_t say(std::span<const std::byte> more) {
-    if (failed_) return more.size();  // to nobody
-    if (!ready_) {
-      const auto step = stream_->handshake();
-      failed_ = step.status == io_status::failed || step.status == io_status::end;
-      ready_ = step.status == io_status::ok;
-    }
-    if (!ready_ || more.empty()) return 0;
-    if (said_ == broken_) return say_past_tls(more);
-    const auto step = stream_->write_some(more.first(std::min(more.size(), broken_ - said_)), {});
-    failed_ = step.status == io_status::failed;
-    said_ += step.bytes;
-    return failed_ ? more.size() : step.bytes;
-  }
-
-  /// Says that nothing follows, once it can say anything.
-  void leave() {
-    if (left_ || !(ready_ || failed_)) return;
-    left_ = true;
-    if (ready_ && !failed_ && said_ != broken_ && stream_->flush().status == io_status::ok)
-      stream_->finish_writes();
-    else
-      ::shutdown(socket_, SHUT_WR);
-  }
-
-  void hear() {
-    std::array<std::byte, 4096> room{};
-    while (ready_ && !ended_) {
-      const auto step = stream_->read_some(room);
-      if (step.status == io_status::end || step.status == io_status::failed) ended_ = true;
-      if (step.status != io_status::ok) break;
-      heard_.insert(heard_.end(), room.begin(),
-                    room.begin() + static_cast<std::ptrdiff_t>(step.bytes));
-    }
-    // Who is parted from leaves.
-    if (ended_ || failed_) leave();
-  }
-
-  const bytes& heard() const noexcept { return heard_; }
-  bool ended() const noexcept { return ended_; }
-
- private:
-  std::size_t say_past_tls(std::span<const std::byte> more) {
-    if (stream_->flush().status != io_status::ok) return 0;
-    const auto sent = ::send(socket_, more.data(), more.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent >= 0) return static_cast<std::size_t>(sent);
-    failed_ = errno != EAGAIN;
-    return failed_ ? more.size() : 0;
-  }
-
-  int socket_;
-  std::size_t broken_;
-  std::size_t said_ = 0;
-  std::unique_ptr<byte_stream> stream_;
-  bool ready_ = false;
-  bool failed_ = false;
-  bool ended_ = false;
-  bool left_ = false;
-  bytes heard_;
-};
-
-struct keys {
-  keys() {
-    const std::string fives(64, '5');
-    const std::string sixes(64, '6');
-    files.put("key", std::as_bytes(std::span(fives)));
-    files.put("other", std::as_bytes(std::span(sixes)));
-    security_options with;
-    clear = std::make_shared<const security>(with);
-    with.shared_key_file = files.path() / "key";
-    right = std::make_shared<const security>(with);
-    with.shared_key_file = files.path() / "other";
-    wrong = std::make_shared<const security>(with);
-  }
-
-  fuzz::scratch files;
-  std::shared_ptr<const security> clear;
-  std::shared_ptr<const security> right;
-  std::shared_ptr<const security> wrong;
 };
 
 /// What the peer was told is the verdict, and nothing else but `echo`, or some of it.
@@ -318,7 +176,7 @@ void check_late(const listener& home, const fuzz::reading& plain) {
     return fuzz::demand(!home.entered, "who is late does not enter");
   auto rest = plain.rest;
   errc why = errc::none;
-  const auto frames = read_frames(rest, why);
+  const auto frames = fuzz::read_frames(rest, why);
   fuzz::demand(home.delivered.size() <= frames.size() &&
                    std::equal(home.delivered.begin(), home.delivered.end(), frames.begin()),
                "what was delivered was sent");
@@ -342,7 +200,7 @@ void check_end(const listener& home, const fuzz::reading& plain, bool whole) {
                         "what follows a greeting is passed on as it is");
   auto rest = plain.rest;
   errc why = errc::none;
-  fuzz::demand(home.delivered == read_frames(rest, why),
+  fuzz::demand(home.delivered == fuzz::read_frames(rest, why),
                "what was sent is delivered, and nothing else");
   fuzz::demand(home.closed == why, "a channel ends for what came last");
 }
@@ -355,7 +213,7 @@ void check_broken(const listener& home) {
                "a channel ends for it");
 }
 
-void talk(const keys& known, std::span<const std::byte> input, const manner& how) {
+void talk(const fuzz::keys& known, std::span<const std::byte> input, const manner& how) {
   using fuzz::peer_kind;
   const auto plain = fuzz::read_greeting(input);
   const bool breaks = how.breaks && how.kind == peer_kind::knows && plain.verdict == errc::none;
@@ -365,11 +223,12 @@ void talk(const keys& known, std::span<const std::byte> input, const manner& how
       "two sockets");
   ::setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &little_bytes, sizeof little_bytes);
   asio::io_context io{1};
-  peer other(ends[0],
-             how.kind == peer_kind::knows     ? known.right.get()
-             : how.kind == peer_kind::guesses ? known.wrong.get()
-                                              : nullptr,
-             breaks ? input.size() - plain.rest.size() : SIZE_MAX);
+  const auto* key = how.kind == peer_kind::knows     ? known.right.get()
+                    : how.kind == peer_kind::guesses ? known.wrong.get()
+                                                     : nullptr;
+  fuzz::peer other(
+      ends[0], key != nullptr ? key->internals().wrap(ends[0], false) : make_clear_stream(ends[0]),
+      breaks ? input.size() - plain.rest.size() : SIZE_MAX);
   const auto home =
       std::make_shared<listener>(how.kind == peer_kind::clear ? known.clear : known.right, how);
   asio::ip::tcp::socket socket(io);
@@ -420,7 +279,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto chunk = std::to_integer<std::size_t>(input[1]);
   const manner as{static_cast<fuzz::peer_kind>(how % fuzz::peer_kinds), has(fuzz::peer_stays),
                   has(fuzz::peer_breaks), has(fuzz::peer_deaf), chunk == 0 ? size : chunk};
-  static const keys known;
+  static const fuzz::keys known;
   const bool tls = as.kind != fuzz::peer_kind::clear;
   const fuzz::held_bytes bound(8 * size + (tls ? 1 << 20 : 96 << 10));
   talk(known, input.subspan(fuzz::connection_head_bytes), as);

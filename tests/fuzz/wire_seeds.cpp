@@ -1,4 +1,4 @@
-// Decides the seeds of `message`, `packed`, `greeting`, `connection` and `port`.
+// Decides the seeds of `message`, `packed`, `greeting`, `connection`, `dial` and `port`.
 #include <sys/socket.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -126,6 +126,13 @@ std::string first_flight(const fs::path& scratch) {
   return said;
 }
 
+/// A frame that says so many bytes, and those that are there.
+std::string bulk_frame(std::size_t length, std::size_t there) {
+  const auto head = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, length, 13});
+  return std::string(reinterpret_cast<const char*>(head.data()), head.size()) +
+         std::string(there, 'b');
+}
+
 void connection_seeds(const fs::path& dir) {
   greeting g;
   g.cluster = connection_cluster;
@@ -136,11 +143,7 @@ void connection_seeds(const fs::path& dir) {
   g.payload_bytes_max = 1 << 20;
   g.program = "fuzz";
   const auto bulk = text_of(encode_greeting(g));
-  const auto frame = [](std::size_t length, std::size_t there) {
-    const auto head = encode_bulk_header({{7, {8, 9}, {10, 11}}, 12, length, 13});
-    return std::string(reinterpret_cast<const char*>(head.data()), head.size()) +
-           std::string(there, 'b');
-  };
+  const auto frame = bulk_frame;
   const auto frames = frame(0, 0) + frame(1, 1) + frame(100, 100);
   g.purpose = channel_purpose::control;
   const auto control = text_of(encode_greeting(g)) + std::string(200, 'c');
@@ -195,6 +198,78 @@ void connection_seeds(const fs::path& dir) {
   g.name = unwanted_name;
   put(dir / "unwanted", clear + text_of(encode_greeting(g)) + frames);
   put(dir / "unwanted-under-tls", how(peer_kind::knows) + text_of(encode_greeting(g)));
+}
+
+/// As above, of `dial`, whose third byte says who is wanted and where.
+std::string dials(peer_kind kind, unsigned wanted = 0, unsigned more = 0, unsigned chunk = 0) {
+  return how(kind, more, chunk) + static_cast<char>(wanted);
+}
+
+std::string dials_at(dial_place place) {
+  return dials(peer_kind::clear, static_cast<unsigned>(place) << 4);
+}
+
+void dial_seeds(const fs::path& dir) {
+  greeting_answer answer;
+  answer.self = listener_greeting();
+  answer.self.link = {1, 2};
+  const auto welcome = text_of(encode_answer(answer));
+  const auto control = welcome + std::string(200, 'c');
+  const auto frames = welcome + bulk_frame(0, 0) + bulk_frame(1, 1) + bulk_frame(100, 100);
+  const auto clear = dials(peer_kind::clear);
+  put(dir / "control", clear + control);
+  put(dir / "control-by-the-byte", dials(peer_kind::clear, 0, 0, 1) + control);
+  put(dir / "control-under-tls", dials(peer_kind::knows) + control);
+  put(dir / "control-under-tls-in-pieces", dials(peer_kind::knows, 0, 0, 50) + control);
+  put(dir / "frames", dials(peer_kind::clear, dial_bulk) + frames);
+  put(dir / "frames-by-the-byte", dials(peer_kind::clear, dial_bulk, 0, 1) + frames);
+  put(dir / "frames-under-tls", dials(peer_kind::knows, dial_bulk) + frames);
+  put(dir / "frame-too-long",
+      dials(peer_kind::clear, dial_bulk) + welcome + bulk_frame(1 << 20, 9));
+  put(dir / "by-name", dials_at(dial_place::name) + control);
+  put(dir / "elsewhere", dials_at(dial_place::elsewhere) + control);
+  put(dir / "nobody", dials_at(dial_place::nobody));
+  put(dir / "a-trainer-for-a-receiver", dials(peer_kind::clear, dial_receiver) + control);
+  put(dir / "nothing", clear);
+  put(dir / "nothing-under-tls", dials(peer_kind::knows));
+  put(dir / "half-an-answer", clear + welcome.substr(0, welcome.size() / 2));
+  put(dir / "something-else", clear + "HTTP/1.1 400 Bad Request\r\n\r\n");
+  put(dir / "stays-silent", dials(peer_kind::clear, 0, peer_stays));
+  put(dir / "stays-in-an-answer", dials(peer_kind::clear, 0, peer_stays) + welcome.substr(0, 30));
+  put(dir / "stays-silent-under-tls", dials(peer_kind::knows, 0, peer_stays));
+  put(dir / "stays", dials(peer_kind::clear, dial_bulk, peer_stays) + frames);
+  put(dir / "slams", dials(peer_kind::clear, dial_slams) + control);
+  put(dir / "slams-with-nothing", dials(peer_kind::clear, dial_slams));
+  put(dir / "slams-under-tls", dials(peer_kind::knows, dial_bulk | dial_slams) + frames);
+  put(dir / "wrong-key", dials(peer_kind::guesses) + control);
+  put(dir / "certificate", dials(peer_kind::knows, 0, peer_certified) + control);
+  put(dir / "certificate-of-another-role",
+      dials(peer_kind::knows, dial_receiver, peer_certified) + control);
+  put(dir / "certificate-for-a-key", dials(peer_kind::guesses, 0, peer_certified) + control);
+  put(dir / "clear-to-tls", dials(peer_kind::stranger) + control);
+  put(dir / "clear-to-tls-that-waits", dials(peer_kind::stranger, 0, peer_stays));
+  put(dir / "an-alert-to-tls", dials(peer_kind::stranger) + std::string("\x15\3\3\0\2\2\x28", 7));
+  put(dir / "past-tls", dials(peer_kind::knows, 0, peer_breaks) + welcome);
+  put(dir / "past-tls-after-the-answer",
+      dials(peer_kind::knows, dial_bulk, peer_breaks) + welcome + std::string(400, 'f'));
+  auto other = welcome;
+  other[3] = 9;
+  put(dir / "other-version", clear + other);
+  other = welcome;
+  other.back() ^= 1;
+  put(dir / "damaged", clear + other);
+  answer.self.role = node_role::receiver;
+  const auto receiver = text_of(encode_answer(answer));
+  put(dir / "a-receiver", dials(peer_kind::clear, dial_receiver) + receiver);
+  put(dir / "a-receiver-for-a-trainer", clear + receiver);
+  put(dir / "a-receiver-with-the-papers-of-a-trainer",
+      dials(peer_kind::knows, 0, peer_certified) + receiver);
+  answer.self.role = node_role::trainer;
+  answer.self.cluster = 8;
+  put(dir / "other-cluster", clear + text_of(encode_answer(answer)));
+  answer.verdict = {errc::bad_input, "not wanted here"};
+  put(dir / "refused", clear + text_of(encode_answer(answer)));
+  put(dir / "refused-under-tls", dials(peer_kind::knows) + text_of(encode_answer(answer)));
 }
 
 void packed_seeds(const fs::path& dir) {
@@ -265,6 +340,7 @@ void put_wire_seeds(const fs::path& dir) {
   greeting_seeds(dir / "greeting");
   rare_greeting_seeds(dir / "greeting");
   connection_seeds(dir / "connection");
+  dial_seeds(dir / "dial");
   port_seeds(dir / "port");
 }
 
