@@ -16,6 +16,7 @@ clean() {
   printf '#include "config/settings.hpp"\nstruct once {\n' >"$tree/protocol/a.hpp"
   echo '#include <fmt/format.h>' >"$tree/config/a.cpp"
   printf '#include <caf/a.hpp>\n#include "protocol/a.hpp"\n' >"$tree/actors/interfaces.hpp"
+  echo 'system->middleman().spawn_broker(a, b);' >"$tree/actors/a.cpp"
   echo '#include "messages/ids.hpp"' >"$tree/actors/trainer.hpp"
   echo '#include "actors/trainer.hpp"' >"$tree/apps/a.cpp"
   echo '#include "lockstep/lockstep.hpp"' >"$tree/examples/a.cpp"
@@ -54,6 +55,13 @@ refused protocol/b.cpp '#include <caf/actor.hpp>' 'CAF only'
 refused messages/b.hpp '#include "caf/actor.hpp"' 'CAF only'
 refused actors/trainer.hpp '#include <caf/actor.hpp>' 'no CAF in the façade'
 refused actors/receiver.hpp '#include "actors/interfaces.hpp"' 'no CAF in the façade'
+refused actors/b.cpp '#include <caf/io/publish.hpp>' 'not spoken'
+refused actors/b.cpp '#include <caf/io/all.hpp>' 'not spoken'
+refused actors/b.cpp '#include <caf/openssl/publish.hpp>' 'not spoken'
+refused actors/b.cpp 'system->middleman().publish(a, 0);' 'not spoken'
+refused actors/b.cpp 'middleman.remote_actor(host, port);' 'not spoken'
+refused actors/b.cpp 'self->request(m, infinite, caf::connect_atom::value, host, port);' 'not spoken'
+refused actors/b.cpp 'caf::binary_deserializer in(system, bytes);' 'own form'
 refused actors/b.hpp '#include <fmt/format.h>' 'only in .cpp'
 refused cmake/b.hpp.in '#include <spdlog/spdlog.h>' 'only in .cpp'
 refused weights/b.cpp '#include "../kernels/diff.hpp"' 'start at the root'
