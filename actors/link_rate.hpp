@@ -1,5 +1,4 @@
-// Decides which links are so fast that raw deltas get there sooner than coded ones. Private to
-// actors/.
+// Decides how fast a receiver's link is. Private to actors/.
 #pragma once
 
 #include <chrono>
@@ -16,10 +15,6 @@ class link_rate {
 
   /// Shorter shipments say more of latency than of rate.
   static constexpr std::uint64_t bytes_min = std::uint64_t{16} << 20;
-  /// Above this for each core at work, coding takes longer than shipping what it saves: about 25 ns
-  /// of both ends' time a change (docs/codec.md), which has 3.1 bytes more if it is raw.
-  static constexpr double pays_below = 150e6;
-
   /// Bytes that are on their way from now on. What was not taken by then is forgotten.
   void shipped(time_point now, txn_ref txn, std::uint64_t bytes) noexcept {
     if (bytes >= bytes_min) under_way_ = {txn, now, bytes};
@@ -33,7 +28,6 @@ class link_rate {
   }
   /// 0 while nothing was measured.
   double bytes_per_s() const noexcept { return bytes_per_s_; }
-  bool raw_pays(unsigned cores) const noexcept { return bytes_per_s_ > pays_below * cores; }
 
  private:
   struct shipment {

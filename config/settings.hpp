@@ -51,7 +51,8 @@ struct sync_settings {
   reseed_scope reseed = reseed_scope::failed;
   std::uint32_t history_percent = 20;  ///< of the model's bytes; 0: nobody catches up by a delta
   delta_encoding encoding = delta_encoding::automatic;
-  std::uint32_t correlated_percent = 50;  ///< 0 to 100; 0 switches it off
+  std::uint64_t raw_bytes_per_s = 150'000'000;  ///< for each core: faster links are sent raw deltas
+  std::uint32_t correlated_percent = 50;        ///< 0 to 100; 0 switches it off
 };
 
 /// How bulk bytes are cut and how many may be under way.

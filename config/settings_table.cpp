@@ -145,9 +145,13 @@ constexpr setting_row table[] = {
     "switches this off."),
   choice<&root::sync, &sync::encoding, encoding_names>("sync.encoding", node, "auto",
     "How deltas are written: coded takes a quarter of raw's bytes, raw less work at both ends. With "
-    "auto whoever took a long shipment at more than 150 MB/s for each core of the trainer is sent "
-    "raw deltas, and others coded ones; so are all of a trainer with several ranks, and who pass "
-    "deltas on. Parts of a tensor for which neither is shorter go whole."),
+    "auto each receiver is sent what gets there sooner, as sync.raw_bytes_per_s says; where there "
+    "are several ranks, or receivers that pass deltas on, all are sent coded ones. Parts of a tensor "
+    "for which neither is shorter go whole."),
+  integer<&root::sync, &sync::raw_bytes_per_s>("sync.raw_bytes_per_s", node, 150'000'000, "bytes/s",
+    1, 1'000'000'000'000,
+    "Whoever took 16 MiB or more, at once and from the trainer, faster than this for each core of "
+    "the trainer is sent raw deltas by sync.encoding = auto."),
   integer<&root::sync, &sync::correlated_percent>("sync.correlated_percent", node, 50, "%", 0, 100,
     "This share of participants refusing for one same reason aborts the sync rather than evicts "
     "them; 0 switches this off."),

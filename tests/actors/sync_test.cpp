@@ -113,39 +113,45 @@ TEST_CASE("a write that fails half-way is healed by a redo, however the delta is
   }
 }
 
-TEST_CASE("who took much at once is sent raw deltas, unless told otherwise") {
-  // The shortest model whose seed tells the rate of a link; between threads none is slow.
+TEST_CASE("who took much at once is sent raw deltas where its link is fast") {
+  // The shortest model whose seed tells the rate of a link.
   const layout shape({{"w", dtype::bf16, {link_rate::bytes_min / 2}}});
-  const auto encoding = GENERATE(delta_encoding::automatic, delta_encoding::coded);
   auto s = quiet();
-  s.sync.encoding = encoding;
+  bool fast = false;
+  SECTION("one that is") {
+    s.sync.raw_bytes_per_s = 1;
+    fast = true;
+  }
+  SECTION("one that is not") s.sync.raw_bytes_per_s = 1'000'000'000'000;
+  SECTION("nobody is asked") {
+    s.sync.raw_bytes_per_s = 1;
+    s.sync.encoding = delta_encoding::coded;
+  }
   fleet f(s, shape);
   f.add();
   REQUIRE(f.seed());
-  const auto changed = [&](unsigned label) {
+  const auto sync = [&](unsigned label) {
     for (std::size_t i = 0; i < f.w.tensor(0).size(); i += 200) f.w.tensor(0)[i] ^= std::byte{1};
     return f.t.sync(label, f.w).wait();
   };
-  const auto first = changed(1);
-  const auto per_change = [](const sync_report& r) {
-    return static_cast<double>(r.sent_bytes) / static_cast<double>(r.changed);
-  };
+  // Four bytes for each change if it is raw.
+  const auto first = sync(1);
   REQUIRE(first.result == sync_result::ok);
-  CHECK((per_change(first) > 3.9) == (encoding == delta_encoding::automatic));
-  CHECK(first.wire_bytes == first.sent_bytes);
+  CHECK(first.sent_bytes == first.wire_bytes);
+  CHECK((first.wire_bytes > 4 * first.changed) == fast);
 
-  // Whoever comes now holds the weights already: its link is not known, and it is sent coded ones.
+  // Who holds the weights when it comes has taken nothing: its link is not known.
+  auto twin = f.w.clone();
   receiver_options o;
   o.id = 1;
-  auto twin = f.w.clone();
   o.memory = memory_of(twin);
-  f.rx.push_back(std::make_unique<receiver>(f.rt, shape, std::move(o)));
+  f.add(std::move(o));
   REQUIRE(f.t.wait_for_members(2, 10s));
-  const auto second = changed(2);
+  const auto second = sync(2);
   REQUIRE(second.result == sync_result::ok);
-  CHECK(second.wire_bytes < 2 * second.changed);  // as it is coded
-  if (encoding == delta_encoding::automatic)
-    CHECK(second.sent_bytes > second.wire_bytes + 3.9 * static_cast<double>(second.changed));
+  CHECK(second.wire_bytes < 2 * second.changed);
+  if (fast)
+    CHECK(second.sent_bytes > second.wire_bytes + 4 * second.changed);
   else
     CHECK(second.sent_bytes == 2 * second.wire_bytes);
   CHECK(f.all_hold(f.w));
