@@ -191,6 +191,8 @@ receiver_fsm::actions receiver_fsm::on_attach(time_point now, const attach_msg& 
   raise_fence(m.env);
   drop_slot(out);
   heard_trainer(now);
+  // Who comes back after a silence is behind from here on, not only once its bytes are digested.
+  fleet_ = std::max(fleet_, m.target.version);
   const bool fits = m.layout == self_.layout;
   // Nobody will bring it up to this run, and its own is over.
   if (!fits && phase_ == receiver_phase::serving && held_.version.run != m.target.version.run)
@@ -217,7 +219,6 @@ receiver_fsm::actions receiver_fsm::on_digest(txn_ref txn, const digest& state,
   }
   // Whatever we hold, it is not what the fleet holds: behind in this run (readiness sees it from
   // `fleet_`), rotten against our own tag, or from a run that is over.
-  fleet_ = std::max(fleet_, m.target.version);
   if (phase_ == receiver_phase::serving) {
     if (state != held_.state) {
       stop_serving(receiver_phase::torn, errc::torn);

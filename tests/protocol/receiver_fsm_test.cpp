@@ -860,6 +860,20 @@ TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not rea
   CHECK_FALSE(g.state().ready);
 }
 
+// It was ready with what the fleet had left, for as long as it took to digest its bytes.
+TEST_CASE_METHOD(fixture, "receiver: an attach after a silence makes nobody ready who may be behind") {
+  serve();
+  f.on_tick(t0 + milliseconds(s.receiver.lease_ms));
+  REQUIRE(f.state().reason == errc::lease_expired);
+  const auto later = GENERATE(d0, d1);
+  attach(5, at(4, later));
+  CHECK_FALSE(f.state().ready);
+  CHECK(f.state().reason == errc::behind);
+  f.on_digest({1, 5}, later, proof);
+  CHECK(f.state().ready);
+  CHECK(f.state().version == version_ref{1, 4});
+}
+
 TEST_CASE_METHOD(fixture, "receiver: a later run's pings keep no tag of the run before it alive") {
   const milliseconds lease(s.receiver.lease_ms);
   serve();
