@@ -6,13 +6,17 @@ group of its own, gets SIGKILL from the kernel when the test dies, and is killed
 """
 from __future__ import annotations
 
+import argparse
 import collections
 import ctypes
 import json
 import os
+import pathlib
+import secrets
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -256,6 +260,14 @@ def group_is_there(group):
     return False
 
 
+def shared_key(place):
+    """Settings of a key of its own, made in the directory `place`."""
+    file = place / "key"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
+    return {"transport.shared_key_file": file}
+
+
 def passing_on(degree, host=lambda id: "127.0.0.1"):
     """For `Fleet(secured=…)`: receivers that pass deltas on to `degree` others, each found at
     `host(id)`; 0: to nobody."""
@@ -266,6 +278,26 @@ def passing_on(degree, host=lambda id: "127.0.0.1"):
             return {"transport.fanout": degree}
         return {"transport.relay_listen": f"{host(id)}:0"}
     return of
+
+
+def parser_of(description):
+    """For a test of one program, whose chance comes from a seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def verdict_on(name, *plays):
+    """The exit status of a test: each play has a directory of its own, and says what does not hold."""
+    for play in plays:
+        with tempfile.TemporaryDirectory(prefix=f"lockstep-{name}-") as scratch:
+            try:
+                play(pathlib.Path(scratch))
+            except (Failed, Late) as problem:
+                print(f"FAILED {problem}")
+                return 1
+    return 0
 
 
 def free_port(host="127.0.0.1"):

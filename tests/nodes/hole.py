@@ -13,11 +13,8 @@ Exit 1 where it did not hold, 77 where namespaces are not permitted. Python 3.9 
 """
 from __future__ import annotations
 
-import argparse
-import pathlib
-import secrets
+import functools
 import sys
-import tempfile
 import time
 
 import fleet
@@ -34,14 +31,16 @@ BACK_S = 2 * SETTINGS["receiver.lease_ms"] / 1000 + 2
 KINDS = {"long": {"longest": 1400}, "all": {"longest": 1}}
 
 
-def play(options, kind, sky, scratch, network):
+def play(options, kind, sky, scratch):
+    with Network(["t", "r0", "r1"], seed=options.seed) as network:
+        strike(options, kind, sky, scratch, network)
+
+
+def strike(options, kind, sky, scratch, network):
     versions = model.synthetic(scratch, options.seed, mebibytes=0.5)
-    key = scratch / "key"
-    key.touch(0o600)
-    key.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
     syncs = []
     with fleet.Fleet(options.program, versions.base, versions.stream,
-                     {**HOLE, "transport.shared_key_file": key},
+                     {**HOLE, **fleet.shared_key(scratch)},
                      prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else "t")) as f:
         # Rare syncs: the hole begins between two of them, so that no frame is cut by it.
         trainer = f.trainer(listen=f"{network.addresses['t']}:{PORT}", receivers=2, rounds=1_000_000,
@@ -81,30 +80,19 @@ def play(options, kind, sky, scratch, network):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program")
+    parser = fleet.parser_of(__doc__)
     # The kernel tries again 0.2, 0.6, 1.4, 3, 6.2, 12.6 and 25.4 s after what was lost first, which
     # is sent at most half a second after the beginning.
     parser.add_argument("--seconds", type=float, default=15, help="of the hole")
     parser.add_argument("--patience", type=float, default=BACK_S, help="seconds after it")
     parser.add_argument("--only", choices=list(KINDS))
-    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     why_not = Network.why_not()
     if why_not:
         print(f"skipped: {why_not}")
         return fleet.SKIPPED
-    for kind, sky in KINDS.items():
-        if options.only not in (None, kind):
-            continue
-        with tempfile.TemporaryDirectory(prefix="lockstep-hole-") as scratch:
-            with Network(["t", "r0", "r1"], seed=options.seed) as network:
-                try:
-                    play(options, kind, sky, pathlib.Path(scratch), network)
-                except (fleet.Late, fleet.Failed) as problem:
-                    print(f"FAILED {problem}")
-                    return 1
-    return 0
+    return fleet.verdict_on("hole", *(functools.partial(play, options, kind, sky) for kind, sky in KINDS.items()
+                                      if options.only in (None, kind)))
 
 
 if __name__ == "__main__":

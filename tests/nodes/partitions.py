@@ -22,7 +22,6 @@ import argparse
 import json
 import pathlib
 import random
-import secrets
 import signal
 import socket
 import statistics
@@ -476,10 +475,7 @@ def main(arguments=None):
         if options.insecure:
             secured = {"transport.insecure": True}
         else:
-            key = scratch / "key"
-            key.touch(0o600)
-            key.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-            secured = {"transport.shared_key_file": key}
+            secured = fleet.shared_key(scratch)
         names = ([f"t{rank}" for rank in range(options.ranks)] +
                  [f"r{i}" for i in range(options.receivers)])
         with Network(names, seed=options.seed) as network:

@@ -10,12 +10,10 @@ old speed again it comes back, and all pass the audit. Prints what was seen. Pyt
 """
 from __future__ import annotations
 
-import argparse
+import functools
 import os
-import pathlib
 import statistics
 import sys
-import tempfile
 import threading
 import time
 
@@ -146,22 +144,14 @@ def play(options, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("program")
+    parser = fleet.parser_of(__doc__)
     parser.add_argument("--receivers", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     # What is freed goes back to the kernel at once: what an allocator keeps is not held for anybody,
     # and differs by more than what is looked for here.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    with tempfile.TemporaryDirectory(prefix="lockstep-slow-") as scratch:
-        try:
-            play(options, pathlib.Path(scratch))
-        except (fleet.Failed, fleet.Late) as problem:
-            print(f"FAILED {problem}")
-            return 1
-    return 0
+    return fleet.verdict_on("slow", functools.partial(play, options))
 
 
 if __name__ == "__main__":

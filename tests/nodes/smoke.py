@@ -1013,28 +1013,21 @@ def how_many_handshakes_may_fail_is_a_setting(world):
 # Security
 
 
-def shared_key(place):
-    file = place / "key"
-    file.touch(0o600)
-    file.write_text(secrets.token_hex(32) + "\n", encoding="ascii")
-    return {"transport.shared_key_file": file}
-
-
 @case
 def shared_key_fleet(world):
-    key = shared_key(world.place("key"))
+    key = fleet.shared_key(world.place("key"))
     with world.fleet(settings=key) as f:
         trainer = f.trainer(receivers=1, rounds=1, listen="0.0.0.0:0")
         at = "127.0.0.1:" + address_of(trainer).rpartition(":")[2]
         strangers = [
-            f.receiver(1, at, settings=shared_key(world.place("key")), name="other-key"),
+            f.receiver(1, at, settings=fleet.shared_key(world.place("key")), name="other-key"),
             f.receiver(2, at, settings={"transport.shared_key_file": None}, name="no-key")]
         ready_at(f.receiver(0, at), world.last)
         for s in strangers:
             stays_unready(s, 0.5)
         require(f.ask("status", at).code == 0, "status with the key")
         require(f.ask("audit", at).code == 0, "audit with the key")
-        for wrong in (shared_key(world.place("key")), {"transport.shared_key_file": None}):
+        for wrong in (fleet.shared_key(world.place("key")), {"transport.shared_key_file": None}):
             ended = f.ask("status", at, settings=wrong)
             require(ended.code in (2, 3) and not ended.objects, f"status without the key: {ended}")
 
