@@ -1,14 +1,17 @@
 #include "actors/log.hpp"
 
+#include <fcntl.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
-#include "messages/errors.hpp"
 #include "messages/one_line.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -45,7 +48,11 @@ std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
       sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(options.file);
     }
   } catch (const spdlog::spdlog_ex& e) {
-    throw error(errc::unwritable, options.file + ": " + e.what());
+    // It has the system's reason as text only: asked again, it may even be well by now.
+    const int file = ::open(options.file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (file < 0) refuse_write(options.file, "cannot be opened", errno);
+    ::close(file);
+    throw try_again_error(errc::unwritable, options.file + ": " + e.what());
   }
   auto log = std::make_shared<spdlog::logger>("lockstep", std::move(sink));
   auto lines = std::make_unique<spdlog::pattern_formatter>();

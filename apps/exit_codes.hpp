@@ -3,7 +3,7 @@
 
 #include "actors/refused_error.hpp"
 #include "messages/errors.hpp"
-#include "weights/unwritable.hpp"
+#include "messages/transient.hpp"
 
 namespace lockstep {
 
@@ -33,6 +33,11 @@ inline int exit_code_of(errc code) noexcept {
     default:
       return exit_bad_input;
   }
+}
+
+/// Of what the system said, as in `errno`, about a file.
+inline int exit_code_of_system(int code) noexcept {
+  return is_transient(code) ? exit_try_again : exit_bad_input;
 }
 
 inline int exit_code_of(const error& e) noexcept {

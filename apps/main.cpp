@@ -132,10 +132,12 @@ int main(int argc, char** argv) {
     return parse(argc, argv)();
   } catch (const error& e) {
     return complain(e.what(), exit_code_of(e));
+  } catch (const unreadable_settings& e) {
+    return complain(e.what(), exit_code_of_system(e.code()));
   } catch (const setting_error& e) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::filesystem::filesystem_error& e) {
-    return complain(e.what(), is_transient(e.code().value()) ? exit_try_again : exit_bad_input);
+    return complain(e.what(), exit_code_of_system(e.code().value()));
   } catch (const std::bad_alloc&) {
     return complain("out of memory", exit_try_again);
   } catch (const std::exception& e) {

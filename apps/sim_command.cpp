@@ -15,6 +15,7 @@
 #include "apps/standard_output.hpp"
 #include "config/bounded_file.hpp"
 #include "messages/errors.hpp"
+#include "messages/transient.hpp"
 #include "sim/campaign.hpp"
 #include "sim/links.hpp"
 
@@ -52,7 +53,8 @@ std::string read_text(const std::string& name) {
   try {
     return read_at_most(name, bytes_max);
   } catch (const unreadable& e) {
-    throw error(errc::bad_input, name + ": cannot be read as a file of fault rates: " + e.what());
+    throw_refused(errc::bad_input, name + ": cannot be read as a file of fault rates: " + e.what(),
+                  e.code());
   }
 }
 

@@ -15,20 +15,29 @@ namespace {
 /// Memory grows by this as bytes are read.
 constexpr std::size_t step_bytes = 16 << 10;
 
+// Non-blocking, or a FIFO without a writer would hold us for ever.
+int open_to_read(const std::filesystem::path& path) {
+  int fd = -1;
+  do {
+    fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  } while (fd < 0 && errno == EINTR);
+  return fd;
+}
+
 [[noreturn]] void fail() {
-  throw unreadable(std::system_category().message(errno));
+  const int code = errno;
+  throw unreadable(std::system_category().message(code), code);
 }
 
 }  // namespace
 
 std::string read_at_most(const std::filesystem::path& path, std::size_t bytes_max) {
-  // Non-blocking, or a FIFO without a writer would hold us for ever.
   const struct descriptor {
     int fd;
     ~descriptor() {
       if (fd >= 0) ::close(fd);
     }
-  } file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  } file{open_to_read(path)};
   struct stat status {};
   if (file.fd < 0 || ::fstat(file.fd, &status) != 0) fail();
   if (!S_ISREG(status.st_mode)) throw unreadable("not a regular file");

@@ -11,7 +11,13 @@ namespace lockstep {
 /// Why a file was not read: "No such file or directory", "not a regular file", "larger than …".
 class unreadable : public std::runtime_error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit unreadable(const std::string& what, int code = 0)
+      : std::runtime_error(what), code_(code) {}
+  /// What the system said, as in `errno`; 0 where it did not refuse.
+  int code() const noexcept { return code_; }
+
+ private:
+  int code_;
 };
 
 /// The bytes of a file. Throws `unreadable` where it cannot be opened or read, has more than

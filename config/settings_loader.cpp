@@ -96,7 +96,8 @@ std::string contents_of(const std::filesystem::path& path) {
   try {
     return read_at_most(path, file_bytes_max);
   } catch (const unreadable& e) {
-    throw setting_error(fmt::format("{}: cannot be read: {}", shown(path.string()), e.what()));
+    throw unreadable_settings(fmt::format("{}: cannot be read: {}", shown(path.string()), e.what()),
+                              e.code());
   }
 }
 

@@ -35,6 +35,17 @@ struct effective_setting {
   std::string_view help;
 };
 
+/// The system did not let a settings file be read.
+class unreadable_settings : public setting_error {
+ public:
+  unreadable_settings(const std::string& what, int code) : setting_error(what), code_(code) {}
+  /// What it said, as in `errno`; 0 where the file is refused for what it is.
+  int code() const noexcept { return code_; }
+
+ private:
+  int code_;
+};
+
 /// Gathers settings from a TOML file, environment and command line in that order of precedence:
 /// the file is lowest, the environment overrides it, the command line overrides both. The order
 /// of the calls does not matter between kinds; within one kind the last call wins.
@@ -45,7 +56,8 @@ class settings_loader {
  public:
   settings_loader();
 
-  /// Reads a TOML file of at most 1 MiB, e.g. "[sync]\ncommit_timeout_ms = 5000".
+  /// Reads a TOML file of at most 1 MiB, e.g. "[sync]\ncommit_timeout_ms = 5000". Throws
+  /// `unreadable_settings` where that cannot be read.
   void add_file(const std::filesystem::path& path);
 
   /// Takes the text of such a file. `file` names it in messages.

@@ -46,7 +46,8 @@ class security {
 
   /// Reads the files. `log` hears of reloads and of those that failed, which leave in force what
   /// was there. Throws `error(errc::bad_setting)` (operator): contradicting or incomplete options,
-  /// a file that cannot be read or used, a secret that others may read.
+  /// a file that cannot be read or used, a secret that others may read; the `try_again_error` among
+  /// them where a disk or a file server fails.
   explicit security(security_options options, log_function log = {});
   security(const security&) = delete;
   security& operator=(const security&) = delete;

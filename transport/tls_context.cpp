@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -12,6 +13,7 @@
 #include <system_error>
 #include <vector>
 
+#include "messages/transient.hpp"
 #include "transport/tls_stream.hpp"
 
 namespace lockstep {
@@ -22,8 +24,13 @@ constexpr std::size_t secret_bytes_max = 64 << 10;
 constexpr std::string_view key_identity = "lockstep";
 constexpr unsigned char aes_128_gcm_sha256[] = {0x13, 0x01};
 
-[[noreturn]] void refuse(const std::string& what) {
-  throw error(errc::bad_setting, what);
+[[noreturn]] void refuse(const std::string& what, int code = 0) {
+  throw_refused(errc::bad_setting, what, code);
+}
+
+/// `code`: what the system said, as in `errno`.
+[[noreturn]] void refuse_call(const std::string& file, int code) {
+  refuse(file + ": " + std::generic_category().message(code), code);
 }
 
 /// The newest thing that OpenSSL complained of, and forgets the rest.
@@ -38,6 +45,42 @@ std::string openssl_reason() {
   refuse(file + ": " + openssl_reason());
 }
 
+/// A file that is open to be read, and is one.
+class readable_file {
+ public:
+  explicit readable_file(const std::string& name) : name_(name) {
+    // Non-blocking, or a FIFO without a writer would hold us for ever.
+    do {
+      fd_ = open(name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    } while (fd_ < 0 && errno == EINTR);
+    if (fd_ < 0) refuse_call(name, errno);
+  }
+  ~readable_file() { close(fd_); }
+  readable_file(const readable_file&) = delete;
+  readable_file& operator=(const readable_file&) = delete;
+
+  /// Who may do what with it. Refused where it is no file.
+  mode_t mode() const {
+    struct stat info {};
+    if (fstat(fd_, &info) != 0) refuse_call(name_, errno);
+    if (!S_ISREG(info.st_mode)) refuse(name_ + ": is not a file");
+    return info.st_mode;
+  }
+
+  /// How many bytes were read; 0 at its end.
+  std::size_t read(char* to, std::size_t size) {
+    for (;;) {
+      const auto got = ::read(fd_, to, size);
+      if (got >= 0) return static_cast<std::size_t>(got);
+      if (errno != EINTR) refuse_call(name_, errno);
+    }
+  }
+
+ private:
+  const std::string& name_;
+  int fd_ = -1;
+};
+
 /// Bytes that are wiped when they are no longer needed.
 struct secret {
   std::vector<char> bytes;
@@ -49,38 +92,27 @@ struct secret {
 };
 
 /// Reads a file that only its owner may read. What is checked is what is read.
-void read_secret(const std::string& file, secret& out) {
-  // Non-blocking, or a FIFO without a writer would hold us for ever.
-  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  const auto system_reason = [] { return std::generic_category().message(errno); };
-  if (fd < 0) refuse(file + ": " + system_reason());
-  struct closer {
-    int fd;
-    ~closer() { close(fd); }
-  } const close_it{fd};
-  struct stat info {};
-  if (fstat(fd, &info) != 0) refuse(file + ": " + system_reason());
-  if (!S_ISREG(info.st_mode)) refuse(file + ": is not a file");
-  if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0)
-    refuse(file + ": others than its owner may use it; chmod 600");
+void read_secret(const std::string& name, secret& out) {
+  readable_file file(name);
+  if ((file.mode() & (S_IRWXG | S_IRWXO)) != 0)
+    refuse(name + ": others than its owner may use it; chmod 600");
   out.bytes.resize(secret_bytes_max);
   std::size_t size = 0;
-  for (;;) {
-    const auto got = read(fd, out.bytes.data() + size, out.bytes.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) refuse(file + ": " + system_reason());
-    if (got == 0) break;
-    size += static_cast<std::size_t>(got);
-    if (size == out.bytes.size()) refuse(file + ": is too long");
+  while (const auto got = file.read(out.bytes.data() + size, out.bytes.size() - size)) {
+    size += got;
+    if (size == out.bytes.size()) refuse(name + ": is too long");
   }
   out.bytes.resize(size);
 }
 
-/// OpenSSL opens files on its own, and would wait for the writer of a FIFO.
-void require_file(const std::string& file) {
-  struct stat info {};
-  if (stat(file.c_str(), &info) != 0) refuse(file + ": " + std::generic_category().message(errno));
-  if (!S_ISREG(info.st_mode)) refuse(file + ": is not a file");
+/// OpenSSL opens files on its own: it would wait for the writer of a FIFO, and does not say that a
+/// disk failed.
+void require_file(const std::string& name) {
+  readable_file file(name);
+  (void)file.mode();
+  std::array<char, 4096> some{};
+  while (file.read(some.data(), some.size()) > 0) {
+  }
 }
 
 int digit_of(char c) noexcept {

@@ -275,6 +275,14 @@ int openat(int dir, const char* path, int flags, ...) {
   return open_as(dir, path, flags, mode);
 }
 
+FILE* fopen(const char* path, const char* mode) {
+  static const auto open_stream = next<FILE* (*)(const char*, const char*)>("fopen");
+  const bool reads = std::string_view(mode).starts_with('r');
+  const auto possible = reads ? eio | eintr : eio | eintr | enospc;
+  if (meets(reads ? "open" : "open-to-write", possible, AT_FDCWD, path)) return nullptr;
+  return open_stream(path, mode);
+}
+
 int flock(int fd, int operation) noexcept {
   if (meets("flock", eio | eintr, fd)) return -1;
   return static_cast<int>(::syscall(SYS_flock, fd, operation));
