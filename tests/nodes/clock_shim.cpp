@@ -5,7 +5,8 @@
 //                    what it waits for comes when its own clock says so
 //   CLOCK_LOG=FILE   at exit one object: how many seconds the program's two clocks went on
 //                    ("steady", "system"), how many it really was ("steady_real", "system_real"),
-//                    and how many waits ended by such a clock ("waits")
+//                    how many waits went by such a clock ("waits"), and how many of
+//                    those for a condition were over before their time ("early")
 #include <dlfcn.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -18,6 +19,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -87,7 +89,7 @@ std::int64_t seen(clockid_t clock) {
 
 // --- waits --------------------------------------------------------------------------------------
 
-std::atomic<long> waits = 0;
+std::atomic<long> waits = 0, early = 0;
 
 /// Longer than any process lives: such waits are for ever, and would overflow.
 constexpr std::int64_t for_ever_s = std::int64_t{1} << 33;
@@ -120,6 +122,11 @@ int real_ms(int ms) {
 /// of the time since 1970.
 clockid_t clock_of(const timespec& deadline) {
   return in_ns(deadline) > the_drift().start[CLOCK_REALTIME] / 2 ? CLOCK_REALTIME : CLOCK_MONOTONIC;
+}
+
+int waited(int result, clockid_t clock, const timespec& deadline) {
+  if (result == ETIMEDOUT && seen(clock) < in_ns(deadline)) ++early;
+  return result;
 }
 
 // --- what it looked like ------------------------------------------------------------------------
@@ -156,10 +163,10 @@ struct journal {
     const auto s = [](std::int64_t ns) { return static_cast<double>(ns) / second; };
     std::fprintf(file,
                  "{\"steady\": %.9f, \"steady_real\": %.9f, \"system\": %.9f, \"system_real\": "
-                 "%.9f, \"waits\": %ld}\n",
+                 "%.9f, \"waits\": %ld, \"early\": %ld}\n",
                  s(end.steady.ours - start.steady.ours), s(end.steady.real - start.steady.real),
                  s(end.system.ours - start.system.ours), s(end.system.real - start.system.real),
-                 waits.load());
+                 waits.load(), early.load());
     std::fclose(file);
   }
 };
@@ -192,15 +199,16 @@ int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, cl
       next<int (*)(pthread_cond_t*, pthread_mutex_t*, clockid_t, const timespec*)>(
           "pthread_cond_clockwait");
   const auto real = real_deadline(clock, *deadline);
-  return wait(condition, mutex, clock, &real);
+  return waited(wait(condition, mutex, clock, &real), clock, *deadline);
 }
 
 int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex,
                            const timespec* deadline) {
   static const auto wait =
       next<int (*)(pthread_cond_t*, pthread_mutex_t*, const timespec*)>("pthread_cond_timedwait");
-  const auto real = real_deadline(clock_of(*deadline), *deadline);
-  return wait(condition, mutex, &real);
+  const auto clock = clock_of(*deadline);
+  const auto real = real_deadline(clock, *deadline);
+  return waited(wait(condition, mutex, &real), clock, *deadline);
 }
 
 int clock_nanosleep(clockid_t clock, int flags, const timespec* wanted, timespec* left) {
