@@ -861,7 +861,8 @@ TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not rea
 }
 
 // It was ready with what the fleet had left, for as long as it took to digest its bytes.
-TEST_CASE_METHOD(fixture, "receiver: an attach after a silence makes nobody ready who may be behind") {
+TEST_CASE_METHOD(fixture,
+                 "receiver: an attach after a silence makes nobody ready who may be behind") {
   serve();
   f.on_tick(t0 + milliseconds(s.receiver.lease_ms));
   REQUIRE(f.state().reason == errc::lease_expired);
