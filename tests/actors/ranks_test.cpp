@@ -211,6 +211,23 @@ TEST_CASE("a start without all ranks ends when its time is over, and names whom 
   CHECK(second.get() == "the trainer has left");
 }
 
+TEST_CASE("a start ends with the name of the rank that was refused and did not come again") {
+  ranked_fleet f;
+  std::vector<std::future<std::string>> fit;
+  for (const std::uint32_t rank : {0u, 2u})
+    fit.push_back(std::async(std::launch::async, [&, rank] {
+      try {
+        f.t[rank]->seed(f.w, 4, rank == 0 ? 4s * slowness : 60s);
+        return std::string("seeded");
+      } catch (const error& e) {
+        return std::string(e.what());
+      }
+    }));
+  CHECK_THAT(why_refused(*f.t[1], f.w, 7), Catch::Contains("it seeds label 7"));
+  CHECK(fit[0].get() == "no word of rank 1");
+  f.t[2]->stop();  // it may have seeded its part by then
+}
+
 TEST_CASE("labels that differ are refused") {
   ranked_fleet f;
   REQUIRE(f.seed());
