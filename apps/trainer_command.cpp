@@ -67,6 +67,10 @@ settings settings_of(const trainer_command_options& o) {
   if (o.rank > 0) s.transport.rank = o.rank;
   if (s.transport.rank > 0 && s.transport.connect.empty())
     throw error(errc::bad_input, "--coordinator HOST:PORT is missing: where is rank 0?");
+  // Forgotten, it would lead a trainer of its own and wait for ranks that are another's.
+  if (s.transport.rank == 0 && o.coordinator)
+    throw error(errc::bad_input,
+                "--coordinator is for ranks that do not lead: say which by --rank");
   return s;
 }
 

@@ -859,6 +859,8 @@ def bad_words(world):
                           ["status", "nonsense"], ["status", "127.0.0.1:99999"],
                           ["trainer", "--base", world.scratch / "none"],
                           ["trainer", "--base", world.versions.base, "--listen", "127.0.0.1"],
+                          ["trainer", "--base", world.versions.base, "--ranks", "2", "--coordinator",
+                           "127.0.0.1:1"],
                           ["receiver", "--connect", "127.0.0.1:1", "--id", "0", "--checkpoint",
                            world.scratch / "none"]):
             process = f.start("bad", "observer", 0, [str(a) for a in arguments])
