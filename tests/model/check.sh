@@ -4,7 +4,7 @@
 #   NAME    one check of the table below
 #   transitions    that transitions.txt is what the model says
 #   --transitions  writes transitions.txt anew
-#   --list  the names of the small set, which ctest runs
+#   --list  the names of the small set and of the long one, which ctest runs
 #   --all   every check, the large ones too: minutes each, up to 6 GB of memory
 # A check that must hold demands a completed search without errors; one that must fail demands an
 # error of the named invariant and the trail that leads to it. MODEL_SWITCHES adds switches to a
@@ -19,7 +19,9 @@ holds-two-receivers | small | holds | protocol | -DLIM0=2
 holds-redo | small | holds | protocol | -DLIM0=2 -DREDOS=1
 holds-without-digests | small | holds | protocol | -DLIM0=2 -DREDOS=1 -DNODIGEST
 holds-three-receivers | small | holds | protocol | -DNR=3 -DLIM0=1
+holds-three-receivers-again | small | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGLE -DCRASHES=1
 holds-two-senders | small | holds | protocol | -DLIM0=1 -DLIM1=1 -DTOGGLE
+holds-three-receivers-two-senders | long | holds | protocol | -DNR=3 -DLIM0=1 -DLIM1=1 -DTOGGLE -DCRASHES=1
 holds-live-one-fault | small | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=1
 advance-before-flush | small | I4 | seed_bug | -DADVANCE_BEFORE_FLUSH
 only-not-advance | small | I1 | protocol | -DLIM0=2 -DONLY_NOT_ADVANCE
@@ -51,9 +53,7 @@ large-reseed-all | large | holds | protocol | -DLIM0=4 -DRESEED_ALL -DTOGGLE
 large-catch-up-two-bases | large | holds | protocol | -DLIM0=4 -DUNDO -DCRASHES=0
 large-catch-up-by-diff-digests-alone | large | holds | protocol | -DLIM0=4 -DUNDO -DCATCH_UP_BY_DIFF -DCRASHES=0
 large-four-transactions | large | holds | protocol | -DLIM0=4 -DTOGGLE
-large-three-receivers | large | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGLE -DCRASHES=1
 large-three-receivers-redo | large | holds | protocol | -DNR=3 -DLIM0=2 -DREDOS=1 -DTOGGLE -DCRASHES=1
-large-three-receivers-two-senders | large | holds | protocol | -DNR=3 -DLIM0=1 -DLIM1=1 -DTOGGLE -DCRASHES=0
 large-two-senders | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DTOGGLE
 large-two-senders-redo | large | holds | protocol | -DLIM0=1 -DLIM1=2 -DREDOS=1 -DTOGGLE -DCRASHES=1
 large-liveness-two-faults | large | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=2 -DREDOS=1
@@ -155,6 +155,7 @@ names() { checks | awk -F'|' -v set="$1" 'NF { k = $1; s = $2; gsub(/ /, "", k);
 case "${1:-}" in
   --list)
     names small
+    names long
     echo transitions
     ;;
   --transitions)
