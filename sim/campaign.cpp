@@ -36,8 +36,17 @@ struct job_sums {
 };
 
 struct board {
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false};  ///< its time is over
+  /// Where the first violation is that ends the campaign. Seeds before it are run all the same, so
+  /// that which one is named does not depend on who was faster.
+  std::atomic<std::uint64_t> end{UINT64_MAX};
   job_sums jobs[256];
+
+  void end_at(std::uint64_t offset) {
+    auto now = end.load();
+    while (offset < now && !end.compare_exchange_weak(now, offset)) {
+    }
+  }
 };
 
 class shared_board {
@@ -106,7 +115,7 @@ void work(const campaign_options& o, board& shared, unsigned index) {
   auto& job = shared.jobs[index];
   for (;;) {
     const auto offset = index + job.done * o.jobs;
-    if (offset >= o.seeds || shared.stop) return;
+    if (offset >= o.seeds || offset > shared.end || shared.stop) return;
     auto each = o.each;
     each.seed += offset;
     job.seed = each.seed;
@@ -117,7 +126,7 @@ void work(const campaign_options& o, board& shared, unsigned index) {
     if (!r.violation.empty()) note_violation(job, each.seed, r.violation);
     job.running = false;
     ++job.done;
-    if (o.stop_at_first && job.any_bad) shared.stop = true;
+    if (o.stop_at_first && !r.violation.empty()) shared.end_at(offset);
   }
 }
 
@@ -212,7 +221,7 @@ campaign_result run_campaign(const campaign_options& o,
     ++job.sums.seeds;
     job.running = false;
     ++job.done;
-    if (o.stop_at_first) shared->stop = true;
+    if (o.stop_at_first) shared->end_at(job.seed - o.each.seed);
     *at = start(o, *shared.operator->(), index);
   }
   campaign_result out;

@@ -17,7 +17,7 @@ struct campaign_options {
   run_options each;  ///< its `seed` is the first
   std::uint64_t seeds = 1;
   unsigned jobs = 1;           ///< processes, 1 to 256
-  bool stop_at_first = false;  ///< end soon after a violation was found
+  bool stop_at_first = false;  ///< end at the first seed with a violation, and soon after
   /// No seed is begun after this time; 0 is no limit.
   std::chrono::milliseconds time_max{0};
   /// A step takes microseconds. One that takes this long, by the wall clock, will never end.

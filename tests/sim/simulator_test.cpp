@@ -174,6 +174,22 @@ TEST_CASE("every broken protocol is caught within a thousand seeds, in every kin
   }
 }
 
+TEST_CASE("the first seed that is bad is the first, whoever is faster") {
+  campaign_options o;
+  o.seeds = 200;
+  o.stop_at_first = true;
+  for (const auto how : {variant::reuse_version, variant::no_run_fence}) {
+    o.each.broken = how;
+    o.jobs = 1;
+    const auto one = run_campaign(o);
+    REQUIRE(one.first_bad_seed);
+    o.jobs = 9;  // more than there are cores, so that some are far ahead of others
+    const auto many = run_campaign(o);
+    CHECK(many.first_bad_seed == one.first_bad_seed);
+    CHECK(many.first_violation == one.first_violation);
+  }
+}
+
 TEST_CASE("what is caught is what is broken, and not how: where nothing fails nothing is wrong") {
   for (auto each : kinds_of_fleets()) {
     each.rates.rate.fill(0);
