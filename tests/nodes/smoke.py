@@ -178,7 +178,9 @@ def benchmarks_ask_as_status_does(world):
         at = address_of(f.trainer(receivers=1, rounds=1))
         ready_at(f.receiver(3, at, name="engine-3"), world.last)
         with observer.Observer(at) as asked:
-            asked.until("it is a member", lambda lines: 3 in lines and lines[3]["member"], 10)
+            # The receiver says so a moment before its trainer has heard of it.
+            asked.until("it is a member at the last version",
+                        lambda lines: 3 in lines and lines[3]["member"] and lines[3]["label"] == world.last, 10)
             line = asked.ask()[3]
         status = f.ask("status", at).find("status")["receivers"][0]
         for key in ("name", "standing", "phase", "label", "ready", "member", "reseeds"):
