@@ -178,6 +178,16 @@ void checker::check_flusher(caf::scheduled_actor& actor) {
     violated("bounds: more buckets are under way to one receiver than it gave credit for");
 }
 
+namespace {
+
+/// Whether a snapshot still has the delta of a transaction that is over, or of one before it.
+bool keeps_delta(const snapshot_state* s, txn_ref over) {
+  return s != nullptr && s->pending && s->machine->staged() &&
+         s->machine->staged()->txn.run == over.run && s->machine->staged()->txn <= over;
+}
+
+}  // namespace
+
 void checker::check_released(const trainer_process& t) {
   const auto* s = fleet_.actors_of(t).supervisor;
   // Who would have told them may have died.
@@ -187,6 +197,8 @@ void checker::check_released(const trainer_process& t) {
     if (f && f->source && f->env.txn.run == t.sync_txn.run && f->env.txn.seq <= t.sync_txn.seq)
       violated("bounds: a flusher keeps what is over");
   }
+  if (keeps_delta(fleet_.actors_of(t).snapshot, t.sync_txn))
+    violated("bounds: the snapshot keeps what is over");
 }
 
 void checker::check_released(const rank_process& p) {
@@ -197,6 +209,8 @@ void checker::check_released(const rank_process& p) {
     if (f && f->source && f->env.txn <= p.over)
       violated("bounds: a flusher of " + fleet_.name_of(p.where) + " keeps what is over");
   }
+  if (keeps_delta(fleet_.snapshot_of_rank(p), p.over))
+    violated("bounds: the snapshot of " + fleet_.name_of(p.where) + " keeps what is over");
 }
 
 void checker::check_fenced(const trainer_process& t) {
