@@ -90,6 +90,7 @@ void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes
     CHECK(states.base == digest_of(key, views(base)));
     CHECK(states.target == digest_of(key, views(target)));
     CHECK(states.other_base == digest_of(key + 1, views(base)));
+    CHECK(states.other_target == digest_of(key + 1, views(target)));
     check_leads(staged, base, target);
   }
 }
