@@ -66,7 +66,7 @@ class state_printer {
         std::string(s.ready ? "ready" : "not ready") + ", " + std::string(to_string(s.phase));
     if (s.version)
       line += ", version " + std::to_string(s.label) + " (" + to_string(s.version) + ")";
-    if (!s.ready) line += ": " + std::string(to_string(s.reason));
+    if (s.reason != errc::none) line += ": " + std::string(to_string(s.reason));
     say(line);
   }
 

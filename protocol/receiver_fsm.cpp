@@ -149,6 +149,7 @@ void receiver_fsm::refresh(actions& out) {
     state_.reason = errc::behind;
   } else {
     state_.ready = true;
+    if (lease_expired_) state_.reason = errc::lease_expired;
   }
   if (state_ == published_) return;
   published_ = state_;

@@ -252,9 +252,13 @@ void checker::check_engine(receiver_process& r, const receiver_state& s) {
     violated("I3: " + who + " was told that it holds " + to_string(r.written_version) + ", not " +
              to_string(now.version));
   if (!r.served.ready) return;
-  const std::chrono::milliseconds lease(fleet_.options().receiver.lease_ms);
-  if (r.ticked && fleet_.now() >= r.heard + lease)
-    violated("I3: " + who + " is ready, and its lease has ended");
+  const auto& options = fleet_.options().receiver;
+  if (r.ticked && fleet_.now() >= r.heard + std::chrono::milliseconds(options.lease_ms)) {
+    if (!options.serve_stale)
+      violated("I3: " + who + " is ready, and its lease has ended");
+    else if (r.served.reason != errc::lease_expired)
+      violated("I3: " + who + " may be stale, and does not say so");
+  }
   if (r.paused) violated("I3: " + who + " is ready, and was never told to go on");
   if (!r.rotten && !holds(r, r.loaded)) violated("I3: " + who + " was not told what was written");
 }

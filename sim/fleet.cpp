@@ -96,6 +96,7 @@ void fleet::choose_settings() {
   // None, some steps, about a dozen.
   s.sync.history_percent = static_cast<std::uint32_t>(mix(o_.seed, 0x415) % 3) * 400;
   if (mix(o_.seed, 0xc0de) % 4 == 0) s.sync.encoding = delta_encoding::raw;
+  s.receiver.serve_stale = mix(o_.seed, 0x57a1e) % 8 == 0;
   s.transport.fanout = o_.fanout;
   s.transport.ranks = o_.ranks;
   s.transport.relay_stall_ms = 200;

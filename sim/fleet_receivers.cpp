@@ -142,7 +142,8 @@ receiver_hooks fleet::hooks_of(receiver_process& r) {
     if (r.lives != life) return;
     // The broken front door hears only good news.
     if (o_.broken == variant::serve_torn && !state.ready) return;
-    if (r.served.ready && state.reason == errc::lease_expired) count(consequence::lease_ended);
+    if (r.served.ready && state.reason == errc::lease_expired)
+      count(state.ready ? consequence::served_stale : consequence::lease_ended);
     r.served = state;
     r.was_unready |= !state.ready;
   };

@@ -44,6 +44,7 @@ enum class consequence : std::uint8_t {
   lease_ended,     ///< a receiver stopped serving because nobody renewed its lease
   staged_expired,  ///< a delta or full transfer that was staged was given up for its age
   late_commit,     ///< a receiver was told to commit what it had staged no more
+  served_stale,    ///< a receiver that was told to goes on serving though its lease has ended
   lost_ack,        ///< an acknowledgement never arrived
   lent,            ///< a receiver made a bucket of its own weights for another
   count_

@@ -844,8 +844,19 @@ TEST_CASE("receiver: may be told to serve on without a lease") {
   receiver_fsm f({9, 7, me, layout, 1000}, s);
   f.on_attach(t0, {fixture::env(1), at(0, d0), layout, 1});
   f.on_digest({1, 1}, d0, proof);
-  f.on_tick(t0 + 2 * milliseconds(s.receiver.lease_ms));
-  CHECK(f.state().ready);
+  CHECK(f.state().reason == errc::none);
+  const auto over = t0 + 2 * milliseconds(s.receiver.lease_ms);
+  const auto told = find<act::publish>(f.on_tick(over));
+  REQUIRE(told);
+  CHECK(told->state.ready);
+  CHECK(told->state.reason == errc::lease_expired);  // whoever it serves can see it
+  // Not where it knows better than its lease does.
+  CHECK(find<act::publish>(f.on_ping(over, {9, me, {1, 0}}))->state.reason == errc::none);
+  f.on_ping(over, {9, me, {1, 1}});
+  CHECK_FALSE(f.state().ready);
+  f.on_tick(over + 2 * milliseconds(s.receiver.lease_ms));
+  CHECK_FALSE(f.state().ready);
+  CHECK(f.state().reason == errc::behind);
 }
 
 TEST_CASE_METHOD(fixture, "receiver: who was left behind by the fleet is not ready") {
