@@ -236,15 +236,18 @@ class simulator {
     // At once: to make it small may take long.
     if (!o_.json) print_out(fmt::format("seed {}: {}\n", bad.seed, sums.first_violation));
     const bool replayed = campaign_.each.keep && (o_.trace || o_.events);
-    const auto small = o_.no_shrink || replayed ? bad : sim::shrink(bad);
-    const auto replay = replay_of(o_, small);
+    const auto small = o_.no_shrink || replayed ? sim::small_run{bad, {}} : sim::shrink(bad);
+    const auto replay = replay_of(o_, small.run);
+    const auto& ends = small.violation.empty() ? sums.first_violation : small.violation;
     if (o_.json) {
       print_out(json_line(nlohmann::ordered_json{{"kind", "violation"},
                                                  {"seed", bad.seed},
                                                  {"what", sums.first_violation},
-                                                 {"replay", replay}}));
+                                                 {"replay", replay},
+                                                 {"replay_what", ends}}));
     } else {
       print_out(fmt::format("see it with: {}\n", replay));
+      if (ends != sums.first_violation) print_out(fmt::format("which ends with: {}\n", ends));
     }
   }
 

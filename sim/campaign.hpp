@@ -50,9 +50,17 @@ void add(campaign_result& sums, std::uint64_t seed, const run_result& r);
 campaign_result run_campaign(const campaign_options& o,
                              const std::function<void(std::uint64_t done)>& progress = {});
 
-/// As few strikes and syncs as still break the same run, as far as tries of `steps_max` steps
+/// A failing run made small.
+struct small_run {
+  run_options run;
+  /// What it ends with, which may differ from the whole run's but for the promise that is broken;
+  /// empty if `run` is the whole one.
+  std::string violation;
+};
+
+/// As few strikes and syncs as still break the same promise, as far as tries of `steps_max` steps
 /// together find out: half a minute or so. Returns `o` itself if it violates nothing, if what
 /// struck in it cannot be known, or if too many strikes are left to be named.
-run_options shrink(const run_options& o, std::uint64_t steps_max = 10'000'000);
+small_run shrink(const run_options& o, std::uint64_t steps_max = 10'000'000);
 
 }  // namespace lockstep::sim

@@ -24,12 +24,13 @@ class shrinker {
   }
 
   /// None: there is nothing better than what was given.
-  std::optional<run_options> work() {
+  std::optional<small_run> work() {
     campaign_options apart;
     apart.each = best_;
     const auto first = run_campaign(apart);
     if (first.violations == 0) return std::nullopt;
-    wanted_ = promise(first.first_violation);
+    found_ = first.first_violation;
+    wanted_ = promise(found_);
     if (wanted_ == "crash" || wanted_ == "hang")
       return std::nullopt;  // what struck in it is not known
     const auto whole = run(best_);
@@ -42,7 +43,7 @@ class shrinker {
     fewer_syncs();
     best_.steps_max = 0;
     if (best_.keep->size() > strikes_max) return std::nullopt;
-    return best_;
+    return small_run{best_, found_};
   }
 
  private:
@@ -60,7 +61,9 @@ class shrinker {
     const auto r = run_campaign(apart);
     // What ended in a crash has counted no steps.
     left_ -= std::min(left_, std::max(r.steps, steps_min));
-    return r.violations > 0 && promise(r.first_violation) == wanted_;
+    if (r.violations == 0 || promise(r.first_violation) != wanted_) return false;
+    found_ = r.first_violation;
+    return true;
   }
 
   void fewer_syncs() {
@@ -96,14 +99,15 @@ class shrinker {
   run_options best_;
   std::uint64_t left_;
   std::string wanted_;
+  std::string found_;  ///< what `best_` ends with
 };
 
 }  // namespace
 
-run_options shrink(const run_options& o, std::uint64_t steps_max) {
+small_run shrink(const run_options& o, std::uint64_t steps_max) {
   auto small = shrinker(o, steps_max).work();
-  if (!small) return o;
-  small->level = o.level;
+  if (!small) return {o, {}};
+  small->run.level = o.level;
   return *small;
 }
 

@@ -209,13 +209,14 @@ TEST_CASE("what breaks is made small, and still breaks") {
   o.broken = variant::only_not_advance;
   for (o.seed = 1; run(o).violation.empty(); ++o.seed) continue;
   const auto whole = run(o);
-  const auto small = shrink(o);
+  const auto [small, ends] = shrink(o);
   REQUIRE(small.keep);
   CHECK(small.syncs <= o.syncs);
   CHECK(small.keep->size() <= whole.struck.size());
   CHECK(small.keep->size() <= 3);  // one failed write is all it takes
   const auto again = run(small);
   CHECK(again.violation.substr(0, 2) == whole.violation.substr(0, 2));
+  CHECK(again.violation == ends);
   CHECK(again.struck.size() == small.keep->size());
   // Nothing breaks without them.
   auto none = small;
@@ -224,7 +225,7 @@ TEST_CASE("what breaks is made small, and still breaks") {
 }
 
 TEST_CASE("a run that breaks nothing is not made smaller") {
-  CHECK_FALSE(shrink(of_seed(1)).keep);
+  CHECK_FALSE(shrink(of_seed(1)).run.keep);
 }
 
 TEST_CASE("making a run small ends, however long each try takes") {
@@ -232,7 +233,7 @@ TEST_CASE("making a run small ends, however long each try takes") {
   o.broken = variant::only_not_advance;
   for (o.seed = 1; run(o).violation.empty(); ++o.seed) continue;
   const auto all = run(o).struck;
-  const auto unchanged = shrink(o, 0);
+  const auto unchanged = shrink(o, 0).run;
   REQUIRE(unchanged.keep);
   CHECK(unchanged.keep->size() == std::set(all.begin(), all.end()).size());
   CHECK(unchanged.syncs == o.syncs);
