@@ -205,3 +205,45 @@ TEST_CASE("a pong of a newer run ends the run that hears it, and one of no newer
   CHECK(over());
   CHECK(f.sync(2).reason == errc::fenced);
 }
+
+TEST_CASE("a refusal is believed by the life that it names, and not by who serves") {
+  stage s;
+  caf::scoped_actor supervisor(*s.rt.inside().system);
+  const weight_buffer w(small_layout());  // what its own memory begins with
+  const auto bytes = std::make_shared<engine>(receiver_id{1}, "1", w.shape(),
+                                              std::vector<std::span<std::byte>>(),
+                                              receiver_hooks{}, std::shared_ptr<fault_source>());
+  const incarnation inc{1, 1};
+  const auto cluster = s.env->cluster;
+  const auto receiver = s.spawn(receiver_behavior, s.env, bytes, inc,
+                                caf::actor_cast<supervisor_actor>(supervisor), relay_side{});
+  const auto hears = [&](const refused_msg& m) {
+    s.test->send(receiver, m);
+    // It has been heard when what follows it is answered.
+    s.test->send(receiver, audit_msg{cluster, inc, 0});
+    REQUIRE(s.next<audit_reply_msg>());
+  };
+  const refused_msg word{cluster, inc, errc::wrong_layout, "another model"};
+  auto other = word;
+  ++other.cluster;
+  hears(other);
+  other = word;
+  other.inc = {1, 2};
+  hears(other);
+  CHECK_FALSE(bytes->refusal());
+  // A trainer that has no use for the engine that another one serves its weights from is a stranger.
+  const auto state = digest_of(public_digest_seed, views_of(w));
+  s.test->send(receiver,
+               attach_msg{{cluster, {1, 1}, inc}, {{1, 2}, state, 0}, w.shape().fingerprint(), 7});
+  while (!bytes->state().ready) hears(other);
+  hears(word);
+  CHECK_FALSE(bytes->refusal());
+  // It holds nothing that another run could begin with.
+  s.test->send(receiver,
+               attach_msg{{cluster, {2, 1}, inc}, {{2, 2}, {1, 1}, 0}, w.shape().fingerprint(), 7});
+  while (bytes->state().ready) hears(other);
+  hears(word);
+  REQUIRE(bytes->refusal());
+  CHECK(bytes->refusal().reason == errc::wrong_layout);
+  CHECK(bytes->refusal().detail == "another model");
+}
