@@ -15,6 +15,7 @@ class link_rate {
 
   /// Shorter shipments say more of latency than of rate.
   static constexpr std::uint64_t bytes_min = std::uint64_t{16} << 20;
+
   /// Bytes that are on their way from now on. What was not taken by then is forgotten.
   void shipped(time_point now, txn_ref txn, std::uint64_t bytes) noexcept {
     if (bytes >= bytes_min) under_way_ = {txn, now, bytes};

@@ -34,10 +34,11 @@ void dial(pointer self) {
   self->state.dial(rank_actor(self));
 }
 
-/// The coordinator has no use for this rank, which its trainer is told if it waits.
-void refuse_boot(pointer self, errc reason, const std::string& detail) {
+/// What the trainer's start waits for will not come.
+template <class Error>
+void refuse_boot(pointer self, Error why) {
   const auto boot = std::exchange(self->state.boot, std::nullopt);
-  if (boot) boot->answer->set_exception(std::make_exception_ptr(refused_error(reason, detail)));
+  if (boot) boot->answer->set_exception(std::make_exception_ptr(std::move(why)));
 }
 
 void on_dialed(pointer self, rank_dialed& m) {
@@ -51,7 +52,7 @@ void on_dialed(pointer self, rank_dialed& m) {
                       "': cluster.name has to be rank 0's";
     state.no_link = std::string(to_string(m.why.reason)) + ' ' + m.why.detail;
     // Whoever is there knows what this is, and has no place for it.
-    if (foreign || m.why.reason == errc::bad_input) refuse_boot(self, m.why.reason, m.why.detail);
+    if (foreign || m.why.reason == errc::bad_input) refuse_boot(self, refused_error(m.why.reason, m.why.detail));
     state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
       state.env->log->warn("no link to the coordinator: {}", state.no_link);
@@ -101,7 +102,7 @@ void on_boot(pointer self, boot_request& m) {
                    packed_mask(m.owned)};
     introduce(self);
   }
-  refuse_seed(self, errc::busy, "another start has taken its place");
+  refuse_boot(self, error(errc::busy, "another start has taken its place"));
   state.boot = std::move(m);
   arm(self);
   if (state.waiting && state.waiting->what == shard_task::seed)
@@ -116,7 +117,7 @@ void on_refused(pointer self, const refused_msg& m) {
   state.env->log->error("refused by the coordinator: {} {}", to_string(m.reason), m.detail);
   state.hello.reset();
   state.waiting.reset();
-  refuse_boot(self, m.reason, m.detail);
+  refuse_boot(self, refused_error(m.reason, m.detail));
 }
 
 void on_sync(pointer self, sync_request& m) {
@@ -155,7 +156,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       // The coordinator's trainer says when nobody is waited for any more.
       [](const hurry_request&) {},
       [self](const end_request&) {
-        refuse_seed(self, errc::shut_down, "the trainer has left");
+        refuse_boot(self, error(errc::shut_down, "the trainer has left"));
         end_run(self, errc::shut_down, "the trainer has left");
       },
       [self](const shard_task_msg& m) { on_task(self, m); },
@@ -248,8 +249,8 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
         s.timer.fired();
         const auto now = self->clock().now();
         if (s.boot && s.boot->deadline <= now)
-          refuse_seed(self, errc::timeout,
-                      "rank 0 has not seeded" + (s.no_link.empty() ? "" : ": " + s.no_link));
+          refuse_boot(self, error(errc::timeout, "rank 0 has not seeded" +
+                                                     (s.no_link.empty() ? "" : ": " + s.no_link)));
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
         tell_counts(self);
         arm(self);

@@ -16,8 +16,6 @@ void say(pointer self, shard_result_msg m);
 void finish_sync(pointer self, sync_result result, errc reason, std::string detail);
 /// The run is over: what this rank holds is a part of nothing.
 void end_run(pointer self, errc reason, const std::string& detail);
-/// The trainer waits for nothing any more.
-void refuse_seed(pointer self, errc reason, const std::string& detail);
 /// Seeds as soon as the trainer of this rank has come to the same point.
 void seed(pointer self, const shard_task_msg& t);
 /// Likewise, for the trainer's sync.

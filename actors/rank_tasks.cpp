@@ -100,11 +100,6 @@ void end_run(pointer self, errc reason, const std::string& detail) {
   finish_sync(self, sync_result::aborted, reason, detail);
 }
 
-void refuse_seed(pointer self, errc reason, const std::string& detail) {
-  const auto boot = std::exchange(self->state.boot, std::nullopt);
-  if (boot) boot->answer->set_exception(std::make_exception_ptr(error(reason, detail)));
-}
-
 void seed(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
   if (state.current.ticket) end_run(self, errc::shut_down, "the coordinator seeds anew");

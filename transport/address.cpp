@@ -20,9 +20,8 @@ bool is_host(std::string_view text, bool bracketed) noexcept {
 }
 
 node_address parse_address(std::string_view key, std::string_view text) {
-  const auto fail = [&] {
-    return setting_error(std::string(key) + " is \"" + printable(text) +
-                         "\", must be HOST:PORT, or [HOST]:PORT for an IPv6 address");
+  const auto fail = [&](const char* must = "must be HOST:PORT, or [HOST]:PORT for an IPv6 address") {
+    return setting_error(std::string(key) + " is \"" + printable(text) + "\", " + must);
   };
   const auto colon = text.rfind(':');
   if (colon == std::string_view::npos || colon == 0) throw fail();
@@ -36,6 +35,7 @@ node_address parse_address(std::string_view key, std::string_view text) {
   if (!is_host(host, bracketed)) throw fail();
   node_address out{std::string(host), 0};
   const auto [end, problem] = std::from_chars(port.data(), port.data() + port.size(), out.port);
+  if (problem == std::errc::result_out_of_range) throw fail("the highest port is 65535");
   if (port.empty() || problem != std::errc() || end != port.data() + port.size()) throw fail();
   return out;
 }

@@ -45,6 +45,7 @@ TEST_CASE("What is no address is refused in one short line") {
     CAPTURE(text);
     CHECK(refusal_of(text).starts_with("transport.connect is \""));
   }
+  CHECK(refusal_of("a:65536") == "transport.connect is \"a:65536\", the highest port is 65535");
   CHECK(refusal_of("two\nlines").find('\n') == std::string::npos);
   CHECK(refusal_of(std::string(10'000, 'x')).size() < 400);
 }
