@@ -13,6 +13,7 @@
 #include <caf/ref_counted.hpp>
 #include <cstddef>
 #include <cstdlib>
+#include <mutex>
 
 namespace {
 
@@ -175,15 +176,14 @@ void schedule_message(void* self, long when, void* receiver, void* what) {
 }
 
 // Exceptions that threads hand on, as a promise does, are counted in libstdc++, which is not
-// instrumented either. The argument is where the exception's address stands.
+// instrumented either. One thread at a time lets go of one: who frees it comes after all others. A
+// nested exception is let go of by the one around it.
 #define RELEASE "_ZNSt15__exception_ptr13exception_ptr10_M_releaseEv"
-void release_exception(void** self) asm(RELEASE);
-void release_exception(void** self) {
-  static auto* const library = next<void(void**)>(RELEASE);
-  if (*self != nullptr) {
-    __tsan_release(*self);
-    __tsan_acquire(*self);
-  }
+void release_exception(void* self) asm(RELEASE);
+void release_exception(void* self) {
+  static auto* const library = next<void(void*)>(RELEASE);
+  static std::recursive_mutex one;
+  const std::lock_guard lock(one);
   library(self);
 }
 
