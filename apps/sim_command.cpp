@@ -272,7 +272,7 @@ class simulator {
                        {"lost", s.lost}};
       line["reseeds"] = s.reseeds;
       line["catch_ups"] = s.catch_ups;
-      line["virtual_seconds"] = s.virtual_seconds;
+      line["virtual_seconds"] = std::chrono::duration<double>(s.virtual_time).count();
       line["trace_hash"] = fmt::format("{:016x}", s.hash);
       print_out(json_line(line));
       return;
@@ -284,7 +284,8 @@ class simulator {
         "syncs: {} ok, {} recovered, {} degraded, {} aborted, {} lost with their trainer; {} "
         "reseeds, {} caught up\n"
         "trace hash {:016x}\n",
-        s.seeds, s.violations, s.steps, faults, s.virtual_seconds,
+        s.seeds, s.violations, s.steps, faults,
+        std::chrono::duration<double>(s.virtual_time).count(),
         seconds > 0 ? fmt::format("; {:.1f} s, {:.0f} seeds a minute", seconds,
                                   60 * static_cast<double>(s.seeds) / seconds)
                     : "",

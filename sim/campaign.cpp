@@ -88,7 +88,7 @@ void add_run(campaign_sums& sums, std::uint64_t seed, const run_result& r) {
   sums.reseeds += r.reseeds;
   sums.catch_ups += r.catch_ups;
   sums.hash += mix(seed, r.hash);
-  sums.virtual_seconds += r.seconds;
+  sums.virtual_time += r.elapsed;
   for (std::size_t i = 0; i < fault_count; ++i) sums.faults[i] += r.faults[i];
   for (std::size_t i = 0; i < consequence_count; ++i) sums.met[i] += r.met[i];
 }
@@ -105,7 +105,7 @@ void add_sums(campaign_sums& to, const campaign_sums& more) {
   to.reseeds += more.reseeds;
   to.catch_ups += more.catch_ups;
   to.hash += more.hash;
-  to.virtual_seconds += more.virtual_seconds;
+  to.virtual_time += more.virtual_time;
   for (std::size_t i = 0; i < fault_count; ++i) to.faults[i] += more.faults[i];
   for (std::size_t i = 0; i < consequence_count; ++i) to.met[i] += more.met[i];
 }
@@ -209,11 +209,15 @@ campaign_result run_campaign(const campaign_options& o,
     if (at == children.end()) continue;
     const auto index = static_cast<unsigned>(at - children.begin());
     auto& job = shared->jobs[index];
-    if (!job.running) {
+    const bool whole = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    const auto offset = index + job.done * o.jobs;
+    if ((whole && !job.running) || offset >= o.seeds) {
       --left;
       continue;
     }
-    // It ended in the midst of a seed: that one is bad, and another child goes on after it.
+    // It ended in the midst of a seed, or before the next: that one is bad, and another child goes
+    // on after it.
+    job.seed = o.each.seed + offset;
     const auto how = WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
                                          : std::string("an exception");
     note_violation(job, job.seed,
@@ -221,7 +225,7 @@ campaign_result run_campaign(const campaign_options& o,
     ++job.sums.seeds;
     job.running = false;
     ++job.done;
-    if (o.stop_at_first) shared->end_at(job.seed - o.each.seed);
+    if (o.stop_at_first) shared->end_at(offset);
     *at = start(o, *shared.operator->(), index);
   }
   campaign_result out;

@@ -34,7 +34,7 @@ struct campaign_sums {
   std::uint64_t ok = 0, recovered = 0, degraded = 0, aborted = 0, lost = 0, reseeds = 0;
   std::uint64_t catch_ups = 0;
   std::uint64_t hash = 0;  ///< over all traces, whatever the number of jobs
-  double virtual_seconds = 0;
+  std::chrono::microseconds virtual_time{0};
 };
 struct campaign_result : campaign_sums {
   std::optional<std::uint64_t> first_bad_seed;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -89,7 +90,7 @@ struct run_result {
   unsigned lost = 0;  ///< syncs whose trainer ended
   std::uint64_t reseeds = 0;
   std::uint64_t catch_ups = 0;
-  double seconds = 0;  ///< of virtual time
+  std::chrono::microseconds elapsed{0};  ///< of virtual time
 };
 
 /// Runs one seed from its beginning to its end, or to the first violation.

@@ -82,7 +82,7 @@ class simulation final : public spectator {
       result_.faults[static_cast<std::size_t>(row.id)] = dice_.count(row.id);
     result_.met = fleet_.met();
     result_.met[static_cast<std::size_t>(consequence::lost_ack)] = network_.lost_acks();
-    result_.seconds = std::chrono::duration<double>(scheduler_.elapsed()).count();
+    result_.elapsed = std::chrono::floor<std::chrono::microseconds>(scheduler_.elapsed());
     return std::move(result_);
   }
 

@@ -85,6 +85,7 @@ TEST_CASE("seeds add up to the same however many processes run them") {
   CHECK(a.hash == b.hash);
   CHECK(a.steps == b.steps);
   CHECK(a.faults == b.faults);
+  CHECK(a.virtual_time == b.virtual_time);
 }
 
 TEST_CASE("every fault strikes, every result comes, and every promise is kept") {
@@ -272,6 +273,36 @@ TEST_CASE("a process that crashes is a violation of its seed, and the next seeds
   CHECK(sums.seeds == 6);
   CHECK(sums.violations > 0);
   CHECK(sums.first_violation.substr(0, 6) == "crash:");
+}
+
+namespace {
+
+/// Listens to a run, and ends the process when it is copied for the next one.
+struct fatal_copy {
+  fatal_copy() = default;
+  fatal_copy(const fatal_copy&) {
+    if (heard) std::_Exit(7);
+  }
+  void operator()(std::string_view line) const {
+    heard |= line.find("every promise was kept") != std::string_view::npos;
+  }
+  static inline bool heard = false;
+};
+
+}  // namespace
+
+TEST_CASE("a process that ends between two seeds leaves none out") {
+  campaign_options o;
+  o.seeds = 6;
+  o.jobs = 2;
+  o.each.syncs = 3;
+  o.each.level = trace_level::events;
+  o.each.to = fatal_copy();
+  const auto sums = run_campaign(o);
+  CHECK(sums.seeds == 6);
+  CHECK(sums.violations == 2);  // of each job's three, the second
+  CHECK(sums.first_bad_seed == 2);
+  CHECK(sums.first_violation == "crash: the process ended by an exception");
 }
 
 TEST_CASE("a step that does not end is a violation of its seed, and the next seeds are run") {
