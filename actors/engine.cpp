@@ -87,7 +87,19 @@ void engine::keep(std::uint32_t index, payload bucket) {
   staged_[index] = std::move(bucket);
 }
 
+// Each as it comes: when the last one has, nearly all of the base has been read.
+void engine::stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max) {
+  if (unsound_) return;
+  unsound_ = guarded(errc::bad_frame, [&] {
+    keep(index, std::move(bucket));
+    if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), bytes_max);
+    return as_failure(stager_->stage({&staged_[index], 1}, index));
+  });
+}
+
 void engine::drop() {
+  stager_.reset();
+  unsound_ = {};
   staged_.clear();
   staged_.shrink_to_fit();
 }
@@ -103,15 +115,18 @@ engine::failure engine::check() const {
                  [&] { return as_failure(check_buckets(staged_, as_views(memory_))); });
 }
 
-engine::failure engine::verify(const digest& base, const digest& target, std::uint64_t bytes_max) {
+engine::failure engine::verify(const digest& base, const digest& target) {
   return guarded(errc::bad_frame, [&]() -> failure {
-    const auto views = as_views(memory_);
     staged_states states;
-    auto bad = stage_buckets(public_digest_seed, staged_, views, bytes_max, states);
+    auto bad = unsound_;
+    if (!bad) {
+      if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), 0);  // no bucket at all
+      bad = as_failure(std::exchange(stager_, std::nullopt)->finish(states));
+    }
     // Over other bytes than it was made for a sound delta seems not to be one.
-    if ((bad ? digest_of(public_digest_seed, views) : states.base) != base)
+    if ((bad ? digest_of(public_digest_seed, as_views(memory_)) : states.base) != base)
       return {errc::wrong_base, "the bytes held do not digest to the base"};
-    if (bad) return as_failure(std::move(bad));
+    if (bad) return bad;
     if (states.target != target)
       return {errc::wrong_target, "the delta does not lead to the target"};
     return {};

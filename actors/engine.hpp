@@ -14,7 +14,7 @@
 #include "actors/receiver_hooks.hpp"
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
-#include "weights/bucket_codec.hpp"
+#include "weights/bucket_stager.hpp"
 #include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 
@@ -58,13 +58,17 @@ class engine {
   bool stopped() const noexcept { return stopped_; }
 
   void keep(std::uint32_t index, payload bucket);
+  /// Keeps a bucket of a delta over the bytes held, staged: from here on it leads to the target
+  /// from a torn mix as well. What is staged takes at most `bytes_max`. Whether all are sound is
+  /// `verify`'s to say; none that comes after one that is not is kept.
+  void stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max);
   void drop();
   /// Of all buckets that are kept.
   std::uint64_t staged_bytes() const noexcept;
-  /// The bytes held digest to `base`, the staged buckets are sound and lead to `target`. What is
-  /// staged from here on leads there from a torn mix as well; it takes at most `bytes_max`.
-  failure verify(const digest& base, const digest& target, std::uint64_t bytes_max);
-  /// The staged buckets are sound.
+  /// The bytes held digest to `base`, and what was staged since the last `drop` is sound and leads
+  /// to `target`. Once.
+  failure verify(const digest& base, const digest& target);
+  /// The buckets that are kept are sound.
   failure check() const;
   /// Writes the staged buckets. `share`: fail after this part of all frames.
   failure apply(const target_info& target, std::optional<double> share = std::nullopt);
@@ -112,7 +116,9 @@ class engine {
   receiver_hooks hooks_;
   std::shared_ptr<fault_source> faults_;
   std::vector<payload> staged_;
-  std::optional<full_cut> cut_;  ///< as it was asked for last
+  std::optional<bucket_stager> stager_;  ///< of the buckets that have come so far
+  failure unsound_;                      ///< of the first that could not be staged
+  std::optional<full_cut> cut_;          ///< as it was asked for last
   bool stopped_ = false;
 
   mutable std::mutex mutex_;

@@ -52,7 +52,8 @@ void on_dialed(pointer self, rank_dialed& m) {
                       "': cluster.name has to be rank 0's";
     state.no_link = std::string(to_string(m.why.reason)) + ' ' + m.why.detail;
     // Whoever is there knows what this is, and has no place for it.
-    if (foreign || m.why.reason == errc::bad_input) refuse_boot(self, refused_error(m.why.reason, m.why.detail));
+    if (foreign || m.why.reason == errc::bad_input)
+      refuse_boot(self, refused_error(m.why.reason, m.why.detail));
     state.next_try = self->clock().now() + wait_after(state.failures++, t.retry_ms, t.retry_ms_max);
     if (std::exchange(state.last_failure, m.why.reason) != m.why.reason)
       state.env->log->warn("no link to the coordinator: {}", state.no_link);

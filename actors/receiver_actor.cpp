@@ -49,7 +49,13 @@ class performer {
   void perform(const act::keep_bucket& a) {
     const auto& relay = state_.side.relay;
     if (relay) self_->send(relay, relay_kept{state_.bucket_env.txn, a.index, state_.arrived});
-    bytes().keep(a.index, std::move(state_.arrived));
+    // What is redone is staged already, and leads from whatever is there.
+    const auto slot = machine().summarize().slot.value();
+    if (slot.kind == receiver_fsm::slot_kind::redo)
+      bytes().keep(a.index, std::move(state_.arrived));
+    else
+      bytes().stage(a.index, std::move(state_.arrived),
+                    state_.env->options.receiver.staged_bytes_max);
   }
   void perform(const act::drop_slot&) {
     if (state_.side.relay) self_->send(state_.side.relay, relay_over{});
@@ -57,10 +63,9 @@ class performer {
   }
 
   void perform(const act::verify_slot& a) {
-    auto result =
-        strikes(fault_kind::stage_fail, a.txn)
-            ? engine::failure{errc::no_memory, "staging failed on purpose"}
-            : bytes().verify(a.base, a.target, state_.env->options.receiver.staged_bytes_max);
+    auto result = strikes(fault_kind::stage_fail, a.txn)
+                      ? engine::failure{errc::no_memory, "staging failed on purpose"}
+                      : bytes().verify(a.base, a.target);
     next_ = machine().on_verified(a.txn, result.reason, std::move(result.detail));
   }
   void perform(const act::check_slot& a) {

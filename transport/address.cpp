@@ -20,7 +20,8 @@ bool is_host(std::string_view text, bool bracketed) noexcept {
 }
 
 node_address parse_address(std::string_view key, std::string_view text) {
-  const auto fail = [&](const char* must = "must be HOST:PORT, or [HOST]:PORT for an IPv6 address") {
+  const auto fail = [&](const char* must =
+                            "must be HOST:PORT, or [HOST]:PORT for an IPv6 address") {
     return setting_error(std::string(key) + " is \"" + printable(text) + "\", " + must);
   };
   const auto colon = text.rfind(':');

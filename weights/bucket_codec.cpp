@@ -103,35 +103,30 @@ tensor_views views_of(const layout& shape, const tensor_reader& tensors) {
 }
 
 digest digest_of(std::uint64_t seed, const tensor_views& tensors) {
-  return with_key(
-      seed, [&](const kernels::digest_key& key) { return sum_over<1>(tensors, {&key}).front(); });
+  return sum_over<1>(tensors, {key_of(seed).get()}).front();
 }
 
 std::pair<digest, digest> digest_pair(std::uint64_t seed, std::uint64_t other,
                                       const tensor_views& tensors) {
-  return with_key(seed, [&](const kernels::digest_key& key) {
-    const kernels::digest_key other_key(other);
-    const auto sums = sum_over<2>(tensors, {&key, &other_key});
-    return std::pair(sums[0], sums[1]);
-  });
+  const auto sums = sum_over<2>(tensors, {key_of(seed).get(), key_of(other).get()});
+  return {sums[0], sums[1]};
 }
 
 std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) {
-  return with_key(seed, [&](const kernels::digest_key& key) {
-    const batches all(tensors);
-    std::vector<kernels::digest_sum> sums(tensors.size());
-    std::mutex mutex;
-    for_each_index(all.count(), [&](std::size_t i) {
-      for (const auto& part : all[i]) {
-        const auto sum = digest_part(key, tensors, part);
-        const std::lock_guard lock(mutex);
-        sums[part.tensor] += sum;
-      }
-    });
-    std::vector<digest> out;
-    std::ranges::transform(sums, std::back_inserter(out), to_digest);
-    return out;
+  const auto key = key_of(seed);
+  const batches all(tensors);
+  std::vector<kernels::digest_sum> sums(tensors.size());
+  std::mutex mutex;
+  for_each_index(all.count(), [&](std::size_t i) {
+    for (const auto& part : all[i]) {
+      const auto sum = digest_part(*key, tensors, part);
+      const std::lock_guard lock(mutex);
+      sums[part.tensor] += sum;
+    }
   });
+  std::vector<digest> out;
+  std::ranges::transform(sums, std::back_inserter(out), to_digest);
+  return out;
 }
 
 hash128 hash_of(const payload& bucket) {
@@ -154,11 +149,10 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
           models[part.tensor] = kernels::plan_classes(base[part.tensor], target[part.tensor]);
     });
   std::vector<batch_frames> made(all.count());
-  with_key(public_digest_seed, [&](const kernels::digest_key& key) {
-    const auto* const digested = target_state == nullptr ? nullptr : &key;
-    run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
-      made[i] = encode_batch(all[i], base, target, models, choice, digested, encoder);
-    });
+  const auto key = key_of(public_digest_seed);
+  const auto* const digested = target_state == nullptr ? nullptr : key.get();
+  run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
+    made[i] = encode_batch(all[i], base, target, models, choice, digested, encoder);
   });
   kernels::digest_sum state;
   std::vector<std::byte> frame;
@@ -301,18 +295,17 @@ std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
 
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,
                const tensor_views& tensors) {
-  return with_key(seed, [&](const kernels::digest_key& key) {
-    std::vector<kernels::digest_sum> changes(buckets.size());
-    for_each_index(buckets.size(), [&](std::size_t i) {
-      for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
-        changes[i] += kernels::change_of(key, f, tensors[f.tensor]);
-        return true;
-      });
+  const auto key = key_of(seed);
+  std::vector<kernels::digest_sum> changes(buckets.size());
+  for_each_index(buckets.size(), [&](std::size_t i) {
+    for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
+      changes[i] += kernels::change_of(*key, f, tensors[f.tensor]);
+      return true;
     });
-    kernels::digest_sum sum{{base.lane0, base.lane1}};
-    for (const auto& change : changes) sum += change;
-    return to_digest(sum);
   });
+  kernels::digest_sum sum{{base.lane0, base.lane1}};
+  for (const auto& change : changes) sum += change;
+  return to_digest(sum);
 }
 
 std::optional<bucket_failure> apply_bucket(const payload& bucket, const tensor_spans& tensors,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -19,12 +20,11 @@ inline digest to_digest(kernels::digest_sum sum) {
   return {sum.lane[0], sum.lane[1]};
 }
 
-/// Calls `work(key)` with the key of `seed`. The public one is expanded once: it is asked for at
-/// every step of a sync.
-template <class Work>
-auto with_key(std::uint64_t seed, Work work) {
-  static const kernels::digest_key public_key(public_digest_seed);
-  return seed == public_digest_seed ? work(public_key) : work(kernels::digest_key(seed));
+/// The key of `seed`. The public one is expanded once: it is asked for at every step of a sync.
+inline std::shared_ptr<const kernels::digest_key> key_of(std::uint64_t seed) {
+  static const auto public_key = std::make_shared<const kernels::digest_key>(public_digest_seed);
+  return seed == public_digest_seed ? public_key
+                                    : std::make_shared<const kernels::digest_key>(seed);
 }
 
 /// Calls `visit(tensor, offset)` for each range of a batch.

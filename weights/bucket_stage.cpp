@@ -4,8 +4,8 @@
 #include <atomic>
 #include <utility>
 
-#include "weights/bucket_codec.hpp"
 #include "weights/bucket_parts.hpp"
+#include "weights/bucket_stager.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -17,14 +17,18 @@ using stager = kernels::frame_stager;
 /// What is digested under; the second is there or is not.
 class staging_keys {
  public:
-  staging_keys(const kernels::digest_key& first, const kernels::digest_key* second)
-      : keys_{&first, second}, count_(second == nullptr ? 1 : 2) {}
+  staging_keys(std::uint64_t first, std::optional<std::uint64_t> second)
+      : first_(key_of(first)), count_(second ? 2 : 1) {
+    if (second) second_ = key_of(*second);
+  }
 
   std::size_t count() const noexcept { return count_; }
-  const kernels::digest_key& operator[](std::size_t i) const noexcept { return *keys_[i]; }
+  const kernels::digest_key& operator[](std::size_t i) const noexcept {
+    return i == 0 ? *first_ : *second_;
+  }
 
  private:
-  std::array<const kernels::digest_key*, stager::digests_max> keys_;
+  std::shared_ptr<const kernels::digest_key> first_, second_;
   std::size_t count_;
 };
 
@@ -171,41 +175,60 @@ std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
 
 }  // namespace
 
+struct bucket_stager::staging {
+  staging_keys keys;
+  tensor_views tensors;
+  staging_room room;
+  staged_sums sums;
+  std::vector<range_of_tensor> seen;
+};
+
+bucket_stager::bucket_stager(std::uint64_t seed, tensor_views tensors, std::uint64_t bytes_max,
+                             std::optional<std::uint64_t> other_seed)
+    : staging_(new staging{
+          staging_keys(seed, other_seed), std::move(tensors), staging_room{bytes_max}, {}, {}}) {}
+bucket_stager::bucket_stager(bucket_stager&&) noexcept = default;
+bucket_stager& bucket_stager::operator=(bucket_stager&&) noexcept = default;
+bucket_stager::~bucket_stager() = default;
+
+std::optional<bucket_failure> bucket_stager::stage(std::span<payload> buckets, std::size_t first) {
+  auto& s = *staging_;
+  for (std::size_t from = 0; from < buckets.size();) {
+    const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
+    if (auto failure = stage_window(s.keys, some, s.tensors, s.room, s.sums, s.seen)) {
+      auto& [index, why] = *failure;
+      why.detail = "bucket " + std::to_string(first + from + index) + ", " + why.detail;
+      return std::move(why);
+    }
+    from += some.size();
+  }
+  return std::nullopt;
+}
+
+std::optional<bucket_failure> bucket_stager::finish(staged_states& states) {
+  auto& s = *staging_;
+  std::ranges::sort(s.seen);
+  // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what
+  // will be written.
+  if (std::ranges::adjacent_find(s.seen) != s.seen.end())
+    return bucket_failure{errc::bad_frame, range_twice};
+  const batches all(s.tensors);
+  std::vector<staged_sums> rest(all.count());
+  for_each_index(all.count(),
+                 [&](std::size_t i) { rest[i] = digest_rest(s.keys, all[i], s.tensors, s.seen); });
+  for (const auto& part : rest) add(s.sums, part);
+  const auto target = [&](std::size_t i) { return to_digest(s.sums[i].base + s.sums[i].change); };
+  states = {to_digest(s.sums[0].base), target(0), to_digest(s.sums[1].base), target(1)};
+  return std::nullopt;
+}
+
 std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payload> buckets,
                                             const tensor_views& tensors, std::uint64_t bytes_max,
                                             staged_states& states,
                                             std::optional<std::uint64_t> other_seed) {
-  std::optional<kernels::digest_key> other;
-  if (other_seed) other.emplace(*other_seed);
-  return with_key(seed, [&](const kernels::digest_key& key) -> std::optional<bucket_failure> {
-    const staging_keys keys(key, other ? &*other : nullptr);
-    staging_room room{bytes_max};
-    staged_sums sums;
-    std::vector<range_of_tensor> seen;
-    for (std::size_t from = 0; from < buckets.size();) {
-      const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
-      if (auto failure = stage_window(keys, some, tensors, room, sums, seen)) {
-        failure->first += from;
-        failure->second.detail =
-            "bucket " + std::to_string(failure->first) + ", " + failure->second.detail;
-        return failure->second;
-      }
-      from += some.size();
-    }
-    std::ranges::sort(seen);
-    // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what
-    // will be written.
-    if (std::ranges::adjacent_find(seen) != seen.end())
-      return bucket_failure{errc::bad_frame, range_twice};
-    const batches all(tensors);
-    std::vector<staged_sums> rest(all.count());
-    for_each_index(all.count(),
-                   [&](std::size_t i) { rest[i] = digest_rest(keys, all[i], tensors, seen); });
-    for (const auto& part : rest) add(sums, part);
-    const auto target = [&](std::size_t i) { return to_digest(sums[i].base + sums[i].change); };
-    states = {to_digest(sums[0].base), target(0), to_digest(sums[1].base), target(1)};
-    return std::nullopt;
-  });
+  bucket_stager stager(seed, tensors, bytes_max, other_seed);
+  if (auto failure = stager.stage(buckets, 0)) return failure;
+  return stager.finish(states);
 }
 
 }  // namespace lockstep

@@ -210,9 +210,9 @@ TEST_CASE("a refusal is believed by the life that it names, and not by who serve
   stage s;
   caf::scoped_actor supervisor(*s.rt.inside().system);
   const weight_buffer w(small_layout());  // what its own memory begins with
-  const auto bytes = std::make_shared<engine>(receiver_id{1}, "1", w.shape(),
-                                              std::vector<std::span<std::byte>>(),
-                                              receiver_hooks{}, std::shared_ptr<fault_source>());
+  const auto bytes =
+      std::make_shared<engine>(receiver_id{1}, "1", w.shape(), std::vector<std::span<std::byte>>(),
+                               receiver_hooks{}, std::shared_ptr<fault_source>());
   const incarnation inc{1, 1};
   const auto cluster = s.env->cluster;
   const auto receiver = s.spawn(receiver_behavior, s.env, bytes, inc,
@@ -231,7 +231,8 @@ TEST_CASE("a refusal is believed by the life that it names, and not by who serve
   other.inc = {1, 2};
   hears(other);
   CHECK_FALSE(bytes->refusal());
-  // A trainer that has no use for the engine that another one serves its weights from is a stranger.
+  // A trainer that has no use for the engine that another one serves its weights from is a
+  // stranger.
   const auto state = digest_of(public_digest_seed, views_of(w));
   s.test->send(receiver,
                attach_msg{{cluster, {1, 1}, inc}, {{1, 2}, state, 0}, w.shape().fingerprint(), 7});

@@ -111,9 +111,10 @@ struct victim {
   /// Whether the engine would vote yes for these buckets.
   bool votes_yes(const std::vector<payload>& buckets) {
     r.bytes.drop();
-    for (std::uint32_t i = 0; i < buckets.size(); ++i) r.bytes.keep(i, buckets[i]);
     const allocation_counter counted;
-    const bool yes = !r.bytes.verify(run().base_state, run().target_state, std::uint64_t{1} << 30);
+    for (std::uint32_t i = 0; i < buckets.size(); ++i)
+      r.bytes.stage(i, buckets[i], std::uint64_t{1} << 30);
+    const bool yes = !r.bytes.verify(run().base_state, run().target_state);
     if (counted.bytes() > verify_allocates_max) FAIL("verifying allocated " << counted.bytes());
     if (!untouched()) FAIL("verifying wrote");
     return yes;

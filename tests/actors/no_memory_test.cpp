@@ -140,19 +140,16 @@ TEST_CASE("an allocation that fails in staging is a no, and nothing is written")
     const transition t(large, choice);
     bare_receiver r(t.base);
     const guarded_memory base(t.base);
-    const auto keep = [&] {
-      r.bytes.drop();
+    const auto stage = [&] {
       for (std::uint32_t i = 0; i < t.delta.buckets.size(); ++i)
-        r.bytes.keep(i, t.delta.buckets[i]);
-    };
-    const auto verify = [&] {
-      return r.bytes.verify(t.base_state, t.target_state, std::uint64_t{1} << 30);
+        r.bytes.stage(i, t.delta.buckets[i], std::uint64_t{1} << 30);
+      return r.bytes.verify(t.base_state, t.target_state);
     };
     std::size_t refused = 0;
     const auto count = for_each_allocation([&](std::size_t number, bool stays) {
-      keep();
+      r.bytes.drop();
       engine::failure said;
-      const auto o = with_failure(number, stays, [&] { said = verify(); });
+      const auto o = with_failure(number, stays, [&] { said = stage(); });
       INFO("allocation " << number << ", later ones too: " << stays << ", " << said.detail);
       if (o.no_memory || !o.other.empty()) FAIL("thrown: " << o.other);
       if (said && said.reason != errc::no_memory) FAIL("refused for another reason");
@@ -163,8 +160,8 @@ TEST_CASE("an allocation that fails in staging is a no, and nothing is written")
     CHECK(count > 3);
     CHECK(count < tries_max);
     CHECK(refused > 3);
-    keep();
-    CHECK_FALSE(verify());
+    r.bytes.drop();
+    CHECK_FALSE(stage());
     CHECK_FALSE(r.bytes.apply(t.goal()));
     CHECK(r.memory == guarded_memory(t.target));
   }
@@ -177,8 +174,9 @@ TEST_CASE("an allocation that fails in writing is told, and a redo heals what it
     const transition t(large, choice);
     bare_receiver r(t.base);
     const guarded_memory base(t.base), target(t.target);
-    for (std::uint32_t i = 0; i < t.delta.buckets.size(); ++i) r.bytes.keep(i, t.delta.buckets[i]);
-    REQUIRE_FALSE(r.bytes.verify(t.base_state, t.target_state, std::uint64_t{1} << 30));
+    for (std::uint32_t i = 0; i < t.delta.buckets.size(); ++i)
+      r.bytes.stage(i, t.delta.buckets[i], std::uint64_t{1} << 30);
+    REQUIRE_FALSE(r.bytes.verify(t.base_state, t.target_state));
     for_each_allocation([&](std::size_t number, bool stays) {
       r.memory.reset(base);
       engine::failure said;

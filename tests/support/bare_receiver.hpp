@@ -120,10 +120,15 @@ class bare_receiver {
 
   void perform(receiver_action::pause&) { bytes.pause(); }
   void perform(receiver_action::announce&) {}
-  void perform(receiver_action::keep_bucket& a) { bytes.keep(a.index, arrived_); }
+  void perform(receiver_action::keep_bucket& a) {
+    if (machine.summarize().slot.value().kind == receiver_fsm::slot_kind::redo)
+      bytes.keep(a.index, arrived_);
+    else
+      bytes.stage(a.index, arrived_, std::uint64_t{1} << 30);
+  }
   void perform(receiver_action::drop_slot&) { bytes.drop(); }
   void perform(receiver_action::verify_slot& a) {
-    auto result = bytes.verify(a.base, a.target, std::uint64_t{1} << 30);
+    auto result = bytes.verify(a.base, a.target);
     run(machine.on_verified(a.txn, result.reason, std::move(result.detail)));
   }
   void perform(receiver_action::check_slot& a) {
