@@ -209,10 +209,8 @@ TEST_CASE("a pong of a newer run ends the run that hears it, and one of no newer
   impostor_fleet f;
   const auto mine = f.rx[0]->state().version;
   const auto pong = [&](std::uint64_t run, std::uint64_t cluster) {
-    f.say(pong_msg{cluster,
-                   7,
-                   {7, 1},
-                   {true, receiver_phase::serving, {run, mine.number}, 0, errc::none}});
+    f.say(pong_msg{
+        cluster, 7, {7, 1}, {true, receiver_phase::serving, {run, mine.number}, 0, errc::none}});
   };
   pong(mine.run - 1, f.cluster());
   pong(mine.run, f.cluster());
@@ -265,7 +263,8 @@ TEST_CASE("a refusal is believed by the life that it names, and not by who serve
   other.inc = {1, 2};
   hears(other);
   CHECK_FALSE(s.bytes->refusal());
-  // A trainer that has no use for the engine that another one serves its weights from is a stranger.
+  // A trainer that has no use for the engine that another one serves its weights from is a
+  // stranger.
   s.test->send(s.receiver, s.attach(1, s.begins_with));
   while (!s.bytes->state().ready) hears(other);
   hears(word);
