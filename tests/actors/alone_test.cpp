@@ -59,6 +59,29 @@ struct impostor_fleet : fleet {
   caf::scoped_actor impostor{*rt.inside().system};
 };
 
+/// A receiver that serves nothing yet, and the test as whoever speaks to it.
+struct receiver_stage : stage {
+  receiver_stage() {
+    receiver = spawn(receiver_behavior, env, bytes, inc,
+                     caf::actor_cast<supervisor_actor>(supervisor), relay_side{});
+  }
+
+  /// The next transaction of `run` begins with whether it holds this.
+  attach_msg attach(std::uint64_t run, const digest& state) const {
+    return {{cluster, {run, 1}, inc}, {{run, 2}, state, 0}, w.shape().fingerprint(), 7};
+  }
+
+  const incarnation inc{1, 1};
+  const std::uint64_t cluster = env->cluster;
+  const weight_buffer w{small_layout()};  ///< what its own memory begins with
+  const digest begins_with = digest_of(public_digest_seed, views_of(w));
+  const std::shared_ptr<engine> bytes =
+      std::make_shared<engine>(receiver_id{1}, "1", w.shape(), std::vector<std::span<std::byte>>(),
+                               receiver_hooks{}, std::shared_ptr<fault_source>());
+  caf::scoped_actor supervisor{*rt.inside().system};
+  receiver_actor receiver;
+};
+
 }  // namespace
 
 TEST_CASE("a snapshot drops what is staged for its own transaction, and for no other") {
@@ -185,16 +208,15 @@ TEST_CASE("only the sender says what the fleet holds") {
 TEST_CASE("a pong of a newer run ends the run that hears it, and one of no newer run does not") {
   impostor_fleet f;
   const auto mine = f.rx[0]->state().version;
-  const auto pong = [&](std::uint64_t run) {
-    f.say(pong_msg{f.cluster(),
-                   7,
-                   {7, 1},
-                   {true, receiver_phase::serving, {run, mine.number}, 0, errc::none}});
+  const auto pong = [&](std::uint64_t run, std::uint64_t cluster) {
+    f.say(pong_msg{
+        cluster, 7, {7, 1}, {true, receiver_phase::serving, {run, mine.number}, 0, errc::none}});
   };
-  pong(mine.run - 1);
-  pong(mine.run);
+  pong(mine.run - 1, f.cluster());
+  pong(mine.run, f.cluster());
+  pong(mine.run + 1, f.cluster() + 1);
   CHECK(f.sync(1).result == sync_result::ok);
-  pong(mine.run + 1);
+  pong(mine.run + 1, f.cluster());
   const auto over = [&] {
     for (int i = 0; i < 1000; ++i) {
       if (!f.t.is_running()) return true;
@@ -206,45 +228,77 @@ TEST_CASE("a pong of a newer run ends the run that hears it, and one of no newer
   CHECK(f.sync(2).reason == errc::fenced);
 }
 
+TEST_CASE("nobody of another fleet announces itself, or says that somebody leaves") {
+  impostor_fleet f;
+  const auto hello = [&](receiver_id id, std::uint64_t cluster) {
+    f.say(hello_msg{cluster, id, "stranger", {id, 1}, {1, 2}, {}});
+  };
+  const auto known = [&](receiver_id id) { return f.status(id).name == "stranger"; };
+  hello(7, f.cluster());
+  f.say(goodbye_msg{f.cluster() + 1, 7, {7, 1}});
+  hello(8, f.cluster() + 1);
+  hello(9, f.cluster());
+  for (int i = 0; i < 1000 && !known(9); ++i) std::this_thread::sleep_for(2ms);
+  REQUIRE(known(9));  // so all that was said before has been heard
+  CHECK(known(7));
+  CHECK(f.status(7).standing != "detached");
+  CHECK_FALSE(known(8));
+  f.say(goodbye_msg{f.cluster(), 7, {7, 1}});
+  CHECK(f.wait_standing(7, "detached"));
+}
+
 TEST_CASE("a refusal is believed by the life that it names, and not by who serves") {
-  stage s;
-  caf::scoped_actor supervisor(*s.rt.inside().system);
-  const weight_buffer w(small_layout());  // what its own memory begins with
-  const auto bytes =
-      std::make_shared<engine>(receiver_id{1}, "1", w.shape(), std::vector<std::span<std::byte>>(),
-                               receiver_hooks{}, std::shared_ptr<fault_source>());
-  const incarnation inc{1, 1};
-  const auto cluster = s.env->cluster;
-  const auto receiver = s.spawn(receiver_behavior, s.env, bytes, inc,
-                                caf::actor_cast<supervisor_actor>(supervisor), relay_side{});
+  receiver_stage s;
   const auto hears = [&](const refused_msg& m) {
-    s.test->send(receiver, m);
+    s.test->send(s.receiver, m);
     // It has been heard when what follows it is answered.
-    s.test->send(receiver, audit_msg{cluster, inc, 0});
+    s.test->send(s.receiver, audit_msg{s.cluster, s.inc, 0});
     REQUIRE(s.next<audit_reply_msg>());
   };
-  const refused_msg word{cluster, inc, errc::wrong_layout, "another model"};
+  const refused_msg word{s.cluster, s.inc, errc::wrong_layout, "another model"};
   auto other = word;
   ++other.cluster;
   hears(other);
   other = word;
   other.inc = {1, 2};
   hears(other);
-  CHECK_FALSE(bytes->refusal());
+  CHECK_FALSE(s.bytes->refusal());
   // A trainer that has no use for the engine that another one serves its weights from is a
   // stranger.
-  const auto state = digest_of(public_digest_seed, views_of(w));
-  s.test->send(receiver,
-               attach_msg{{cluster, {1, 1}, inc}, {{1, 2}, state, 0}, w.shape().fingerprint(), 7});
-  while (!bytes->state().ready) hears(other);
+  s.test->send(s.receiver, s.attach(1, s.begins_with));
+  while (!s.bytes->state().ready) hears(other);
   hears(word);
-  CHECK_FALSE(bytes->refusal());
+  CHECK_FALSE(s.bytes->refusal());
   // It holds nothing that another run could begin with.
-  s.test->send(receiver,
-               attach_msg{{cluster, {2, 1}, inc}, {{2, 2}, {1, 1}, 0}, w.shape().fingerprint(), 7});
-  while (bytes->state().ready) hears(other);
+  s.test->send(s.receiver, s.attach(2, {1, 1}));
+  while (s.bytes->state().ready) hears(other);
   hears(word);
-  REQUIRE(bytes->refusal());
-  CHECK(bytes->refusal().reason == errc::wrong_layout);
-  CHECK(bytes->refusal().detail == "another model");
+  REQUIRE(s.bytes->refusal());
+  CHECK(s.bytes->refusal().reason == errc::wrong_layout);
+  CHECK(s.bytes->refusal().detail == "another model");
+}
+
+TEST_CASE("an audit is answered by the life that it names") {
+  receiver_stage s;
+  s.test->send(s.receiver, audit_msg{s.cluster + 1, s.inc, 1});
+  s.test->send(s.receiver, audit_msg{s.cluster, {1, 2}, 2});
+  s.test->send(s.receiver, audit_msg{s.cluster, s.inc, 3});
+  const auto reply = s.next<audit_reply_msg>();
+  REQUIRE(reply);
+  CHECK(reply->challenge == 3);
+}
+
+TEST_CASE("a receiver answers to the newest run that has greeted it") {
+  receiver_stage s;
+  caf::scoped_actor older(*s.rt.inside().system);
+  const auto greets = [&](std::uint64_t run, const caf::scoped_actor& join) {
+    s.test->send(s.receiver, welcome{run, caf::actor_cast<join_actor>(join)});
+  };
+  greets(1, older);
+  s.test->send(s.receiver, s.attach(1, s.begins_with));
+  REQUIRE(next_of<reply_msg>(older));
+  greets(2, s.test);
+  greets(1, older);  // its run is over
+  s.test->send(s.receiver, s.attach(2, s.begins_with));
+  CHECK(s.next<reply_msg>());
 }

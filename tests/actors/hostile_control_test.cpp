@@ -118,7 +118,9 @@ std::vector<scene> scenes(const talk& t) {
           {"redoing", redoing, {t.bucket(2, 1), t.bucket(2, 2)}, false, true, true}};
 }
 
-/// Every message that a receiver hears, and what the honest trainer says after it.
+/// Every message that a receiver's machine hears, and what the honest trainer says after it. Only
+/// what the machine asks for is written. relay_parent, relay_lend, refused, audit and welcome never
+/// come to it: its actor hands them to others, or reads. hostile_alone_test.cpp flips their bits.
 std::vector<std::pair<wire_message, words>> openings(const talk& t) {
   return {{t.ping(), {}},
           {t.attach(3), {}},

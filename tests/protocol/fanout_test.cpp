@@ -30,13 +30,14 @@ std::size_t check_plan(const fanout_plan& plan, const std::vector<fanout_member>
   REQUIRE(plan.nodes().size() == members.size());
   std::size_t from_trainer = 0;
   for (std::uint32_t s = 0; s < plan.stripes(); ++s) {
+    std::size_t without_parent = 0;
     std::map<receiver_id, std::size_t> children;
     for (const auto& [id, node] : plan.nodes())
       if (node.passes_on == s) children[id] = 0;
     for (const auto& m : members) {
       const auto& place = plan.nodes().at(m.id).places.at(s);
       if (!place.parent) {
-        ++from_trainer;
+        ++without_parent;
         CHECK(place.depth == 1);
         continue;
       }
@@ -54,6 +55,9 @@ std::size_t check_plan(const fanout_plan& plan, const std::vector<fanout_member>
     CHECK(most->second <= plan.stripes() + 1);
     // Nobody has one more while there is room elsewhere.
     if (most->second > plan.stripes()) CHECK(least->second >= plan.stripes());
+    // Nor does the trainer send to others than the root while somebody may have one more.
+    if (without_parent > 1) CHECK(least->second == plan.stripes() + 1);
+    from_trainer += without_parent;
   }
   return from_trainer;
 }

@@ -224,6 +224,6 @@ TEST_CASE("join: a round without participants is complete; details are bounded")
   CHECK(j.on_open(round(round_kind::vote, 0, {})));
   j.on_open(round(round_kind::vote, 0, {a}));
   auto m = reply(a, reply_kind::vote_no);
-  m.detail.assign(10'000, 'x');
+  m.detail.assign(reply_detail_max + 1, 'x');
   CHECK(j.on_reply(m)->outcomes[0].detail.size() == reply_detail_max);
 }

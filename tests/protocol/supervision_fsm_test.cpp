@@ -352,6 +352,7 @@ TEST_CASE_METHOD(fixture, "supervision: who left on purpose stays away") {
   CHECK(f.on_down(t0, a1, true).empty());
   CHECK(f.on_pong(t0, {1, 7, one, {}}).empty());
   CHECK(rec().where == standing::detached);
+  CHECK(rec().reason == errc::detached);
   CHECK_FALSE(find<act::down>(f.on_hello(t0, hello(two))));
 }
 

@@ -80,6 +80,7 @@ struct fixture {
 TEST_CASE_METHOD(fixture, "sync: boots from a frozen copy and assumes nothing about receivers") {
   CHECK(f.members().empty());
   CHECK(f.snapshot().version == version_ref{1, 0});
+  CHECK(sync_fsm(9, 1, d0, 17, 1000, s).snapshot().label == 17);
   CHECK_FALSE(f.deadline());
   f.on_sync(t0, 1);
   const auto r = report(encoded());
@@ -161,6 +162,8 @@ TEST_CASE_METHOD(fixture, "sync: one in flight; a second is refused with a repor
   CHECK(r.reason == errc::busy);
   CHECK(r.detail == "a sync is already in flight");
   CHECK(r.label == 43);
+  CHECK(r.base == version_ref{1, 0});
+  CHECK(r.target == r.base);
   CHECK(f.busy());
 }
 
@@ -194,7 +197,7 @@ TEST_CASE_METHOD(fixture, "sync: who refuses is evicted and the others go on, or
     s.sync.members_min = 2;
     reset();
     voting(2);
-    const auto l = vote({yes(a), said(b, terminal::no, errc::no_memory)});
+    const auto l = vote({yes(a), {b, terminal::no, errc::no_memory, "why"}});
     CHECK(find<act::send_abort>(l)->who.size() == 2);
     CHECK(find<act::release>(l));
     CHECK_FALSE(find<act::evicted>(l));  // it refused the delta; it is as good as before
@@ -203,6 +206,7 @@ TEST_CASE_METHOD(fixture, "sync: who refuses is evicted and the others go on, or
     CHECK(r.target == version_ref{1, 0});
     CHECK(r.participants[0].status == terminal::aborted);
     CHECK(r.participants[1].status == terminal::no);
+    CHECK(r.participants[1].detail == "why");
     CHECK(r.participants[1].member);
   }
 }
@@ -500,6 +504,7 @@ TEST_CASE_METHOD(fixture, "sync: the end of a life, at every phase") {
     CHECK(f.on_down(t0, b, errc::dead).empty());
     const auto l = vote({yes(a), yes(b)});
     CHECK(find<act::evicted>(l)->who == b);
+    CHECK(find<act::evicted>(l)->detail == "ended after it had voted");
     CHECK(find<act::send_commit>(l)->who == std::vector<participant>{a});
   }
   SECTION("committing: the next round does not wait for it") {
@@ -738,6 +743,8 @@ TEST_CASE_METHOD(fixture, "sync: a run that hears of a newer one stops, with a r
   const auto refused = report(f.on_sync(t0, 2));
   CHECK(refused.reason == errc::fenced);
   CHECK(refused.detail == "this run of the trainer has ended");
+  CHECK(refused.base == f.snapshot().version);
+  CHECK(refused.target == refused.base);
   CHECK(vote({yes(a)}).empty());
 }
 
@@ -807,6 +814,9 @@ TEST_CASE_METHOD(fixture, "sync: each wait is as long as the document says") {
   };
   f.on_admit(t0, a);
   CHECK(wait(f.on_proof(t0, {1, ++seq}, 5, proof)) == seconds(4 + 100));
+  const auto hurried = sync_fsm(f).on_sync(t0, 1);
+  REQUIRE(find<act::hurry_round>(hurried));
+  CHECK(find<act::hurry_round>(hurried)->what.deadline == t0 + seconds(1 + 100));
   round(round_kind::attach, 0, {yes(a)});
   f.on_admit(t0, b);
   attach({yes(b)});
