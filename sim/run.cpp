@@ -109,7 +109,7 @@ class simulation final : public spectator {
     validator_.after(actor);
     // A protocol that is broken on purpose is the observers' to catch, not the model's.
     if (o_.broken == variant::none && !validator_.violation().empty())
-      checker_.violated("model: " + validator_.violation());
+      checker_.violated(validator_.violation());
     if (auto* r = fleet_.receiver_of(actor)) {
       const bool its_own = r->up && r->actor && r->actor.id() == actor.id();
       if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))

@@ -49,24 +49,26 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
   receiver_.reset();
   sender_.reset();
   lied_ = false;
-  if (!message) return;
-  const auto& content = message->content();
+  const auto* content = message ? &message->content() : nullptr;
   if (std::string_view(actor.name()) == "relay") return;  // decides nothing that the model knows
   if (auto* r = fleet_.receiver_of(actor)) {
     const auto* s = fleet_.state_of_receiver(*r);
-    auto event = wire_of(content);
-    const bool greeted = content.match_elements<welcome>();
-    if (!event && !greeted && !content.match_elements<tick>()) return;
+    auto event = content ? wire_of(*content) : std::nullopt;
+    // A beginning and a welcome are nothing to the model: like a word that no receiver is told.
+    const bool idle = content ? content->match_elements<welcome>() : s == nullptr;
+    const bool ticks = content && content->match_elements<tick>();
+    if (!event && !idle && !ticks) return;
     receiver_.emplace();
     where_ = r->where;
     born_ = s == nullptr;
     if (s) receiver_->before = s->machine->summarize();
-    // A welcome is nothing to the model: like a word that no receiver is told.
-    receiver_->event = greeted ? std::optional<wire_message>(pong_msg{}) : std::move(event);
+    receiver_->event = idle ? std::optional<wire_message>(pong_msg{}) : std::move(event);
   } else if (auto* t = fleet_.trainer_of(actor); t && std::string_view(actor.name()) == "sender") {
-    const auto event = event_of(content);
-    if (!event) return;
     const auto* s = fleet_.actors_of(*t).sender;
+    const auto event = content        ? event_of(*content)
+                       : s == nullptr ? std::optional(sender_event::membership)
+                                      : std::nullopt;
+    if (!event) return;
     // One of a run that was ended while it still had to begin.
     if (s && t->up && !fleet_.is_current_sender(*t, actor)) return;
     sender_.emplace();
@@ -74,7 +76,7 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
     born_ = s == nullptr;
     if (s) sender_->before = s->machine->summarize();
     sender_->event = *event;
-    if (*event == sender_event::round) sender_->result = content.get_as<round_result>(0);
+    if (*event == sender_event::round) sender_->result = content->get_as<round_result>(0);
   }
 }
 
@@ -103,9 +105,9 @@ void validator::after(caf::scheduled_actor& actor) {
   }
 }
 
-void validator::judge(const std::optional<std::string>& why) {
+void validator::judge(std::string_view what, const std::optional<std::string>& why) {
   ++steps_;
-  if (why && violation_.empty()) violation_ = *why;
+  if (why && violation_.empty()) violation_ = std::string(what) + *why;
 }
 
 void validator::finish(receiver_process& r) {
@@ -115,7 +117,7 @@ void validator::finish(receiver_process& r) {
   step.after = s->machine->summarize();
   if (born_) {
     step.before = receiver_fsm(s->machine->self(), fleet_.options()).summarize();
-    judge(check_start(step.before));
+    judge("model: a life's beginning: ", check_start(step.before));
   }
   // Without a join to answer to, answers are not said.
   step.mute = !s->join;
@@ -123,7 +125,7 @@ void validator::finish(receiver_process& r) {
     step.replies.clear();  // the executor's lie: its machine still waits to hear of the write
     step.mute = true;
   }
-  judge(check(step, &seen_));
+  judge("model: a receiver's step: ", check(step, &seen_));
 }
 
 void validator::finish(trainer_process& t) {
@@ -140,9 +142,9 @@ void validator::finish(trainer_process& t) {
     step.before = sync_fsm(setup.env->cluster, setup.run, setup.held.state, setup.held.label,
                            setup.store->shape().total_bytes(), setup.env->options)
                       .summarize();
-    judge(check_start(step.before));
+    judge("model: a run's beginning: ", check_start(step.before));
   }
-  judge(check(step, &seen_));
+  judge("model: a sender's step: ", check(step, &seen_));
 }
 
 }  // namespace lockstep::sim

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "sim/fleet.hpp"
 #include "sim/relation.hpp"
@@ -31,7 +32,8 @@ class validator {
  private:
   void finish(receiver_process& r);
   void finish(trainer_process& t);
-  void judge(const std::optional<std::string>& why);
+  /// `what` begins the violation, which names the promise as the checker's do.
+  void judge(std::string_view what, const std::optional<std::string>& why);
 
   fleet& fleet_;
   std::optional<receiver_step> receiver_;
