@@ -204,7 +204,7 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
 
 void checker::on_report(rank_process& p, const sync_report& report) {
   const auto who = fleet_.name_of(p.where);
-  if (report.label != p.label) violated("I4: a report of another sync at " + who);
+  if (report.label != p.label) violated("I4: " + who + " reports another sync");
   if (report.result == sync_result::aborted) {
     if (report.target != report.base)
       violated("I4: " + who + " calls off a sync, and says that it has led on");
