@@ -1,4 +1,5 @@
 // What single actors obey, and from whom: said to them by hand.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <future>
 
@@ -286,6 +287,29 @@ TEST_CASE("an audit is answered by the life that it names") {
   const auto reply = s.next<audit_reply_msg>();
   REQUIRE(reply);
   CHECK(reply->challenge == 3);
+}
+
+// Its base is torn by then: coded frames lead anywhere from there.
+TEST_CASE("a redo of coded frames is refused before a byte is written") {
+  receiver_stage s;
+  s.test->send(s.receiver, welcome{1, caf::actor_cast<join_actor>(s.test)});
+  s.test->send(s.receiver, s.attach(1, s.begins_with));
+  REQUIRE(s.next<reply_msg>());
+  auto target = s.w.clone();
+  step(target, 1);
+  const auto delta = encode_delta(s.w.shape(), views_of(s.w), views_of(target), 1u << 20,
+                                  kernels::encoding_choice::coded);
+  REQUIRE(check_buckets(delta.buckets, views_of(s.w)));
+  const envelope env{s.cluster, {1, 1}, s.inc};
+  s.test->send(s.receiver, redo_msg{env, {{1, 1}, {1, 1}, 1}, delta.content, 7, 1});
+  for (std::uint32_t i = 0; i < delta.buckets.size(); ++i)
+    s.test->send(s.receiver, bucket_msg{env, i, delta.buckets[i]});
+  const auto reply = s.next<reply_msg>();
+  REQUIRE(reply);
+  CHECK(reply->kind == reply_kind::nack);
+  CHECK(reply->reason == errc::bad_frame);
+  for (std::size_t i = 0; i < s.w.shape().count(); ++i)
+    CHECK(std::ranges::equal(s.bytes->tensor(i), s.w.tensor(i)));
 }
 
 TEST_CASE("a receiver answers to the newest run that has greeted it") {
