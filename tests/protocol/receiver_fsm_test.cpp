@@ -846,7 +846,8 @@ TEST_CASE("receiver: may be told to serve on without a lease") {
   f.on_digest({1, 1}, d0, proof);
   CHECK(f.state().reason == errc::none);
   const auto over = t0 + 2 * milliseconds(s.receiver.lease_ms);
-  const auto told = find<act::publish>(f.on_tick(over));
+  const auto all = f.on_tick(over);
+  const auto* const told = find<act::publish>(all);
   REQUIRE(told);
   CHECK(told->state.ready);
   CHECK(told->state.reason == errc::lease_expired);  // whoever it serves can see it
