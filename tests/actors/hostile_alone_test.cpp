@@ -88,21 +88,14 @@ template <class M, class Check>
 void say_altered(lone_receiver& r, const M& said, Check check) {
   const auto memory = r.memory;
   const auto state = r.bytes->state();
-  const auto whole = encode_message(said);
-  std::size_t played = 0;
-  for (std::size_t bit = wire_header_bytes * 8; bit < (whole.size() - wire_checksum_bytes) * 8;
-       ++bit) {
-    const auto read = decode_message(sealed(flipped(whole, bit)));
-    const auto* altered = std::get_if<wire_message>(&read);
-    if (altered == nullptr) continue;
-    ++played;
-    const auto& m = std::get<M>(*altered);
-    CAPTURE(name_of(*altered), bit);
+  const auto played = for_each_altered(said, [&](const wire_message& altered, std::size_t bit) {
+    const auto& m = std::get<M>(altered);
+    CAPTURE(name_of(altered), bit);
     r.says(m);
     check(m, r.settle());
     REQUIRE((r.memory == memory));
     REQUIRE((r.bytes->state() == state));
-  }
+  });
   CHECK(played >= 100);
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "messages/wire.hpp"
@@ -37,6 +38,23 @@ inline std::vector<std::byte> sealed(std::vector<std::byte> data) {
   put_number(data, covered, hash.high64);
   put_number(data, covered + 8, hash.low64);
   return data;
+}
+
+/// Calls `visit(altered, bit)` for every bit behind the header that leaves a message when it is
+/// flipped beneath the checksum; returns how many do.
+template <class M, class Visit>
+std::size_t for_each_altered(const M& said, Visit visit) {
+  const auto whole = encode_message(said);
+  std::size_t count = 0;
+  for (std::size_t bit = wire_header_bytes * 8; bit < (whole.size() - wire_checksum_bytes) * 8;
+       ++bit) {
+    const auto read = decode_message(sealed(flipped(whole, bit)));
+    const auto* altered = std::get_if<wire_message>(&read);
+    if (altered == nullptr) continue;
+    ++count;
+    visit(*altered, bit);
+  }
+  return count;
 }
 
 /// The same, announcing the length that it has.
