@@ -47,6 +47,10 @@ void check_challenge(const fs::path& version, const fs::path& checkpoint, const 
   if (!accepted([&] { challenge = challenge_in(version); })) return;
   if (has_index(version)) (void)metadata_in(version, "lockstep.challenge");
   for (const auto reason : {errc::none, errc::wrong_base, errc::none, errc::none}) {
+    std::optional<acknowledgement> told;
+    if (!accepted([&] { told = acknowledgement_of(version, 7, checkpoint, reason, "why"); }))
+      return;
+    fuzz::demand(told.has_value() == challenge.has_value(), "who asks is answered, nobody else");
     if (!accepted([&] { acknowledge(version, 7, checkpoint, acks, "host", reason, "why"); }))
       return;
     if (!challenge) continue;
@@ -54,6 +58,7 @@ void check_challenge(const fs::path& version, const fs::path& checkpoint, const 
     fuzz::demand(
         said && said->version == 7 && said->challenge == *challenge && said->reason == reason,
         "an answer is to the challenge");
+    fuzz::demand(said->proof == told->proof, "files say what connections say");
   }
 }
 
