@@ -6,7 +6,8 @@
 # Edit, or set in the environment:
 #   LOCKSTEP            the program; on every node at the same path
 #   BASE, STREAM        checkpoint to begin with, and the versions, on a file system that all see
-#   RECEIVERS_PER_NODE  receivers on each node but the first (1)
+#   RECEIVERS_PER_NODE  receivers on each node but the first (1); give sbatch --ntasks-per-node of
+#                       as many
 #   PORT                where the trainer listens (from the job's number, 20000 to 29999)
 #   SHARED              a directory that all nodes see and others cannot read: for the key, and the
 #                       number of the trainer's run
@@ -82,8 +83,9 @@ srun --nodes=1 --ntasks=1 --nodelist="$trainer" --kill-on-bad-exit=0 \
   bash -c 'again "$LOCKSTEP" trainer --base "$BASE" --stream "$STREAM" --listen "0.0.0.0:$PORT" \
     --receivers '"$receivers" || status=$?
 
-# srun passes the signal on: the receivers leave the fleet and end.
-kill -TERM "$receivers_step" 2>/dev/null || true
+# To the tasks that are left: the receivers leave the fleet and end. srun itself would have them
+# killed.
+scancel --signal=TERM "$SLURM_JOB_ID" || true
 wait "$receivers_step" || true
 if [[ -n $clear_out ]]; then
   srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks-per-node=1 --nodelist="$others" \

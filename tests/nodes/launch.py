@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Decides whether the files of examples/launch can be believed: the Slurm script runs a fleet with
-stand-ins for `srun` and `scontrol`; systemd and a YAML parser look at theirs where they are there.
+stand-ins for `srun`, `scancel` and `scontrol`; systemd and a YAML parser look at theirs where they are there.
 
     launch.py PROGRAM
 """
@@ -20,7 +20,7 @@ from smoke import SETTINGS
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "examples" / "launch"
 
-# Runs the tasks here, and passes SIGTERM on to them as srun does. The first receiver is killed as
+# Runs the tasks here, and has them killed for SIGTERM as srun does. The first receiver is killed as
 # soon as it runs: without its coming back the trainer would wait for ever.
 SRUN = r'''#!/usr/bin/env bash
 tasks=1
@@ -29,10 +29,11 @@ while [[ $1 == --* ]]; do
   shift
 done
 tasks_running=()
-trap 'kill -TERM "${tasks_running[@]}"' TERM
+trap 'touch "$KILLED.hard"; kill -9 $(cat "$KILLED.tasks") "${tasks_running[@]}"' TERM
 for ((i = 0; i < tasks; i++)); do
   SLURM_PROCID=$i "$@" &
   tasks_running+=($!)
+  echo $! >>"$KILLED.tasks"
 done
 if ((tasks > 1)); then
   first=${tasks_running[0]}
@@ -54,6 +55,15 @@ for task in "${tasks_running[@]}"; do
 done
 exit "$status"
 '''
+# Signals all processes of the job's steps, and not the script's own.
+SCANCEL = r'''#!/usr/bin/env bash
+[[ "$*" == "--signal=TERM $SLURM_JOB_ID" ]] || exit 1
+for task in $(cat "$KILLED.tasks"); do
+  read -r children <"/proc/$task/task/$task/children" || true
+  kill -TERM "$task" $children
+done 2>/dev/null
+exit 0
+'''
 SCONTROL = "#!/bin/sh\nprintf 'localhost\\nlocalhost\\n'\n"
 
 
@@ -64,7 +74,7 @@ def slurm(program, scratch):
     """
     stand_ins = scratch / "bin"
     stand_ins.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
         (stand_ins / name).write_text(text, encoding="utf-8")
         (stand_ins / name).chmod(0o755)
     versions = model.synthetic(scratch / "model", 1, versions=30, mebibytes=0.1)
@@ -99,6 +109,7 @@ def run_slurm(env, scratch):
     finally:
         job.close()
     fleet.require(env["KILLED"].exists(), "no receiver was killed")
+    fleet.require(not pathlib.Path(f"{env['KILLED']}.hard").exists(), "the receivers could not leave")
     fleet.require(not list((scratch / "shared").iterdir()), "the key is still there")
 
 
