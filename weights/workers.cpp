@@ -25,15 +25,27 @@ unsigned cores() noexcept {
 
 std::atomic<unsigned> wanted{0};
 
-/// Those who help whoever makes a pass, or nobody: a process that was forked from one that had them
-/// does not. Made with the first pass that is worth it; they end with the process.
-boost::asio::thread_pool* helpers() {
-  struct crew {
-    boost::asio::thread_pool* pool = new boost::asio::thread_pool(cores());
-    pid_t process = ::getpid();
-  };
+/// Those who help whoever makes a pass. Made with the first pass that is worth it; they end with
+/// the process.
+struct crew {
+  boost::asio::thread_pool* pool = new boost::asio::thread_pool(0);
+  unsigned count = 0;
+  pid_t process = ::getpid();
+
+  // Threads of the pool's own would wait for each other for ever where one cannot be started.
+  crew() {
+    try {
+      for (; count < cores(); ++count) std::thread([all = pool] { all->attach(); }).detach();
+    } catch (const std::exception&) {
+      // Then fewer.
+    }
+  }
+};
+
+/// Nobody in a process that was forked from one that had them.
+const crew* helpers() {
   static const crew made;
-  return made.process == ::getpid() ? made.pool : nullptr;
+  return made.process == ::getpid() && made.count > 0 ? &made : nullptr;
 }
 
 /// A pass that helpers may join while it goes on.
@@ -87,14 +99,14 @@ void on_workers(std::size_t most, const std::function<void()>& work) {
     }
   };
   const auto together = std::min<std::size_t>(most, std::min(workers(), cores()));
-  auto* const pool = together > 1 ? helpers() : nullptr;
-  if (pool == nullptr) {
+  const auto* const crew = together > 1 ? helpers() : nullptr;
+  if (crew == nullptr) {
     guarded();
   } else {
     const auto open = std::make_shared<gate>();
     try {
       for (std::size_t i = 1; i < together; ++i)
-        boost::asio::post(*pool, [open, &guarded] {
+        boost::asio::post(*crew->pool, [open, &guarded] {
           if (!open->enter()) return;  // it is over, and `guarded` with it
           guarded();
           open->leave();
