@@ -81,7 +81,7 @@ class performer {
       ship_request request{make(to(txn, p), *s, content), buckets,
                            r->taken.empty() ? ids : nullptr};
       bytes += content.bytes;
-      if (!request.among) r->rate.shipped(now_, txn, content.bytes);
+      if (!request.among) r->rate.shipped(now_, txn, content.bytes, &from == &state_.full);
       self_->send(r->flusher, std::move(request));
       for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
         self_->send(state_.setup.ranks[i],

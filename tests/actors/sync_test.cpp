@@ -113,6 +113,26 @@ TEST_CASE("a write that fails half-way is healed by a redo, however the delta is
   }
 }
 
+TEST_CASE(
+    "a link is as fast as it was with what was written, and at least as with what was staged") {
+  link_rate rate;
+  auto now = link_rate::time_point{} + 1h;
+  const auto take = [&](std::uint64_t bytes, bool written, std::chrono::seconds within) {
+    rate.shipped(now, {1, 1}, bytes, written);
+    now += within;
+    rate.drained(now, {1, 2});
+    rate.drained(now, {1, 1});
+    return rate.bytes_per_s() / static_cast<double>(link_rate::bytes_min);
+  };
+  const auto about = [](double x) { return Approx(x).epsilon(1e-6); };
+  CHECK(take(link_rate::bytes_min - 1, true, 1s) == 0);
+  CHECK(take(link_rate::bytes_min, false, 1s) == about(1));
+  CHECK(take(16 * link_rate::bytes_min, true, 2s) == about(8));
+  CHECK(take(link_rate::bytes_min, false, 1s) == about(8));
+  CHECK(take(9 * link_rate::bytes_min, false, 1s) == about(9));
+  CHECK(take(link_rate::bytes_min, true, 4s) == about(0.25));
+}
+
 TEST_CASE("who took much at once is sent raw deltas where its link is fast") {
   // The shortest model whose seed tells the rate of a link.
   const layout shape({{"w", dtype::bf16, {link_rate::bytes_min / 2}}});
