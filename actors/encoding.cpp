@@ -12,9 +12,10 @@ encoding encode_against(const snapshot_store& store, const tensor_reader& tensor
                         kernels::encoding_choice choice, std::uint64_t bucket_bytes_max) {
   const auto target = views_of(store.shape(), tensors);
   encoding out;
-  out.delta = std::make_shared<delta_source>(store.read([&](const tensor_views& base) {
+  auto delta = store.read([&](const tensor_views& base) {
     return encode_delta(store.shape(), base, target, bucket_bytes_max, choice, &out.state);
-  }));
+  });
+  out.delta = std::make_shared<delta_source>(std::move(delta), store.shape().total_bytes());
   return out;
 }
 

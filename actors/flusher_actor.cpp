@@ -54,8 +54,13 @@ std::vector<bool> elsewhere(const std::vector<fanout_plan::place>& from, std::ui
 /// How long others may bring nothing of a stripe.
 std::chrono::milliseconds patience_of(const flusher_state& state, std::size_t stripes) {
   const auto& s = state.env_of_process->options;
+  // The receiver may first have to stage what it has of the other stripes.
+  const auto ahead = static_cast<double>(stripes) * s.bucket.credit /
+                     static_cast<double>(state.source->content().buckets.size());
+  const auto weights = static_cast<double>(state.source->staged_over());
   auto out = std::chrono::milliseconds(s.transport.relay_stall_ms) +
-             transfer_time(s, s.bucket.bytes_max * (std::uint64_t{stripes} + 1));
+             transfer_time(s, s.bucket.bytes_max * (std::uint64_t{stripes} + 1)) +
+             scan_time(s, static_cast<std::uint64_t>(std::min(ahead, 1.0) * weights));
   // All weights are written as they come: here and where they are lent the engine has to stop
   // first.
   if (state.lends) out += std::chrono::milliseconds(s.sync.full_timeout_ms / 4);

@@ -32,8 +32,8 @@ stage_result stage(snapshot_state& state, const settings& s, const stage_request
       return refuse(errc::encode_failed,
                     "the encoded delta does not lead from the snapshot to the trainer's weights");
     out.proof = states.other_target;
-    out.absorbing =
-        std::make_shared<delta_source>(repacked(shape, staged, tensors, s.bucket.bytes_max));
+    out.absorbing = std::make_shared<delta_source>(
+        repacked(shape, staged, tensors, s.bucket.bytes_max), shape.total_bytes());
   });
   if (out.reason != errc::none) return out;
   state.encoded = m.delta;
@@ -53,7 +53,7 @@ carve_result carve(const snapshot_state& state, const settings& s, const carve_r
     const auto held = part_of(tensors, m.part.taken);
     const auto of = [&](const delta_source& delta) {
       return std::make_shared<delta_source>(
-          carved(part, delta.buckets(), tensors, s.bucket.bytes_max));
+          carved(part, delta.buckets(), tensors, s.bucket.bytes_max), part.total_bytes());
     };
     out.delta = of(*state.encoded);
     out.absorbing = of(*state.pending);
@@ -110,7 +110,7 @@ std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const 
       return store.history().merged(steps, shape, part_of(tensors, taken), s.bucket.bytes_max,
                                     bytes_max);
     });
-    if (delta) return std::make_shared<delta_source>(std::move(*delta));
+    if (delta) return std::make_shared<delta_source>(std::move(*delta), shape.total_bytes());
   } catch (const std::bad_alloc&) {
     // All weights take no memory: they are cut one bucket at a time.
   }

@@ -103,18 +103,24 @@ class bucket_source {
   virtual const manifest& content() const = 0;
   /// Bucket `index`; empty if its bytes are gone, which ends the stream.
   virtual payload bucket(std::uint32_t index) = 0;
+  /// Bytes of weights that are read while it is staged; 0 for what is written where it arrives.
+  virtual std::uint64_t staged_over() const = 0;
 };
 
 /// A delta: all buckets are there.
 class delta_source final : public bucket_source {
  public:
-  explicit delta_source(encoded_delta delta) : delta_(std::move(delta)) {}
+  /// `weights_bytes`: of the weights that it is for.
+  delta_source(encoded_delta delta, std::uint64_t weights_bytes)
+      : delta_(std::move(delta)), weights_bytes_(weights_bytes) {}
   const manifest& content() const override { return delta_.content; }
   payload bucket(std::uint32_t index) override { return delta_.buckets[index]; }
+  std::uint64_t staged_over() const override { return weights_bytes_; }
   const std::vector<payload>& buckets() const { return delta_.buckets; }
 
  private:
   encoded_delta delta_;
+  std::uint64_t weights_bytes_;
 };
 
 /// All weights: each bucket is made from the snapshot when the first flusher asks for it, and kept
@@ -127,6 +133,7 @@ class full_source final : public bucket_source {
               std::size_t kept_max, shard_mask taken = {});
   const manifest& content() const override { return plan_.content(); }
   payload bucket(std::uint32_t index) override;
+  std::uint64_t staged_over() const override { return 0; }
 
  private:
   std::shared_ptr<const snapshot_store> store_;

@@ -52,7 +52,7 @@ struct flusher_stage : stage {
   const std::shared_ptr<snapshot_store> store =
       std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
   /// A bucket for each frame.
-  const std::shared_ptr<full_source> source = std::make_shared<full_source>(store, 1, 2);
+  std::shared_ptr<bucket_source> source = std::make_shared<full_source>(store, 1, 2);
   const std::shared_ptr<sent_counters> counters = std::make_shared<sent_counters>();
   const participant who{7, {7, 7}};
   const target_info target{{2, 4}, {}, 0};
@@ -196,6 +196,21 @@ TEST_CASE("a flusher waits for who was to bring something, and longer for who le
   REQUIRE(said);
   CHECK(said->child == 1);
   CHECK(said->parent == 7);
+}
+
+TEST_CASE("a flusher gives a receiver the time to stage what it has of other stripes") {
+  flusher_stage s(1);
+  encoded_delta delta{s.source->content(), {}};
+  for (std::uint32_t i = 0; i < 3; ++i) delta.buckets.push_back(s.source->bucket(i));
+  const bool large = GENERATE(false, true);
+  s.source = std::make_shared<delta_source>(delta, std::uint64_t{1} << (large ? 50 : 1));
+  s.routed(s.route);
+  s.ship(true, {{1, 7}});
+  s.sends(1);
+  if (large) return s.sends_nothing();
+  s.sends(0);
+  s.sends(2);
+  CHECK(s.next<relay_stalled>());
 }
 
 TEST_CASE("a flusher waits for nobody to bring what is no longer shipped") {
