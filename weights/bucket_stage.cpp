@@ -85,17 +85,25 @@ void stage(const staging_keys& keys, const tensor_views& tensors, stager& tool, 
   for (std::size_t i = 0; i < keys.count(); ++i) job.sums[i] = digests[i].sum;
 }
 
-/// Frames that one thread takes at a time: few, since a bucket of coded frames may be all of a
-/// model's delta, and each stands for up to a MiB of weights.
-constexpr std::size_t job_frames = 4;
+/// Frames that one thread takes at a time: few, since each stands for up to a MiB of weights, and a
+/// bucket of coded frames may be all of a model's delta; and fewer where there are not enough of
+/// them to keep all threads busy, as in one bucket of raw ones.
+std::size_t job_frames(const std::vector<std::vector<frame_at>>& frames) {
+  constexpr std::size_t most = 4;
+  constexpr std::size_t jobs_per_thread = 4;
+  std::size_t all = 0;
+  for (const auto& of_bucket : frames) all += of_bucket.size();
+  return std::clamp<std::size_t>(all / (jobs_per_thread * workers()), 1, most);
+}
 
 std::vector<stage_job> jobs_of(const std::vector<std::vector<frame_at>>& frames) {
   std::vector<stage_job> out;
+  const auto most = job_frames(frames);
   for (std::size_t i = 0; i < frames.size(); ++i)
-    for (std::size_t at = 0; at < frames[i].size(); at += job_frames) {
+    for (std::size_t at = 0; at < frames[i].size(); at += most) {
       stage_job job;
       job.bucket = i;
-      job.frames = std::span(frames[i]).subspan(at, std::min(job_frames, frames[i].size() - at));
+      job.frames = std::span(frames[i]).subspan(at, std::min(most, frames[i].size() - at));
       out.push_back(std::move(job));
     }
   return out;
