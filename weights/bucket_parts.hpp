@@ -20,9 +20,11 @@ inline digest to_digest(kernels::digest_sum sum) {
   return {sum.lane[0], sum.lane[1]};
 }
 
-/// The key of `seed`. The public one is expanded once: it is asked for at every step of a sync.
+/// The key of `seed`. The public one is expanded once, since it is asked for at every step of a
+/// sync, and never goes: actors may outlive `main`.
 inline std::shared_ptr<const kernels::digest_key> key_of(std::uint64_t seed) {
-  static const auto public_key = std::make_shared<const kernels::digest_key>(public_digest_seed);
+  static const auto& public_key = *new std::shared_ptr<const kernels::digest_key>(
+      std::make_shared<const kernels::digest_key>(public_digest_seed));
   return seed == public_digest_seed ? public_key
                                     : std::make_shared<const kernels::digest_key>(seed);
 }
