@@ -83,25 +83,37 @@ void engine::resume(const target_info& target, std::string& complaint) {
 }
 
 void engine::keep(std::uint32_t index, payload bucket) {
-  if (staged_.size() <= index) staged_.resize(std::size_t{index} + 1);
-  staged_[index] = std::move(bucket);
-}
-
-// Each as it comes: when the last one has, nearly all of the base has been read.
-void engine::stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max) {
   if (unsound_) return;
-  unsound_ = guarded(errc::bad_frame, [&] {
-    keep(index, std::move(bucket));
-    if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), bytes_max);
-    return as_failure(stager_->stage({&staged_[index], 1}, index));
+  unsound_ = guarded(errc::no_memory, [&] {
+    if (staged_.size() <= index) staged_.resize(std::size_t{index} + 1);
+    staged_[index] = std::move(bucket);
+    return failure{};
   });
 }
 
-void engine::drop() {
+// Each as it comes: when the last one has, nearly all of the base has been read.
+engine::failure engine::stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max) {
+  if (unsound_) return {};
+  keep(index, std::move(bucket));
+  if (!unsound_)
+    unsound_ = guarded(errc::bad_frame, [&] {
+      if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), bytes_max);
+      return as_failure(stager_->stage({&staged_[index], 1}, index));
+    });
+  // What came before it is of no use any more.
+  if (unsound_) forget();
+  return unsound_;
+}
+
+void engine::forget() {
   stager_.reset();
-  unsound_ = {};
   staged_.clear();
   staged_.shrink_to_fit();
+}
+
+void engine::drop() {
+  forget();
+  unsound_ = {};
 }
 
 std::uint64_t engine::staged_bytes() const noexcept {
@@ -111,6 +123,7 @@ std::uint64_t engine::staged_bytes() const noexcept {
 }
 
 engine::failure engine::check() const {
+  if (unsound_) return unsound_;
   return guarded(errc::bad_frame,
                  [&] { return as_failure(check_buckets(staged_, as_views(memory_))); });
 }

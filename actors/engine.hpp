@@ -57,11 +57,12 @@ class engine {
   /// not have taken them up.
   bool stopped() const noexcept { return stopped_; }
 
+  /// Keeps a bucket as it is. Whether all are kept and sound is `check`'s to say.
   void keep(std::uint32_t index, payload bucket);
   /// Keeps a bucket of a delta over the bytes held, staged: from here on it leads to the target
-  /// from a torn mix as well. What is staged takes at most `bytes_max`. Whether all are sound is
-  /// `verify`'s to say; none that comes after one that is not is kept.
-  void stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max);
+  /// from a torn mix as well. What is staged takes at most `bytes_max`. Says what is wrong with the
+  /// first bucket that is not sound; after that none is kept, and `verify` says it again.
+  failure stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max);
   void drop();
   /// Of all buckets that are kept.
   std::uint64_t staged_bytes() const noexcept;
@@ -101,6 +102,8 @@ class engine {
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
  private:
+  /// Frees what is kept.
+  void forget();
   /// Writes this part of all frames, and fails.
   failure apply_share(std::span<const payload> buckets, double share,
                       std::vector<std::size_t>& touched);
@@ -117,7 +120,7 @@ class engine {
   std::shared_ptr<fault_source> faults_;
   std::vector<payload> staged_;
   std::optional<bucket_stager> stager_;  ///< of the buckets that have come so far
-  failure unsound_;                      ///< of the first that could not be staged
+  failure unsound_;                      ///< of the first that could not be kept or staged
   std::optional<full_cut> cut_;          ///< as it was asked for last
   bool stopped_ = false;
 

@@ -52,10 +52,13 @@ class performer {
     // What is redone is staged already, and leads from whatever is there.
     const auto slot = machine().summarize().slot.value();
     if (slot.kind == receiver_fsm::slot_kind::redo)
-      bytes().keep(a.index, std::move(state_.arrived));
-    else
-      bytes().stage(a.index, std::move(state_.arrived),
-                    state_.env->options.receiver.staged_bytes_max);
+      return bytes().keep(a.index, std::move(state_.arrived));
+    const auto unsound = bytes().stage(a.index, std::move(state_.arrived),
+                                       state_.env->options.receiver.staged_bytes_max);
+    // The vote says it too, if all that is still to come does.
+    if (unsound)
+      state_.env->log->warn("{}: {} cannot be staged: {}", bytes().name(),
+                            to_string(state_.bucket_env.txn), unsound.detail);
   }
   void perform(const act::drop_slot&) {
     if (state_.side.relay) self_->send(state_.side.relay, relay_over{});

@@ -136,6 +136,23 @@ struct victim {
 
 }  // namespace
 
+TEST_CASE("what was staged before a bucket that is not sound is let go at once") {
+  victim v;
+  const auto& buckets = run().delta.buckets;
+  CHECK_FALSE(v.r.bytes.stage(0, buckets[0], std::uint64_t{1} << 30));
+  CHECK(v.r.bytes.staged_bytes() > 0);
+  const auto unsound = v.r.bytes.stage(1, payload(bytes(7)), std::uint64_t{1} << 30);
+  CHECK(unsound);
+  CHECK_FALSE(v.r.bytes.stage(2, buckets[0], std::uint64_t{1} << 30));
+  CHECK(v.r.bytes.staged_bytes() == 0);
+  const auto said = v.r.bytes.verify(run().base_state, run().target_state);
+  CHECK(said.reason == unsound.reason);
+  CHECK(said.detail == unsound.detail);
+  CHECK(v.untouched());
+  v.r.bytes.drop();
+  CHECK(v.leads_to_target(buckets));
+}
+
 TEST_CASE("the real bucket holds several frames and leads where it should") {
   const auto& delta = run().delta;
   REQUIRE(delta.buckets.size() == 1);
