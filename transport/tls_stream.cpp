@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "transport/handshake_bound.hpp"
+
 namespace lockstep {
 
 namespace {
@@ -32,6 +34,11 @@ constexpr std::uint64_t key_bytes_max = 64ull << 30;
 class socket_buffer {
  public:
   explicit socket_buffer(int socket) : socket_(socket) {}
+
+  /// Until `trust` reads fail once they are beyond the bound.
+  void distrust() { bound_.emplace(); }
+  void trust() noexcept { bound_.reset(); }
+  bool beyond_bound() const noexcept { return beyond_bound_; }
 
   /// From now on reads are larger.
   void read_ahead() { in_.resize(read_ahead_bytes); }
@@ -84,7 +91,10 @@ class socket_buffer {
       got = recv(socket_, into, size, MSG_DONTWAIT);
     } while (got < 0 && errno == EINTR);
     at_end_ = got == 0;
-    return got;
+    if (got <= 0 || !bound_ || bound_->take({into, static_cast<std::size_t>(got)})) return got;
+    beyond_bound_ = true;
+    errno = EMSGSIZE;
+    return -1;
   }
 
   const int socket_;
@@ -92,6 +102,8 @@ class socket_buffer {
   std::size_t from_ = 0;
   std::size_t to_ = 0;
   bool at_end_ = false;
+  std::optional<handshake_bound> bound_;
+  bool beyond_bound_ = false;
   std::vector<std::byte> out_;
   std::size_t sent_ = 0;
 };
@@ -144,6 +156,7 @@ class tls_stream final : public byte_stream {
     BIO* const bio = make_bio(buffer_);
     SSL_set_bio(ssl_.get(), bio, bio);
     if (accepts) {
+      buffer_.distrust();
       SSL_set_accept_state(ssl_.get());
     } else {
       SSL_set_connect_state(ssl_.get());
@@ -154,6 +167,7 @@ class tls_stream final : public byte_stream {
   io_step handshake() override {
     ERR_clear_error();
     const int code = SSL_do_handshake(ssl_.get());
+    if (buffer_.beyond_bound()) return fail(errc::bad_frame, "its handshake is too long");
     const auto step = code == 1 ? io_step{} : result_of(code);
     const auto flushed = flush();
     if (step.status == io_status::end) return fail(errc::dead, "closed during the TLS handshake");
@@ -163,6 +177,7 @@ class tls_stream final : public byte_stream {
     // A handshake without the key would have been one with a certificate.
     if (context_->has_shared_key() && SSL_session_reused(ssl_.get()) != 1)
       return fail(errc::untrusted, "the peer does not know the shared key");
+    buffer_.trust();
     return {};
   }
 

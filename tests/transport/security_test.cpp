@@ -111,6 +111,22 @@ TEST_CASE("Only the same shared key gets in") {
   CHECK(s.arrived.size() == 1);
 }
 
+TEST_CASE("A chain of certificates may have 16 KiB or so") {
+  const auto dir = files().dir();
+  auto options = files().certificates("receiver-r0");
+  options.certificate_file = dir / "long-chain.pem";
+  const auto dial_with_chain = [&](std::uintmax_t size) {
+    std::string chain = text_of(dir / "receiver-r0.pem");
+    // In text a certificate is half as long again.
+    while (chain.size() < size / 2 * 3) chain += text_of(dir / "ca.pem");
+    write_file(options.certificate_file, chain);
+    station s(files().guard("trainer"));
+    return refusal_of(s.dial(std::make_shared<const security>(options))).reason;
+  };
+  CHECK(dial_with_chain(13 << 10) == errc::none);
+  CHECK(dial_with_chain(18 << 10) == errc::untrusted);
+}
+
 TEST_CASE("A dialer with a key or certificates speaks to nobody in clear") {
   station s;
   CHECK(refusal_of(s.dial(files().key_guard())).reason != errc::none);
