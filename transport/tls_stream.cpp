@@ -145,6 +145,13 @@ BIO* make_bio(socket_buffer& buffer) {
   return bio;
 }
 
+/// Whether that is how it ends where the two sides know different keys: on the acceptor's side, and
+/// on the dialer's with the alert that OpenSSL sends, and the one that it should.
+bool says_other_key(int reason) noexcept {
+  return reason == SSL_R_BINDER_DOES_NOT_VERIFY || reason == SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER ||
+         reason == SSL_R_TLSV1_ALERT_DECRYPT_ERROR;
+}
+
 class tls_stream final : public byte_stream {
  public:
   tls_stream(int socket, std::shared_ptr<const tls_context> context, bool accepts)
@@ -302,7 +309,10 @@ class tls_stream final : public byte_stream {
     if (ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED && verdict != X509_V_OK)
       return std::string("certificate: ") + X509_verify_cert_error_string(verdict);
     const char* text = ERR_reason_error_string(code);
-    return std::string("TLS: ") + (text != nullptr ? text : "failed");
+    return std::string("TLS: ") + (text != nullptr ? text : "failed") +
+           (context_->has_shared_key() && says_other_key(ERR_GET_REASON(code))
+                ? "; is the shared key the same on both sides?"
+                : "");
   }
 
   int socket_;

@@ -111,6 +111,13 @@ TEST_CASE("Only the same shared key gets in") {
   CHECK(s.arrived.size() == 1);
 }
 
+TEST_CASE("Both sides say that their keys may differ") {
+  station s(files().key_guard());
+  CHECK(refusal_of(s.dial(files().key_guard("other-key")))
+            .detail.find("is the shared key the same") != std::string::npos);
+  CHECK(s.lines.get().find("is the shared key the same") != std::string::npos);
+}
+
 TEST_CASE("A chain of certificates may have 16 KiB or so") {
   const auto dir = files().dir();
   auto options = files().certificates("receiver-r0");
