@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -59,12 +61,12 @@ class readable_file {
   readable_file(const readable_file&) = delete;
   readable_file& operator=(const readable_file&) = delete;
 
-  /// Who may do what with it. Refused where it is no file.
-  mode_t mode() const {
+  /// Whose it is, and who may do what with it. Refused where it is no file.
+  struct stat info() const {
     struct stat info {};
     if (fstat(fd_, &info) != 0) refuse_call(name_, errno);
     if (!S_ISREG(info.st_mode)) refuse(name_ + ": is not a file");
-    return info.st_mode;
+    return info;
   }
 
   /// How many bytes were read; 0 at its end.
@@ -91,10 +93,29 @@ struct secret {
   ~secret() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 };
 
+/// Whether only root and we can change it, and nobody else is let in who is not named.
+bool is_kept(const struct stat& of) noexcept {
+  return (of.st_uid == 0 || of.st_uid == geteuid()) && (of.st_mode & (S_IWGRP | S_IRWXO)) == 0;
+}
+
+/// Whether it is a credential of systemd's (systemd.exec(5), LoadCredential), which may be root's:
+/// a list of access names us then, and what that list allows at most shows as the group's bits. It
+/// lies in a directory that is kept like it.
+bool is_systemd_credential(const std::string& name, const struct stat& file) {
+  const char* const directory = std::getenv("CREDENTIALS_DIRECTORY");
+  struct stat its {};
+  if (directory == nullptr || stat(directory, &its) != 0) return false;
+  std::error_code failed;
+  const auto place = std::filesystem::canonical(name, failed).parent_path();
+  return !failed && std::filesystem::equivalent(place, directory, failed) && is_kept(its) &&
+         is_kept(file) && (file.st_mode & S_IXGRP) == 0;
+}
+
 /// Reads a file that only its owner may read. What is checked is what is read.
 void read_secret(const std::string& name, secret& out) {
   readable_file file(name);
-  if ((file.mode() & (S_IRWXG | S_IRWXO)) != 0)
+  const auto info = file.info();
+  if ((info.st_mode & (S_IRWXG | S_IRWXO)) != 0 && !is_systemd_credential(name, info))
     refuse(name + ": others than its owner may use it; chmod 600");
   out.bytes.resize(secret_bytes_max);
   std::size_t size = 0;
@@ -109,7 +130,7 @@ void read_secret(const std::string& name, secret& out) {
 /// disk failed.
 void require_file(const std::string& name) {
   readable_file file(name);
-  (void)file.mode();
+  (void)file.info();
   std::array<char, 4096> some{};
   while (file.read(some.data(), some.size()) > 0) {
   }

@@ -196,6 +196,48 @@ TEST_CASE("Credentials that cannot be used are refused by name") {
   CHECK_FALSE(setting_refused(files().shared_key("bad-key")).empty());
 }
 
+TEST_CASE("What systemd hands out may be named in a list of access, and no more") {
+  const auto dir = files().dir() / "handed-out";
+  fs::create_directory(dir);
+  const auto key = dir / "own-key";
+  security_options options;
+  options.shared_key_file = key;
+  const auto refused = [&](const fs::path& file, int bits, int directory_bits = 0550,
+                           const char* variable = "CREDENTIALS_DIRECTORY") {
+    fs::remove(key);
+    write_file(file, std::string(64, '5'));
+    if (file != key) fs::create_symlink(file, key);
+    REQUIRE(chmod(file.c_str(), static_cast<mode_t>(bits)) == 0);
+    REQUIRE(chmod(dir.c_str(), static_cast<mode_t>(directory_bits)) == 0);
+    REQUIRE(setenv(variable, dir.c_str(), 1) == 0);
+    const auto why = setting_refused(options);
+    REQUIRE(unsetenv(variable) == 0);
+    REQUIRE(chmod(dir.c_str(), 0700) == 0);
+    return why.find("chmod 600") != std::string::npos;
+  };
+  CHECK_FALSE(refused(key, 0440));
+  CHECK_FALSE(refused(key, 0400));
+  CHECK(refused(key, 0440, 0550, "SOME_DIRECTORY"));
+  for (const int bits : {0444, 0460, 0450, 0441}) CHECK(refused(key, bits));
+  for (const int bits : {0555, 0570, 0751}) CHECK(refused(key, 0440, bits));
+  CHECK(refused(files().dir() / "outside", 0440));
+  options.shared_key_file = dir / ".." / "outside";
+  CHECK(refused(files().dir() / "outside", 0440));
+  options.shared_key_file = key;
+  if (geteuid() == 0) {
+    fs::remove(key);
+    write_file(key, std::string(64, '5'));
+    REQUIRE(chown(key.c_str(), 65534, 0) == 0);
+    REQUIRE(chmod(dir.c_str(), 0550) == 0);
+    REQUIRE(chmod(key.c_str(), 0440) == 0);
+    REQUIRE(setenv("CREDENTIALS_DIRECTORY", dir.c_str(), 1) == 0);
+    CHECK(setting_refused(options).find("chmod 600") != std::string::npos);
+    REQUIRE(unsetenv("CREDENTIALS_DIRECTORY") == 0);
+  }
+  fs::permissions(dir, fs::perms::owner_all);
+  fs::remove_all(dir);
+}
+
 TEST_CASE("Credentials that are no files are refused, and not waited for") {
   const auto fifo = files().dir() / "fifo";
   fs::remove(fifo);
