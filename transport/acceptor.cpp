@@ -1,5 +1,6 @@
 #include "transport/acceptor.hpp"
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
 #include <boost/asio/post.hpp>
@@ -51,6 +52,7 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   void ended(const newcomer* who, const failure& why, bool not_admitted,
              const std::string& address);
   std::uint64_t& count_of(errc reason);
+  const char* unwanted(const asio::ip::address& from, const std::string& source);
   void close();
 
   asio::io_context& io;
@@ -68,16 +70,12 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   bool closed = false;
   acceptor_counters counters;
   failure_limit limit;
-  std::unordered_map<const newcomer*, std::weak_ptr<newcomer>> arrivals;
+  struct place {
+    std::weak_ptr<newcomer> who;
+    std::string source;
+  };
+  std::unordered_map<const newcomer*, place> arrivals;
 };
-
-namespace {
-
-std::string host_of(const std::string& address) {
-  return address.substr(0, address.rfind(':'));
-}
-
-}  // namespace
 
 void acceptor::impl::listen() {
   const auto where = options.host + ":" + std::to_string(options.port);
@@ -143,25 +141,36 @@ void acceptor::impl::arrived(tcp::socket socket) {
   if (gone) return;
   prepare_socket(socket, options.channels);
   const auto address = text_of(end);
+  auto source = source_of(end.address());
   std::shared_ptr<newcomer> fresh;
-  const char* unwanted = nullptr;
+  const char* why = nullptr;
   {
     const std::lock_guard lock(mutex);
     if (closed) return;
-    if (!end.address().is_loopback() &&
-        limit.is_over(host_of(address), failure_limit::clock::now())) {
-      ++counters.rate_limited;
-      unwanted = "has failed too often";
-    } else if (arrivals.size() >= options.unauthenticated_max) {
-      ++counters.crowded_out;
-      unwanted = "came while too many others had not been greeted";
-    } else {
+    why = unwanted(end.address(), source);
+    if (why == nullptr) {
       fresh = std::make_shared<newcomer>(shared_from_this(), std::move(socket), address);
-      arrivals.emplace(fresh.get(), fresh);
+      arrivals.emplace(fresh.get(), place{fresh, std::move(source)});
     }
   }
-  if (unwanted != nullptr) return log(log_level::warn, address + " was closed: it " + unwanted);
+  if (why != nullptr) return log(log_level::warn, address + " was closed: it " + why);
   fresh->run();
+}
+
+// Counts who is. Called with the mutex.
+const char* acceptor::impl::unwanted(const asio::ip::address& from, const std::string& source) {
+  if (!unmapped(from).is_loopback() && limit.is_over(source, failure_limit::clock::now())) {
+    ++counters.rate_limited;
+    return "has failed too often";
+  }
+  const auto of_source = [&](const auto& a) { return a.second.source == source; };
+  const char* why = nullptr;
+  if (arrivals.size() >= options.unauthenticated_max)
+    why = "came while too many others had not been greeted";
+  else if (std::ranges::count_if(arrivals, of_source) >= options.unauthenticated_of_one_max)
+    why = "came while too many others from there had not been greeted";
+  if (why != nullptr) ++counters.crowded_out;
+  return why;
 }
 
 std::uint64_t& acceptor::impl::count_of(errc reason) {
@@ -185,13 +194,13 @@ void acceptor::impl::ended(const newcomer* who, const failure& why, bool not_adm
                            const std::string& address) {
   {
     const std::lock_guard lock(mutex);
-    arrivals.erase(who);
+    const auto left = arrivals.extract(who);
     if (why.reason == errc::shut_down) return;
     if (not_admitted) {
       ++counters.not_admitted;
     } else if (why) {
       ++count_of(why.reason);
-      limit.failed(host_of(address), failure_limit::clock::now());
+      limit.failed(left.mapped().source, failure_limit::clock::now());
     } else {
       ++counters.accepted;
       return;
@@ -205,8 +214,8 @@ void acceptor::impl::close() {
   {
     const std::lock_guard lock(mutex);
     if (std::exchange(closed, true)) return;
-    for (const auto& [_, who] : arrivals)
-      if (auto alive = who.lock()) left.push_back(std::move(alive));
+    for (const auto& [_, its] : arrivals)
+      if (auto alive = its.who.lock()) left.push_back(std::move(alive));
   }
   for (const auto& who : left) who->drop();
   asio::post(listener.get_executor(), [self = shared_from_this()] {

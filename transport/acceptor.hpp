@@ -21,8 +21,11 @@ struct acceptor_options {
   greeting self;                   ///< the answer; purpose, link and stream are the dialer's
   std::chrono::milliseconds handshake_deadline{5'000};
   std::uint32_t unauthenticated_max = 64;  ///< connections in the handshake; more are closed
-  /// Failed handshakes that one address may have a minute before its connections are closed at
-  /// once; 0: any number. Loopback is exempt: there all share one address.
+  /// Of those, how many may come from one address, or one /64 of IPv6, loopback included: nobody
+  /// holds the places of all others.
+  std::uint32_t unauthenticated_of_one_max = 16;
+  /// Failed handshakes that one address, or /64, may have a minute before its connections are
+  /// closed at once; 0: any number. Loopback is exempt: there all share one address.
   std::uint32_t failures_per_minute_max = 120;
   /// How often it is said that others can reach what is spoken in clear, as long as they can.
   std::chrono::milliseconds warn_every{60'000};
@@ -33,7 +36,7 @@ struct acceptor_options {
 struct acceptor_counters {
   std::uint64_t accepted = 0;         ///< became channels
   std::uint64_t timed_out = 0;        ///< not done within the deadline
-  std::uint64_t crowded_out = 0;      ///< came while too many were in the handshake
+  std::uint64_t crowded_out = 0;      ///< came while too many were in it, in all or from there
   std::uint64_t rate_limited = 0;     ///< from an address that had failed too often
   std::uint64_t went_away = 0;        ///< closed from the other side
   std::uint64_t untrusted = 0;        ///< TLS failed, or the certificate has another role

@@ -27,6 +27,19 @@ std::string text_of(const boost::asio::ip::tcp::endpoint& end) {
   return (end.address().is_v6() ? "[" + host + "]" : host) + ":" + std::to_string(end.port());
 }
 
+boost::asio::ip::address unmapped(const boost::asio::ip::address& address) {
+  if (!address.is_v6() || !address.to_v6().is_v4_mapped()) return address;
+  return boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6());
+}
+
+std::string source_of(const boost::asio::ip::address& address) {
+  const auto its = unmapped(address);
+  if (its.is_v4()) return its.to_string();
+  auto network = its.to_v6().to_bytes();
+  std::fill(network.begin() + 8, network.end(), 0);
+  return boost::asio::ip::address_v6(network).to_string() + "/64";
+}
+
 void close_on_exec(int fd) noexcept {
   (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 }

@@ -11,6 +11,12 @@ namespace lockstep {
 /// "host:port", or "[host]:port".
 std::string text_of(const boost::asio::ip::tcp::endpoint& end);
 
+/// Without the guise of IPv6 that one of IPv4 has on a port that takes both.
+boost::asio::ip::address unmapped(const boost::asio::ip::address& address);
+/// Whose an address is: its own, or of IPv6, where one machine may have a whole /64, that
+/// network's.
+std::string source_of(const boost::asio::ip::address& address);
+
 /// Does not survive `exec`.
 void close_on_exec(int fd) noexcept;
 

@@ -8,6 +8,7 @@
 
 #include "link.hpp"
 #include "transport/bulk_frame.hpp"
+#include "transport/sockets.hpp"
 
 namespace lockstep::test {
 
@@ -174,6 +175,39 @@ TEST_CASE("So many strangers at a time and no more") {
   close(another);
   CHECK(eventually([&] { return s.door->counters().unauthenticated == 0; }));
   CHECK(std::holds_alternative<std::shared_ptr<channel>>(s.dial()));
+}
+
+TEST_CASE("Strangers of one address leave places for others") {
+  auto options = quick(10'000ms);
+  options.unauthenticated_max = 8;
+  options.unauthenticated_of_one_max = 2;
+  station s(clear(), options);
+  const auto from = [&](std::uint32_t host) { return plain_socket(s.door->port(), host); };
+  constexpr std::uint32_t there = INADDR_LOOPBACK + 1;
+  std::vector<int> strangers;
+  for (int i = 0; i < 10; ++i) strangers.push_back(from(there));
+  CHECK(eventually([&] { return s.door->counters().crowded_out == 8; }));
+  CHECK(s.door->counters().unauthenticated == 2);
+  CHECK(std::holds_alternative<std::shared_ptr<channel>>(s.dial()));
+  strangers.push_back(from(there + 1));
+  CHECK(eventually([&] { return s.door->counters().unauthenticated == 3; }));
+  for (const int fd : strangers) close(fd);
+  CHECK(eventually([&] { return s.door->counters().unauthenticated == 0; }));
+  close(from(there));
+  CHECK(eventually([&] { return s.door->counters().went_away == 4; }));
+  CHECK(s.door->counters().crowded_out == 8);
+}
+
+TEST_CASE("Whose an address is") {
+  const auto source = [](const char* text) {
+    return source_of(boost::asio::ip::make_address(text));
+  };
+  CHECK(source("192.0.2.1") == "192.0.2.1");
+  CHECK(source("192.0.2.1") == source("::ffff:192.0.2.1"));
+  CHECK(source("192.0.2.1") != source("192.0.2.2"));
+  CHECK(source("2001:db8:0:1::1") == source("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+  CHECK(source("2001:db8:0:1::1") == source("2001:db8:0:1::1%7"));
+  CHECK(source("2001:db8:0:1::1") != source("2001:db8:0:2::1"));
 }
 
 TEST_CASE("Ten thousand strangers with garbage cost no memory") {

@@ -62,13 +62,17 @@ bucket_msg some_bucket(std::size_t size, std::uint32_t index) {
   return {{7, {11, 12}, {13, 14}}, index, some_bytes(size, index + 1)};
 }
 
-int plain_socket(std::uint16_t port) {
+int plain_socket(std::uint16_t port, std::uint32_t from) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in to{};
   to.sin_family = AF_INET;
   to.sin_port = htons(port);
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (fd < 0 || connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0) {
+  sockaddr_in own{};
+  own.sin_family = AF_INET;
+  own.sin_addr.s_addr = htonl(from);
+  if (fd < 0 || bind(fd, reinterpret_cast<const sockaddr*>(&own), sizeof own) != 0 ||
+      connect(fd, reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0) {
     if (fd >= 0) close(fd);
     throw std::runtime_error("cannot connect");
   }

@@ -1,6 +1,7 @@
 // Decides how tests of the transport dial an acceptor of theirs, and what they wait for.
 #pragma once
 
+#include <netinet/in.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -224,8 +225,8 @@ void write_file(const std::filesystem::path& file, const std::string& text, bool
 payload some_bytes(std::size_t size, std::uint64_t seed = 1);
 bucket_msg some_bucket(std::size_t size, std::uint32_t index = 0);
 
-/// A plain TCP connection to the port; the caller's.
-int plain_socket(std::uint16_t port);
+/// A plain TCP connection to the port, from that address of loopback; the caller's.
+int plain_socket(std::uint16_t port, std::uint32_t from = INADDR_LOOPBACK);
 /// Writes all, in time.
 bool write_all(int fd, std::span<const std::byte> bytes);
 /// Reads exactly so many; fewer at the end of the stream or of patience.
