@@ -1034,6 +1034,8 @@ def shared_key_fleet(world):
         for wrong in (fleet.shared_key(world.place("key")), {"transport.shared_key_file": None}):
             ended = f.ask("status", at, settings=wrong)
             require(ended.code in (2, 3) and not ended.objects, f"status without the key: {ended}")
+            named = any("is the shared key the same" in line for line in ended.errors)
+            require(named == (wrong["transport.shared_key_file"] is not None), ended.errors)
 
 
 def certificates(world, *names):

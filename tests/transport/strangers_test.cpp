@@ -99,11 +99,12 @@ bytes operator+(bytes a, const bytes& b) {
 bytes client_hello() {
   SSL_CTX* const context = SSL_CTX_new(TLS_client_method());
   SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
+  SSL_CTX_set1_groups_list(context, "X25519:P-256");
   SSL* const ssl = SSL_new(context);
   BIO* const out = BIO_new(BIO_s_mem());
   SSL_set_bio(ssl, BIO_new(BIO_s_mem()), out);
   SSL_connect(ssl);
-  bytes said(BIO_pending(out));
+  bytes said(BIO_ctrl_pending(out));
   BIO_read(out, said.data(), static_cast<int>(said.size()));
   SSL_free(ssl);
   SSL_CTX_free(context);
@@ -114,12 +115,13 @@ bytes client_hello() {
 bytes hello_to_be_retried() {
   auto hello = client_hello();
   const auto rename = [&](std::initializer_list<int> group) {
-    const auto at = std::ranges::search(hello, group, {}, [](std::byte b) { return int(b); });
-    REQUIRE(at.size() == group.size());
-    at[group.size() - 2] = at[group.size() - 1] = std::byte{0x2a};
+    const auto same = [](std::byte b, int wanted) { return std::to_integer<int>(b) == wanted; };
+    const auto at = std::search(hello.begin(), hello.end(), group.begin(), group.end(), same);
+    REQUIRE(at != hello.end());
+    std::fill_n(at + static_cast<std::ptrdiff_t>(group.size()) - 2, 2, std::byte{0x2a});
   };
   rename({0x00, 0x33, 0x00, 0x26, 0x00, 0x24, 0x00, 0x1d});  // the share's, X25519
-  rename({0x00, 0x1e, 0x00, 0x19});  // one of those that it could have used as well
+  rename({0x00, 0x04, 0x00, 0x1d, 0x00, 0x17});              // the other one of two that it knows
   return hello;
 }
 
@@ -149,7 +151,7 @@ bytes change_of_ciphers() {
 bytes beginning(std::size_t promised, std::size_t sent) {
   bytes out(sent);
   out[0] = std::byte{1};
-  for (const int i : {1, 2, 3}) out[i] = static_cast<std::byte>(promised >> (24 - 8 * i));
+  for (std::size_t i = 1; i < 4; ++i) out[i] = static_cast<std::byte>(promised >> (24 - 8 * i));
   if (sent > 5) out[4] = out[5] = std::byte{3};
   return out;
 }
