@@ -241,7 +241,7 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       [self](const observe_request& m) {
         observation mine;  // of receivers the coordinator knows
         mine.end.fleet = self->state.held;
-        mine.end.reason = self->state.snapshot ? errc::none : errc::shut_down;
+        mine.end.reason = self->state.snapshot ? errc::none : self->state.ended_by;
         m.answer(std::move(mine));
       },
       [self](rank_dialed& m) { on_dialed(self, m); },

@@ -94,6 +94,7 @@ struct rank_state {
   std::shared_ptr<snapshot_store> store;
   snapshot_actor snapshot;
   version_ref held;
+  errc ended_by = errc::shut_down;  ///< the last run, while there is none
   txn_ref encoded;  ///< what `delta` is for
   std::shared_ptr<delta_source> delta;
   digest delta_state;

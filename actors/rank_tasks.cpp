@@ -96,6 +96,7 @@ void end_run(pointer self, errc reason, const std::string& detail) {
   state.store.reset();
   state.waiting.reset();
   state.missed.clear();
+  if (state.held) state.ended_by = reason;
   state.held = {};
   finish_sync(self, sync_result::aborted, reason, detail);
 }

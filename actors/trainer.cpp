@@ -122,8 +122,8 @@ ticket trainer::sync(std::uint64_t label, const tensor_reader& tensors) {
   return *last_;
 }
 
-bool trainer::is_running() const {
-  return observe(on_, question::status, answer_timeout).end.reason == errc::none;
+errc trainer::ended_by() const {
+  return observe(on_, question::status, answer_timeout).end.reason;
 }
 
 std::vector<receiver_status> trainer::receivers() const {

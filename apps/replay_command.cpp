@@ -171,17 +171,11 @@ class replay {
       const auto report = trainer.sync(version, weights).wait();
       bar.clear();
       output_.sync(report, held_, trainer.receivers());
-      ++summary_.attempts;
-      summary_.sent_bytes += report.sent_bytes;
-      summary_.reseed_bytes += report.reseed_bytes;
-      summary_.catch_up_bytes += report.catch_up_bytes;
+      summary_.add(report);
       if (report.result == sync_result::aborted) {
         if (attempt < attempts_max) continue;
         return false;
       }
-      ++summary_.syncs;
-      summary_.wire_bytes += report.wire_bytes;
-      summary_.full_bytes += report.full_bytes;
       held_ = version;
       return report.complete();
     }
@@ -210,8 +204,6 @@ class replay {
         line.reseeds = s.reseeds;
         line.catch_ups = s.catch_ups;
         line.restarts = s.restarts;
-        summary_.reseeds += s.reseeds;
-        summary_.catch_ups += s.catch_ups;
       }
       summary_.receivers.push_back(std::move(line));
     }

@@ -30,12 +30,14 @@ const participant_report* find(const sync_report& r, receiver_id id) {
   return nullptr;
 }
 
-json to_json(const receiver_status& s, const participant_report* p) {
+/// `held`: what those who took part and are members have proved. What they said last may be older.
+json to_json(const receiver_status& s, const participant_report* p, std::uint64_t held) {
+  const bool proved = s.member && p && p->member;
   return {{"id", s.id},
           {"name", s.name},
-          {"state", to_string(s.state.phase)},
+          {"state", to_string(proved ? receiver_phase::serving : s.state.phase)},
           {"ready", s.state.ready},
-          {"version", s.state.label},
+          {"version", proved ? held : s.state.label},
           {"standing", s.standing},
           {"status", p ? to_string(p->status) : "absent"},
           {"reason", to_string(p ? p->reason : s.reason)},
@@ -70,6 +72,21 @@ std::string remarks(const sync_report& r, const std::vector<receiver_status>& st
 }
 
 }  // namespace
+
+void replay_summary::add(const sync_report& r) {
+  ++attempts;
+  sent_bytes += r.sent_bytes;
+  reseed_bytes += r.reseed_bytes;
+  catch_up_bytes += r.catch_up_bytes;
+  for (const auto& p : r.participants) {
+    reseeds += p.reseeds;
+    catch_ups += p.catch_ups;
+  }
+  if (r.result == sync_result::aborted) return;
+  ++syncs;
+  wire_bytes += r.wire_bytes;
+  full_bytes += r.full_bytes;
+}
 
 bool replay_summary::pass() const {
   return !receivers.empty() &&
@@ -112,7 +129,8 @@ void replay_output::sync(const sync_report& r, std::uint64_t base,
     return;
   }
   json receivers = json::array();
-  for (const auto& s : states) receivers.push_back(to_json(s, find(r, s.id)));
+  const auto held = r.result == sync_result::aborted ? base : r.label;
+  for (const auto& s : states) receivers.push_back(to_json(s, find(r, s.id), held));
   print({{"kind", "sync"},
          {"version", r.label},
          {"base", base},

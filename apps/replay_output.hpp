@@ -36,6 +36,8 @@ struct replay_summary {
   double seconds = 0;
   std::vector<audit_line> receivers;
 
+  /// One try. What receivers needed besides is in their own lines.
+  void add(const sync_report& r);
   bool pass() const;
 };
 

@@ -85,6 +85,8 @@ published_fleet_options publication_of(const trainer_command_options& o, const s
   return out;
 }
 
+/// For the other ranks to hear that the run is over: who does not takes rank 0 for lost.
+constexpr milliseconds farewell{500};
 /// Between two tries at something that the fleet is not ready for.
 constexpr milliseconds pause{100};
 
@@ -120,9 +122,10 @@ class player {
     while (!stop_.wait_for(milliseconds(0)) && !play_through(trainer)) {
     }
     if (!leads_) return exit_ok;
-    if (publication_) publication_->finish();
-    conclude(trainer);
-    while (options_.serve && trainer.is_running() && !stop_.wait_for(pause)) {
+    if (!concluded_) conclude(trainer);
+    if (ranks_ > 1) {
+      trainer.stop();
+      std::this_thread::sleep_for(farewell);
     }
     const bool published = !publication_ || publication_->complete();
     return summary_.pass() && published ? exit_ok : exit_check_failed;
@@ -157,24 +160,45 @@ class player {
   /// Thrown where the run is over though nobody wanted it to be.
   struct run_lost {};
 
-  /// From the base to the end of the stream; false if the run was lost on the way.
+  /// From the base to the end of the stream, and as long as it is served; false if the run was lost
+  /// on the way.
   bool play_through(trainer& t) {
     try {
       weights_.copy_from(base_);
+      held_ = 0;
       seed(t);
       if (publication_) publication_->seed(weights_, 0);
-      const auto started = clock::now();
-      if ((!leads_ || wait_for_fleet(t)) && play_all(t))
-        summary_.seconds = std::chrono::duration<double>(clock::now() - started).count();
-      // Another rank's part is needed until the one that leads has left.
-      while (!leads_ && t.is_running() && !stop_.wait_for(pause)) {
-      }
-      return leads_ || !options_.serve;
+      if (!leads_ || wait_for_fleet(t)) play_all(t);
+      if (leads_) conclude(t);
+      return stay(t);
     } catch (const run_lost&) {
       if (stop_.wait_for(milliseconds(0))) return true;
       std::fprintf(stderr, "lockstep: a rank was lost; starting again from the base\n");
       return false;
     }
+  }
+
+  static constexpr auto no_run = "the trainer's side is down";
+
+  /// Nobody can go on with the run: this process ends, or all ranks begin again. Where a newer run
+  /// leads the fleet, one of ours would only start a quarrel.
+  [[noreturn]] void lose(errc why, const std::string& detail) const {
+    if (why == errc::fenced) throw error(why, "a newer run of the trainer leads the fleet");
+    if (ranks_ == 1) throw error(why, detail);
+    throw run_lost();
+  }
+
+  /// Stays at the last version: who leads while it is to serve, another rank until the run is over,
+  /// for its part is needed until then. False if there is to be another run.
+  bool stay(const trainer& t) {
+    while ((!leads_ || options_.serve) && !stop_.wait_for(pause)) {
+      const auto why = t.ended_by();
+      if (why == errc::none) continue;
+      // Rank 0 has said so. Had it gone without a word it would be lost.
+      if (!leads_ && why == errc::shut_down) return !options_.serve;
+      lose(why, no_run);
+    }
+    return true;
   }
 
   tensor_reader pieces() const { return split_.reader(reader_of(weights_)); }
@@ -202,7 +226,7 @@ class player {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     while (!t.wait_for_members(options_.receivers, pause)) {
       if (stop_.wait_for(milliseconds(0))) return false;
-      if (!t.is_running()) throw run_lost();
+      if (const auto why = t.ended_by(); why != errc::none) lose(why, no_run);
       if (clock::now() >= until)
         throw error(errc::unreachable,
                     fmt::format("fewer than {} receivers have come", options_.receivers));
@@ -214,6 +238,7 @@ class player {
   /// again. Labels go on counting. False if told to stop before.
   bool play_all(trainer& t) {
     if (!stream_) return true;
+    if (!began_) began_ = clock::now();
     const auto& versions = stream_->versions();
     output_.start(fmt::format("syncing {} versions of {} tensors ({})", versions.size(),
                               base_.shape().count(), human_bytes(base_.shape().total_bytes())));
@@ -240,20 +265,14 @@ class player {
       const bool told =
           report.result == sync_result::aborted && !aborts_.is_due(report.detail, clock::now());
       if (leads_ && !told) output_.sync(report, held_, t.receivers());
-      ++summary_.attempts;
-      summary_.sent_bytes += report.sent_bytes;
-      summary_.reseed_bytes += report.reseed_bytes;
-      summary_.catch_up_bytes += report.catch_up_bytes;
-      if (report.reason == errc::fenced) throw error(report.reason, report.detail);
+      summary_.add(report);
+      summary_.seconds = std::chrono::duration<double>(clock::now() - *began_).count();
       if (is_lost(report)) {
         if (stop_.wait_for(milliseconds(0))) return false;
-        if (ranks_ == 1) throw error(report.reason, report.detail);
-        throw run_lost();
+        if (t.ended_by() == errc::fenced) lose(errc::fenced, {});  // the report may not say so yet
+        lose(report.reason, report.detail);
       }
       if (report.result != sync_result::aborted) {
-        ++summary_.syncs;
-        summary_.wire_bytes += report.wire_bytes;
-        summary_.full_bytes += report.full_bytes;
         held_ = label;
         if (publication_) publication_->add(weights_, label);
         return !stop_.wait_for(milliseconds(options_.period_ms));
@@ -279,13 +298,16 @@ class player {
 
   /// Whether there is no run any more that a further sync could belong to.
   static bool is_lost(const sync_report& r) {
-    return r.reason == errc::shut_down || r.reason == errc::unreachable ||
+    return r.reason == errc::fenced || r.reason == errc::shut_down ||
+           r.reason == errc::unreachable ||
            (r.reason == errc::dead && r.participants.empty());
   }
 
   /// What every receiver holds now.
   void conclude(const trainer& t) {
+    if (publication_) publication_->finish();
     const auto states = t.receivers();
+    summary_.receivers.clear();
     for (const auto& a : t.audit()) {
       audit_line line{a.id, a.name, a.pass, a.why_not, 0, 0, 0};
       for (const auto& s : states) {
@@ -293,12 +315,11 @@ class player {
         line.reseeds = s.reseeds;
         line.catch_ups = s.catch_ups;
         line.restarts = s.restarts;
-        summary_.reseeds += s.reseeds;
-        summary_.catch_ups += s.catch_ups;
       }
       summary_.receivers.push_back(std::move(line));
     }
     output_.summary(summary_);
+    concluded_ = true;
   }
 
   const trainer_command_options& options_;
@@ -312,8 +333,10 @@ class player {
   weight_buffer weights_;
   std::optional<live_publication> publication_;
   std::uint64_t held_ = 0;
+  std::optional<clock::time_point> began_;  ///< to read the first version
   repeats aborts_;  ///< that were printed
   replay_summary summary_;
+  bool concluded_ = false;  ///< and said so; of the last play that came to its end
 };
 
 }  // namespace

@@ -583,6 +583,96 @@ def two_trainers_at_once(world):
         state = last_state(receiver)
         require(state["ready"] and fleet.run_of(state["version"]) > old_run, state)
         require(f.ask("audit", f"127.0.0.1:{port}").code == 0, "the newer trainer's audit")
+        ended = f.ended(older, 5)  # though it had nothing more to do than to serve
+        one_line(ended, 2)
+        require("a newer run of the trainer leads" in ended.errors[0], ended)
+
+
+@case
+def a_waiting_trainer_yields_to_a_newer_run(world):
+    """The older still waits for a receiver as the newer leads the one that is there: it ends, and
+    begins no run of its own. It took the fleet back, for ever if the newer waited too."""
+    with world.fleet() as f:
+        older = f.trainer(receivers=2, name="older")
+        port = fleet.free_port()
+        at = address_of(older)
+        receiver = f.receiver(0, f"{at},127.0.0.1:{port}")
+        receiver.wait_for("ready under the older", is_ready, READY_S)
+        newer = f.trainer(receivers=1, rounds=1, name="newer", listen=f"127.0.0.1:{port}")
+        state = ready_at(receiver, world.last)
+        ended = f.ended(older, 10)
+        one_line(ended, 2)
+        require("a newer run of the trainer leads" in ended.errors[0], ended)
+        stays_ready(receiver, 1)
+        require(newer.running(), lambda: f"the newer ended: {newer.said()}")
+        require(last_state(receiver)["version"] == state["version"], lambda: receiver.said())
+
+
+def two_ranks(f, more=(), **first):
+    """Of one trainer that play to receiver 0: functions that start either anew where it was, and the
+    receiver."""
+    at, other = (f"127.0.0.1:{fleet.free_port()}" for _ in range(2))
+
+    def start(rank):
+        if rank == 0:
+            return f.trainer("--ranks", "2", *more, listen=at, receivers=1, rounds=1, name="rank 0",
+                             **first)
+        return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, *more, listen=other,
+                         rounds=1, name="rank 1", rank=1, serve=False)
+    return start, lambda: f.receiver(0, f"{at},{other}")
+
+
+def begins_again(rank):
+    wait_until(f"{rank.name} begins again", lambda: rank.running() and any(
+        "a rank was lost; starting again" in line for line in rank.errors), 10)
+
+
+@case
+def a_rank_is_lost_while_the_last_version_is_served(world):
+    """All begin again, whichever it was; and a rank that rank 0 has told of the end ends with it."""
+    with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
+        start, receive = two_ranks(f)
+        first, second = start(0), start(1)
+        receiver = receive()
+        version = ready_at(receiver, world.last)["version"]
+        for lost, left in ((second, first), (first, second)):
+            first.wait_for("it serves", lambda o: o.get("kind") == "summary", 10)
+            left.errors.clear()
+            lost.kill()
+            begins_again(left)
+            if lost is first:
+                first = start(0)
+            else:
+                second = start(1)
+            version = receiver.wait_for("ready in a later run", lambda o: is_ready(
+                o, world.last) and fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)["version"]
+        require(first.terminate() == 0, lambda: first.said())
+        require(f.ended(second, 5).code == 0, lambda: second.said())
+
+
+@case
+def a_summary_sums_up_its_lines(world):
+    """Told to end in the midst of its play too, and though somebody came between two syncs."""
+    with world.fleet() as f:
+        trainer = f.trainer(receivers=1, rounds=1000, period_ms=300)
+        at = address_of(trainer)
+        f.receiver(0, at)
+        trainer.wait_for("a sync", lambda o: o.get("kind") == "sync", READY_S)
+        f.receiver(1, at).wait_for("ready", is_ready, READY_S)
+        trainer.wait_for("one with both", lambda o: o.get("kind") == "sync" and [
+            r["status"] for r in o["receivers"]] == ["ok", "ok"], READY_S)
+        require(trainer.terminate() == 0, lambda: trainer.said())
+        syncs = [o for o in trainer.objects if o.get("kind") == "sync"]
+        summary = trainer.find(kind="summary")
+        for s in syncs:
+            held = [(r["state"], r["version"]) for r in s["receivers"] if r["status"] == "ok"]
+            require(held and set(held) == {("serving", s["version"])}, s)
+        require(0.3 <= summary["seconds"] < 60, summary)
+        require(summary["receivers"][1]["catch_ups"] == 1, summary)
+        for key in ("wire_bytes", "sent_bytes", "catch_up_bytes", "reseed_bytes"):
+            require(summary[key] == sum(s[key] for s in syncs), f"{key}: {summary}")
+        for key in ("catch_ups", "reseeds"):
+            require(summary[key] == sum(r[key] for s in syncs for r in s["receivers"]), f"{key}: {summary}")
 
 
 @case
