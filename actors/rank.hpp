@@ -95,7 +95,7 @@ struct rank_state {
   snapshot_actor snapshot;
   version_ref held;
   errc ended_by = errc::shut_down;  ///< the last run, while there is none
-  txn_ref encoded;  ///< what `delta` is for
+  txn_ref encoded;                  ///< what `delta` is for
   std::shared_ptr<delta_source> delta;
   digest delta_state;
   std::uint64_t challenge = 0;  ///< of the delta

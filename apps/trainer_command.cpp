@@ -299,8 +299,7 @@ class player {
   /// Whether there is no run any more that a further sync could belong to.
   static bool is_lost(const sync_report& r) {
     return r.reason == errc::fenced || r.reason == errc::shut_down ||
-           r.reason == errc::unreachable ||
-           (r.reason == errc::dead && r.participants.empty());
+           r.reason == errc::unreachable || (r.reason == errc::dead && r.participants.empty());
   }
 
   /// What every receiver holds now.
@@ -334,7 +333,7 @@ class player {
   std::optional<live_publication> publication_;
   std::uint64_t held_ = 0;
   std::optional<clock::time_point> began_;  ///< to read the first version
-  repeats aborts_;  ///< that were printed
+  repeats aborts_;                          ///< that were printed
   replay_summary summary_;
   bool concluded_ = false;  ///< and said so; of the last play that came to its end
 };

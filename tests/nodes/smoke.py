@@ -605,49 +605,38 @@ def a_waiting_trainer_yields_to_a_newer_run(world):
         require("a newer run of the trainer leads" in ended.errors[0], ended)
         stays_ready(receiver, 1)
         require(newer.running(), lambda: f"the newer ended: {newer.said()}")
-        require(last_state(receiver)["version"] == state["version"], lambda: receiver.said())
+        require(last_state(receiver)["version"] == state["version"], receiver.said)
 
 
-def two_ranks(f, more=(), **first):
-    """Of one trainer that play to receiver 0: functions that start either anew where it was, and the
-    receiver."""
-    at, other = (f"127.0.0.1:{fleet.free_port()}" for _ in range(2))
-
-    def start(rank):
-        if rank == 0:
-            return f.trainer("--ranks", "2", *more, listen=at, receivers=1, rounds=1, name="rank 0",
-                             **first)
-        return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, *more, listen=other,
-                         rounds=1, name="rank 1", rank=1, serve=False)
-    return start, lambda: f.receiver(0, f"{at},{other}")
-
-
-def begins_again(rank):
-    wait_until(f"{rank.name} begins again", lambda: rank.running() and any(
-        "a rank was lost; starting again" in line for line in rank.errors), 10)
+def told(process, kind):
+    return [o for o in list(process.objects) if o.get("kind") == kind]
 
 
 @case
 def a_rank_is_lost_while_the_last_version_is_served(world):
     """All begin again, whichever it was; and a rank that rank 0 has told of the end ends with it."""
     with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
-        start, receive = two_ranks(f)
-        first, second = start(0), start(1)
-        receiver = receive()
+        at, other = (f"127.0.0.1:{fleet.free_port()}" for _ in range(2))
+
+        def start(rank):
+            if rank == 0:
+                return f.trainer("--ranks", "2", listen=at, receivers=1, rounds=1, name="rank 0")
+            return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=other,
+                             rounds=1, name="rank 1", rank=1, serve=False)
+        ranks = [start(0), start(1)]
+        receiver = f.receiver(0, f"{at},{other}")
         version = ready_at(receiver, world.last)["version"]
-        for lost, left in ((second, first), (first, second)):
-            first.wait_for("it serves", lambda o: o.get("kind") == "summary", 10)
-            left.errors.clear()
-            lost.kill()
-            begins_again(left)
-            if lost is first:
-                first = start(0)
-            else:
-                second = start(1)
+        for lost, plays in ((1, 1), (0, 2)):
+            wait_until("it serves", lambda: len(told(ranks[0], "summary")) == plays, 10)
+            ranks[lost].kill()
+            left = ranks[1 - lost]
+            wait_until(f"{left.name} begins again", lambda: left.running() and any(
+                "a rank was lost; starting again" in line for line in left.errors), 10)
+            ranks[lost] = start(lost)
             version = receiver.wait_for("ready in a later run", lambda o: is_ready(
                 o, world.last) and fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)["version"]
-        require(first.terminate() == 0, lambda: first.said())
-        require(f.ended(second, 5).code == 0, lambda: second.said())
+        require(ranks[0].terminate() == 0, ranks[0].said)
+        require(f.ended(ranks[1], 5).code == 0, ranks[1].said)
 
 
 @case
@@ -661,9 +650,8 @@ def a_summary_sums_up_its_lines(world):
         f.receiver(1, at).wait_for("ready", is_ready, READY_S)
         trainer.wait_for("one with both", lambda o: o.get("kind") == "sync" and [
             r["status"] for r in o["receivers"]] == ["ok", "ok"], READY_S)
-        require(trainer.terminate() == 0, lambda: trainer.said())
-        syncs = [o for o in trainer.objects if o.get("kind") == "sync"]
-        summary = trainer.find(kind="summary")
+        require(trainer.terminate() == 0, trainer.said)
+        syncs, summary = told(trainer, "sync"), trainer.find(kind="summary")
         for s in syncs:
             held = [(r["state"], r["version"]) for r in s["receivers"] if r["status"] == "ok"]
             require(held and set(held) == {("serving", s["version"])}, s)
