@@ -253,4 +253,8 @@ std::uint16_t runtime::port() const noexcept {
   return inside.ways ? inside.ways->port() : 0;
 }
 
+void runtime::log(log_level level, const std::string& line) const {
+  logging_to(parts_->env->log)(level, line);
+}
+
 }  // namespace lockstep

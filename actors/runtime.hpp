@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "config/settings.hpp"
 
@@ -35,6 +36,9 @@ class runtime {
   /// has a receiver, of `transport.relay_listen`; the one that was free if that is 0. 0 where
   /// nobody listens.
   std::uint16_t port() const noexcept;
+
+  /// A line in this process' log.
+  void log(log_level level, const std::string& line) const;
 
   /// Private to actors/.
   class parts;

@@ -204,6 +204,9 @@ int run_receiver(const receiver_command_options& o) {
   state_printer printer(o.json);
   ro.hooks.readiness_changed = [&printer](const readiness& s) { printer.print(s); };
   runtime on(options);
+  if (file && file->reused()) on.log(log_level::info, "taken up: " + out_file(*o.out).string());
+  if (file && !file->replaced().empty())
+    on.log(log_level::warn, "made anew, because " + file->replaced());
   receiver engine(on, split.shape(), std::move(ro));
   bool in_place = true;
   while (!stop.wait_for(std::chrono::milliseconds(200)) && in_place) {
@@ -254,7 +257,7 @@ void add_receiver_command(CLI::App& program, std::function<int()>& run) {
   command
       ->add_option("--out", o->out,
                    "Keep the weights in DIR/model.safetensors, in place, instead of in memory; a "
-                   "file that is there is taken up again")
+                   "file of these tensors that is there is taken up again")
       ->type_name("DIR");
   command->add_flag("--json", o->json, "One JSON object a line");
   command->add_flag("--insecure", o->insecure,

@@ -870,6 +870,33 @@ def an_output_is_not_the_checkpoint(world):
 
 
 @case
+def an_output_of_another_model_is_left_alone(world):
+    """A checkpoint of other tensors, or what is no checkpoint at all, is nobody's to overwrite; a
+    receiver's own file is taken up where it is whole, and made anew where it is not."""
+    foreign, garbage, own = (world.place(name) for name in ("foreign", "garbage", "own"))
+    shutil.copy(pathlib.Path(world.other.base) / "model.safetensors", foreign)
+    (garbage / "model.safetensors").write_bytes(secrets.token_bytes(100_000))
+    with world.fleet(settings={"log.level": "info"}) as f:
+        at = address_of(f.trainer(receivers=0, rounds=1))
+        for out in (foreign, garbage):
+            file = out / "model.safetensors"
+            before = file.read_bytes()
+            ended = f.ended(f.receiver(0, at, out=out))
+            one_line(ended, 2)
+            require(str(file) in ended.errors[0] and "is not overwritten" in ended.errors[0], ended)
+            require(file.read_bytes() == before, f"{file} was written to")
+        file = own / "model.safetensors"
+        for damage, words in ((None, None), (None, "taken up: "), (tear_header, "made anew, because ")):
+            if damage:
+                damage(file)
+            r = f.receiver(0, at, out=own)
+            ready_at(r, world.last)
+            r.terminate()
+            said = [line for line in r.errors if "taken up" in line or "made anew" in line]
+            require(len(said) == bool(words) and all(words + str(file) in line for line in said), said)
+
+
+@case
 def who_is_gone_is_dead_and_who_is_silent_not_ready(world):
     lease = 1000
     with world.fleet(settings={"receiver.lease_ms": lease, "receiver.ping_ms": 100}) as f:

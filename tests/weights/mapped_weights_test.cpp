@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "messages/errors.hpp"
 #include "weights/checkpoint.hpp"
@@ -35,6 +36,11 @@ weight_buffer filled(std::byte with) {
   return out;
 }
 
+std::string bytes_of_file(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
 template <class A, class B>
 bool same(const A& a, const B& b) {
   for (std::size_t i = 0; i < 3; ++i)
@@ -62,24 +68,58 @@ TEST_CASE("a missing file is made, what is written to it stays, and it is taken 
   CHECK(same(again, second));
 }
 
-TEST_CASE("a file that is torn, or another model's, is replaced") {
+TEST_CASE("a file that was made here is replaced where it is torn, and says why") {
   const folder f;
   const auto file = f.path / "model.safetensors";
   const auto first = filled(std::byte{1});
-  const auto is_replaced = [&] {
+  const auto is_replaced = [&](const std::string& why) {
     const mapped_weights m(file, shape(), reader_of(first));
+    INFO(m.replaced());
+    CHECK(m.replaced().find(file.string() + ": " + why) == 0);
     return !m.reused() && same(m, first);
   };
-  std::ofstream(file) << "no such file";
-  CHECK(is_replaced());
+  CHECK(mapped_weights(file, shape(), reader_of(first)).replaced().empty());
   fs::resize_file(file, fs::file_size(file) - 1);
-  CHECK(is_replaced());
+  CHECK(is_replaced("tensor 'a' ends"));
   fs::resize_file(file, 0);
-  CHECK(is_replaced());
-  write_safetensors(file, layout({{"a", dtype::bf16, {3, 5}}}),
-                    [&](std::size_t) { return first.tensor(0); });
-  CHECK(is_replaced());
+  CHECK(is_replaced("is empty"));
+  std::ofstream(file) << "no such file";
+  CHECK(is_replaced("announces a header"));
   CHECK(mapped_weights(file, shape(), reader_of(first)).reused());
+}
+
+TEST_CASE("what was not made here for these tensors is refused, and left as it is") {
+  const folder f;
+  const auto file = f.path / "model.safetensors";
+  const auto first = filled(std::byte{1});
+  const auto is_left_alone = [&](errc reason) {
+    const auto before = bytes_of_file(file);
+    try {
+      mapped_weights(file, shape(), reader_of(first));
+    } catch (const error& e) {
+      return e.code() == reason && bytes_of_file(file) == before &&
+             std::string(e.what()).find(file.string()) == 0;
+    }
+    return false;
+  };
+  const layout other({{"a", dtype::bf16, {3, 5}}});
+  const auto of_other = [&](std::size_t) { return first.tensor(0); };
+  std::ofstream(file) << "no such file";
+  CHECK(is_left_alone(errc::bad_input));
+  write_safetensors(file, other, of_other);
+  CHECK(is_left_alone(errc::wrong_layout));
+  fs::remove(file);
+  mapped_weights(file, other, of_other);
+  CHECK(is_left_alone(errc::wrong_layout));
+  // Torn, it still is that of another layout.
+  fs::resize_file(file, 7);
+  CHECK(is_left_alone(errc::bad_input));
+  CHECK_FALSE(mapped_weights(file, other, of_other).reused());
+  // One from elsewhere is taken up like our own, and from then on is.
+  fs::remove(fs::path(file) += ".layout");
+  CHECK(mapped_weights(file, other, of_other).reused());
+  fs::resize_file(file, 7);
+  CHECK_FALSE(mapped_weights(file, other, of_other).reused());
 }
 
 TEST_CASE("what is mapped is in place as long as its name leads to it") {
