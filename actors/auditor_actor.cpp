@@ -34,11 +34,14 @@ void begin_round(pointer self) {
   }
 }
 
-void finish(pointer self) {
+/// Whoever is left was not compared: for what is in `lost`, or what it lacks.
+void finish(pointer self, const std::string& lost = {}) {
   auto& state = self->state;
   for (auto& [id, o] : state.open) {
     auto why = std::string("it does not answer");
-    if (o.reply && !o.reply->version)
+    if (!lost.empty())
+      why = lost;
+    else if (o.reply && !o.reply->version)
       why = "it holds no version";
     else if (o.reply && state.parts > 0)
       why = "a rank of the trainer does not answer";
@@ -110,6 +113,25 @@ void on_tick(pointer self) {
   self->delayed_send(self, round_pause, tick{});
 }
 
+/// Who has gone is not waited for: it answers nobody any more, and back it comes by another link.
+void on_down(pointer self, const caf::down_msg& m) {
+  auto& state = self->state;
+  const auto is = [&](const auto& handle) { return handle.address() == m.source; };
+  if (is(state.setup.snapshot)) return finish(self, "the snapshot is gone");
+  if (std::ranges::any_of(state.setup.ranks, is))
+    return finish(self, "a rank of the trainer is gone");
+  const auto it =
+      std::ranges::find_if(state.open, [&](const auto& o) { return is(o.second.target.receiver); });
+  if (it == state.open.end()) return;
+  state.done.push_back({it->first,
+                        it->second.target.name,
+                        {},
+                        false,
+                        "it is gone: its process or its connection has ended"});
+  state.open.erase(it);
+  if (state.open.empty()) finish(self);
+}
+
 }  // namespace
 
 auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
@@ -125,6 +147,10 @@ auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
       state.done.push_back({id, std::move(t.name), {}, false, std::move(t.why_not)});
   }
   state.setup = std::move(setup);
+  self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
+  self->monitor(state.setup.snapshot);
+  for (const auto& rank : state.setup.ranks) self->monitor(rank);
+  for (const auto& [id, o] : state.open) self->monitor(o.target.receiver);
   begin_round(self);
   self->delayed_send(self, round_pause, tick{});
   return {

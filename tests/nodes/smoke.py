@@ -536,6 +536,32 @@ def a_rank_that_does_not_fit_is_refused_by_name(world):
 
 
 @case
+def an_audit_does_not_wait_for_who_is_gone(world):
+    """Killed while they are asked, a receiver and a rank are named at once, not at the deadline."""
+    patient = {"sync.commit_timeout_ms": 60_000, "receiver.lease_ms": 60_000}
+
+    def audited_meanwhile(f, at, victim):
+        victim.stop()
+        asked = f.start("audit", "observer", 0, ["audit", at])
+        time.sleep(2)  # it has asked by then
+        victim.kill()
+        audit = f.ended(asked, 20)
+        require(audit.code == 1, audit)
+        return {r["id"]: r["why_not"] for r in audit.find("audit")["receivers"]}
+    with world.fleet(settings=patient) as f:
+        # Rank 0 waits for a third receiver, and so goes on when the other rank is lost.
+        at = address_of(f.trainer("--ranks", "2", receivers=3))
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        receivers = [f.receiver(i, f"{at},{address_of(second)}") for i in range(2)]
+        for r in receivers:
+            ready_at(r, 0)
+        why = audited_meanwhile(f, at, receivers[1])
+        require(why[0] == "" and "it is gone" in why[1], why)
+        why = audited_meanwhile(f, at, second)
+        require("is gone" in why[0], why)  # the rank, or first the snapshot, which goes with it
+
+
+@case
 def a_rank_of_another_cluster_is_refused(world):
     """It says so at once, with its own cluster's name, and rank 0 waits for one of its own."""
     with world.fleet() as f:
