@@ -88,14 +88,24 @@ class performer {
     start_receiver(self_, it->second);
   }
   void perform(const act::gave_up& a) {
-    if (a.reason != errc::detached)
-      state_.env->log->error("receiver {} is given up: {} {}", a.id, to_string(a.reason), a.detail);
+    auto& log = *state_.env->log;
+    if (a.reason == errc::dead && !is_here(a.id))
+      log.warn("receiver {} is gone: its process or its connection has ended; it is waited for",
+               a.id);
+    else if (a.reason != errc::detached)
+      log.error("receiver {} is given up: {} {}", a.id, to_string(a.reason), a.detail);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
   }
   void perform(const act::silent& a) {
     state_.env->log->warn(
         "receiver {} is silent, or a rank does not reach it: no sync waits for it", a.id);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, errc::timeout});
+  }
+
+  /// Is it a receiver of this process, which nobody else can start again?
+  bool is_here(receiver_id id) const {
+    const auto it = state_.children.find(id);
+    return it != state_.children.end() && it->second.bytes;
   }
 
   pointer self_;
@@ -204,7 +214,8 @@ void on_down(pointer self, const caf::down_msg& m) {
         state.children.erase(id);
         return;
       }
-      state.env->log->warn("receiver {} ended: {}", id, caf::to_string(m.reason));
+      // Of one elsewhere its link has said why.
+      if (c.bytes) state.env->log->warn("receiver {} ended: {}", id, caf::to_string(m.reason));
       // Nobody renews or ends its lease now, and perhaps nobody ever will again.
       if (c.bytes) c.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
       perform(self, state.policy->on_down(self->clock().now(), c.life, c.bytes != nullptr));

@@ -69,9 +69,13 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
 
 static std::vector<receiver_failure> failures(const supervisor_state& state, time_point now) {
   std::vector<receiver_failure> out;
-  for (const auto& [id, r] : state.policy->records())
-    if (r.last_reason != errc::none)
+  for (const auto& [id, r] : state.policy->records()) {
+    // That not every rank reached it was no failure of its own, and is over once all do: at a start
+    // each comes when it comes.
+    const bool over = r.last_reason == errc::unreachable && !r.parted;
+    if (r.last_reason != errc::none && !over)
       out.push_back({id, r.last_reason, r.last_detail, milliseconds_since(r.last_failed, now)});
+  }
   return out;
 }
 

@@ -562,6 +562,23 @@ def an_audit_does_not_wait_for_who_is_gone(world):
 
 
 @case
+def a_lost_connection_is_no_receiver_given_up(world):
+    """The log warns that it is gone and waited for; nothing is an error, for it comes back by itself."""
+    with world.fleet(settings={"log.level": "warn"}) as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        at = address_of(trainer)
+        receiver = f.receiver(0, at)
+        ready_at(receiver, world.last)
+        receiver.kill()
+        wait_until(lambda: f"the log says that it is gone: {list(trainer.errors)}", lambda: any(
+            "[warning] receiver 0 is gone" in line and "waited for" in line
+            for line in list(trainer.errors)), READY_S)
+        ready_at(f.receiver(0, at), world.last)
+        require(not any("[error]" in line or "given up" in line for line in list(trainer.errors)),
+                list(trainer.errors))
+
+
+@case
 def a_rank_of_another_cluster_is_refused(world):
     """It says so at once, with its own cluster's name, and rank 0 waits for one of its own."""
     with world.fleet() as f:
