@@ -11,13 +11,22 @@ namespace {
 std::atomic<int> observers = 0;  ///< in this process
 constexpr int observers_max = 64;
 
-bool ask(observer_link* self, const wire_message& said) {
+/// Why whoever asks this process of a trainer is to ask another; empty if it is not.
+std::string wrong_rank(const transport_settings& t) {
+  if (t.rank == 0) return {};
+  return "rank " + std::to_string(t.rank) + " of the trainer does not lead: ask rank 0, at " +
+         t.connect;
+}
+
+bool ask(observer_link* self, const actor_env& env, const wire_message& said) {
   auto& state = self->state;
   const auto* m = std::get_if<observe_msg>(&said);
   if (m == nullptr || state.asked) {
     state.io.end(self, errc::bad_frame, "it says " + std::string(name_of(said)));
     return false;
   }
+  if (auto why = wrong_rank(env.options.transport); !why.empty())
+    return state.io.write(self, refused_msg{env.cluster, {}, errc::bad_input, std::move(why)});
   state.asked = true;
   const auto me = caf::actor_cast<caf::actor>(self);
   self->send(state.supervisor, observe_request{m->what, [me](observation seen) {
@@ -58,13 +67,13 @@ caf::behavior observer_link_behavior(observer_link* self, std::shared_ptr<const 
   state.supervisor = std::move(supervisor);
   self->monitor(state.supervisor);
   self->set_down_handler([self](const caf::down_msg&) { self->quit(); });
-  state.io.open(self, std::move(channels), std::move(env));
+  state.io.open(self, std::move(channels), env);
   if (observers > observers_max) state.io.end(self, errc::busy, "too many look on already");
   return {
       [self](const observation& m) { answer(self, m); },
-      [self](const caf::io::new_data_msg& m) {
+      [self, env](const caf::io::new_data_msg& m) {
         self->state.io.read(self, m.buf,
-                            [self](const wire_message& said) { return ask(self, said); });
+                            [&](const wire_message& said) { return ask(self, *env, said); });
       },
       [self](const caf::io::connection_closed_msg&) { self->quit(); },
       [self](tick) {

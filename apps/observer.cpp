@@ -5,6 +5,7 @@
 
 #include "apps/conversation.hpp"
 #include "messages/errors.hpp"
+#include "messages/printable.hpp"
 
 namespace lockstep {
 
@@ -32,6 +33,8 @@ answer_of_fleet ask_fleet(const settings& options, const std::string& address, q
     } else if (auto* e = std::get_if<observed_msg>(&m)) {
       out.end = *e;
       return out;
+    } else if (const auto* refused = std::get_if<refused_msg>(&m)) {
+      throw error(errc::bad_input, address + ": " + printable(refused->detail));
     } else {
       throw error(errc::bad_input, "the trainer answers with " + std::string(name_of(m)));
     }

@@ -21,7 +21,8 @@ struct answer_of_fleet {
 };
 
 /// Asks the trainer at `address` (HOST:PORT). Throws `error{unreachable}` or `error{timeout}` if it
-/// does not answer within `patience`, `error{bad_input}` for an address or answer that is none, and
+/// does not answer within `patience`, `error{bad_input}` for an address or answer that is none and
+/// where it says that another is to be asked, and
 /// `error{shut_down}` soon after `told_to_stop`, which is asked again and again, says so.
 answer_of_fleet ask_fleet(
     const settings& options, const std::string& address, question what,

@@ -536,6 +536,28 @@ def a_rank_that_does_not_fit_is_refused_by_name(world):
 
 
 @case
+def the_rank_that_leads_is_asked(world):
+    """Another one says whom to ask. That a receiver came before a rank did is no failure of its own,
+    and forgotten once both are linked."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at, other = address_of(first), f"127.0.0.1:{fleet.free_port()}"
+        receiver = f.receiver(0, f"{at},{other}")
+
+        def seen():
+            return f.ask("status", at).find("status")["receivers"]
+        wait_until("rank 0 knows the receiver", seen, READY_S)
+        f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=other, rank=1)
+        ready_at(receiver, world.last)
+        require([r["last_error"] for r in seen()] == [None], seen())
+        for question in ("status", "audit"):
+            ended = f.ask(question, other)
+            one_line(ended, 2)
+            require("rank 0" in ended.errors[0] and at in ended.errors[0], ended)
+            require(not ended.objects, ended)
+
+
+@case
 def an_audit_does_not_wait_for_who_is_gone(world):
     """Killed while they are asked, a receiver and a rank are named at once, not at the deadline."""
     patient = {"sync.commit_timeout_ms": 60_000, "receiver.lease_ms": 60_000}
