@@ -23,7 +23,7 @@ struct acceptor_options {
   std::uint32_t unauthenticated_max = 64;  ///< connections in the handshake; more are closed
   /// Of those, how many may come from one address, or one /64 of IPv6, loopback included: nobody
   /// holds the places of all others.
-  std::uint32_t unauthenticated_of_one_max = 16;
+  std::uint32_t unauthenticated_of_one_max = 32;
   /// Failed handshakes that one address, or /64, may have a minute before its connections are
   /// closed at once; 0: any number. Loopback is exempt: there all share one address.
   std::uint32_t failures_per_minute_max = 120;
