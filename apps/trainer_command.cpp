@@ -168,7 +168,7 @@ class player {
       held_ = 0;
       seed(t);
       if (publication_) publication_->seed(weights_, 0);
-      if (!leads_ || wait_for_fleet(t)) play_all(t);
+      if ((!leads_ || wait_for_fleet(t)) && play_all(t) && leads_) require_run(t);
       if (leads_) conclude(t);
       return stay(t);
     } catch (const run_lost&) {
@@ -186,6 +186,10 @@ class player {
     if (why == errc::fenced) throw error(why, "a newer run of the trainer leads the fleet");
     if (ranks_ == 1) throw error(why, detail);
     throw run_lost();
+  }
+
+  void require_run(const trainer& t) const {
+    if (const auto why = t.ended_by(); why != errc::none) lose(why, no_run);
   }
 
   /// Stays at the last version: who leads while it is to serve, another rank until the run is over,
@@ -226,7 +230,7 @@ class player {
     const auto until = clock::now() + milliseconds(options_.patience_ms);
     while (!t.wait_for_members(options_.receivers, pause)) {
       if (stop_.wait_for(milliseconds(0))) return false;
-      if (const auto why = t.ended_by(); why != errc::none) lose(why, no_run);
+      require_run(t);
       if (clock::now() >= until)
         throw error(errc::unreachable,
                     fmt::format("fewer than {} receivers have come", options_.receivers));

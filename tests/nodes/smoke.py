@@ -673,6 +673,23 @@ def a_waiting_trainer_yields_to_a_newer_run(world):
         require(last_state(receiver)["version"] == state["version"], receiver.said)
 
 
+@case
+def a_trainer_without_a_fleet_to_audit_says_why(world):
+    """Fenced in the pause after its last sync, it holds no audit, which would fail: it ends as ever."""
+    with world.fleet() as f:
+        other, port = world.other, fleet.free_port()
+        play = ("--stream", str(other.stream))
+        how = {"base": other.base, "stream": False, "receivers": 1, "rounds": 1}
+        older = f.trainer(*play, period_ms=3000, serve=False, name="older", **how)
+        receiver = f.receiver(0, f"{address_of(older)},127.0.0.1:{port}", checkpoint=other.base)
+        ready_at(receiver, other.count)
+        f.trainer(*play, name="newer", listen=f"127.0.0.1:{port}", **how)
+        ended = f.ended(older, 10)
+        one_line(ended, 2)
+        require("a newer run of the trainer leads" in ended.errors[0], ended)
+        require(not ended.find("summary"), ended)
+
+
 def told(process, kind):
     return [o for o in list(process.objects) if o.get("kind") == kind]
 
