@@ -28,12 +28,11 @@ class layout_note {
   layout_note(fs::path file, const layout& shape)
       : path_(std::move(file)), text_(to_string(shape.fingerprint()) + '\n') {
     path_ += ".layout";
-    stands_ = stands(path_) && read_small(path_, 256) == text_;
   }
 
-  bool there() const noexcept { return stands_; }
+  bool stands() const { return lockstep::stands(path_) && read_small(path_, 256) == text_; }
   void write() const {
-    if (stands_) return;
+    if (stands()) return;
     file_writer out(path_);
     out.write(text_);
     out.commit();
@@ -42,7 +41,6 @@ class layout_note {
  private:
   fs::path path_;
   std::string text_;
-  bool stands_ = false;
 };
 
 }  // namespace
@@ -53,15 +51,22 @@ mapped_weights::mapped_weights(const fs::path& file, layout shape, const tensor_
   if (stands(file)) {
     replaced_ = map(file);
     reused_ = replaced_.empty();
-    if (!reused_ && !note.there())
+    if (!reused_ && !note.stands())
       refuse(errc::bad_input, file,
              "is none that was made here for these tensors, and is not overwritten: remove it, or "
              "choose another directory (" +
                  replaced_ + ")");
   }
+  if (reused_) {
+    try {
+      note.write();
+    } catch (const error&) {
+      // The file is of use all the same; should it tear, it is refused.
+    }
+    return;
+  }
   // Before the file: a torn one without it is taken for somebody else's.
   note.write();
-  if (reused_) return;
   // Whoever maps it again digests what is there; mapped writes are not synced either.
   write_safetensors(file, shape_, initial, checkpoint_metadata, durability::judged_when_opened);
   if (!map(file).empty()) refuse(errc::unwritable, file, "is not what was written to it");
@@ -108,15 +113,17 @@ std::string mapped_weights::map(const fs::path& file) {
   if (memory == MAP_FAILED) refuse_write(file, "cannot be mapped", problem);
   const std::span bytes(static_cast<std::byte*>(memory), size);
   safetensors_header header;
+  layout there;
   try {
     header = parse_safetensors(bytes, file);
+    std::vector<tensor_spec> specs;
+    for (const auto& t : header.tensors) specs.push_back(t.spec);
+    there = layout(std::move(specs));
   } catch (const error& e) {
     ::munmap(memory, size);
     return e.what();
   }
-  std::vector<tensor_spec> specs;
-  for (const auto& t : header.tensors) specs.push_back(t.spec);
-  if (layout(std::move(specs)) != shape_) {
+  if (there != shape_) {
     ::munmap(memory, size);
     refuse(errc::wrong_layout, file,
            "is a checkpoint of other tensors, dtypes or shapes, and is not overwritten: remove it, "
