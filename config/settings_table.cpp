@@ -243,9 +243,9 @@ constexpr setting_row table[] = {
     "Longest wait between two tries; not below the first wait."),
   integer<&root::transport, &transport::failures_per_minute_max>(
     "transport.failures_per_minute_max", node, 120, "", 0, 1'000'000,
-    "Failed handshakes that one address, or of IPv6 one network of /64, may have a minute; with "
-    "more, connections from there are closed at once until the minute is over. All behind one "
-    "address translation count together; 0: never. Loopback is exempt."),
+    "Failed handshakes that one address may have a minute; with more, connections from there are "
+    "closed at once until the minute is over. All behind one address translation count together; 0: "
+    "never. Loopback is exempt."),
   integer<&root::transport, &transport::fanout>("transport.fanout", node, 0, "", 0, 16,
     "At the trainer: into how many stripes a delta is dealt, and how many receivers a receiver "
     "passes its stripe on to, so that the trainer sends each delta about once; all weights "

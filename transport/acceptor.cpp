@@ -72,7 +72,8 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   failure_limit limit;
   struct place {
     std::weak_ptr<newcomer> who;
-    std::string source;
+    std::string host;
+    std::string source;  ///< it, or its network
   };
   std::unordered_map<const newcomer*, place> arrivals;
 };
@@ -141,16 +142,17 @@ void acceptor::impl::arrived(tcp::socket socket) {
   if (gone) return;
   prepare_socket(socket, options.channels);
   const auto address = text_of(end);
-  auto source = source_of(end.address());
+  const auto from = unmapped(end.address());
+  auto source = source_of(from);
   std::shared_ptr<newcomer> fresh;
   const char* why = nullptr;
   {
     const std::lock_guard lock(mutex);
     if (closed) return;
-    why = unwanted(end.address(), source);
+    why = unwanted(from, source);
     if (why == nullptr) {
       fresh = std::make_shared<newcomer>(shared_from_this(), std::move(socket), address);
-      arrivals.emplace(fresh.get(), place{fresh, std::move(source)});
+      arrivals.emplace(fresh.get(), place{fresh, from.to_string(), std::move(source)});
     }
   }
   if (why != nullptr) return log(log_level::warn, address + " was closed: it " + why);
@@ -159,7 +161,7 @@ void acceptor::impl::arrived(tcp::socket socket) {
 
 // Counts who is. Called with the mutex.
 const char* acceptor::impl::unwanted(const asio::ip::address& from, const std::string& source) {
-  if (!unmapped(from).is_loopback() && limit.is_over(source, failure_limit::clock::now())) {
+  if (!from.is_loopback() && limit.is_over(from.to_string(), failure_limit::clock::now())) {
     ++counters.rate_limited;
     return "has failed too often";
   }
@@ -200,7 +202,7 @@ void acceptor::impl::ended(const newcomer* who, const failure& why, bool not_adm
       ++counters.not_admitted;
     } else if (why) {
       ++count_of(why.reason);
-      limit.failed(left.mapped().source, failure_limit::clock::now());
+      limit.failed(left.mapped().host, failure_limit::clock::now());
     } else {
       ++counters.accepted;
       return;

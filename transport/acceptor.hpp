@@ -24,7 +24,7 @@ struct acceptor_options {
   /// Of those, how many may come from one address, or one /64 of IPv6, loopback included: nobody
   /// holds the places of all others.
   std::uint32_t unauthenticated_of_one_max = 32;
-  /// Failed handshakes that one address, or /64, may have a minute before its connections are
+  /// Failed handshakes that one address may have a minute before its connections are
   /// closed at once; 0: any number. Loopback is exempt: there all share one address.
   std::uint32_t failures_per_minute_max = 120;
   /// How often it is said that others can reach what is spoken in clear, as long as they can.

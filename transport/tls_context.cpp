@@ -99,8 +99,8 @@ bool is_kept(const struct stat& of) noexcept {
 }
 
 /// Whether it is a credential of systemd's (systemd.exec(5), LoadCredential), which may be root's:
-/// a list of access names us then, and what that list allows at most shows as the group's bits. It
-/// lies in a directory that is kept like it.
+/// a list of access names us then, and what that list allows at most shows as the group's bits, of
+/// a group which is root's too. It lies in a directory that is kept like it.
 bool is_systemd_credential(const std::string& name, const struct stat& file) {
   const char* const directory = std::getenv("CREDENTIALS_DIRECTORY");
   struct stat its {};
@@ -108,7 +108,7 @@ bool is_systemd_credential(const std::string& name, const struct stat& file) {
   std::error_code failed;
   const auto place = std::filesystem::canonical(name, failed).parent_path();
   return !failed && std::filesystem::equivalent(place, directory, failed) && is_kept(its) &&
-         is_kept(file) && (file.st_mode & S_IXGRP) == 0;
+         is_kept(file) && file.st_gid == 0 && (file.st_mode & S_IXGRP) == 0;
 }
 
 /// Reads a file that only its owner may read. What is checked is what is read.
