@@ -25,6 +25,7 @@ void begin_round(pointer self) {
   state.held.reset();
   state.parts = state.setup.ranks.size();
   state.others.assign(state.setup.shape.count(), {});
+  state.versions.clear();
   self->send(state.setup.snapshot, digests_request{state.challenge});
   for (const auto& rank : state.setup.ranks)
     self->send(rank, shard_task_msg{env.cluster, shard_task::digests, {}, 0, state.challenge});
@@ -32,6 +33,12 @@ void begin_round(pointer self) {
     o.reply.reset();
     self->send(o.target.receiver, audit_msg{env.cluster, o.target.who.inc, state.challenge});
   }
+}
+
+/// All parts of the snapshot have come, and are of one version: a rank advances after the first.
+bool is_whole(const auditor_state& state) {
+  return state.held && state.parts == 0 &&
+         std::ranges::all_of(state.versions, [&](auto v) { return v == state.held->version; });
 }
 
 /// Whoever is left was not compared: for what is in `lost`, or what it lacks.
@@ -45,6 +52,8 @@ void finish(pointer self, const std::string& lost = {}) {
       why = "it holds no version";
     else if (o.reply && state.parts > 0)
       why = "a rank of the trainer does not answer";
+    else if (o.reply && state.held && !is_whole(state))
+      why = "the ranks of the trainer held different versions whenever they were asked";
     else if (o.reply && state.held)
       why = "it held " + to_string(o.reply->version) + " while the snapshot held " +
             to_string(state.held->version);
@@ -83,7 +92,7 @@ std::string difference(const layout& shape, std::vector<digest> held, const audi
 /// Compares who can be compared; ends when nobody is left, or begins anew.
 void compare(pointer self) {
   auto& state = self->state;
-  if (!state.held || state.parts > 0) return;
+  if (!is_whole(state)) return;
   // A tensor that a rank does not own digests to nothing there.
   auto whole = state.held->tensors;
   std::ranges::transform(whole, state.others, whole.begin(), std::plus());
@@ -166,6 +175,7 @@ auditor_actor::behavior_type auditor_behavior(pointer self, audit_setup setup) {
             digests->size() != s.others.size())
           return;
         std::ranges::transform(s.others, *digests, s.others.begin(), std::plus());
+        s.versions.push_back({m.txn.run, m.txn.seq});
         --s.parts;
         compare(self);
       },

@@ -224,7 +224,8 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       },
       [self](const advance_result& m) { on_advanced(self, m); },
       [self](const digests_result& m) {
-        auto out = result_of(self, shard_task::digests, {}, m.challenge);
+        auto out =
+            result_of(self, shard_task::digests, {m.version.run, m.version.number}, m.challenge);
         out.digests = packed_digests(m.tensors);
         say(self, std::move(out));
       },

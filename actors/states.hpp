@@ -103,6 +103,7 @@ struct auditor_state {
   std::optional<digests_result> held;  ///< the snapshot, under this round's challenge
   std::size_t parts = 0;               ///< of `held` that are still to come from other ranks
   std::vector<digest> others;          ///< the sum of theirs that came
+  std::vector<version_ref> versions;   ///< and what each of them held
   time_point next_round;
   time_point deadline;
 };

@@ -3,6 +3,8 @@
 #include <catch2/catch.hpp>
 #include <future>
 
+#include "actors/packed.hpp"
+#include "actors/spawn.hpp"
 #include "actors/stage.hpp"
 #include "actors/states.hpp"
 
@@ -192,4 +194,49 @@ TEST_CASE("a start waits for all ranks, and for what each says to it") {
   second->send(supervisor, right);
   REQUIRE(begun.wait_for(10s) == std::future_status::ready);
   CHECK(begun.get().run == task->txn.run);
+}
+
+TEST_CASE("an audit compares with ranks that hold one version, and asks anew where they do not") {
+  stage s;
+  caf::scoped_actor rank{*s.rt.inside().system};
+  caf::scoped_actor receiver{*s.rt.inside().system};
+  const auto shape = small_layout();
+  std::promise<observation> answered;
+  auto answer = answered.get_future();
+  audit_setup setup;
+  setup.env = s.env;
+  setup.snapshot = caf::actor_cast<snapshot_actor>(s.test);
+  setup.ranks = {caf::actor_cast<rank_link_actor>(rank)};
+  setup.shape = shape;
+  setup.targets.push_back({{7, {1, 1}}, "r", caf::actor_cast<receiver_actor>(receiver), {}});
+  setup.answer = [&](observation seen) { answered.set_value(std::move(seen)); };
+  const auto auditor = s.spawn(auditor_behavior, std::move(setup));
+
+  const std::vector<digest> none(shape.count()), some(shape.count(), digest{1, 2});
+  // This rank's snapshot has advanced, the other's has not; then that has as well.
+  for (const auto seq : {1u, 2u}) {
+    const auto asked = s.next<digests_request>();
+    const auto task = next_of<shard_task_msg>(rank);
+    const auto audit = next_of<audit_msg>(receiver);
+    REQUIRE((asked && task && audit));
+    CHECK(task->what == shard_task::digests);
+    CHECK(answer.wait_for(0s) == std::future_status::timeout);
+    s.test->send(auditor, digests_result{asked->challenge, {2, 2}, none});
+    shard_result_msg part;
+    part.cluster = s.env->cluster;
+    part.rank = 1;
+    part.what = shard_task::digests;
+    part.txn = {2, seq};
+    part.challenge = task->challenge;
+    part.digests = packed_digests(seq == 2 ? some : none);
+    rank->send(auditor, part);
+    receiver->send(
+        auditor,
+        audit_reply_msg{s.env->cluster, 7, {1, 1}, audit->challenge, {2, 2}, packed_digests(some)});
+  }
+  REQUIRE(answer.wait_for(10s) == std::future_status::ready);
+  const auto seen = answer.get();
+  REQUIRE(seen.audits.size() == 1);
+  CHECK(seen.audits[0].pass);
+  CHECK(seen.audits[0].why_not == "");
 }
