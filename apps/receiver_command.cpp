@@ -221,7 +221,7 @@ int run_receiver(const receiver_command_options& o) {
     throw try_again_error(errc::unwritable,
                           out_file(*o.out).string() +
                               ": is gone or another file, so that nobody sees what is written; "
-                              "start again, which makes it anew");
+                              "start again once that is settled");
   return exit_ok;
 }
 

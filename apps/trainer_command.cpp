@@ -184,8 +184,10 @@ class player {
   /// leads the fleet, one of ours would only start a quarrel.
   [[noreturn]] void lose(errc why, const std::string& detail) const {
     if (why == errc::fenced) throw error(why, "a newer run of the trainer leads the fleet");
-    if (ranks_ == 1) throw error(why, detail);
-    throw run_lost();
+    if (ranks_ > 1) throw run_lost();
+    // A process that begins anew may get on.
+    if (why == errc::shut_down) throw try_again_error(why, detail);
+    throw error(why, detail);
   }
 
   void require_run(const trainer& t) const {
@@ -199,7 +201,11 @@ class player {
       const auto why = t.ended_by();
       if (why == errc::none) continue;
       // Rank 0 has said so. Had it gone without a word it would be lost.
-      if (!leads_ && why == errc::shut_down) return !options_.serve;
+      if (!leads_ && why == errc::shut_down) {
+        if (!options_.serve) return true;
+        std::fprintf(stderr, "lockstep: rank 0 has ended the run; starting again from the base\n");
+        return false;
+      }
       lose(why, no_run);
     }
     return true;
@@ -269,13 +275,13 @@ class player {
       const bool told =
           report.result == sync_result::aborted && !aborts_.is_due(report.detail, clock::now());
       if (leads_ && !told) output_.sync(report, held_, t.receivers());
-      summary_.add(report);
       summary_.seconds = std::chrono::duration<double>(clock::now() - *began_).count();
       if (is_lost(report)) {
         if (stop_.wait_for(milliseconds(0))) return false;
         if (t.ended_by() == errc::fenced) lose(errc::fenced, {});  // the report may not say so yet
         lose(report.reason, report.detail);
       }
+      summary_.add(report);
       if (report.result != sync_result::aborted) {
         held_ = label;
         if (publication_) publication_->add(weights_, label);
@@ -321,6 +327,8 @@ class player {
       }
       summary_.receivers.push_back(std::move(line));
     }
+    // An audit that fails since its run is over says nothing of the receivers.
+    if (!summary_.pass() && !stop_.wait_for(milliseconds(0))) require_run(t);
     output_.summary(summary_);
     concluded_ = true;
   }
