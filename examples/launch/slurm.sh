@@ -83,9 +83,14 @@ srun --nodes=1 --ntasks=1 --nodelist="$trainer" --kill-on-bad-exit=0 \
   bash -c 'again "$LOCKSTEP" trainer --base "$BASE" --stream "$STREAM" --listen "0.0.0.0:$PORT" \
     --receivers '"$receivers" || status=$?
 
-# To the tasks that are left: the receivers leave the fleet and end. srun itself would have them
-# killed.
-scancel --signal=TERM "$SLURM_JOB_ID" || true
+# To the tasks that are left: the receivers leave the fleet and end. Again for those that are only
+# starting; srun itself would have them killed, and does after a minute.
+for ((i = 0; i < 30; i++)); do
+  kill -0 "$receivers_step" 2>/dev/null || break
+  scancel --signal=TERM "$SLURM_JOB_ID" || true
+  sleep 2
+done
+kill -TERM "$receivers_step" 2>/dev/null || true
 wait "$receivers_step" || true
 if [[ -n $clear_out ]]; then
   srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks-per-node=1 --nodelist="$others" \
