@@ -90,8 +90,7 @@ class performer {
   void perform(const act::gave_up& a) {
     auto& log = *state_.env->log;
     if (a.reason == errc::dead && !is_here(a.id))
-      log.warn("receiver {} is gone: its process or its connection has ended; it is waited for",
-               a.id);
+      log.warn("receiver {} is gone, or its connection is; it is waited for", a.id);
     else if (a.reason != errc::detached)
       log.error("receiver {} is given up: {} {}", a.id, to_string(a.reason), a.detail);
     if (state_.trainer) self_->send(state_.trainer->sender, gave_up_notice{a.id, a.reason});
@@ -214,8 +213,9 @@ void on_down(pointer self, const caf::down_msg& m) {
         state.children.erase(id);
         return;
       }
-      // Of one elsewhere its link has said why.
-      if (c.bytes) state.env->log->warn("receiver {} ended: {}", id, caf::to_string(m.reason));
+      // Of one elsewhere its link has said why, unless it broke.
+      const auto level = c.bytes ? spdlog::level::warn : spdlog::level::debug;
+      state.env->log->log(level, "receiver {} ended: {}", id, caf::to_string(m.reason));
       // Nobody renews or ends its lease now, and perhaps nobody ever will again.
       if (c.bytes) c.bytes->publish({false, receiver_phase::empty, {}, 0, errc::dead});
       perform(self, state.policy->on_down(self->clock().now(), c.life, c.bytes != nullptr));
