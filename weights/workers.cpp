@@ -28,12 +28,12 @@ std::atomic<unsigned> wanted{0};
 /// Those who help whoever makes a pass. Made with the first pass that is worth it; they end with
 /// the process.
 struct crew {
-  boost::asio::thread_pool* pool = new boost::asio::thread_pool(0);
+  boost::asio::thread_pool* pool;
   unsigned count = 0;
   pid_t process = ::getpid();
 
   // Threads of the pool's own would wait for each other for ever where one cannot be started.
-  crew() {
+  crew() : pool(std::make_unique<boost::asio::thread_pool>(0).release()) {
     try {
       for (; count < cores(); ++count) std::thread([all = pool] { all->attach(); }).detach();
     } catch (const std::exception&) {
