@@ -45,7 +45,17 @@ struct sync_request {
 /// The trainer has its next weights: the report of the sync under way waits for nobody's recovery.
 struct hurry_request {};
 
-/// Prove the encoding of `txn`; keep it until the join's verdict.
+/// The sender to itself: it has encoded what the trainer wants shipped, or cannot.
+struct encode_result {
+  txn_ref txn;
+  std::uint64_t challenge = 0;
+  errc reason = errc::none;
+  std::string detail;
+  digest state;  ///< of the trainer's weights, under the public key
+  std::shared_ptr<delta_source> delta;
+};
+
+/// Prove the encoding of `txn`; keep it until the join's verdict. Receivers may stage it meanwhile.
 struct stage_request {
   txn_ref txn;
   version_ref base;
@@ -227,6 +237,7 @@ struct remove_engine {
 LOCKSTEP_LOCAL_MESSAGE(tick)
 LOCKSTEP_LOCAL_MESSAGE(sync_request)
 LOCKSTEP_LOCAL_MESSAGE(hurry_request)
+LOCKSTEP_LOCAL_MESSAGE(encode_result)
 LOCKSTEP_LOCAL_MESSAGE(stage_request)
 LOCKSTEP_LOCAL_MESSAGE(stage_result)
 LOCKSTEP_LOCAL_MESSAGE(carve_request)
@@ -398,6 +409,8 @@ using sender_actor = caf::typed_actor<
     caf::reacts_to<sync_request>,
     // It has the next ones already.
     caf::reacts_to<hurry_request>,
+    // It has encoded them itself, or cannot.
+    caf::reacts_to<encode_result>,
     // The snapshot has proven the encoding, or not.
     caf::reacts_to<stage_result>,
     // The snapshot has proven what is of some of the tensors.

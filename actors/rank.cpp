@@ -174,14 +174,11 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
       [self](const stage_result& m) {
         auto& s = self->state;
         if (m.txn != s.encoded || !s.delta) return;
-        auto out = result_of(self, shard_task::encode, m.txn, 0);
+        auto out = result_of(self, shard_task::stage, m.txn, s.challenge);
         out.reason = m.reason;
         out.detail = m.detail;
         if (m.reason != errc::none) s.refused = {m.txn, m.reason, m.detail};
-        out.content = s.delta->content();
-        out.state = s.delta_state;
         out.proof = m.proof;
-        out.challenge = s.challenge;
         say(self, std::move(out));
       },
       [self](carve_result& m) {

@@ -154,7 +154,6 @@ void encode(pointer self, const shard_task_msg& t) {
   state.joined = state.encoded = t.txn;
   state.base = state.held;
   state.carved.clear();
-  state.challenge = t.challenge;
   const auto failed = failure_of([&] {
     if (!state.current.ticket->begin_reading())
       throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
@@ -173,14 +172,26 @@ void encode(pointer self, const shard_task_msg& t) {
     state.refused = {t.txn, failed->first, failed->second};
     return refuse_task(self, t, failed->first, failed->second);
   }
+  auto m = result_of(self, t.what, t.txn, t.challenge);
+  m.content = state.delta->content();
+  m.state = state.delta_state;
+  say(self, std::move(m));
+}
+
+namespace {
+
+/// Has the snapshot prove what was encoded, while it may be shipped already.
+void stage(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  if (state.encoded != t.txn || !state.delta)
+    return refuse_task(self, t, errc::not_serving, "it has encoded no such delta");
+  state.challenge = t.challenge;
   self->send(state.snapshot, stage_request{t.txn,
-                                           state.held,
+                                           state.base,
                                            {{t.txn.run, t.txn.seq}, state.delta_state, t.label},
                                            state.delta,
                                            t.challenge});
 }
-
-namespace {
 
 /// The transaction is over, and has not committed, or has advanced here already.
 void drop(pointer self, const shard_task_msg& t) {
@@ -211,6 +222,7 @@ void do_task(pointer self, const shard_task_msg& t) {
     return end_run(self, errc::shut_down, "the run is over: seed again");
   if (t.what == shard_task::drop) return drop(self, t);
   if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
+  if (t.what == shard_task::stage) return stage(self, t);
   part_choice part{t.part, {}};
   if (const auto failed = failure_of([&] { part.taken = part_from(t.taken, state.shape); }))
     return refuse_task(self, t, failed->first, failed->second);

@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "actors/encoding.hpp"
 #include "actors/packed.hpp"
@@ -95,52 +96,26 @@ class performer {
     auto& m = state_.measures;
     m = {};
     m.started = now_;
-    const auto challenge = env_.entropy();
+    encode_result out{a.txn, env_.entropy(), errc::none, {}, {}, nullptr};
     // The other ranks meanwhile do the same.
-    ask_ranks(self_, shard_task::encode, a.txn, a.label, challenge);
+    ask_ranks(self_, shard_task::encode, a.txn, a.label, out.challenge);
     const auto failed = failure_of([&] {
       if (!state_.current.ticket->begin_reading())
         throw error(errc::timeout, "the trainer has stopped waiting for its tensors to be read");
-      encode(a, challenge);
+      // What is coded is there in the raw form too, once the snapshot has staged it.
+      const auto choice =
+          all_take_raw(state_) ? kernels::encoding_choice::raw : kernels::encoding_choice::coded;
+      auto made = encode_against(*state_.setup.store, state_.current.tensors, choice,
+                                 env_.options.bucket.bytes_max);
+      out.state = made.state;
+      out.delta = std::move(made.delta);
     });
     state_.current.ticket->tensors_read();
     state_.current.tensors = nullptr;
-    if (!failed) return;
     // The others are waited for all the same: whose trainer comes a moment later comes to this
     // sync, and would take the next one for it.
-    auto mine = state_.gathering.answers.front();
-    mine.what = shard_task::encode;
-    mine.txn = a.txn;
-    mine.challenge = challenge;
-    mine.reason = failed->first;
-    mine.detail = failed->second;
-    add_mine(self_, std::move(mine), nullptr, nullptr);
-  }
-
-  /// Coded, unless nobody is better off with that: what is coded is there in the raw form too, once
-  /// the snapshot has staged it.
-  kernels::encoding_choice choice_for_all() const {
-    const auto members = state_.machine->members();
-    const bool all_raw = env_.options.sync.encoding == delta_encoding::raw ||
-                         (!members.empty() && std::ranges::all_of(members, [this](const auto& p) {
-                           return takes_raw(state_, p);
-                         }));
-    return all_raw ? kernels::encoding_choice::raw : kernels::encoding_choice::coded;
-  }
-
-  void encode(const act::encode& a, std::uint64_t challenge) {
-    auto made = encode_against(*state_.setup.store, state_.current.tensors, choice_for_all(),
-                               env_.options.bucket.bytes_max);
-    state_.challenge = challenge;
-    auto& mine = state_.gathering.answers.front();
-    mine.content = made.delta->content();
-    mine.state = made.state;
-    state_.gathering.parts.front().source = made.delta;
-    self_->send(state_.setup.snapshot, stage_request{a.txn,
-                                                     a.base.version,
-                                                     {{a.txn.run, a.txn.seq}, made.state, a.label},
-                                                     std::move(made.delta),
-                                                     challenge});
+    if (failed) std::tie(out.reason, out.detail) = *failed;
+    self_->send(self_, std::move(out));
   }
 
   void perform(const act::prove& a) {
@@ -193,7 +168,8 @@ class performer {
     state_.measures.sent_bytes += ship_each(
         a.txn, a.who, state_.delta, 0, ids,
         [this](const participant& p, const part_shipment& s) -> std::shared_ptr<bucket_source> {
-          if (takes_raw(state_, p)) return s.absorbing;
+          // Where all take it, it is what was encoded.
+          if (s.absorbing && takes_raw(state_, p)) return s.absorbing;
           return s.source;
         },
         [&](const envelope& env, const part_shipment& s, const manifest& content) {
@@ -247,6 +223,7 @@ class performer {
     for (const auto& [who, r] : state_.routes) self_->send(r.flusher, stop_request{a.txn});
     self_->send(state_.setup.snapshot, drop_request{a.txn});
     drop_at_ranks(self_, a.txn);
+    state_.encoded = {};
     state_.delta.clear();
     state_.full.clear();
   }
@@ -322,6 +299,13 @@ bool takes_raw(const sender_state& state, const participant& who) {
   // (docs/codec.md).
   const auto sooner = static_cast<double>(options.sync.raw_bytes_per_s) * workers();
   return r != state.routes.end() && r->second.rate.bytes_per_s() > sooner;
+}
+
+bool all_take_raw(const sender_state& state) {
+  const auto members = state.machine->members();
+  return state.setup.env->options.sync.encoding == delta_encoding::raw ||
+         (!members.empty() &&
+          std::ranges::all_of(members, [&](const auto& p) { return takes_raw(state, p); }));
 }
 
 void perform(pointer self, const sync_fsm::actions& actions) {

@@ -145,17 +145,28 @@ sender_actor::behavior_type sender_behavior(pointer self, sender_setup setup) {
       [self, now](const hurry_request&) {
         perform(self, self->state.machine->on_next_wanted(now()));
       },
-      [self](stage_result& m) {
-        auto& g = self->state.gathering;
-        if (g.parts.empty()) return;
-        auto mine = g.answers.front();
+      [self](encode_result& m) {
+        auto& s = self->state;
+        if (s.gathering.what != shard_task::encode || s.gathering.txn != m.txn) return;
+        s.encoded = m;
+        shard_result_msg mine;
         mine.what = shard_task::encode;
         mine.txn = m.txn;
-        mine.challenge = g.challenge;
+        mine.challenge = m.challenge;
+        mine.reason = m.reason;
+        mine.detail = std::move(m.detail);
+        mine.state = m.state;
+        add_mine(self, std::move(mine), std::move(m.delta), nullptr);
+      },
+      [self](stage_result& m) {
+        shard_result_msg mine;
+        mine.what = shard_task::stage;
+        mine.txn = m.txn;
+        mine.challenge = self->state.challenge;
         mine.reason = m.reason;
         mine.detail = std::move(m.detail);
         mine.proof = m.proof;
-        add_mine(self, std::move(mine), g.parts.front().source, std::move(m.absorbing));
+        add_mine(self, std::move(mine), nullptr, std::move(m.absorbing));
       },
       [self](carve_result& m) {
         auto mine = answer_of(shard_task::carve, m);

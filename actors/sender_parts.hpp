@@ -17,6 +17,8 @@ void perform(pointer self, const sync_fsm::actions& actions);
 
 /// Whether this one is better off with a raw delta than with a coded one, as far as is known.
 bool takes_raw(const sender_state& state, const participant& who);
+/// Whether nobody is better off with a coded one.
+bool all_take_raw(const sender_state& state);
 
 // --- sender_ranks.cpp
 /// Begins to gather what every rank of the trainer has to say, this one included, of each of these

@@ -52,6 +52,48 @@ digest proof_of_all(const sender_state& state, const part_shipments& from) {
   return {state.setup.env->entropy(), state.setup.env->entropy()};
 }
 
+/// The delta is there for everybody: it leaves.
+void ship(pointer self, txn_ref txn) {
+  auto& s = self->state;
+  const auto now = self->clock().now();
+  s.measures.encoded = now;
+  const auto& all = s.delta.front();
+  s.measures.wire_bytes = all.content.bytes;
+  s.measures.changed = all.content.changed;
+  // Some may be sent the longer form.
+  auto bytes = all.content.bytes;
+  for (const auto& [who, route] : s.routes)
+    if (all.absorbing && takes_raw(s, who)) bytes = std::max(bytes, all.absorbing->content().bytes);
+  perform(self, s.machine->on_encoded(now, txn, bytes, all.state));
+}
+
+/// Whether somebody is to have the delta in a form that is there only once the snapshot has staged
+/// it: its part, or raw where others have it coded.
+bool needs_staged(const sender_state& state) {
+  const auto members = state.machine->members();
+  return std::ranges::any_of(members, [&](const auto& p) {
+    const auto r = state.routes.find(p);
+    return (r != state.routes.end() && !r->second.taken.empty()) ||
+           (takes_raw(state, p) && !all_take_raw(state));
+  });
+}
+
+/// All ranks have encoded. The snapshots stage while receivers do, where receivers can already.
+void encoded(pointer self, txn_ref txn) {
+  auto& s = self->state;
+  if (!needs_staged(s)) ship(self, txn);
+  if (!s.machine->awaits_proof_of(txn)) return;  // there is nobody to ship it to
+  const auto label = s.current.label;
+  s.challenge = s.setup.env->entropy();
+  ask_ranks(self, shard_task::stage, txn, label, s.challenge);
+  self->send(s.setup.snapshot, stage_request{txn,
+                                             s.machine->snapshot().version,
+                                             {{txn.run, txn.seq}, s.encoded.state, label},
+                                             std::exchange(s.encoded.delta, nullptr),
+                                             s.challenge});
+  s.timer.arm(self, s.gathering.deadline);
+}
+
 /// Asks for what of the delta is of those tensors of which members take no others; false if all
 /// take all.
 bool carve(pointer self, txn_ref txn) {
@@ -65,19 +107,14 @@ bool carve(pointer self, txn_ref txn) {
   return true;
 }
 
-/// The delta is there for everybody, or for nobody.
-void encoded(pointer self, txn_ref txn) {
+/// All snapshots have proven the delta, and what is taken of it.
+void proven(pointer self, txn_ref txn) {
   auto& s = self->state;
   const auto now = self->clock().now();
-  s.measures.encoded = now;
-  const auto& all = s.delta.front();
-  s.measures.wire_bytes = all.content.bytes;
-  s.measures.changed = all.content.changed;
-  // Some may be sent the longer form.
-  auto bytes = all.content.bytes;
-  for (const auto& [who, route] : s.routes)
-    if (all.absorbing && takes_raw(s, who)) bytes = std::max(bytes, all.absorbing->content().bytes);
-  perform(self, s.machine->on_encoded(now, txn, bytes, all.state, s.challenge, all.proof));
+  if (s.machine->phase() == sync_phase::encoding) ship(self, txn);
+  // With nobody left to ship it to it is over.
+  if (!s.delta.empty())
+    perform(self, s.machine->on_delta_proven(now, txn, s.challenge, s.delta.front().proof));
 }
 
 /// All have answered: goes on with the sum of what they said.
@@ -106,16 +143,24 @@ void gathered(pointer self) {
     const auto rank = static_cast<std::size_t>(bad - g.answers.data()) % ranks;
     detail = rank == 0 ? bad->detail : "rank " + std::to_string(rank) + ": " + bad->detail;
   }
-  if (g.what == shard_task::encode || g.what == shard_task::carve) {
-    if (bad != nullptr) {
-      drop_at_ranks(self, g.txn);
-      return perform(self, s.machine->on_encode_failed(now, g.txn, bad->reason, detail));
-    }
-    if (g.what == shard_task::encode) s.delta.clear();
-    std::ranges::move(g.parts, std::back_inserter(s.delta));
-    if (g.what == shard_task::encode && carve(self, g.txn))
-      return s.timer.arm(self, s.gathering.deadline);
+  const bool of_delta =
+      g.what == shard_task::encode || g.what == shard_task::stage || g.what == shard_task::carve;
+  if (of_delta && bad != nullptr)
+    return perform(self, s.machine->on_encode_failed(now, g.txn, bad->reason, detail));
+  if (g.what == shard_task::encode) {
+    s.delta = std::move(g.parts);
     return encoded(self, g.txn);
+  }
+  if (g.what == shard_task::stage) {
+    s.delta.front().proof = g.parts.front().proof;
+    s.delta.front().absorbing = std::move(g.parts.front().absorbing);
+    if (s.machine->phase() == sync_phase::encoding && carve(self, g.txn))
+      return s.timer.arm(self, s.gathering.deadline);
+    return proven(self, g.txn);
+  }
+  if (g.what == shard_task::carve) {
+    std::ranges::move(g.parts, std::back_inserter(s.delta));
+    return proven(self, g.txn);
   }
   if (g.what == shard_task::advance)
     return advanced(self, {g.txn, bad != nullptr ? bad->reason : errc::none, detail});

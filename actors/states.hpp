@@ -167,9 +167,10 @@ struct sender_state {
   sender_setup setup;
   std::optional<sync_fsm> machine;
   std::map<participant, route> routes;
-  sync_request current;  ///< the trainer's sync under way; no ticket if there is none
-  part_shipments held;   ///< of an attach: no bytes
-  part_shipments delta;  ///< all tensors first
+  sync_request current;   ///< the trainer's sync under way; no ticket if there is none
+  encode_result encoded;  ///< by this rank, until its snapshot is asked to stage it
+  part_shipments held;    ///< of an attach: no bytes
+  part_shipments delta;   ///< all tensors first
   part_shipments full;
   std::map<shard_mask, part_record> known;  ///< at most `receiver_parts_max`
   /// What the model was before each step, as far as it may be remembered, the latest last.

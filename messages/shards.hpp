@@ -34,15 +34,16 @@ struct shard_hello_msg {
 /// and `end`.
 enum class shard_task : std::uint8_t {
   seed,     ///< hold what the trainer calls `label` as version {run, 0}
-  encode,   ///< what leads from what is held to what the trainer calls `label`, and prove it
+  encode,   ///< what leads from what is held to what the trainer calls `label`
   prove,    ///< digest what is held under `challenge`
   plan,     ///< a full transfer of what is held, or of what its last `label` steps changed
   advance,  ///< hold what was encoded
   drop,     ///< forget what was encoded or planned; `label`: 1 if it was heard to encode, else 0
   digests,  ///< of each tensor under `challenge`
   end,      ///< the run is over; not answered either
-  carve,    ///< what of what was encoded is of the tensors named, and prove it
-  last_ = carve
+  carve,    ///< what of what was staged is of the tensors named, and prove it
+  stage,    ///< prove what was encoded, under `challenge`
+  last_ = stage
 };
 
 std::string_view to_string(shard_task what) noexcept;

@@ -59,6 +59,8 @@ struct outcome {
   errc reason = errc::none;
   std::string detail;
   digest held = {};  ///< of who needs a full: what its bytes digest to, as it says
+
+  friend bool operator==(const outcome&, const outcome&) = default;
 };
 
 struct round_result {
@@ -66,6 +68,8 @@ struct round_result {
   std::uint32_t number = 0;
   round_kind kind = round_kind::vote;
   std::vector<outcome> outcomes;  ///< in the order of `round_spec::who`
+
+  friend bool operator==(const round_result&, const round_result&) = default;
 };
 
 /// Keeps the invariant I4: one terminal status for every participant, emitted once; an "ok" whose

@@ -52,7 +52,8 @@ std::vector<participant> sync_fsm::members() const {
 }
 
 sync_fsm::summary sync_fsm::summarize() const {
-  return {phase_, txn_, round_, snapshot_, target_, members(), view_, {down_.begin(), down_.end()}};
+  return {phase_, txn_, round_, snapshot_, target_, members(), view_, {down_.begin(), down_.end()},
+          votes_};
 }
 
 participant_report* sync_fsm::in_report(receiver_id id) {
@@ -124,14 +125,12 @@ void sync_fsm::start_sync(actions& out) {
 // --- a delta ------------------------------------------------------------------------------------
 
 sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_t bytes,
-                                       const digest& target, std::uint64_t challenge,
-                                       const digest& proof) {
+                                       const digest& target) {
   actions out;
   if (!is_current(txn, sync_phase::encoding)) return out;
   target_.state = target;
   bytes_ = bytes;
-  challenge_ = challenge;
-  proof_ = proof;
+  staged_.reset();
   redo_left_ = settings_.sync.redo_max;
   view_ = members();
   for (const auto& p : view_) {
@@ -153,12 +152,32 @@ sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_
   return out;
 }
 
+sync_fsm::actions sync_fsm::on_delta_proven(time_point now, txn_ref txn, std::uint64_t challenge,
+                                            const digest& proof) {
+  actions out;
+  if (!is_current(txn, sync_phase::voting) || staged_) return out;
+  challenge_ = challenge;
+  proof_ = proof;
+  staged_.emplace();
+  count_votes(now, out);
+  return out;
+}
+
 sync_fsm::actions sync_fsm::on_encode_failed(time_point now, txn_ref txn, errc reason,
                                              std::string detail) {
   actions out;
-  if (!is_current(txn, sync_phase::encoding)) return out;
-  abort(now, out, reason, std::move(detail), {});
+  if (is_current(txn, sync_phase::encoding)) {
+    abort(now, out, reason, std::move(detail), {});
+  } else if (is_current(txn, sync_phase::voting) && !staged_) {
+    // The others are heard to the end: what they say of themselves counts as in any abort.
+    staged_.emplace(reason, std::move(detail));
+    count_votes(now, out);
+  }
   return out;
+}
+
+void sync_fsm::count_votes(time_point now, actions& out) {
+  if (staged_ && votes_) on_votes(now, out, *std::exchange(votes_, std::nullopt));
 }
 
 std::optional<std::string> sync_fsm::suspect(const std::vector<outcome>& outcomes) const {
@@ -197,7 +216,9 @@ void sync_fsm::on_votes(time_point now, actions& out, const round_result& result
   const auto yes = static_cast<std::size_t>(std::count_if(
       outcomes.begin(), outcomes.end(), [](const auto& o) { return o.status == terminal::ok; }));
   for (const auto& o : outcomes) note(o);
-  if (const auto why = suspect(outcomes)) {
+  if (staged_->first != errc::none) {
+    abort(now, out, staged_->first, staged_->second, outcomes);
+  } else if (const auto why = suspect(outcomes)) {
     abort(now, out, errc::correlated_failure, *why, outcomes);
   } else if (yes < settings_.sync.members_min) {
     abort(now, out, errc::too_few_members,
@@ -377,7 +398,8 @@ sync_fsm::actions sync_fsm::on_round(time_point now, round_result result) {
   actions out;
   if (result.txn != txn_ || result.number != round_) return out;
   if (phase_ == sync_phase::voting && result.kind == round_kind::vote) {
-    on_votes(now, out, result);
+    votes_ = std::move(result);
+    count_votes(now, out);
   } else if (phase_ == sync_phase::committing &&
              (result.kind == round_kind::commit || result.kind == round_kind::redo)) {
     on_acks(now, out, result);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -21,7 +22,8 @@ namespace lockstep {
 namespace sync_action {
 
 /// Diff the trainer's tensors against the snapshot, encode, and have the snapshot prove that the
-/// wire bytes lead to `target`. Answer: `on_encoded` or `on_encode_failed`.
+/// wire bytes lead to the trainer's weights. Answers: `on_encoded` once there is something to ship,
+/// then `on_delta_proven`; or, also after the former, `on_encode_failed`.
 struct encode {
   txn_ref txn;
   target_info base;
@@ -164,8 +166,9 @@ class sync_fsm {
     target_info snapshot;
     target_info target;  ///< what the transaction leads to
     std::vector<participant> members;
-    std::vector<participant> view;  ///< participants not evicted; means nothing at rest
-    std::vector<participant> down;  ///< ended while the transaction may still count on them
+    std::vector<participant> view;      ///< participants not evicted; means nothing at rest
+    std::vector<participant> down;      ///< ended while the transaction may still count on them
+    std::optional<round_result> votes;  ///< complete, while the snapshot still stages
 
     friend bool operator==(const summary&, const summary&) = default;
   };
@@ -181,8 +184,10 @@ class sync_fsm {
   actions on_next_wanted(time_point now);
 
   // From the executor.
-  actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target,
-                     std::uint64_t challenge, const digest& proof);
+  actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target);
+  /// The snapshot has staged the delta. Nothing is committed before.
+  actions on_delta_proven(time_point now, txn_ref txn, std::uint64_t challenge,
+                          const digest& proof);
   actions on_encode_failed(time_point now, txn_ref txn, errc reason, std::string detail);
   actions on_proof(time_point now, txn_ref txn, std::uint64_t challenge, const digest& proof);
   /// `known`: those of `encode_full::held` that what was prepared leads from; empty: it is all
@@ -215,6 +220,11 @@ class sync_fsm {
     const auto it = members_.find(who.id);
     return it != members_.end() && it->second == who.inc;
   }
+  /// What `encode` asked for is still to be proven.
+  bool awaits_proof_of(txn_ref txn) const {
+    return txn == txn_ &&
+           (phase_ == sync_phase::encoding || (phase_ == sync_phase::voting && !staged_));
+  }
   /// A member, or somebody who may become one.
   bool counts_on(const participant& who) const;
   summary summarize() const;
@@ -241,6 +251,8 @@ class sync_fsm {
   void end_join(time_point now, actions& out);
   void open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
                   time_point deadline);
+  /// Goes on once all have voted, the snapshot included.
+  void count_votes(time_point now, actions& out);
   void on_votes(time_point now, actions& out, const round_result& result);
   void on_acks(time_point now, actions& out, const round_result& result);
   void on_attached(time_point now, actions& out, const round_result& result);
@@ -280,6 +292,9 @@ class sync_fsm {
   std::uint64_t bytes_ = 0;
   std::uint64_t challenge_ = 0;
   digest proof_;
+  /// What participant number zero says of the delta: `errc::none` is its yes. None: it stages.
+  std::optional<std::pair<errc, std::string>> staged_;
+  std::optional<round_result> votes_;  ///< of all others, while it does
   std::uint32_t round_ = 0;
   std::uint32_t redo_left_ = 0;
   std::uint32_t resend_left_ = 0;

@@ -100,15 +100,15 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
   const auto* s =
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
-  if (s && fleet_.is_current_sender(*t, actor)) members_[t->where] = s->machine->members();
-  if (const auto* m = content_of<stage_request>(message)) {
+  if (!s || !fleet_.is_current_sender(*t, actor)) return;
+  members_[t->where] = s->machine->members();
+  if (const auto* m = content_of<encode_result>(message); m && m->delta) {
     t->sync_txn = m->txn;
-    if (const auto* sender = fleet_.actors_of(*t).sender)
-      t->sync_base = sender->machine->snapshot().version;
+    t->sync_base = s->machine->snapshot().version;
     // The tensors do not change while they are read, nor until the report.
     const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
     auto now = bytes_of(t->weights);
-    labels_[name] = m->target.label;
+    labels_[name] = s->machine->summarize().target.label;
     const auto [it, fresh] = content_.emplace(name, now);
     if (fresh) return;
     if (names_.names_move()) {

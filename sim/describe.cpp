@@ -151,6 +151,7 @@ std::string describe(const caf::type_erased_tuple& content) {
   const bool known =
       name_if<tick>(content, "tick", out) || name_if<sync_request>(content, "sync", out) ||
       name_if<hurry_request>(content, "hurry", out) ||
+      name_if<encode_result>(content, "encoded", out) ||
       name_if<stage_request>(content, "stage", out) ||
       name_if<stage_result>(content, "staged", out) ||
       name_if<part_head>(content, "buckets of a part follow", out) ||

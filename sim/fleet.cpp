@@ -37,8 +37,9 @@ constexpr auto runs_for = milliseconds(100);
 milliseconds prompt_within(const settings& s) {
   const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
   const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
-  // Each of the questions to other ranks: encode, carve, advance, and of an admission two more.
-  const auto ranks = s.transport.ranks > 1 ? 5 * s.sync.recovery_timeout_ms : 0;
+  // Each of the questions to other ranks: encode, stage, carve, advance, and of an
+  // admission two more.
+  const auto ranks = s.transport.ranks > 1 ? 6 * s.sync.recovery_timeout_ms : 0;
   return milliseconds(admission + s.sync.stage_timeout_ms + commit + ranks);
 }
 /// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.

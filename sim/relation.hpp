@@ -27,7 +27,7 @@ struct receiver_step {
 /// What a sender handled.
 enum class sender_event : std::uint8_t {
   sync,
-  encoded,  ///< or that it failed
+  encoded,  ///< or staged, or that it failed
   proof,
   full_encoded,
   advanced,  ///< or that it failed

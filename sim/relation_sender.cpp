@@ -62,15 +62,23 @@ std::string_view sent_word(word::kind what) {
   return "?";
 }
 
-bool counts(const sender_step& step) {
-  return step.event == sender_event::round && step.result && step.result->txn == step.before.txn &&
-         step.result->number == step.before.round;
+/// What the step counts: what the join has just said, or has said of the votes while the snapshot
+/// staged. To the model the votes are over when that has too.
+const round_result* counted(const sender_step& step) {
+  const auto& votes = step.before.votes;
+  const bool spoke = step.event == sender_event::encoded || step.event == sender_event::tick;
+  if (votes && spoke && step.after.phase != sync_phase::voting) return &*votes;
+  const bool now = step.event == sender_event::round && step.result && !step.after.votes;
+  return now && step.result->txn == step.before.txn && step.result->number == step.before.round
+             ? &*step.result
+             : nullptr;
 }
 
 /// The model's name of what happened; empty if it has none.
 std::string_view event_word(const sender_step& step) {
   const auto before = step.before.phase;
   const auto after = step.after.phase;
+  if (before == sync_phase::voting && counted(step) != nullptr) return "votes";
   switch (step.event) {
     case sender_event::encoded:
       if (before != sync_phase::encoding) return {};
@@ -80,8 +88,7 @@ std::string_view event_word(const sender_step& step) {
       // Who takes parts is proven part by part: the last word makes the step.
       return before == sync_phase::proving && after != sync_phase::proving ? "attach" : "";
     case sender_event::round:
-      if (!counts(step)) return {};
-      if (before == sync_phase::voting) return "votes";
+      if (counted(step) == nullptr) return {};
       if (before == sync_phase::committing) return "acks";
       if (before == sync_phase::attaching) return "attached";
       return before == sync_phase::seeding ? "seeded" : "";
@@ -95,10 +102,11 @@ std::string_view event_word(const sender_step& step) {
 /// One participant's answer, as the model classes them.
 std::string_view answer_word(const sender_step& step, std::string_view event,
                              const participant& who) {
-  if (!counts(step) || !has(step.before.view, who)) return "-";
+  const auto* result = counted(step);
+  if (result == nullptr || !has(step.before.view, who)) return "-";
   const bool acks = event == "acks";
   const bool down = has(step.before.down, who);
-  const auto& all = step.result->outcomes;
+  const auto& all = result->outcomes;
   const auto it = std::find_if(all.begin(), all.end(), [&](const auto& o) { return o.who == who; });
   // Who ended is out before the snapshot advances, and not asked again before.
   const bool concluding = acks && step.after.phase != sync_phase::committing;

@@ -9,6 +9,7 @@ std::optional<sender_event> event_of(shard_task what) {
   using e = sender_event;
   switch (what) {
     case shard_task::encode:
+    case shard_task::stage:
     case shard_task::carve:
       return e::encoded;
     case shard_task::prove:
@@ -28,7 +29,9 @@ std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
   if (m.match_elements<round_result>()) return e::round;
   // A stream that has run dry is as little to the model as the wish to sync.
   if (m.match_elements<sync_request>() || m.match_elements<drained_notice>()) return e::sync;
-  if (m.match_elements<stage_result>() || m.match_elements<carve_result>()) return e::encoded;
+  if (m.match_elements<encode_result>() || m.match_elements<stage_result>() ||
+      m.match_elements<carve_result>())
+    return e::encoded;
   if (m.match_elements<prove_result>()) return e::proof;
   if (m.match_elements<full_result>()) return e::full_encoded;
   if (m.match_elements<advance_result>()) return e::advanced;

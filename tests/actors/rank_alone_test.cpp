@@ -69,12 +69,14 @@ struct rank_stage : stage {
     task(shard_task::prove, txn);
     answers(shard_task::prove, txn);
   }
-  /// In run 2, with a sync under way whose delta is encoded as {2, 1}.
+  /// In run 2, with a sync under way whose delta is encoded as {2, 1}, and proven.
   std::shared_ptr<ticket_state> encoded() {
     seeded();
     auto ticket = sync(1);
     task(shard_task::encode, {2, 1}, 1);
     answers(shard_task::encode, {2, 1});
+    task(shard_task::stage, {2, 1}, 1);
+    answers(shard_task::stage, {2, 1});
     return ticket;
   }
   void seeded() {
@@ -347,6 +349,8 @@ TEST_CASE("a rank remembers what was called off to the next that succeeds, and i
     s.sync(1);
     s.task(shard_task::encode, {2, 2}, 1);
     s.answers(shard_task::encode, {2, 2});
+    s.task(shard_task::stage, {2, 2}, 1);
+    s.answers(shard_task::stage, {2, 2});
     s.task(shard_task::advance, {2, 2});
     s.answers(shard_task::advance, {2, 2});
   }
@@ -456,6 +460,28 @@ TEST_CASE("a rank's trainer waits for one start and one sync, and no longer than
   s.task(shard_task::encode, {2, 2}, 2);
   s.answers(shard_task::encode, {2, 2});
   CHECK(is_open(later));
+}
+
+TEST_CASE("a rank proves what it has encoded, as often as it is asked, and nothing else") {
+  rank_stage s;
+  s.seeded();
+  s.task(shard_task::stage, {2, 1}, 1);
+  s.answers(shard_task::stage, {2, 1}, errc::not_serving);
+  const auto ticket = s.sync(1);
+  s.task(shard_task::encode, {2, 1}, 1);
+  s.answers(shard_task::encode, {2, 1});
+  s.task(shard_task::stage, {2, 2}, 1);
+  s.answers(shard_task::stage, {2, 2}, errc::not_serving);
+  CHECK(is_open(ticket));
+  for (int i = 0; i < 2; ++i) {
+    s.task(shard_task::stage, {2, 1}, 1);
+    s.answers(shard_task::stage, {2, 1});
+  }
+  s.task(shard_task::advance, {2, 1});
+  s.answers(shard_task::advance, {2, 1});
+  const auto report = ticket->wait_report(10s);
+  REQUIRE(report);
+  CHECK(report->result == sync_result::ok);
 }
 
 TEST_CASE("a rank believes its snapshot of the transaction under way, and of no other") {

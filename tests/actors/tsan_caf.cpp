@@ -176,15 +176,26 @@ void schedule_message(void* self, long when, void* receiver, void* what) {
 }
 
 // Exceptions that threads hand on, as a promise does, are counted in libstdc++, which is not
-// instrumented either. One thread at a time lets go of one: who frees it comes after all others. A
-// nested exception is let go of by the one around it.
+// instrumented either. One thread at a time lets go of one, which who has caught it does at the
+// end: who frees it comes after all others. A nested exception is let go of by the one around it.
+std::recursive_mutex& letting_go() {
+  static std::recursive_mutex one;
+  return one;
+}
+
 #define RELEASE "_ZNSt15__exception_ptr13exception_ptr10_M_releaseEv"
 void release_exception(void* self) asm(RELEASE);
 void release_exception(void* self) {
   static auto* const library = next<void(void*)>(RELEASE);
-  static std::recursive_mutex one;
-  const std::lock_guard lock(one);
+  const std::lock_guard lock(letting_go());
   library(self);
+}
+
+void end_catch() asm("__cxa_end_catch");
+void end_catch() {
+  static auto* const library = next<void()>("__cxa_end_catch");
+  const std::lock_guard lock(letting_go());
+  library();
 }
 
 }  // extern "C"

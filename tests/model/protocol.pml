@@ -848,6 +848,8 @@ proctype Sender(byte e; byte lim) {
   :: atomic { phase[e] == VOTING && ok[e] != 0 && ROUND_OVER(e) -> STEP_OF(VOTES, decide()) }
   :: atomic { phase[e] == VOTING && (view[e] & (~ok[e] | gone[e])) && ROUND_OVER(e) ->
        pay_deadline(); STEP_OF(VOTES, abort()) } /* too few, or suspect */
+  :: atomic { phase[e] == VOTING && !(view[e] & (~ok[e] | gone[e])) && FAULT ->
+       PAY; STEP_OF(VOTES, abort()) } /* the snapshot, which stages while receivers do, refuses */
   :: atomic { phase[e] == COMMITTING && ROUND_OVER(e) -> STEP_OF(ACKS, on_acks()) }
   :: atomic { phase[e] == ATTACHING && ROUND_OVER(e) -> STEP_OF(ATTACHED, on_attached()) }
   :: atomic { phase[e] == SEEDING && ROUND_OVER(e) -> STEP_OF(SEEDED, on_seeded()) }

@@ -436,7 +436,8 @@ TEST_CASE_METHOD(sender, "catch-up: the report counts it apart") {
   attach({said(a, terminal::ok)});
   attach({said(b, terminal::ok)});
   f.on_sync(t0, 1);
-  f.on_encoded(t0, {1, ++seq}, 100, d1, 6, proof);
+  f.on_encoded(t0, {1, ++seq}, 100, d1);
+  f.on_delta_proven(t0, {1, seq}, 6, proof);
   round(round_kind::vote, {said(a, terminal::ok), said(b, terminal::timeout, errc::timeout)});
   f.on_round(t0, {{1, seq}, 1, round_kind::commit, {said(a, terminal::ok)}});
   f.on_advanced(t0, {1, seq});

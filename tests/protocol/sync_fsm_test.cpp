@@ -57,7 +57,12 @@ struct fixture {
     }
     REQUIRE(f.members().size() == n);
   }
-  act::list encoded() { return f.on_encoded(t0, {1, ++seq}, 100, d1, 6, proof); }
+  act::list proven() { return f.on_delta_proven(t0, {1, seq}, 6, proof); }
+  act::list encoded(std::uint64_t bytes = 100) {
+    auto out = f.on_encoded(t0, {1, ++seq}, bytes, d1);
+    for (auto& x : proven()) out.push_back(std::move(x));
+    return out;
+  }
   act::list vote(std::vector<outcome> o) { return round(round_kind::vote, 0, std::move(o)); }
   act::list acks(std::vector<outcome> o, std::uint32_t number = 1) {
     return round(number == 1 ? round_kind::commit : round_kind::redo, number, std::move(o));
@@ -117,10 +122,12 @@ TEST_CASE_METHOD(fixture, "sync: all vote, all acknowledge, the snapshot advance
 TEST_CASE_METHOD(fixture, "sync: events of another transaction, round or phase are ignored") {
   members(1);
   f.on_sync(t0, 1);
-  CHECK(f.on_encoded(t0, {1, 99}, 1, d1, 5, proof).empty());
+  CHECK(f.on_encoded(t0, {1, 99}, 1, d1).empty());
+  CHECK(f.on_delta_proven(t0, {1, seq + 1}, 5, proof).empty());  // of what is not encoded yet
   CHECK(f.on_encode_failed(t0, {1, 99}, errc::bad_input, {}).empty());
   encoded();
-  CHECK(f.on_encoded(t0, {1, seq}, 1, d1, 5, proof).empty());
+  CHECK(f.on_encoded(t0, {1, seq}, 1, d1).empty());
+  CHECK(f.on_delta_proven(t0, {1, 99}, 5, proof).empty());
   CHECK(f.on_encode_failed(t0, {1, seq}, errc::bad_input, {}).empty());
   CHECK(f.on_round(t0, {{1, seq - 1}, 0, round_kind::vote, {yes(a)}}).empty());
   CHECK(round(round_kind::vote, 1, {yes(a)}).empty());
@@ -174,6 +181,90 @@ TEST_CASE_METHOD(fixture, "sync: an encoding that fails aborts, and nothing is s
   CHECK_FALSE(find<act::send_abort>(l));
   CHECK(report(l).reason == errc::encode_failed);
   CHECK(f.members().size() == 1);
+}
+
+TEST_CASE_METHOD(fixture,
+                 "sync: receivers stage while the snapshot does, which has the last word") {
+  members(2);
+  f.on_sync(t0, 1);
+  ++seq;
+  CHECK(f.awaits_proof_of({1, seq}));
+  const auto shipped = f.on_encoded(t0, {1, seq}, 100, d1);
+  CHECK(find<act::ship_delta>(shipped));
+  CHECK(f.awaits_proof_of({1, seq}));
+  CHECK_FALSE(f.awaits_proof_of({1, seq - 1}));
+  const auto votes = [&] { return vote({yes(a), said(b, terminal::timeout, errc::timeout)}); };
+  SECTION("nothing is committed before it has staged") {
+    CHECK(votes().empty());
+    CHECK(f.members().size() == 2);
+    REQUIRE(f.summarize().votes);
+    CHECK(f.summarize().votes->outcomes.size() == 2);
+    CHECK(f.on_delta_proven(t0, {1, 99}, 7, d0).empty());
+    CHECK(f.on_encode_failed(t0, {1, 99}, errc::torn, "another's").empty());
+    const auto l = proven();
+    REQUIRE(find<act::send_commit>(l));
+    CHECK(find<act::send_commit>(l)->challenge == 6);
+    CHECK(find<act::open_round>(l)->spec.proof == proof);
+    CHECK(find<act::evicted>(l)->who == b);
+    CHECK_FALSE(f.summarize().votes);
+    CHECK_FALSE(f.awaits_proof_of({1, seq}));
+  }
+  SECTION("or before they have") {
+    CHECK(proven().empty());
+    CHECK_FALSE(f.awaits_proof_of({1, seq}));
+    // Its word stands.
+    CHECK(f.on_delta_proven(t0, {1, seq}, 7, d0).empty());
+    CHECK(f.on_encode_failed(t0, {1, seq}, errc::torn, "late").empty());
+    const auto l = votes();
+    REQUIRE(find<act::send_commit>(l));
+    CHECK(find<act::send_commit>(l)->challenge == 6);
+    CHECK(find<act::open_round>(l)->spec.proof == proof);
+  }
+  SECTION("who ends between its vote and that is out") {
+    vote({yes(a), yes(b)});
+    CHECK(find<act::mark_down>(f.on_down(t0, b, errc::dead)));
+    const auto l = proven();
+    CHECK(find<act::evicted>(l)->who == b);
+    CHECK(find<act::send_commit>(l)->who == std::vector<participant>{a});
+  }
+  SECTION("its refusal aborts, once all have been heard") {
+    const auto last = GENERATE(true, false);  // whether it is the last to be heard
+    if (last) CHECK(votes().empty());
+    const auto first = f.on_encode_failed(t0, {1, seq}, errc::torn, "why");
+    if (!last) CHECK(first.empty());
+    if (!last) CHECK(f.on_delta_proven(t0, {1, seq}, 7, d0).empty());
+    const auto l = last ? first : votes();
+    CHECK_FALSE(find<act::send_commit>(l));
+    CHECK(find<act::send_abort>(l)->who == std::vector<participant>{a, b});
+    CHECK(find<act::release>(l));
+    // What they say of themselves counts all the same.
+    CHECK(f.members() == std::vector<participant>{a});
+    CHECK(report(f.on_next_wanted(t0)).reason == errc::torn);
+  }
+  SECTION("its refusal is the reason, whatever others refuse") {
+    f.on_encode_failed(t0, {1, seq}, errc::torn, "why");
+    const auto l = vote(
+        {said(a, terminal::no, errc::wrong_target), said(b, terminal::no, errc::wrong_target)});
+    CHECK(report(l).result == sync_result::aborted);
+    CHECK(report(l).reason == errc::torn);
+    CHECK(report(l).detail == "why");
+    CHECK(f.members().size() == 2);
+  }
+  SECTION("what was said of one delta is not of the next") {
+    f.on_encode_failed(t0, {1, seq}, errc::torn, "why");
+    vote({yes(a), yes(b)});
+    CHECK_FALSE(f.awaits_proof_of({1, seq}));
+    f.on_sync(t0, 2);
+    f.on_encoded(t0, {1, ++seq}, 100, d1);
+    CHECK(vote({yes(a), yes(b)}).empty());
+    CHECK(find<act::send_commit>(proven()));
+  }
+}
+
+TEST_CASE_METHOD(fixture, "sync: nobody has to prove what there is nobody to ship to") {
+  f.on_sync(t0, 1);
+  CHECK(report(f.on_encoded(t0, {1, ++seq}, 100, d1)).reason == errc::too_few_members);
+  CHECK_FALSE(f.awaits_proof_of({1, seq}));
 }
 
 TEST_CASE_METHOD(fixture, "sync: who refuses is evicted and the others go on, or it is aborted") {
@@ -779,7 +870,7 @@ TEST_CASE("sync: whoever has to prove a big base is given the time to read it") 
   f.on_round(t0, {{1, 1}, 0, round_kind::attach, {yes(a)}});
   REQUIRE(f.members().size() == 1);
   f.on_sync(t0, 1);
-  const auto shipped = f.on_encoded(t0, {1, 2}, 100, d1, 5, proof);
+  const auto shipped = f.on_encoded(t0, {1, 2}, 100, d1);
   const auto* votes = find<act::open_round>(shipped);
   REQUIRE(votes);
   CHECK(votes->spec.deadline - t0 > std::chrono::seconds(100));
@@ -789,7 +880,7 @@ TEST_CASE_METHOD(fixture, "sync: a big delta is given the time to arrive, and to
   const std::uint64_t bytes = 100'000'000'000;
   members(1);
   f.on_sync(t0, 1);
-  const auto first = f.on_encoded(t0, {1, ++seq}, bytes, d1, 5, proof);
+  const auto first = encoded(bytes);
   REQUIRE(find<act::open_round>(first));
   CHECK(find<act::open_round>(first)->spec.deadline - t0 > transfer_time(s, bytes));
   vote({yes(a)});
@@ -821,7 +912,7 @@ TEST_CASE_METHOD(fixture, "sync: each wait is as long as the document says") {
   f.on_admit(t0, b);
   attach({yes(b)});
   f.on_sync(t0, 1);
-  CHECK(wait(f.on_encoded(t0, {1, ++seq}, delta, d1, 5, proof)) == seconds(1 + 10 + 100));
+  CHECK(wait(encoded(delta)) == seconds(1 + 10 + 100));
   CHECK(wait(vote({yes(a), yes(b)})) == seconds(2 + 100));
   SECTION("a redo has the time of both") {
     CHECK(wait(acks({yes(a), said(b, terminal::nack, errc::apply_failed)})) ==

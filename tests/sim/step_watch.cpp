@@ -62,11 +62,12 @@ bool to_event(const caf::message& m, sim::sender_step& step) {
   if (m.match_elements<round_result>()) step.result = m.get_as<round_result>(0);
   // A stream that has run dry is as little to the model as the wish to sync.
   return is(sync_request{}, e::sync) || is(drained_notice{}, e::sync) ||
-         is(stage_result{}, e::encoded) || is(carve_result{}, e::encoded) ||
-         is(prove_result{}, e::proof) || is(full_result{}, e::full_encoded) ||
-         is(advance_result{}, e::advanced) || is(round_result{}, e::round) ||
-         is(admit_request{}, e::membership) || is(down_notice{}, e::membership) ||
-         is(gave_up_notice{}, e::membership) || is(tick{}, e::tick);
+         is(encode_result{}, e::encoded) || is(stage_result{}, e::encoded) ||
+         is(carve_result{}, e::encoded) || is(prove_result{}, e::proof) ||
+         is(full_result{}, e::full_encoded) || is(advance_result{}, e::advanced) ||
+         is(round_result{}, e::round) || is(admit_request{}, e::membership) ||
+         is(down_notice{}, e::membership) || is(gave_up_notice{}, e::membership) ||
+         is(tick{}, e::tick);
 }
 
 /// What waits at a receiver and its flusher from the sender.

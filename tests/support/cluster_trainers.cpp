@@ -59,11 +59,22 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
   for (const auto& p : t.outgoing.buckets) overwrite(predicted, p);
   if (!t.snapshot->on_stage(a.txn, a.base.version, {target, state, a.label}, dig(predicted, 0)))
     violated("the snapshot refused an honest encoding");
-  const auto challenge = rng_();
-  auto actions = t.sync->on_encoded(now_, a.txn, t.outgoing.content.bytes, state, challenge,
-                                    dig(t.target, challenge));
-  if (opt_.variant == broken::no_eviction) t.undecided = t.sync;
-  perform(t, sender_event::encoded, actions);
+  perform(t, sender_event::encoded,
+          t.sync->on_encoded(now_, a.txn, t.outgoing.content.bytes, state));
+  const auto prove = [this, &t, txn = a.txn, target = t.target] {
+    const auto challenge = rng_();
+    if (fault(trouble_))
+      return perform(t, sender_event::encoded,
+                     t.sync->on_encode_failed(now_, txn, errc::torn, "made to be"));
+    const auto actions = t.sync->on_delta_proven(now_, txn, challenge, dig(target, challenge));
+    if (opt_.variant == broken::no_eviction) t.undecided = t.sync;
+    perform(t, sender_event::encoded, actions);
+  };
+  // Where it is before any vote, the votes are still to be decided.
+  if (opt_.variant == broken::no_eviction)
+    prove();
+  else
+    t.jobs.push_back(prove);
 }
 
 void cluster::conclude(trainer& t, const sa::conclude& a) {
