@@ -70,11 +70,12 @@ void ship(pointer self, txn_ref txn) {
 /// Whether somebody is to have the delta in a form that is there only once the snapshot has staged
 /// it: its part, or raw where others have it coded.
 bool needs_staged(const sender_state& state) {
+  const bool mixed = !all_take_raw(state);
   const auto members = state.machine->members();
   return std::ranges::any_of(members, [&](const auto& p) {
     const auto r = state.routes.find(p);
-    return (r != state.routes.end() && !r->second.taken.empty()) ||
-           (takes_raw(state, p) && !all_take_raw(state));
+    const bool takes_part = r != state.routes.end() && !r->second.taken.empty();
+    return takes_part || (mixed && takes_raw(state, p));
   });
 }
 
