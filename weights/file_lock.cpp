@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +11,8 @@
 #include <thread>
 #include <utility>
 
+#include "messages/one_line.hpp"
+#include "messages/transient.hpp"
 #include "weights/file.hpp"
 #include "weights/system_call.hpp"
 #include "weights/unwritable.hpp"
@@ -23,33 +26,57 @@ constexpr std::chrono::milliseconds pause(20);
 }  // namespace
 
 file_lock::file_lock(const std::filesystem::path& file, std::chrono::milliseconds patience,
-                     const std::function<bool()>& stopping) {
-  descriptor_ = uninterrupted([&] {
-    return ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
-  });
-  if (descriptor_ < 0) refuse_write(file, "cannot be opened", errno);
+                     const std::function<bool()>& stopping)
+    : file_(file) {
   const auto until = std::chrono::steady_clock::now() + patience;
-  while (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const auto code = errno;
-    const bool held = code == EWOULDBLOCK || code == EINTR;
+  for (;;) {
+    if (descriptor_ < 0)
+      descriptor_ = uninterrupted([&] {
+        return ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+      });
+    if (descriptor_ < 0) refuse_write(file_, "cannot be opened", errno);
+    const auto code = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    if (code == 0 && is_in_place()) return;
+    // Whoever comes next would lock the file that stands there now, beside us.
+    if (code == 0) close();
+    const bool held = code == 0 || code == EWOULDBLOCK || code == EINTR;
     const bool stop = held && stopping && stopping();
     if (held && !stop && std::chrono::steady_clock::now() < until) {
-      std::this_thread::sleep_for(pause);
+      if (code != 0) std::this_thread::sleep_for(pause);
       continue;
     }
-    ::close(std::exchange(descriptor_, -1));
-    if (!held) refuse_write(file, "cannot be locked", code);
-    if (stop) refuse(errc::shut_down, file, "is not waited for any more");
-    refuse(errc::timeout, file,
+    close();
+    if (!held) refuse_write(file_, "cannot be locked", code);
+    if (stop) refuse(errc::shut_down, file_, "is not waited for any more");
+    refuse(errc::timeout, file_,
            fmt::format("is held by another process for more than {} ms", patience.count()));
   }
 }
 
 file_lock::file_lock(file_lock&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)) {}
+    : file_(std::move(other.file_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 file_lock::~file_lock() {
-  if (descriptor_ >= 0) ::close(descriptor_);
+  close();
+}
+
+void file_lock::close() noexcept {
+  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+}
+
+bool file_lock::is_in_place() const {
+  struct stat ours {};
+  struct stat there {};
+  return ::fstat(descriptor_, &ours) == 0 && ::lstat(file_.c_str(), &there) == 0 &&
+         ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+}
+
+void file_lock::require_in_place() const {
+  if (is_in_place()) return;
+  throw try_again_error(errc::unwritable,
+                        one_line(file_.native()) +
+                            ": was removed or replaced while it was held: somebody else may be at "
+                            "work there; try again, and leave it alone");
 }
 
 }  // namespace lockstep

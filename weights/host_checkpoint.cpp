@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "messages/one_line.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
@@ -36,6 +37,10 @@ void make_directory(const fs::path& dir) {
   struct stat status {};
   if (failure || ::lstat(dir.c_str(), &status) != 0)
     refuse_write(dir, "cannot be made", failure.value());
+}
+
+[[noreturn]] void refuse_again(const fs::path& file, const std::string& what) {
+  throw try_again_error(errc::unwritable, one_line(file.native()) + ": " + what);
 }
 
 }  // namespace
@@ -171,6 +176,7 @@ void host_checkpoint::make_private(const std::string& name) {
 }
 
 void host_checkpoint::declare(const intent& what) {
+  require_alone();
   write_object(sync_dir_ / "intent.json", {{"kind", what.full ? "full" : "delta"},
                                            {"record", as_json(what.record)},
                                            {"log_bytes", std::to_string(what.seal.bytes)},
@@ -218,6 +224,7 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
 }
 
 void host_checkpoint::note(const version_record& what) {
+  require_alone();  // or the marker would stand for what two have written
   if (version_ && *version_ != what.version) {  // or between the two it would say what is not there
     remove_file(sync_dir_ / "state.json");
     sync_directory(sync_dir_);
@@ -240,6 +247,9 @@ void host_checkpoint::finish(const version_record& what) {
 
 std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_seal& seal,
                                          const std::vector<std::string>& files) {
+  // What is declared must be what was proven: others may have put another log there.
+  if (!is_sealed(log_file(), seal))
+    refuse_again(log_file(), "is not the log that was written: somebody else is at work there");
   intent declared{what, false, seal, files};
   declared.record.files = stamps_of(dir_, files);
   declare(declared);

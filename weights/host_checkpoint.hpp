@@ -41,6 +41,11 @@ class host_checkpoint {
   /// Whether the last process here was interrupted, and its work ended now.
   bool recovered() const noexcept { return recovered_; }
 
+  /// Throws the `try_again_error` among `error{unwritable}` if the lock was removed or replaced:
+  /// whoever holds the one that stands there may clear away what is made ready here, or make
+  /// something else ready under the same names. Asked before all that is durable.
+  void require_alone() const { lock_->require_in_place(); }
+
   /// Where `change_to`'s log and `replace_by`'s files are to be made.
   std::filesystem::path log_file() const { return sync_dir_ / "redo.log"; }
   std::filesystem::path incoming() const { return sync_dir_ / "incoming"; }
@@ -52,13 +57,14 @@ class host_checkpoint {
   void make_private(const std::string& name);
 
   /// Makes the changes of `log_file()` in `files`, names in this directory. Durable on return.
-  /// Returns how many bytes were rewritten.
+  /// Returns how many bytes were rewritten. Throws the `try_again_error` among `error{unwritable}`
+  /// before it changes anything if the lock or the log is no more what it was.
   std::uint64_t change_to(const version_record& what, const redo_seal& seal,
                           const std::vector<std::string>& files);
   /// Takes `names`, all that stands in `incoming()`, in place of files of their names and of all
-  /// weights of this directory. Durable on return.
+  /// weights of this directory. Durable on return. Throws likewise.
   void replace_by(const version_record& what, const std::vector<std::string>& names);
-  /// Notes that what is there is `what` already. Durable on return.
+  /// Notes that what is there is `what` already. Durable on return. Throws likewise.
   void note(const version_record& what);
 
  private:

@@ -280,6 +280,7 @@ class pulling {
     redo_log log(host_.log_file());
     const auto found =
         stage(live, deltas, &log, [&](auto done, auto all) { tell(what, done, all); });
+    host_.require_alone();
     const auto seal = log.seal();
     std::vector<std::string> files;
     for (std::size_t f = 0; f < live.file_count(); ++f)
