@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "messages/one_line.hpp"
+#include "messages/transient.hpp"
 #include "weights/acknowledgement.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
@@ -47,6 +50,13 @@ void drop_version_keys(const fs::path& dir) {
   for (const auto key : {own_key::run, own_key::base, own_key::target, std::string_view("version")})
     index["metadata"].erase(std::string(key));
   write_object(dir / index_name, index);
+}
+
+// Made the base of itself it would be called version 0, whatever it is.
+void require_other_base(const pull_options& options) {
+  std::error_code missing;
+  if (options.base && fs::equivalent(*options.base, options.checkpoint, missing))
+    refuse(errc::bad_input, *options.base, "is the checkpoint itself: give another base");
 }
 
 class pulling {
@@ -124,8 +134,9 @@ class pulling {
 
   void go(std::uint64_t target, const pull_start& from) {
     const auto plan = plan_here(target, from);
-    if (!from.version && !plan.whole) copy(*options_.base, {});
-    if (plan.whole) copy(plan.whole->dir, plan.whole->record);
+    if (!from.version && !plan.whole)
+      copy(*options_.base, {}, plan.deltas.empty() ? nullptr : &plan.deltas.front());
+    if (plan.whole) copy(plan.whole->dir, plan.whole->record, nullptr);
     const std::span steps(plan.deltas);
     for (std::size_t at = 0; at < steps.size();) at += apply(steps.subspan(at));
   }
@@ -190,8 +201,9 @@ class pulling {
     host_.note(what);
   }
 
-  /// Takes all of `from`: staged, checked, then moved in.
-  void copy(const fs::path& from, const version_record& what) {
+  /// Takes all of `from`: staged, checked, then moved in. `next`: the delta on top of a base, if
+  /// there is one.
+  void copy(const fs::path& from, const version_record& what, const plan_step* next) {
     const bool published = what.version > 0;
     if (published) require_inside(options_.source, from);
     host_.clear_incoming();
@@ -206,27 +218,54 @@ class pulling {
       names.push_back(name);
     }
     auto record = what;
-    record.state = check_copy(from, published);
+    record.state = published ? check_version(from) : check_base(from, next);
     drop_version_keys(host_.incoming());
     host_.replace_by(record, names);
     report_.whole = true;
     report_.version = what.version;
   }
 
-  /// Returns the digest of the state that was copied; empty if nothing says what it should be.
-  std::string check_copy(const fs::path& from, bool published) {
-    const auto fresh = checkpoint::open(host_.incoming());
+  checkpoint open_copy() const {
+    auto fresh = checkpoint::open(host_.incoming());
     if (const auto shape = layout_here()) fresh.require(*shape);
-    // A base may have been a host's: deltas changed its tensors and not its index.
-    if (!published || !has_index(host_.incoming())) return {};
-    const auto index = read_index(host_.incoming());
-    const auto digest = index.metadata.find(std::string(own_key::target));
-    if (digest == index.metadata.end()) return {};
+    return fresh;
+  }
+
+  /// Both return the digest of the state that was copied; empty if nothing says what it should be.
+  std::string check_version(const fs::path& from) const {
+    const auto fresh = open_copy();
+    if (!has_index(host_.incoming())) return {};
+    const auto said = metadata_in(host_.incoming(), own_key::target);
+    if (said.empty()) return {};
     auto held = state_digest(fresh);
-    if (held != digest->second)
+    if (held != said)
       refuse(errc::bad_input, from,
-             fmt::format("has the digest {}, not {}", held, printable(digest->second)));
+             fmt::format("has the digest {}, not {}", held, printable(said)));
     return held;
+  }
+
+  /// What a base's own index says of it counts for nothing: it may have been a host's, and deltas
+  /// changed its tensors. What the stream says of it does, before anything live goes for it.
+  std::string check_base(const fs::path& from, const plan_step* next) const {
+    const auto fresh = open_copy();
+    if (next == nullptr) return {};
+    if (const auto said = metadata_in(next->dir, own_key::base); !said.empty()) {
+      auto held = state_digest(fresh);
+      if (held == said) return held;
+      refuse(errc::wrong_base, from,
+             fmt::format("is not the base of {}: its digest is {}, not {}",
+                         next->dir.filename().string(), held, printable(said)));
+    }
+    const std::vector first{published_delta::open(next->dir, fresh.shape())};
+    try {
+      stage(fresh, first, nullptr,
+            [&](auto done, auto all) { tell("proving the base", done, all); });
+    } catch (const error& e) {
+      if (e.code() != errc::bad_input || is_transient(e)) throw;
+      throw error(e.code(), fmt::format("{}; {} is not taken for its base", e.what(),
+                                        one_line(from.native())));
+    }
+    return {};
   }
 
   /// Applies some of `steps` from the front on. Returns how many.
@@ -395,6 +434,7 @@ pull_report verify(const pull_options& options) {
 }
 
 pull_report pull(const pull_options& options) {
+  require_other_base(options);
   return pulling(options).run();
 }
 

@@ -18,7 +18,8 @@ namespace lockstep {
 struct pull_options {
   std::filesystem::path source;      ///< holds weight_v000001, …
   std::filesystem::path checkpoint;  ///< an ordinary checkpoint directory, changed in place
-  /// What a host that has nothing starts from, as version 0.
+  /// What a host that has nothing starts from, as version 0: another directory than `checkpoint`.
+  /// Before it takes the place of live files, it is proven by what the first delta says of it.
   std::optional<std::filesystem::path> base;
   /// The version to reach; nothing: the newest one that is published.
   std::optional<std::uint64_t> target;

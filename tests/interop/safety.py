@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""What must be proven before live weights change, and what a host recovers from: bases that are none, streams that
+contradict themselves, versions that are not what they say, files that others share, cut short or took away.
+
+    tests/interop/safety.py PROGRAM SHIM [NAME…]
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+try:
+    import interop
+    import published as fmt
+    from interop import Place, holds, model, publish_series, pull, run, snapshot, step, walk
+except ImportError as missing:
+    print(f"skipped: {missing}")
+    sys.exit(77)
+
+
+def ours(folder, states, *more):
+    """Our publisher's stream, and a host that holds the first state."""
+    folder.mkdir(exist_ok=True)
+    place = Place.__new__(Place)
+    place.states, place.host = states, folder / "host"
+    place.stream = publish_series(folder, states, *more)
+    fmt.write_checkpoint(place.host, states[0])
+    return place
+
+
+def note_of(host):
+    return json.loads((host / ".weight_sync" / "lockstep.json").read_text())
+
+
+def target_of(stream, version):
+    return fmt.index_of(stream, version)["metadata"]["lockstep_target_digest"]
+
+
+def edit_index(stream, version, change):
+    file = fmt.version_dir(stream, version) / fmt.INDEX
+    index = json.loads(file.read_text())
+    change(index)
+    file.write_text(json.dumps(index))
+
+
+def refused(place, *how, says, to=None, status=2):
+    """And nothing that a loader could see changes."""
+    before, marker = snapshot(place.host), fmt.marker(place.host)
+    try:
+        pull(place.stream, place.host, to, *how, status=status, says=says)
+    finally:
+        assert snapshot(place.host) == before, "live files changed"
+        assert fmt.marker(place.host) == marker
+
+
+def spoil_first_byte(name, payload):
+    return bytes([payload[0] ^ 1]) + payload[1:] if payload else payload
+
+
+# Bases.
+
+def test_a_base_is_proven_before_live_files_change(folder):
+    strange = folder / "strange"
+    fmt.write_checkpoint(strange, model(99))
+    place = ours(folder / "ours", walk(3))
+    pull(place.stream, place.host, 2)
+    refused(place, "--rebuild", "--base", strange, says=["strange: is not the base of weight_v000001", "digest"])
+    # Without being told to: one bit of the host is another.
+    file = place.host / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    refused(place, "--base", strange, says="strange: is not the base of weight_v000001")
+    assert pull(place.stream, place.host, 3, "--base", folder / "ours" / "step-0")["whole"]
+    holds(place.host, place.states[3])
+    # A stream without digests: the first delta's own checksums.
+    (folder / "theirs").mkdir()
+    place = Place(folder / "theirs", walk(3))
+    for version in (1, 2, 3):
+        place.publish(version)
+    base = folder / "base"
+    shutil.copytree(place.host, base)
+    pull(place.stream, place.host, 2)
+    refused(place, "--rebuild", "--base", strange, says=["does not match its checksum", "strange is not taken"])
+    assert pull(place.stream, place.host, 3, "--rebuild", "--base", base)["whole"]
+    holds(place.host, place.states[3])
+
+
+def test_a_checkpoint_is_no_base_of_itself(folder):
+    place = Place(folder, walk(3))
+    for version in (1, 2, 3):
+        place.publish(version)
+    pull(place.stream, place.host, 2)
+    link = folder / "link"
+    os.symlink(place.host, link)
+    for base in (place.host, link):
+        refused(place, "--rebuild", "--base", base, says="is the checkpoint itself: give another base")
+
+
+if __name__ == "__main__":
+    interop.main(globals())
