@@ -83,13 +83,28 @@ void require_there(const fs::path& dir, std::uint64_t version, std::uint64_t lat
                           : fmt::format("is not there, but version {} is based on it", later));
 }
 
+// One of them is wrong, and a checkpoint that is what the earlier one says would be taken for
+// damaged and replaced, again and again.
+void require_agreed(const checkpoint_index& earlier, const std::string& base_state,
+                    const fs::path& later) {
+  const auto target = stated(earlier, own_key::target);
+  if (base_state.empty() || target.empty() || base_state == target) return;
+  refuse(
+      errc::bad_input, later / index_name,
+      fmt::format("says its base has the digest {}, but {} says {}: the stream contradicts itself",
+                  printable(base_state), earlier.path.parent_path().filename().string(),
+                  printable(target)));
+}
+
 }  // namespace
 
 pull_plan plan_pull(const fs::path& source, std::uint64_t target,
                     std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
                     const layout* expected) {
   pull_plan plan;
-  for (auto at = target, later = target; at != marker.value_or(0);) {
+  auto later = target;
+  std::string base_state;  // what `later` says of its base
+  for (auto at = target; at != marker.value_or(0);) {
     const auto dir = published_dir(source, at);
     require_there(dir, at, later);
     require_inside(source, dir);
@@ -101,6 +116,7 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     require_inside(source, dir / index_name);
     const auto index = index_of(dir, at);
     plan_step step{dir, record_in(index, source, at)};
+    require_agreed(index, base_state, published_dir(source, later));
     if (!index.is_delta()) {
       plan.whole = std::move(step);
       break;
@@ -114,14 +130,23 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
                          *marker));
     plan.deltas.push_back(std::move(step));
     later = at;
+    base_state = stated(index, own_key::base);
     at = base;
   }
+  const auto held = published_dir(source, marker.value_or(0));
+  if (!plan.whole && !base_state.empty() && has_index(held))
+    require_agreed(read_index(held), base_state, published_dir(source, later));
   std::reverse(plan.deltas.begin(), plan.deltas.end());
   if (!plan.whole && !marker && !has_base)
     refuse(errc::wrong_base, source,
            fmt::format("has no full version up to {}, and the checkpoint {}: a base is needed",
                        target, why));
   return plan;
+}
+
+std::string stated(const checkpoint_index& index, std::string_view key) {
+  const auto at = index.metadata.find(std::string(key));
+  return at == index.metadata.end() ? std::string() : at->second;
 }
 
 version_record record_of(const fs::path& source, std::uint64_t version) {

@@ -5,12 +5,15 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "messages/layout.hpp"
 #include "weights/host_record.hpp"
 
 namespace lockstep {
+
+struct checkpoint_index;
 
 /// One published version that is on the way.
 struct plan_step {
@@ -28,10 +31,14 @@ struct pull_plan {
 /// the marker or, above it, to the newest full version. Throws `error{bad_input}` where a version
 /// on the way is missing, malformed or not published yet, `error{wrong_base}` where the way misses
 /// the marker or, with nothing to start from (`why`: the checkpoint … and …) and no base
-/// (`has_base`), leads to version 0. `expected`: the checkpoint's layout, where it has one.
+/// (`has_base`), leads to version 0. Two versions that say different digests of the state between
+/// them are malformed too. `expected`: the checkpoint's layout, where it has one.
 pull_plan plan_pull(const std::filesystem::path& source, std::uint64_t target,
                     std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
                     const layout* expected);
+
+/// What an index's metadata say under a key of ours; empty if nothing.
+std::string stated(const checkpoint_index& index, std::string_view key);
 
 /// What is to be noted of a version of `source` that has an index. Throws `error{bad_input}`.
 version_record record_of(const std::filesystem::path& source, std::uint64_t version);

@@ -18,11 +18,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string stated(const checkpoint_index& index, std::string_view key) {
-  const auto at = index.metadata.find(std::string(key));
-  return at == index.metadata.end() ? std::string() : at->second;
-}
-
 // A stream that was begun anew over a directory that was kept looks the same but for this.
 bool is_other_run(const fs::path& source, const version_record& ours, std::uint64_t target) {
   const auto noted = [&](std::uint64_t version) -> std::optional<version_record> {

@@ -96,5 +96,23 @@ def test_a_checkpoint_is_no_base_of_itself(folder):
         refused(place, "--rebuild", "--base", base, says="is the checkpoint itself: give another base")
 
 
+# What streams say.
+
+def test_a_false_digest_of_a_stream_does_not_roll_a_host_back(folder):
+    states = walk(4)
+    place = ours(folder, states[:4], "--full-every", 2)
+    pull(place.stream, place.host, 3)
+    fmt.publish(place.stream, 4, 3, states[3], states[4], metadata={"lockstep_base_digest": "0" * 32})
+    numbers = {f: os.stat(f).st_ino for f in place.host.glob("*.safetensors")}
+    refused(place, says=["weight_v000004", "the stream contradicts itself"])
+    assert numbers == {f: os.stat(f).st_ino for f in place.host.glob("*.safetensors")}
+    refused(place, "--rebuild", says="the stream contradicts itself")
+    # Where the lie is in the midst of the way, too.
+    late = folder / "late"
+    fmt.publish(place.stream, 5, 4, states[4], states[4])
+    pull(place.stream, late, 5, status=2, says="the stream contradicts itself")
+    assert not (late / fmt.INDEX).exists()
+
+
 if __name__ == "__main__":
     interop.main(globals())
