@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -37,6 +38,17 @@ void make_directory(const fs::path& dir) {
   struct stat status {};
   if (failure || ::lstat(dir.c_str(), &status) != 0)
     refuse_write(dir, "cannot be made", failure.value());
+}
+
+// The same bytes: who notes when they were written must not take them for others.
+void keep_times(const fs::path& from, const fs::path& to) {
+  struct stat status {};
+  if (::stat(from.c_str(), &status) != 0) refuse_read(from, "cannot be looked at", errno);
+  plain_file copy(to, plain_file::access::write);
+  const std::array times{status.st_atim, status.st_mtim};
+  if (::futimens(copy.descriptor(), times.data()) != 0)
+    refuse_write(to, "cannot be given its time", errno);
+  copy.sync();
 }
 
 [[noreturn]] void refuse_again(const fs::path& file, const std::string& what) {
@@ -168,8 +180,9 @@ void host_checkpoint::make_private(const std::string& name) {
   struct stat status {};
   if (::lstat(file.c_str(), &status) != 0) refuse_read(file, "cannot be looked at", errno);
   if (S_ISREG(status.st_mode) && status.st_nlink == 1) return;
-  const auto copy = sync_dir_ / "private.tmp";
+  const auto copy = private_copy();
   copy_whole(file, copy);
+  keep_times(file, copy);
   if (::rename(copy.c_str(), file.c_str()) != 0)
     refuse_write(file, "cannot be replaced by a copy of its own", errno);
   sync_directory(dir_);

@@ -53,7 +53,7 @@ class host_checkpoint {
   void clear_incoming();
 
   /// Gives `name` a file of its own, if it is a link or has several names: writing in place must
-  /// not reach what others read.
+  /// not reach what others read. Its time stays.
   void make_private(const std::string& name);
 
   /// Makes the changes of `log_file()` in `files`, names in this directory. Durable on return.
@@ -70,6 +70,7 @@ class host_checkpoint {
  private:
   struct intent;
 
+  std::filesystem::path private_copy() const { return sync_dir_ / "private.tmp"; }
   void read_marker();
   void recover();
   intent parse_intent(const std::string& text) const;

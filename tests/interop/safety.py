@@ -114,5 +114,23 @@ def test_a_false_digest_of_a_stream_does_not_roll_a_host_back(folder):
     assert not (late / fmt.INDEX).exists()
 
 
+# What a host recovers from.
+
+def test_a_pull_that_failed_leaves_a_host_with_shared_files_able_to_pull(folder):
+    for number, share in enumerate((os.link, lambda file, other: (os.rename(file, other), os.symlink(other, file)))):
+        (folder / str(number)).mkdir()
+        place = Place(folder / str(number), walk(2))
+        place.publish(1)
+        pull(place.stream, place.host)
+        share(place.host / "model.safetensors", folder / str(number) / "other")
+        place.publish(2, spoil=spoil_first_byte)
+        refused(place, says="does not match its checksum")
+        shutil.rmtree(fmt.version_dir(place.stream, 2))
+        place.publish(2)
+        assert pull(place.stream, place.host)["deltas"] == 1
+        holds(place.host, place.states[2])
+        assert fmt.read_safetensors(folder / str(number) / "other")[1] == place.states[1]
+
+
 if __name__ == "__main__":
     interop.main(globals())

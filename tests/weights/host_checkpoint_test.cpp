@@ -109,3 +109,15 @@ TEST_CASE("only the log that was written is made true", "[host]") {
   CHECK(p.live() == "new!");
   CHECK(p.host->version() == 1);
 }
+
+TEST_CASE("a file gets a copy of its own and keeps its time", "[host]") {
+  place p;
+  p.host->note({3, {}, {}, {}, {}});
+  const auto file = p.dir / "model.safetensors";
+  fs::create_hard_link(file, p.dir / "twin");
+  const auto written = fs::last_write_time(file);
+  p.host->make_private("model.safetensors");
+  CHECK(fs::hard_link_count(file) == 1);
+  CHECK(fs::last_write_time(file) == written);
+  CHECK_FALSE(written_since(p.dir.path(), *p.host->record()));
+}
