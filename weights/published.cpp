@@ -52,19 +52,6 @@ T choice_in(const checkpoint_index& index, const std::string& key,
          fmt::format("its {} {} is not one that can be read", key, in_quotes(at->second)));
 }
 
-// A shard that the index does not name holds changes that nobody would apply.
-void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
-  const auto shards = index.shards();
-  for (const auto& file : files_in(dir)) {
-    if (file.extension() != ".safetensors" || shards.contains(file.filename().string())) continue;
-    const safetensors_file stray(file);
-    if (stray.count() > 0)
-      refuse(errc::bad_input, file,
-             fmt::format("holds tensor {}, but the index does not name this file",
-                         in_quotes(stray.spec(0).name)));
-  }
-}
-
 }  // namespace
 
 std::string_view to_string(published_encoding encoding) noexcept {
@@ -91,6 +78,19 @@ std::string published_digest(published_checksum format, std::span<const std::byt
   }
   const auto hash = XXH3_128bits(bytes.data(), bytes.size());
   return to_string(hash128{hash.high64, hash.low64});
+}
+
+// A shard that the index does not name holds changes that nobody would apply.
+void refuse_strays(const fs::path& dir, const checkpoint_index& index) {
+  const auto shards = index.shards();
+  for (const auto& file : files_in(dir)) {
+    if (file.extension() != ".safetensors" || shards.contains(file.filename().string())) continue;
+    const safetensors_file stray(file);
+    if (stray.count() > 0)
+      refuse(errc::bad_input, file,
+             fmt::format("holds tensor {}, but the index does not name this file",
+                         in_quotes(stray.spec(0).name)));
+  }
 }
 
 published_delta published_delta::open(const fs::path& dir, const layout& expected) {

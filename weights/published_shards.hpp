@@ -15,6 +15,7 @@
 
 namespace lockstep {
 
+struct checkpoint_index;
 struct safetensors_header;
 
 /// A version's directory under way: shards first, the index last, since it is what publishes.
@@ -82,6 +83,10 @@ void require_earlier(const std::filesystem::path& dir, std::uint64_t version,
 nlohmann::ordered_json delta_metadata(std::uint64_t version, std::uint64_t base_version,
                                       const publish_options& options);
 nlohmann::ordered_json full_metadata(std::uint64_t version, std::uint64_t total_bytes);
+
+/// Throws `error{bad_input}` if a shard in a version's directory that its index does not name holds
+/// tensors: nobody would apply them.
+void refuse_strays(const std::filesystem::path& dir, const checkpoint_index& index);
 
 /// Whether `text` is spelled as a digest of this format is.
 bool is_digest(published_checksum format, std::string_view text);

@@ -208,9 +208,13 @@ class pulling {
     if (published) require_inside(options_.source, from);
     host_.clear_incoming();
     std::vector<std::string> names;
+    const auto weights = weight_files(from);
     for (const auto& file : files_in(from)) {
       const auto name = file.filename().string();
       if (name.starts_with('.') || name.ends_with(".tmp") || leads_to_directory(file)) continue;
+      // No delta would reach what the index does not name.
+      if (file.extension() == ".safetensors" && !std::ranges::binary_search(weights, name))
+        continue;
       if (published) require_inside(options_.source, file);
       tell("copying " + printable(name), names.size(), names.size() + 1);
       copy_whole(file, host_.incoming() / name);

@@ -118,6 +118,7 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     plan_step step{dir, record_in(index, source, at)};
     require_agreed(index, base_state, published_dir(source, later));
     if (!index.is_delta()) {
+      require_whole_version(dir, index);
       plan.whole = std::move(step);
       break;
     }

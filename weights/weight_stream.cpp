@@ -12,6 +12,7 @@
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/published.hpp"
+#include "weights/published_shards.hpp"
 #include "weights/safetensors.hpp"
 #include "weights/unwritable.hpp"
 
@@ -43,7 +44,12 @@ bool is_published_name(const fs::path& dir) {
 }
 
 checkpoint open_full(const fs::path& dir, const layout& expected) {
-  if (is_published_name(dir) && !has_index(dir)) require_lone_checkpoint(dir, &expected);
+  if (is_published_name(dir)) {
+    if (has_index(dir))
+      require_whole_version(dir, read_index(dir));
+    else
+      require_lone_checkpoint(dir, &expected);
+  }
   auto result = checkpoint::open(dir);
   result.require(expected);
   return result;
@@ -138,6 +144,19 @@ void require_lone_checkpoint(const fs::path& dir, const layout* expected) {
       unpublished(fmt::format("its {} is part of a delta: it has a checksum for tensor {}",
                               single_file_name, in_quotes(spec.name)));
   }
+}
+
+void require_whole_version(const fs::path& dir, const checkpoint_index& index) {
+  for (const auto& [shard, mapped] : index.shards()) {
+    const safetensors_file file(dir / shard);
+    for (const auto& tensor : mapped)
+      if (file.metadata().contains(tensor))
+        refuse(errc::bad_input, file.path(),
+               fmt::format("is part of a delta, as it has a checksum for tensor {}, but {} does "
+                           "not say which",
+                           in_quotes(tensor), index_name));
+  }
+  refuse_strays(dir, index);
 }
 
 }  // namespace lockstep

@@ -11,6 +11,8 @@
 
 namespace lockstep {
 
+struct checkpoint_index;
+
 /// The versions a trainer went through, as they lie in one directory: a series of full checkpoints,
 /// a published-directory stream, or a mix. Holds names only; files are opened by `load`.
 ///
@@ -57,5 +59,10 @@ class weight_stream {
 /// tensors of `expected` (null: any tensors) and no tensor's checksum. Throws `error{bad_input}`
 /// unless `dir` is that.
 void require_lone_checkpoint(const std::filesystem::path& dir, const layout* expected);
+
+/// Throws `error{bad_input}` if the published version in `dir`, whose index does not call it a
+/// delta, is none all the same (a tensor has a checksum), or has a shard with tensors that `index`
+/// does not name.
+void require_whole_version(const std::filesystem::path& dir, const checkpoint_index& index);
 
 }  // namespace lockstep

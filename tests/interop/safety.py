@@ -96,6 +96,17 @@ def test_a_checkpoint_is_no_base_of_itself(folder):
         refused(place, "--rebuild", "--base", base, says="is the checkpoint itself: give another base")
 
 
+def test_of_a_base_no_shard_is_copied_that_its_index_does_not_name(folder):
+    place = Place(folder, walk(1))
+    place.publish(1)
+    base, host = folder / "base", folder / "fresh"
+    fmt.write_checkpoint(base, place.states[0], shards=2)
+    fmt.write_safetensors(base / "consolidated.safetensors", {"a.weight": place.states[0]["a.weight"]})
+    pull(place.stream, host, 1, "--base", base)
+    holds(host, place.states[1])
+    assert not (host / "consolidated.safetensors").exists()
+
+
 # What streams say.
 
 def test_a_false_digest_of_a_stream_does_not_roll_a_host_back(folder):
@@ -112,6 +123,32 @@ def test_a_false_digest_of_a_stream_does_not_roll_a_host_back(folder):
     fmt.publish(place.stream, 5, 4, states[4], states[4])
     pull(place.stream, late, 5, status=2, says="the stream contradicts itself")
     assert not (late / fmt.INDEX).exists()
+
+
+def test_the_parts_of_a_delta_are_no_whole_checkpoint(folder):
+    place = Place(folder, walk(2))
+    place.publish(1)
+    pull(place.stream, place.host)
+    place.publish(2)
+    edit_index(place.stream, 2, lambda index: index.pop("metadata"))
+    for how in ((), ("--rebuild",)):
+        refused(place, *how, says=["is part of a delta", "checksum for tensor"])
+    empty = folder / "empty"
+    pull(place.stream, empty, status=2, says="is part of a delta")
+    assert not (empty / fmt.INDEX).exists()
+
+
+def test_a_full_version_with_a_shard_that_its_index_does_not_name_is_refused(folder):
+    place = Place(folder, walk(2))
+    version = fmt.publish_full(place.stream, 1, place.states[1], 2)
+    stray = version / "model-00009-of-00009.safetensors"
+    fmt.write_safetensors(stray, {"a.weight": place.states[2]["a.weight"], "zzz": ("U8", [1], b"x")})
+    for how in ((), ("--rebuild",)):
+        refused(place, *how, says=["model-00009-of-00009.safetensors", "the index does not name this file"])
+    run("verify", "--source", place.stream, "--checkpoint", place.host, status=2, says="does not name this file")
+    stray.unlink()
+    assert pull(place.stream, place.host)["whole"]
+    holds(place.host, place.states[1])
 
 
 # What a host recovers from.

@@ -68,6 +68,12 @@ TEST_CASE("deltas chain from the base, across missing numbers and full versions"
   publish_full(dir.path(), 7, shape, reader_of(seven));
   put_delta(dir.path(), 8, 7);
   CHECK(walk(dir.path()) == numbers{1, 3, 7, 8});
+  // A full version is one of all of its shards.
+  put_full(dir / "stray", 7);
+  fs::rename(dir / "stray" / "model.safetensors", dir / "weight_v000007" / "stray.safetensors");
+  check_refused([&] { walk(dir.path()); }, errc::bad_input,
+                {"stray.safetensors", "the index does not name this file"});
+  fs::remove(dir / "weight_v000007" / "stray.safetensors");
   const auto stream = weight_stream::open(dir.path(), shape);
   CHECK(stream.versions()[1].what == weight_stream::kind::delta);
   CHECK(stream.versions()[2].what == weight_stream::kind::full);
