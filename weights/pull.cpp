@@ -91,7 +91,7 @@ class pulling {
       go(*target, from);
     } catch (const error&) {
       // Proven not to be the base, so nothing is lost with it, if there is a whole one to take.
-      from = {std::nullopt, "is not what its deltas start from", false};
+      from = {std::nullopt, "is not what its deltas start from", false, {}};
       if (!not_the_base_ || !can_rebuild(*target, from)) throw;
       not_the_base_ = false;
       go(*target, from);
@@ -164,8 +164,8 @@ class pulling {
   }
 
   pull_start start(std::uint64_t target) const {
-    if (options_.rebuild) return {std::nullopt, "is to be rebuilt", false};
-    if (!host_.torn().empty()) return {std::nullopt, host_.torn(), false};
+    if (options_.rebuild) return {std::nullopt, "is to be rebuilt", false, {}};
+    if (!host_.torn().empty()) return {std::nullopt, host_.torn(), false, {}};
     return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target);
   }
 
@@ -187,17 +187,21 @@ class pulling {
       }
     }
     report_.version = target;
-    if (!known || from.by_digest || host_.version() != target) note(target);
+    if (!known || from.by_digest || host_.version() != target) note(target, from);
     return true;
   }
 
   /// What is there is that version, so that the next pull need not find out again.
-  void note(std::uint64_t version) {
+  void note(std::uint64_t version, const pull_start& from) {
     version_record what;
     what.version = version;
     if (has_index(published_dir(options_.source, version)))
       what = record_of(options_.source, version);
-    if (host_.record()) what.state = host_.record()->state;
+    // What was noted of other files says nothing of these.
+    if (from.by_digest)
+      what.state = from.state;
+    else if (host_.record())
+      what.state = host_.record()->state;
     host_.note(what);
   }
 

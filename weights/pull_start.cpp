@@ -141,13 +141,13 @@ class proving {
 pull_start find_start(const fs::path& source, const fs::path& dir,
                       const std::optional<std::uint64_t>& marker,
                       const std::optional<version_record>& record, std::uint64_t target) {
-  if (!holds_checkpoint(dir)) return {std::nullopt, "holds no checkpoint", false};
-  if (!record) return {marker.value_or(0), {}, false};
+  if (!holds_checkpoint(dir)) return {std::nullopt, "holds no checkpoint", false, {}};
+  if (!record) return {marker.value_or(0), {}, false, {}};
   const auto written = written_since(dir, *record);
   // Who took the marker away meant to change files, or did.
   const bool as_left = !written && (marker || !record->files.empty());
   const bool other = is_other_run(source, *record, target);
-  if (as_left && !other) return {record->version, {}, false};
+  if (as_left && !other) return {record->version, {}, false, {}};
   std::string why;
   if (as_left)
     why = fmt::format("is at version {} of another run", record->version);
@@ -159,12 +159,11 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
                       record->version);
   const stated_states states(source, target);
   if (states.empty() && record->state.empty())
-    return {std::nullopt, why + ", and no digest says what it is", false};
-  const auto state =
-      as_left && !record->state.empty() ? record->state : state_digest(checkpoint::open(dir));
-  if (!other && state == record->state) return {record->version, {}, true};
-  if (const auto version = states.version_of(state)) return {version, {}, true};
-  return {std::nullopt, why + ", to what is no version of the stream", false};
+    return {std::nullopt, why + ", and no digest says what it is", false, {}};
+  const auto state = as_left && !record->state.empty() ? record->state : state_digest(checkpoint::open(dir));
+  if (!other && state == record->state) return {record->version, {}, true, state};
+  if (const auto version = states.version_of(state)) return {version, {}, true, state};
+  return {std::nullopt, why + ", to what is no version of the stream", false, {}};
 }
 
 std::uint64_t prove_version(const fs::path& source, const checkpoint& live, std::uint64_t version,

@@ -21,6 +21,7 @@ struct pull_start {
   /// What is noted of the host is not of this version of this stream, or of other files: the digest
   /// of the whole state, which was read, says what it is.
   bool by_digest = false;
+  std::string state;  ///< that digest
 };
 
 /// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to

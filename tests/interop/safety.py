@@ -151,6 +151,16 @@ def test_a_full_version_with_a_shard_that_its_index_does_not_name_is_refused(fol
     holds(place.host, place.states[1])
 
 
+def test_a_digest_is_noted_of_the_files_that_have_it(folder):
+    place = ours(folder, walk(3))
+    pull(place.stream, place.host, 3)
+    fmt.write_checkpoint(place.host, place.states[2])
+    pull(place.stream, place.host, 2)
+    assert (note_of(place.host)["version"], note_of(place.host)["state"]) == ("000002", target_of(place.stream, 2))
+    pull(place.stream, place.host, 3)
+    assert note_of(place.host)["state"] == target_of(place.stream, 3)
+
+
 # What a host recovers from.
 
 def test_a_pull_that_failed_leaves_a_host_with_shared_files_able_to_pull(folder):
