@@ -133,7 +133,13 @@ std::string host_checkpoint::why_not_reached(const intent& what) const {
 
 void host_checkpoint::recover() {
   std::optional<intent> begun;
-  if (const auto file = sync_dir_ / "intent.json"; stands(file)) {
+  const auto file = sync_dir_ / "intent.json";
+  // The marker goes before the first live byte changes. One that stands was not taken away yet, or
+  // is the next one, or somebody else's since: what is here is what it says, whatever was begun.
+  if (stands(file) && stands(sync_dir_ / "state.json")) {
+    remove_file(file);
+    sync_directory(sync_dir_);
+  } else if (stands(file)) {
     // A disk that does not let it be read now may do so the next time: nothing is torn for that.
     const auto text = read_small(file, intent_bytes_max);
     try {
@@ -141,13 +147,6 @@ void host_checkpoint::recover() {
     } catch (const error&) {  // written whole or not at all: the disk is at fault
       torn_ = "was left by an interrupted change whose record is damaged";
     }
-  }
-  // The marker goes before the first live byte changes. One that stands was not taken away yet, or
-  // is the next one, or somebody else's since: what is here is what it says.
-  if (begun && stands(sync_dir_ / "state.json")) {
-    begun.reset();
-    remove_file(sync_dir_ / "intent.json");
-    sync_directory(sync_dir_);
   }
   const auto tear = [&](const std::string& why) {
     if (!why.empty())
@@ -164,6 +163,7 @@ void host_checkpoint::recover() {
   if (!torn_.empty()) return remove_file(sync_dir_ / "state.json");
   remove_file(log_file());
   remove_file(sync_dir_ / "redo.log.tmp");
+  remove_file(private_copy());
   remove_directory(incoming());
   read_marker();
 }

@@ -179,5 +179,15 @@ def test_a_pull_that_failed_leaves_a_host_with_shared_files_able_to_pull(folder)
         assert fmt.read_safetensors(folder / str(number) / "other")[1] == place.states[1]
 
 
+def test_a_damaged_record_of_a_change_beside_a_marker_says_nothing(folder):
+    place = Place(folder, walk(2))
+    place.publish(1)
+    place.publish(2)
+    pull(place.stream, place.host, 1)
+    (place.host / ".weight_sync" / "intent.json").write_text('{"kind":')
+    assert pull(place.stream, place.host)["deltas"] == 1
+    holds(place.host, place.states[2])
+
+
 if __name__ == "__main__":
     interop.main(globals())

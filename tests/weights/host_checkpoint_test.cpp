@@ -121,3 +121,17 @@ TEST_CASE("a file gets a copy of its own and keeps its time", "[host]") {
   CHECK(fs::last_write_time(file) == written);
   CHECK_FALSE(written_since(p.dir.path(), *p.host->record()));
 }
+
+TEST_CASE("what an interrupted change left is cleared away, whatever it is", "[host]") {
+  place p;
+  p.host->note({3, {}, {}, {}, {}});
+  p.host.reset();
+  put(p.sync("intent.json"), R"({"kind":)");
+  put(p.sync("private.tmp"), "half a copy");
+  put(p.sync("redo.log"), "half a log");
+  p.host.emplace(p.dir.path(), 0ms);
+  CHECK(p.host->torn().empty());
+  CHECK(p.host->version() == 3);
+  for (const auto* name : {"intent.json", "private.tmp", "redo.log"})
+    CHECK_FALSE(fs::exists(p.sync(name)));
+}
