@@ -77,9 +77,14 @@ host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patienc
 }
 
 void host_checkpoint::read_marker() {
-  auto notes = notes_of(dir_);
-  version_ = notes.marker;
-  record_ = std::move(notes.record);
+  try {
+    auto notes = notes_of(dir_);
+    version_ = notes.marker;
+    record_ = std::move(notes.record);
+  } catch (const error& e) {
+    if (e.code() != errc::bad_input || is_transient(e)) throw;
+    unreadable_ = e.what();
+  }
 }
 
 host_checkpoint::intent host_checkpoint::parse_intent(const std::string& text) const {
@@ -256,6 +261,7 @@ void host_checkpoint::finish(const version_record& what) {
   sync_directory(sync_dir_);
   remove_file(log_file());
   torn_.clear();
+  unreadable_.clear();
 }
 
 std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_seal& seal,

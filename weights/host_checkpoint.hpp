@@ -26,7 +26,7 @@ class host_checkpoint {
   /// Waits for the lock, then ends what an earlier process began and declared, and clears away what
   /// it did not. Throws `error{timeout}` if others hold the lock for longer than `patience`,
   /// `error{shut_down}` if `stopping` (may be empty) says so before, `error{unwritable}`,
-  /// `error{bad_input}` on a marker that cannot be read.
+  /// `error{bad_input}`.
   host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience,
                   const std::function<bool()>& stopping = {});
 
@@ -38,6 +38,9 @@ class host_checkpoint {
   /// Why a declared change can neither be ended nor undone: its log is damaged, or others have
   /// put files of theirs there since. Then only a whole checkpoint helps. Else empty.
   const std::string& torn() const noexcept { return torn_; }
+  /// Why the marker cannot be read: it is damaged, or somebody writes it in another way. Else
+  /// empty.
+  const std::string& unreadable() const noexcept { return unreadable_; }
   /// Whether the last process here was interrupted, and its work ended now.
   bool recovered() const noexcept { return recovered_; }
 
@@ -87,6 +90,7 @@ class host_checkpoint {
   std::optional<std::uint64_t> version_;
   std::optional<version_record> record_;
   std::string torn_;
+  std::string unreadable_;
   bool recovered_ = false;
 };
 

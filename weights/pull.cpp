@@ -158,14 +158,17 @@ class pulling {
 
   /// What a whole checkpoint that comes must be like; nothing where it may be like anything.
   std::optional<layout> layout_here() const {
-    if (options_.rebuild || !host_.torn().empty() || !holds_checkpoint(host_.dir()))
-      return std::nullopt;
-    return checkpoint::open(host_.dir()).shape();
+    if (options_.rebuild || !host_.torn().empty()) return std::nullopt;
+    std::string why;
+    const auto live = open_held(host_.dir(), why);
+    return live ? std::optional(live->shape()) : std::nullopt;
   }
 
   pull_start start(std::uint64_t target) const {
     if (options_.rebuild) return {std::nullopt, "is to be rebuilt", false, {}};
     if (!host_.torn().empty()) return {std::nullopt, host_.torn(), false, {}};
+    if (!host_.unreadable().empty())
+      throw error(errc::bad_input, host_.unreadable() + "; --rebuild takes a whole checkpoint");
     return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target);
   }
 
@@ -409,8 +412,8 @@ class verifying {
 
  private:
   void way(std::uint64_t target, const pull_start& from) {
-    std::optional<checkpoint> here;
-    if (holds_checkpoint(options_.checkpoint)) here = checkpoint::open(options_.checkpoint);
+    std::string why;
+    const auto here = open_held(options_.checkpoint, why);
     const auto plan = plan_pull(options_.source, target, from.version, from.why,
                                 options_.base.has_value(), here ? &here->shape() : nullptr);
     const auto start = plan.whole     ? open_whole(plan.whole->dir)

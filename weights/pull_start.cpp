@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "messages/transient.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/published.hpp"
@@ -138,17 +139,32 @@ class proving {
 
 }  // namespace
 
+std::optional<checkpoint> open_held(const fs::path& dir, std::string& why) {
+  if (!holds_checkpoint(dir)) {
+    why = "holds no checkpoint";
+    return std::nullopt;
+  }
+  try {
+    return checkpoint::open(dir);
+  } catch (const error& e) {
+    if (e.code() != errc::bad_input || is_transient(e)) throw;
+    why = std::string("cannot be read (") + e.what() + ")";
+    return std::nullopt;
+  }
+}
+
 pull_start find_start(const fs::path& source, const fs::path& dir,
                       const std::optional<std::uint64_t>& marker,
                       const std::optional<version_record>& record, std::uint64_t target) {
-  if (!holds_checkpoint(dir)) return {std::nullopt, "holds no checkpoint", false, {}};
+  std::string why;
+  const auto live = open_held(dir, why);
+  if (!live) return {std::nullopt, why, false, {}};
   if (!record) return {marker.value_or(0), {}, false, {}};
   const auto written = written_since(dir, *record);
   // Who took the marker away meant to change files, or did.
   const bool as_left = !written && (marker || !record->files.empty());
   const bool other = is_other_run(source, *record, target);
   if (as_left && !other) return {record->version, {}, false, {}};
-  std::string why;
   if (as_left)
     why = fmt::format("is at version {} of another run", record->version);
   else if (written)
@@ -160,7 +176,7 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
   const stated_states states(source, target);
   if (states.empty() && record->state.empty())
     return {std::nullopt, why + ", and no digest says what it is", false, {}};
-  const auto state = as_left && !record->state.empty() ? record->state : state_digest(checkpoint::open(dir));
+  const auto state = as_left && !record->state.empty() ? record->state : state_digest(*live);
   if (!other && state == record->state) return {record->version, {}, true, state};
   if (const auto version = states.version_of(state)) return {version, {}, true, state};
   return {std::nullopt, why + ", to what is no version of the stream", false, {}};

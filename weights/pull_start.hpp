@@ -24,6 +24,11 @@ struct pull_start {
   std::string state;  ///< that digest
 };
 
+/// The checkpoint in `dir`; nothing, and `why` as in `pull_start`, if there is none, or one that
+/// cannot be opened: then a whole one may take its place. Throws the `try_again_error` among
+/// `error{bad_input}`.
+std::optional<checkpoint> open_held(const std::filesystem::path& dir, std::string& why);
+
 /// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to
 /// `target`. A checkpoint that nothing is noted of is taken at its marker's word, or for version 0.
 /// Reads all of it only where what is noted does not hold. Throws `error{bad_input}`.

@@ -189,5 +189,46 @@ def test_a_damaged_record_of_a_change_beside_a_marker_says_nothing(folder):
     holds(place.host, place.states[2])
 
 
+def test_a_damaged_marker_does_not_keep_a_host_from_being_rebuilt(folder):
+    for text in ("{}", "", '{"version": "x"}'):
+        here = folder / str(len(text))
+        here.mkdir()
+        place = Place(here, walk(2))
+        fmt.publish_full(place.stream, 1, place.states[1])
+        (place.host / ".weight_sync").mkdir()
+        marker = place.host / ".weight_sync" / "state.json"
+        marker.write_text(text)
+        before = snapshot(place.host)
+        pull(place.stream, place.host, status=2, says=["state.json", "--rebuild"])
+        assert snapshot(place.host) == before and marker.read_text() == text
+        assert pull(place.stream, place.host, None, "--rebuild")["whole"]
+        holds(place.host, place.states[1])
+        assert fmt.marker(place.host) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_no_obstacle_to_a_whole_one(folder):
+    def cut(host):
+        os.truncate(host / "model-00002-of-00002.safetensors", 40)
+
+    def missing(host):
+        (host / "model-00002-of-00002.safetensors").unlink()
+
+    for spoil in (cut, missing):
+        here = folder / spoil.__name__
+        here.mkdir()
+        place = Place(here, walk(2), shards=2)
+        place.publish(1)
+        pull(place.stream, place.host)
+        spoil(place.host)
+        edit_index(place.stream, 1, lambda i: i["metadata"].update(lockstep_challenge="0123456789abcdef"))
+        refused(place, "--name", "a", says=["cannot be read (", "model-00002-of-00002.safetensors", "a base is needed"])
+        said = json.loads((place.stream / "acks" / "a.json").read_text())
+        assert said["reason"] == "wrong_base", said  # for which a publisher makes a full version
+        fmt.publish_full(place.stream, 2, place.states[2])
+        run("verify", "--source", place.stream, "--checkpoint", place.host)
+        assert pull(place.stream, place.host)["whole"]
+        holds(place.host, place.states[2])
+
+
 if __name__ == "__main__":
     interop.main(globals())
