@@ -127,7 +127,9 @@ class pulling {
            is_for_others(options_.source, *from.version + 1, *host_.record(), options_.name)) {
       redo_log nothing(host_.log_file());
       const auto seal = nothing.seal();
-      host_.change_to(record_of(options_.source, ++*from.version), seal, {});
+      auto record = record_of(options_.source, ++*from.version);
+      record.state = host_.record()->state;
+      host_.change_to(record, seal, {});
       report_.version = *from.version;
     }
   }

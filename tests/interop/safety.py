@@ -161,6 +161,22 @@ def test_a_digest_is_noted_of_the_files_that_have_it(folder):
     assert note_of(place.host)["state"] == target_of(place.stream, 3)
 
 
+def test_full_versions_for_others_are_stepped_over_however_many(folder):
+    states = walk(1)
+    place = ours(folder, [states[0], states[1], states[1], states[1]], "--full-every", 2)
+    shutil.rmtree(fmt.version_dir(place.stream, 3))
+    shutil.copytree(fmt.version_dir(place.stream, 2), fmt.version_dir(place.stream, 3))
+    for version, whom in ((2, "b"), (3, "c")):
+        edit_index(place.stream, version,
+                   lambda i: i["metadata"].update(version=f"{version:06d}", lockstep_meant_for=whom))
+    pull(place.stream, place.host, 1)
+    for version in (2, 3):
+        report = pull(place.stream, place.host, version, "--name", "a")
+        assert (report["whole"], report["deltas"], fmt.marker(place.host)) == (False, 0, version)
+        assert note_of(place.host)["state"] == target_of(place.stream, 1)
+    holds(place.host, states[1])
+
+
 # What a host recovers from.
 
 def test_a_pull_that_failed_leaves_a_host_with_shared_files_able_to_pull(folder):
