@@ -132,6 +132,7 @@ std::uint64_t publish_full(const fs::path& stream, std::uint64_t version, const 
   for (std::size_t g = 0; g < shards.count(); ++g)
     shards.write(g, out.add_shard(g, shards.count(), shards.names(g)));
   for (const auto& file : options.companions) out.add_companion(file);
+  if (!options.companions.empty()) sync_directory(out.dir());  // their names, before the index's
   auto metadata = full_metadata(version, shape.total_bytes());
   shards.finish();
   if (options.digests) metadata[own_key::target] = state_digest(shape, *options.digests);

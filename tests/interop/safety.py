@@ -246,5 +246,23 @@ def test_a_checkpoint_that_cannot_be_read_is_no_obstacle_to_a_whole_one(folder):
         holds(place.host, place.states[2])
 
 
+# Publishing.
+
+def test_the_names_beside_the_shards_are_synced_before_the_index_stands(folder):
+    states = walk(1)
+    log = folder / "log"
+    os.environ.update(LD_PRELOAD=str(interop.SHIM), FAULT="EIO", FAULT_UNDER=str(folder / "stream"), FAULT_LOG=str(log))
+    try:
+        stream = publish_series(folder, states, "--full-every", 1)
+    finally:
+        for name in ("LD_PRELOAD", "FAULT", "FAULT_UNDER", "FAULT_LOG"):
+            del os.environ[name]
+    version = fmt.version_dir(stream, 1)
+    calls = log.read_text().splitlines()
+    named = calls.index(f"rename {version / 'config.json'}")
+    published = calls.index(f"rename {version / fmt.INDEX}")
+    assert f"fsync {version}" in calls[named:published], calls[named:published]
+
+
 if __name__ == "__main__":
     interop.main(globals())
