@@ -136,11 +136,16 @@ class pulling {
 
   void go(std::uint64_t target, const pull_start& from) {
     const auto plan = plan_here(target, from);
-    if (!from.version && !plan.whole)
-      copy(*options_.base, {}, plan.deltas.empty() ? nullptr : &plan.deltas.front());
-    if (plan.whole) copy(plan.whole->dir, plan.whole->record, nullptr);
-    const std::span steps(plan.deltas);
-    for (std::size_t at = 0; at < steps.size();) at += apply(steps.subspan(at));
+    try {
+      if (!from.version && !plan.whole)
+        copy(*options_.base, {}, plan.deltas.empty() ? nullptr : &plan.deltas.front());
+      if (plan.whole) copy(plan.whole->dir, plan.whole->record, nullptr);
+      const std::span steps(plan.deltas);
+      for (std::size_t at = 0; at < steps.size();) at += apply(steps.subspan(at));
+    } catch (const error& e) {
+      if (e.code() != errc::bad_input || is_transient(e) || still_there(plan)) throw;
+      throw try_again_error(e.code(), std::string(e.what()) + "; versions were removed meanwhile");
+    }
   }
 
   pull_plan plan_here(std::uint64_t target, const pull_start& from) const {
@@ -227,7 +232,7 @@ class pulling {
       if (published) require_inside(options_.source, file);
       tell("copying " + printable(name), names.size(), names.size() + 1);
       copy_whole(file, host_.incoming() / name);
-      report_.read_bytes += fs::file_size(file);
+      report_.read_bytes += fs::file_size(host_.incoming() / name);
       names.push_back(name);
     }
     auto record = what;

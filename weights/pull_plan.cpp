@@ -96,6 +96,13 @@ void require_agreed(const checkpoint_index& earlier, const std::string& base_sta
                   printable(target)));
 }
 
+bool still_there(const plan_step& step) {
+  if (!has_index(step.dir)) return !step.indexed && stands(step.dir / single_file_name);
+  const auto shards = read_index(step.dir).shards();
+  return std::ranges::all_of(shards,
+                             [&](const auto& shard) { return stands(step.dir / shard.first); });
+}
+
 }  // namespace
 
 pull_plan plan_pull(const fs::path& source, std::uint64_t target,
@@ -110,7 +117,7 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     require_inside(source, dir);
     if (!has_index(dir)) {
       require_lone_checkpoint(dir, expected);
-      plan.whole = plan_step{dir, {at, {}, {}, {}, {}}};
+      plan.whole = plan_step{dir, {at, {}, {}, {}, {}}, false};
       break;
     }
     require_inside(source, dir / index_name);
@@ -143,6 +150,11 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
            fmt::format("has no full version up to {}, and the checkpoint {}: a base is needed",
                        target, why));
   return plan;
+}
+
+bool still_there(const pull_plan& plan) {
+  return (!plan.whole || still_there(*plan.whole)) &&
+         std::ranges::all_of(plan.deltas, [](const auto& step) { return still_there(step); });
 }
 
 std::string stated(const checkpoint_index& index, std::string_view key) {

@@ -19,6 +19,7 @@ struct checkpoint_index;
 struct plan_step {
   std::filesystem::path dir;
   version_record record;
+  bool indexed = true;  ///< not a lone file
 };
 
 /// At most one whole checkpoint, then deltas, each of which has the one before it as its base.
@@ -36,6 +37,10 @@ struct pull_plan {
 pull_plan plan_pull(const std::filesystem::path& source, std::uint64_t target,
                     std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
                     const layout* expected);
+
+/// Whether all that is on the way is still there: whoever keeps the stream may remove versions
+/// while they are read. Throws `error{bad_input}`.
+bool still_there(const pull_plan& plan);
 
 /// What an index's metadata say under a key of ours; empty if nothing.
 std::string stated(const checkpoint_index& index, std::string_view key);

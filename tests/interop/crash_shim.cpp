@@ -5,7 +5,9 @@
 //                    made first
 //   CRASH_COUNT=FILE writes the number of those calls there at exit
 //   CRASH_CALL=rename CRASH_NAME=END [CRASH_AFTER=1]   at a rename to a path that ends so
-//   CUT_FILE=FILE CUT_WHEN=END   no end, but FILE is cut to half when a path that ends so is opened
+//   CUT_FILE=FILE CUT_WHEN=END   no end, but FILE is cut to half when a path that ends so is
+//   opened;
+//                    with CUT_WHOLLY=1 it is removed
 //
 //   FAULT=ENOSPC|EIO|EINTR|SHORT FAULT_UNDER=DIR FAULT_AT=N [FAULT_STAYS=1]
 //                    the N-th call on what lies below DIR that can meet this meets it, with
@@ -148,8 +150,12 @@ void cut_a_file(std::string_view opened) {
   const auto file = std::string(setting("CUT_FILE"));
   struct stat status {};
   static const auto look = next<int (*)(const char*, struct stat*)>("stat");
-  if (!file.empty() && opened.ends_with(setting("CUT_WHEN")) && look(file.c_str(), &status) == 0)
+  if (file.empty() || !opened.ends_with(setting("CUT_WHEN")) || look(file.c_str(), &status) != 0)
+    return;
+  if (setting("CUT_WHOLLY").empty())
     (void)!::syscall(SYS_truncate, file.c_str(), status.st_size / 2);
+  else
+    (void)!::syscall(SYS_unlinkat, AT_FDCWD, file.c_str(), 0);
 }
 
 int open_as(int dir, const char* path, int flags, mode_t mode) {

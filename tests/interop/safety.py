@@ -246,6 +246,31 @@ def test_a_checkpoint_that_cannot_be_read_is_no_obstacle_to_a_whole_one(folder):
         holds(place.host, place.states[2])
 
 
+def test_a_version_that_goes_while_it_is_pulled_may_be_tried_again(folder):
+    def cut(place, file, when):
+        more = {"LD_PRELOAD": str(interop.SHIM), "CUT_FILE": str(file), "CUT_WHEN": when, "CUT_WHOLLY": "1"}
+        before = snapshot(place.host)
+        ended = subprocess.run([interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host],
+                               env={**os.environ, **more}, capture_output=True, text=True, timeout=60)
+        assert not file.exists(), "nothing was removed"
+        assert ended.returncode == 4 and "were removed meanwhile" in ended.stderr, (ended.returncode, ended.stderr)
+        assert ended.stderr.startswith("lockstep: ") and ended.stderr.count("\n") == 1, ended.stderr
+        return snapshot(place.host) == before
+
+    for number, name in enumerate(("model-00002-of-00002.safetensors", fmt.INDEX)):
+        (folder / str(number)).mkdir()
+        place = Place(folder / str(number), walk(1))
+        version = fmt.publish_full(place.stream, 1, place.states[1], shards=2)
+        assert cut(place, version / name, "incoming/config.json")
+    (folder / "deltas").mkdir()
+    place = Place(folder / "deltas", walk(9))
+    for version in range(1, 10):
+        place.publish(version)
+    cut(place, fmt.version_dir(place.stream, 9) / fmt.INDEX, "redo.log.tmp")  # that of the first eight
+    assert fmt.marker(place.host) == 8
+    holds(place.host, place.states[8])
+
+
 # Publishing.
 
 def test_the_names_beside_the_shards_are_synced_before_the_index_stands(folder):
