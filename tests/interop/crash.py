@@ -126,7 +126,14 @@ def main():
         fmt.publish_full(place.stream, 2, states[2], shards=3)
         place.publish(3)
 
-    for name, prepare in (("deltas", deltas), ("a full version and a delta", full)):
+    def shared(folder):
+        deltas(folder)
+        ended = run([options.program, "pull", "--source", folder / "stream", "--checkpoint", folder / "host", "--to", "1"], shim)
+        assert ended.returncode == 0, ended.stderr
+        for file in (folder / "host").glob("*.safetensors"):
+            os.link(file, folder / file.name)
+
+    for name, prepare in (("deltas", deltas), ("a full version and a delta", full), ("deltas over shared files", shared)):
         with tempfile.TemporaryDirectory() as folder:
             calls = kill_pulls(options.program, shim, pathlib.Path(folder), prepare, states, 3, options.every)
         print(f"ok   pull of {name}: ended at each of {calls} calls", flush=True)
