@@ -128,9 +128,9 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
   if (failure != fleet_.failures().end() && p.status == terminal::ok && p.redos == 0)
     violated("R15: " + who + " was struck by " + to_string(failure->second) +
              ", and the report does not say so");
-  if (p.status != terminal::ok) return;
-  const bool advanced = report.target == version_ref{txn.run, txn.seq};
-  if (advanced && !proved(t, p.id, names_.on_wire(t, report.target)))
+  // Of a run that ended in the midst of a commit the report names the version before.
+  if (p.status == terminal::ok && committed &&
+      !proved(t, p.id, names_.on_wire(t, version_ref{txn.run, txn.seq})))
     violated("I4: " + who + " is ok and never held the target");
 }
 
