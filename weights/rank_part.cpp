@@ -26,6 +26,7 @@ namespace {
 
 constexpr std::size_t plan_bytes_max = 64 << 10;
 constexpr std::string_view plan_name = "plan.json";
+constexpr std::string_view refusal_name = "refusal.json";
 
 template <class T>
 std::optional<T> number_in(std::string_view text) {
@@ -291,28 +292,77 @@ rank_part read_part(const fs::path& file, const rank_plan& plan, std::uint32_t r
 whole_state merge_parts(const fs::path& dir, const std::vector<rank_part>& parts) {
   struct owned {
     const rank_tensor* tensor;
-    std::uint32_t rank;
+    std::size_t part;
   };
   std::vector<owned> all;
-  for (const auto& part : parts)
-    for (const auto& t : part.tensors) all.push_back({&t, part.rank});
+  for (std::size_t p = 0; p < parts.size(); ++p)
+    for (const auto& t : parts[p].tensors) all.push_back({&t, p});
   std::stable_sort(all.begin(), all.end(), [](const owned& a, const owned& b) {
     return a.tensor->spec.name < b.tensor->spec.name;
   });
   whole_state out;
+  out.repeated.resize(parts.size());
   std::vector<tensor_spec> specs;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    const auto& t = *all[i].tensor;
-    if (i > 0 && all[i - 1].tensor->spec.name == t.spec.name)
-      refuse(errc::wrong_layout, dir,
-             fmt::format("tensor {} is rank {}'s and rank {}'s", in_quotes(t.spec.name),
-                         all[i - 1].rank, all[i].rank));
+  const owned* first = nullptr;  // of those with the same name
+  for (const auto& now : all) {
+    const auto& t = *now.tensor;
+    if (first && first->tensor->spec.name == t.spec.name) {
+      if (!(*first->tensor == t))
+        refuse(errc::wrong_layout, dir,
+               fmt::format("tensor {} is rank {}'s and rank {}'s, and not the same at both",
+                           in_quotes(t.spec.name), parts[first->part].rank, parts[now.part].rank));
+      out.repeated[now.part].push_back(t.spec.name);
+      continue;
+    }
+    first = &now;
     specs.push_back(t.spec);
     out.base.push_back(t.base);
     out.target.push_back(t.target);
   }
   out.shape = layout(std::move(specs));
   return out;
+}
+
+void copy_tensors(const fs::path& from, const fs::path& to, const std::vector<std::string>& names) {
+  const safetensors_file all(from);
+  auto metadata = all.metadata();
+  std::vector<tensor_spec> specs;
+  std::vector<std::size_t> numbers;
+  for (std::size_t i = 0; i < all.count(); ++i) {
+    const auto& spec = all.spec(i);
+    if (std::binary_search(names.begin(), names.end(), spec.name)) {
+      specs.push_back(spec);
+      numbers.push_back(i);
+    } else {
+      metadata.erase(spec.name);
+    }
+  }
+  write_safetensors(
+      to, layout(std::move(specs)), [&](std::size_t i) { return all.bytes(numbers[i]); }, metadata);
+}
+
+void write_refusal(const fs::path& staging, const rank_refusal& what) {
+  remove_file(staging / plan_name);
+  write_object(staging / refusal_name, {{"plan", what.plan}, {"why", what.why}});
+}
+
+std::optional<rank_refusal> read_refusal(const fs::path& staging) {
+  try {
+    const auto file = staging / refusal_name;
+    if (!stands(file)) return std::nullopt;
+    const auto said = read_object(file, plan_bytes_max);
+    return rank_refusal{text_in(said, "plan"), text_in(said, "why")};
+  } catch (const error&) {
+    return std::nullopt;  // it is going
+  }
+}
+
+void clear_refusal(const fs::path& staging) {
+  for (const auto& file : files_in(staging))
+    if (file.filename() != refusal_name) return;
+  remove_file(staging / refusal_name);
+  std::error_code ignored;
+  fs::remove(staging, ignored);  // not with what another rank 0 has put there meanwhile
 }
 
 std::string base_digest(const rank_part& part) {

@@ -38,6 +38,8 @@ struct rank_tensor {
   tensor_spec spec;
   std::string base;    ///< XXH3-128, 32 hexadecimal digits; empty in a full version
   std::string target;  ///< the same of what is published
+
+  friend bool operator==(const rank_tensor&, const rank_tensor&) = default;
 };
 
 /// One shard of a rank: a file beside its part, and the tensors in it, ascending.
@@ -75,11 +77,32 @@ struct whole_state {
   layout shape;
   std::vector<std::string> base;    ///< digest of each tensor, in the order of `shape`
   std::vector<std::string> target;  ///< the same
+  /// Of each part, the tensors that an earlier one has as well, ascending: tied, or replicated.
+  std::vector<std::vector<std::string>> repeated;
 };
 
-/// `parts`: one for each rank, ascending. Throws `error{wrong_layout}` that names the tensor and
-/// both ranks if two have it; `dir` is for the message.
+/// `parts`: one for each rank, ascending. Of tensors that several ranks have the first one's
+/// counts. Throws `error{wrong_layout}` that names the tensor and both ranks if they are not the
+/// same in dtype, shape and digests; `dir` is for the message.
 whole_state merge_parts(const std::filesystem::path& dir, const std::vector<rank_part>& parts);
+
+/// Writes the shard `to`, with those of the tensors in the shard `from` that `names` (ascending)
+/// has: readers refuse a shard with a tensor that the index maps to another. Throws `error`.
+void copy_tensors(const std::filesystem::path& from, const std::filesystem::path& to,
+                  const std::vector<std::string>& names);
+
+/// Why rank 0 does not publish what a plan asked for, whoever takes part.
+struct rank_refusal {
+  std::string plan;  ///< the plan's nonce
+  std::string why;   ///< one line
+};
+
+/// Takes the plan's place in `staging`. Throws `error{unwritable}`.
+void write_refusal(const std::filesystem::path& staging, const rank_refusal& what);
+/// Nothing if there is none, or it cannot be read.
+std::optional<rank_refusal> read_refusal(const std::filesystem::path& staging);
+/// Removes the refusal of a plan, and `staging` with it, once nothing else is in it.
+void clear_refusal(const std::filesystem::path& staging);
 
 /// state_digest of a rank's own tensors before and after.
 std::string base_digest(const rank_part& part);

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <system_error>
 #include <thread>
 #include <utility>
 
+#include "messages/one_line.hpp"
+#include "messages/transient.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
@@ -197,6 +200,9 @@ published_version rank_publisher::lead(std::uint64_t version, std::uint64_t base
     out.bytes = publish(plan, parts, target);
     digests_ = std::move(own.digests);
     digests_of_ = version;
+  } catch (const error& e) {
+    refuse_aloud(plan, e);
+    throw;
   } catch (...) {
     abandon();
     throw;
@@ -212,6 +218,22 @@ void rank_publisher::abandon() const noexcept {
     remove_rank_staging(owner_->path());
   } catch (...) {
     return;  // cleared by who comes next
+  }
+}
+
+// So that the others end with the reason, and not when they have waited in vain. What may go well
+// when it is tried again they wait for.
+void rank_publisher::refuse_aloud(const rank_plan& plan, const error& why) const noexcept {
+  const bool for_good = why.code() == errc::bad_input || why.code() == errc::wrong_layout ||
+                        why.code() == errc::wrong_base;
+  if (!for_good || is_transient(why) || options_.ranks == 1) return abandon();
+  try {
+    const auto own = rank_prefix(options_.rank, plan.nonce);
+    for (const auto& file : files_in(staging_))
+      if (file.filename().native().starts_with(own)) remove_file(file);
+    write_refusal(staging_, {plan.nonce, why.what()});
+  } catch (...) {
+    abandon();
   }
 }
 
@@ -267,26 +289,37 @@ std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<r
   const auto base = plan.full ? std::string() : state_digest(whole.shape, whole.base);
   if (!plan.full) require_base(plan, parts, base);
 
-  std::size_t count = 0;
+  struct move {
+    const rank_shard* shard;
+    std::vector<std::string> names;  // of it, but for what an earlier rank has as well
+  };
+  std::vector<move> moves;
   std::vector<std::string> targets;
-  for (const auto& part : parts) {
-    count += part.shards.size();
-    targets.push_back(target_digest(part));
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    targets.push_back(target_digest(parts[p]));
+    for (const auto& shard : parts[p].shards) {
+      std::vector<std::string> names;
+      std::ranges::set_difference(shard.tensors, whole.repeated[p], std::back_inserter(names));
+      if (!names.empty()) moves.push_back({&shard, std::move(names)});
+    }
   }
   auto how = owner_->options().how;
   how.metadata[std::string(own_key::rank_targets)] = fmt::format("{}", fmt::join(targets, ","));
   publication out(stream, plan.version);
   std::uint64_t bytes = 0;
-  std::size_t number = 0;
-  for (const auto& part : parts)
-    for (const auto& shard : part.shards) {
-      const auto from = staging_ / shard.file;
-      const auto to = out.add_shard(number++, count, shard.tensors);
+  for (std::size_t m = 0; m < moves.size(); ++m) {
+    const auto& [shard, names] = moves[m];
+    const auto from = staging_ / shard->file;
+    const auto to = out.add_shard(m, moves.size(), names);
+    if (names.size() < shard->tensors.size()) {
+      copy_tensors(from, to, names);
+    } else {
       std::error_code failure;
       fs::rename(from, to, failure);
       if (failure) refuse_write(to, "cannot be moved into place", failure.value());
-      bytes += plain_file(to, plain_file::access::read).size();
     }
+    bytes += plain_file(to, plain_file::access::read).size();
+  }
   auto metadata = plan.full ? full_metadata(plan.version, whole.shape.total_bytes())
                             : delta_metadata(plan.version, plan.base_version, how);
   if (plan.full) {
@@ -322,6 +355,12 @@ published_version rank_publisher::follow(std::uint64_t version, std::uint64_t ba
       clear_own_files();
       return out;
     }
+    const auto refusal = read_refusal(staging_);
+    // Of a plan that this rank has not seen it may be of the past, as the plan may.
+    if (own && refusal && refusal->plan == own->part.plan) {
+      clear_own_files();
+      refuse(errc::bad_input, dir, "is not published: rank 0 says " + one_line(refusal->why));
+    }
     std::string unreadable;
     const auto plan = plan_now(staging_, unreadable);
     const auto nonce = plan ? plan->nonce : std::string();
@@ -347,6 +386,7 @@ published_version rank_publisher::follow(std::uint64_t version, std::uint64_t ba
       refuse(errc::timeout, dir,
              fmt::format("is not published by rank 0 within {} ms{}", options_.patience.count(),
                          !unreadable.empty() ? ": " + unreadable
+                         : refusal           ? ": it says " + one_line(refusal->why)
                          : plan && plan->version != version
                              ? fmt::format(": its plan is for version {}", plan->version)
                              : std::string()));
@@ -386,7 +426,8 @@ std::optional<rank_publisher::written> rank_publisher::serve(const rank_plan& pl
   }
 }
 
-// What was written for a plan that had gone; the directory as well, if nothing else is in it.
+// What was written for a plan that had gone; the directory as well, if nothing else is in it but
+// why rank 0 refused, which nobody is left to read.
 void rank_publisher::clear_own_files() const {
   std::error_code ignored;
   std::vector<fs::path> files;
@@ -399,7 +440,12 @@ void rank_publisher::clear_own_files() const {
     return file.filename().native().find(tag_) == std::string::npos;
   });
   std::for_each(left, files.end(), [&](const fs::path& file) { fs::remove(file, ignored); });
-  if (left == files.begin() && left != files.end()) fs::remove(staging_, ignored);
+  if (left == files.end()) return;
+  try {
+    clear_refusal(staging_);  // looks anew: others go, too
+  } catch (const error&) {
+    return;  // cleared by who comes next
+  }
 }
 
 }  // namespace lockstep

@@ -14,6 +14,7 @@
 
 namespace lockstep {
 
+class error;
 class stream_owner;
 struct rank_part;
 struct rank_plan;
@@ -52,10 +53,11 @@ class rank_publisher {
 
   /// As publisher::add does, `base` and `target` being this rank's tensors alone. Returns when the
   /// version is visible; `bytes` are, but at rank 0, those of this rank's shards. Throws `error`
-  /// besides: `timeout` that names the ranks that are missing; `wrong_layout` if two ranks have the
-  /// same tensor, or together not those that they had before; `wrong_base` if what they start from
-  /// is not what the stream holds; `bad_input` if a rank's part cannot be believed, or the ranks do
-  /// not agree on what is published. Nothing is published then; a new object goes on.
+  /// besides: `timeout` that names the ranks that are missing; `wrong_layout` if two ranks have a
+  /// tensor that is not the same at both, or together not those that they had before; `wrong_base`
+  /// if what they start from is not what the stream holds; `bad_input` if a rank's part cannot be
+  /// believed, or the ranks do not agree on what is published, or, at another rank than 0, rank 0
+  /// refused for one of these reasons. Nothing is published then; a new object goes on.
   published_version add(std::uint64_t version, std::uint64_t base_version,
                         const published_source& base, const published_source& target);
 
@@ -71,6 +73,7 @@ class rank_publisher {
   void require_base(const rank_plan& plan, const std::vector<rank_part>& parts,
                     const std::string& digest) const;
   void abandon() const noexcept;
+  void refuse_aloud(const rank_plan& plan, const error& why) const noexcept;
   std::uint64_t publish(const rank_plan& plan, const std::vector<rank_part>& parts,
                         const published_source& target);
   published_version follow(std::uint64_t version, std::uint64_t base_version,

@@ -11,6 +11,7 @@
 #include "weights/rank_part.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/stream_owner.hpp"
+#include "weights/weight_stream.hpp"
 
 using namespace lockstep;
 using namespace lockstep::test;
@@ -145,6 +146,42 @@ TEST_CASE("ranks publish together what one process publishes") {
   CHECK_FALSE(stands(rank_staging(dir / "stream")));
 }
 
+TEST_CASE("a tensor that is the same at several ranks is published once") {
+  temp_dir dir;
+  // All of a shard, some of one, and a tensor that does not change.
+  const layout tied({first[0], second[0], second[1]});
+  const layout together({first[0], second[0], first[1], second[1]});
+  const auto a0 = filled(first, 1), a1 = filled(first, 2), a2 = filled(first, 3);
+  auto b0 = filled(tied, 4), b1 = filled(tied, 5), b2 = filled(tied, 6);
+  const auto tie = [&](weight_buffer& to, const weight_buffer& from) {
+    const auto bytes = from.tensor(*first.find("a"));
+    std::copy(bytes.begin(), bytes.end(), to.tensor(*tied.find("a")).begin());
+  };
+  tie(b0, a0), tie(b1, a1), tie(b2, a2);
+  const auto full_every = GENERATE(0u, 2u);
+  CHECK(publish(dir / "stream", {{&a0, &a1, &a2}, {&b0, &b1, &b2}, {&a0, &a1, &a2}}, full_every) ==
+        std::vector<std::string>{"", "", ""});
+  weight_buffer state(together);
+  const auto take = [&](const weight_buffer& from, const layout& shape) {
+    for (std::size_t i = 0; i < shape.count(); ++i) {
+      const auto bytes = from.tensor(i);
+      std::copy(bytes.begin(), bytes.end(), state.tensor(*together.find(shape[i].name)).begin());
+    }
+  };
+  take(a2, first), take(b2, tied);
+  const auto wanted = contents(state);
+  take(a0, first), take(b0, tied);
+  const auto stream = weight_stream::open(dir / "stream", together);
+  for (std::size_t v = 0; v < 2; ++v) stream.load(v, state);
+  CHECK(contents(state) == wanted);
+  for (std::uint64_t v = 1; v <= 2; ++v) {
+    const auto index = read_index(published_dir(dir / "stream", v));
+    CHECK(index.shards().size() == 2);
+    CHECK(index.shards().rbegin()->first == "model-00001-of-00002.safetensors");
+  }
+  CHECK_FALSE(stands(rank_staging(dir / "stream")));
+}
+
 TEST_CASE("ranks whose tensors do not make one model are refused") {
   temp_dir dir;
   const auto a0 = filled(first, 1), a1 = filled(first, 2);
@@ -154,7 +191,7 @@ TEST_CASE("ranks whose tensors do not make one model are refused") {
     const auto said = publish(dir / "stream", {{&a0, &a1}, {&b0, &b1}});
     check_said(said[0],
                {"wrong_layout: ", "weight_v000001", "tensor 'c' is rank 0's and rank 1's"});
-    check_said(said[1], {"timeout: ", "is not published by rank 0 within 2000 ms"});
+    check_said(said[1], {"bad_input: ", "weight_v000001", "tensor 'c' is rank 0's and rank 1's"});
   }
   SECTION("others than before, in a full version, which has no base") {
     const auto b0 = filled(second, 3), b1 = filled(second, 4);
@@ -181,7 +218,8 @@ TEST_CASE("ranks whose tensors do not make one model are refused") {
     rank_publisher lead(options_of(dir / "stream", 0));
     check_refused([&] { lead.add(3, 2, source_of(a0), source_of(a1)); }, errc::wrong_base,
                   {"weight_v000002", "rank 1 would start from"});
-    check_refused([&] { running.get(); }, errc::timeout, {"weight_v000003"});
+    check_refused([&] { running.get(); }, errc::bad_input,
+                  {"weight_v000003", "rank 0 says", "rank 1 would start from"});
     CHECK_FALSE(has_index(published_dir(dir / "stream", 3)));
   }
   CHECK_FALSE(stands(rank_staging(dir / "stream")));
