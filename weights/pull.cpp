@@ -123,8 +123,9 @@ class pulling {
 
   /// Versions that change no weights, for hosts of which this is none, move the marker alone.
   void step_over_others(std::uint64_t target, pull_start& from) {
-    while (from.version && *from.version < target && host_.record() &&
-           is_for_others(options_.source, *from.version + 1, *host_.record(), options_.name)) {
+    while (
+        from.version && *from.version < target && host_.record() &&
+        is_for_others(options_.source, *from.version + 1, target, *host_.record(), options_.name)) {
       redo_log nothing(host_.log_file());
       const auto seal = nothing.seal();
       auto record = record_of(options_.source, ++*from.version);

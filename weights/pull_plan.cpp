@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "messages/transient.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
@@ -76,6 +77,17 @@ checkpoint_index index_of(const fs::path& dir, std::uint64_t version) {
   return index;
 }
 
+// Of a version that is not needed: none while it is damaged, or being removed.
+std::optional<checkpoint_index> readable_index(const fs::path& dir) {
+  if (!has_index(dir)) return std::nullopt;
+  try {
+    return read_index(dir);
+  } catch (const error& e) {
+    if (is_transient(e)) throw;
+    return std::nullopt;
+  }
+}
+
 void require_there(const fs::path& dir, std::uint64_t version, std::uint64_t later) {
   if (stands(dir)) return;
   refuse(errc::bad_input, dir,
@@ -141,9 +153,9 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     base_state = stated(index, own_key::base);
     at = base;
   }
-  const auto held = published_dir(source, marker.value_or(0));
-  if (!plan.whole && !base_state.empty() && has_index(held))
-    require_agreed(read_index(held), base_state, published_dir(source, later));
+  if (const auto held = marker.value_or(0); !plan.whole && !base_state.empty())
+    if (const auto index = readable_index(published_dir(source, held)))
+      require_agreed(*index, base_state, published_dir(source, later));
   std::reverse(plan.deltas.begin(), plan.deltas.end());
   if (!plan.whole && !marker && !has_base)
     refuse(errc::wrong_base, source,

@@ -19,11 +19,25 @@ namespace fs = std::filesystem;
 
 namespace {
 
+// What is said of a version. One below the target that cannot be read, for it is damaged or being
+// removed, says nothing: no pull needs it but to know a host by it. Who needs the target says so.
+template <class Read>
+auto said_of(std::uint64_t version, std::uint64_t target, Read read) -> decltype(read()) {
+  try {
+    return read();
+  } catch (const error& e) {
+    if (version == target || is_transient(e)) throw;
+    return {};
+  }
+}
+
 // A stream that was begun anew over a directory that was kept looks the same but for this.
 bool is_other_run(const fs::path& source, const version_record& ours, std::uint64_t target) {
   const auto noted = [&](std::uint64_t version) -> std::optional<version_record> {
-    if (!has_index(published_dir(source, version))) return std::nullopt;
-    return record_of(source, version);
+    return said_of(version, target, [&]() -> std::optional<version_record> {
+      if (!has_index(published_dir(source, version))) return std::nullopt;
+      return record_of(source, version);
+    });
   };
   if (const auto same = noted(ours.version); same && !ours.index.empty())
     return same->index != ours.index;
@@ -38,9 +52,11 @@ class stated_states {
     auto versions = published_versions(source);
     for (auto v = versions.rbegin(); v != versions.rend(); ++v) {
       if (*v > target) continue;
-      const auto dir = published_dir(source, *v);
-      require_inside(source, dir / index_name);
-      const auto index = read_index(dir);
+      const auto index = said_of(*v, target, [&] {
+        const auto dir = published_dir(source, *v);
+        require_inside(source, dir / index_name);
+        return read_index(dir);
+      });
       add(*v, stated(index, own_key::target));
       if (const auto base = parse_version(stated(index, "base_version")); index.is_delta() && base)
         add(*base, stated(index, own_key::base));
@@ -189,12 +205,14 @@ std::uint64_t prove_version(const fs::path& source, const checkpoint& live, std:
   return much == proof::own ? work.own() : work.all(state);
 }
 
-bool is_for_others(const fs::path& source, std::uint64_t version, const version_record& ours,
-                   const std::string& name) {
+bool is_for_others(const fs::path& source, std::uint64_t version, std::uint64_t target,
+                   const version_record& ours, const std::string& name) {
   const auto dir = published_dir(source, version);
   if (!has_index(dir)) return false;
-  require_inside(source, dir / index_name);
-  const auto index = read_index(dir);
+  const auto index = said_of(version, target, [&] {
+    require_inside(source, dir / index_name);
+    return read_index(dir);
+  });
   const auto names = stated(index, own_key::meant_for);
   return !index.is_delta() && !names.empty() &&
          (',' + names + ',').find(',' + name + ',') == std::string::npos && !ours.state.empty() &&

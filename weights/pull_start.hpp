@@ -31,14 +31,16 @@ std::optional<checkpoint> open_held(const std::filesystem::path& dir, std::strin
 
 /// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to
 /// `target`. A checkpoint that nothing is noted of is taken at its marker's word, or for version 0.
-/// Reads all of it only where what is noted does not hold. Throws `error{bad_input}`.
+/// Reads all of it only where what is noted does not hold. Versions below the target that cannot be
+/// read say nothing. Throws `error{bad_input}`.
 pull_start find_start(const std::filesystem::path& source, const std::filesystem::path& dir,
                       const std::optional<std::uint64_t>& marker,
                       const std::optional<version_record>& record, std::uint64_t target);
 
-/// Whether `version` is a full one that changes no weights and is meant for other hosts than
-/// `name`, and `ours`, which holds, notes the state that it has. Throws `error{bad_input}`.
-bool is_for_others(const std::filesystem::path& source, std::uint64_t version,
+/// Whether `version`, on the way to `target`, is a full one that changes no weights and is meant
+/// for other hosts than `name`, and `ours`, which holds, notes the state that it has. Throws
+/// `error{bad_input}`.
+bool is_for_others(const std::filesystem::path& source, std::uint64_t version, std::uint64_t target,
                    const version_record& ours, const std::string& name);
 
 /// Whether the delta in `dir` says what whole state it starts from, and `live` is another: reads

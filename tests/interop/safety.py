@@ -109,6 +109,32 @@ def test_of_a_base_no_shard_is_copied_that_its_index_does_not_name(folder):
 
 # What streams say.
 
+def test_a_version_that_no_pull_needs_any_more_may_be_damaged(folder):
+    # What the host has is going: its shard is gone, its index not yet.
+    (folder / "theirs").mkdir()
+    place = Place(folder / "theirs", walk(2))
+    for version in (1, 2):
+        place.publish(version)
+    pull(place.stream, place.host, 1)
+    (fmt.version_dir(place.stream, 1) / "model-00000-of-00001.safetensors").unlink()
+    pull(place.stream, place.host, 2)
+    holds(place.host, place.states[2])
+    # The indexes of what the host has, and of versions far below; files that were touched.
+    for spoilt, touched in (([1], True), ([2], False), ([1, 2], False)):
+        place = ours(folder / f"{spoilt}", walk(3))
+        pull(place.stream, place.host, 2)
+        for version in spoilt:
+            (fmt.version_dir(place.stream, version) / fmt.INDEX).write_text("{")
+        if touched:
+            os.utime(place.host / "model.safetensors")
+        run("verify", "--source", place.stream, "--checkpoint", place.host)
+        pull(place.stream, place.host, 3)
+        holds(place.host, place.states[3])
+    # What is needed is refused as ever.
+    (fmt.version_dir(place.stream, 3) / fmt.INDEX).write_text("{")
+    refused(place, says="weight_v000003")
+
+
 def test_a_false_digest_of_a_stream_does_not_roll_a_host_back(folder):
     states = walk(4)
     place = ours(folder, states[:4], "--full-every", 2)
