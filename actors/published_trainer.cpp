@@ -142,6 +142,7 @@ sync_report published_trainer::seed(const tensor_reader& tensors, std::uint64_t 
 }
 
 bool published_trainer::parts::holds(std::uint64_t version) const {
+  if (!has_index(dir_of(version))) return false;  // a lone file says no digest
   const auto index = read_index(dir_of(version));
   const auto said = index.metadata.find(std::string(own_key::target));
   return said != index.metadata.end() &&

@@ -159,7 +159,9 @@ class inspection {
     if (versions.empty()) refuse(errc::bad_input, dir, "holds no checkpoint and no version");
     for (const auto version : versions) {
       const auto at = published_dir(dir, version);
-      const auto index = read_index(at);
+      const auto index = has_index(at) ? read_index(at) : checkpoint_index();
+      const auto tensors =
+          has_index(at) ? index.weight_map.size() : checkpoint::open(at).shape().count();
       std::uint64_t bytes = 0;
       std::error_code failure;
       for (fs::directory_iterator it(at, failure), end; !failure && it != end;
@@ -169,7 +171,7 @@ class inspection {
       ordered_json line{{"kind", "version"},
                         {"version", version},
                         {"full", !index.is_delta()},
-                        {"tensors", index.weight_map.size()},
+                        {"tensors", tensors},
                         {"bytes", bytes}};
       for (const auto& [key, value] : index.metadata)
         if (key != "version") line[key] = value;
@@ -177,11 +179,10 @@ class inspection {
         const auto found = index.metadata.find(key);
         return found == index.metadata.end() ? std::string() : printable(found->second);
       };
-      print(line, fmt::format("version {:6} {:>10} {} tensors, {}", version, human_bytes(bytes),
-                              index.weight_map.size(),
-                              index.is_delta()
-                                  ? value("delta_encoding") + " from " + value("base_version")
-                                  : "full"));
+      print(line, fmt::format(
+                      "version {:6} {:>10} {} tensors, {}", version, human_bytes(bytes), tensors,
+                      index.is_delta() ? value("delta_encoding") + " from " + value("base_version")
+                                       : "full"));
     }
   }
 

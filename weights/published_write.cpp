@@ -12,6 +12,7 @@
 #include "weights/published_shards.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/unwritable.hpp"
+#include "weights/weight_stream.hpp"
 
 namespace lockstep {
 
@@ -24,6 +25,9 @@ publication::publication(const fs::path& stream, std::uint64_t version)
   if (failure) refuse_write(dir_, "cannot be made", failure.value());
   sync_directory(stream);
   if (has_index(dir_)) refuse(errc::unwritable, dir_, "is published already");
+  if (is_lone_checkpoint(dir_))
+    refuse(errc::unwritable, dir_,
+           fmt::format("is published already: its {} is a full version", single_file_name));
   remove_leftovers();
 }
 

@@ -73,7 +73,10 @@ pull_report pull(const pull_options& options);
 /// which a pull would end first.
 pull_report verify(const pull_options& options);
 
-/// The versions in `source` that are published, ascending. Throws `error{bad_input}`.
+/// The versions that have a directory in `source`, ascending, published or not. Throws
+/// `error{bad_input}`.
+std::vector<std::uint64_t> version_numbers(const std::filesystem::path& source);
+/// Those of them that are published, by an index or as a lone file. Throws `error{bad_input}`.
 std::vector<std::uint64_t> published_versions(const std::filesystem::path& source);
 /// The newest version in `source` that is published; nothing if there is none.
 std::optional<std::uint64_t> newest_published(const std::filesystem::path& source);

@@ -198,17 +198,22 @@ void require_files_inside(const fs::path& root, const fs::path& dir) {
   for (const auto& file : files_in(dir)) require_inside(root, file);
 }
 
-std::vector<std::uint64_t> published_versions(const fs::path& source) {
+std::vector<std::uint64_t> version_numbers(const fs::path& source) {
   std::vector<std::uint64_t> out;
   constexpr std::string_view prefix = "weight_v";
   for (const auto& dir : files_in(source)) {
     const auto name = dir.filename().string();
     if (!name.starts_with(prefix)) continue;
     const auto number = parse_version(name.substr(prefix.size()));
-    if (number && *number != 0 && published_dir(source, *number) == dir && has_index(dir))
-      out.push_back(*number);
+    if (number && *number != 0 && published_dir(source, *number) == dir) out.push_back(*number);
   }
   std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::vector<std::uint64_t> published_versions(const fs::path& source) {
+  auto out = version_numbers(source);
+  std::erase_if(out, [&](auto v) { return !is_published_version(published_dir(source, v)); });
   return out;
 }
 

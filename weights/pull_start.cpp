@@ -54,6 +54,7 @@ class stated_states {
       if (*v > target) continue;
       const auto index = said_of(*v, target, [&] {
         const auto dir = published_dir(source, *v);
+        if (!has_index(dir)) return checkpoint_index();  // a lone file
         require_inside(source, dir / index_name);
         return read_index(dir);
       });

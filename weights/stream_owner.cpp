@@ -18,6 +18,7 @@
 #include "weights/pull.hpp"
 #include "weights/system_call.hpp"
 #include "weights/unwritable.hpp"
+#include "weights/weight_stream.hpp"
 
 namespace lockstep {
 
@@ -35,6 +36,11 @@ void clear_scratch(const fs::path& out) {
   for (const auto& file : files_in(out))
     if (file.filename().string().starts_with(scratch_directory::prefix)) remove_directory(file);
   remove_rank_staging(out);
+}
+
+// Of a published version.
+bool is_full(const fs::path& dir) {
+  return is_lone_checkpoint(dir) || !read_index(dir).is_delta();
 }
 
 // Unpublished first, so that nobody begins to read what is going.
@@ -63,8 +69,9 @@ stream_owner::stream_owner(publisher_options options) : options_(std::move(optio
     clear_scratch(options_.out);
     newest_ = newest_published(options_.out).value_or(0);
     newest_full_ = newest_full_version(options_.out);
-    if (options_.run.empty() && newest_ > 0)
-      options_.run = metadata_in(published_dir(options_.out, newest_), own_key::run);
+    if (const auto dir = published_dir(options_.out, newest_);
+        options_.run.empty() && newest_ > 0 && has_index(dir))
+      options_.run = metadata_in(dir, own_key::run);
   } catch (...) {
     ::close(lock_);
     throw;
@@ -102,14 +109,16 @@ std::size_t stream_owner::prune(std::uint64_t newest) const {
   for (const auto& reader : options_.readers)
     bound = std::min(bound, marker_of(reader).value_or(0) + 1);
   if (options_.slowest) bound = std::min(bound, options_.slowest() + 1);
-  const auto versions = published_versions(options_.out);
   std::uint64_t first = 0;
+  const auto versions = published_versions(options_.out);
   for (const auto v : versions)
-    if (v <= bound && !read_index(published_dir(options_.out, v)).is_delta()) first = v;
+    if (v <= bound && is_full(published_dir(options_.out, v))) first = v;
   std::size_t removed = 0;
   for (const auto v : versions) {
     if (v >= first) break;
-    remove_version(published_dir(options_.out, v));
+    const auto dir = published_dir(options_.out, v);
+    if (is_lone_checkpoint(dir)) continue;  // no publisher of ours has put it there
+    remove_version(dir);
     ++removed;
   }
   if (removed > 0) sync_directory(options_.out);
@@ -137,7 +146,7 @@ std::uint64_t newest_full_version(const fs::path& stream) {
   for (auto v = versions.rbegin(); v != versions.rend(); ++v) {
     const auto dir = published_dir(stream, *v);
     try {
-      if (!read_index(dir).is_delta()) return *v;
+      if (is_full(dir)) return *v;
     } catch (const error&) {
       if (has_index(dir)) throw;
     }

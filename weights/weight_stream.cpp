@@ -146,6 +146,20 @@ void require_lone_checkpoint(const fs::path& dir, const layout* expected) {
   }
 }
 
+bool is_lone_checkpoint(const fs::path& dir) {
+  try {
+    if (has_index(dir) || !stands(dir / single_file_name)) return false;
+    require_lone_checkpoint(dir, nullptr);
+    return true;
+  } catch (const error&) {
+    return false;
+  }
+}
+
+bool is_published_version(const fs::path& dir) {
+  return has_index(dir) || is_lone_checkpoint(dir);
+}
+
 void require_whole_version(const fs::path& dir, const checkpoint_index& index) {
   for (const auto& [shard, mapped] : index.shards()) {
     const safetensors_file file(dir / shard);

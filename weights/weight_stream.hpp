@@ -60,6 +60,13 @@ class weight_stream {
 /// unless `dir` is that.
 void require_lone_checkpoint(const std::filesystem::path& dir, const layout* expected);
 
+/// Whether `require_lone_checkpoint` takes `dir`, with any tensors; false too where that cannot be
+/// found out.
+bool is_lone_checkpoint(const std::filesystem::path& dir);
+
+/// Whether the version in `dir` is there for readers: it has an index, or needs none.
+bool is_published_version(const std::filesystem::path& dir);
+
 /// Throws `error{bad_input}` if the published version in `dir`, whose index does not call it a
 /// delta, is none all the same (a tensor has a checksum), or has a shard with tensors that `index`
 /// does not name.

@@ -164,6 +164,40 @@ def test_the_parts_of_a_delta_are_no_whole_checkpoint(folder):
     assert not (empty / fmt.INDEX).exists()
 
 
+def test_a_full_version_in_a_lone_file_is_one_for_every_command(folder):
+    place = Place(folder, walk(3))
+    fmt.write_checkpoint(fmt.version_dir(place.stream, 1), place.states[1])
+    lone = fmt.version_dir(place.stream, 1) / "model.safetensors"
+    kept = lone.read_bytes()
+    assert pull(place.stream, place.host)["whole"]
+    holds(place.host, place.states[1])
+    # A watcher ends as it began if it is told to, and has it by then.
+    watched = folder / "watched"
+    watcher = subprocess.Popen([interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", watched, "--to", "1",
+                                "--watch", "--json", "--poll-ms", "20"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert json.loads(watcher.stdout.readline())["version"] == 1
+    finally:
+        watcher.terminate()
+        watcher.communicate(timeout=60)
+    holds(watched, place.states[1])
+    line = json.loads(run("inspect", place.stream, "--json").stdout)
+    assert (line["version"], line["full"], line["tensors"]) == (1, True, len(place.states[1])), line
+    # It is not taken for what a killed publisher left, nor removed as old.
+    dirs = []
+    for number, state in enumerate(place.states):
+        dirs.append(folder / f"step-{number}")
+        fmt.write_checkpoint(dirs[-1], state)
+    run("publish", "--checkpoints", *dirs, "--out", place.stream, status=2,
+        says=["weight_v000001", "is published already: its model.safetensors is a full version"])
+    assert lone.read_bytes() == kept
+    place.publish(2)
+    run("convert", "--base", dirs[0], "--stream", place.stream, "--out", folder / "converted", "--scheme", "xor")
+    pull(folder / "converted", watched, 2, "--rebuild", "--base", dirs[0])
+    holds(watched, place.states[2])
+    assert lone.read_bytes() == kept
+
+
 def test_a_full_version_with_a_shard_that_its_index_does_not_name_is_refused(folder):
     place = Place(folder, walk(2))
     version = fmt.publish_full(place.stream, 1, place.states[1], 2)
