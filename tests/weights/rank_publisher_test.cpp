@@ -392,6 +392,22 @@ TEST_CASE("nothing in a rank's part is believed") {
     fs::remove(left.dir / left.shard);
     put(left.dir / left.shard, get(left.dir / "aside").substr(0, 100));
     check_refused([&] { left.read(); }, errc::bad_input, {left.shard});
+    // A checksum that is another than the part's digest.
+    fs::copy_file(left.dir / "aside", left.dir / left.shard, fs::copy_options::overwrite_existing);
+    const safetensors_file shard(left.dir / "aside");
+    auto metadata = shard.metadata();
+    metadata["d"] = std::string(32, '0');
+    const layout held({shard.spec(0), shard.spec(1)});
+    write_safetensors(
+        left.dir / left.shard, held, [&](std::size_t i) { return shard.bytes(i); }, metadata);
+    check_refused([&] { left.read(); }, errc::bad_input,
+                  {left.shard, "'d' is not what its rank says"});
+    left.plan.checksum = published_checksum::adler32;
+    for (auto& [name, digest] : metadata) digest = "00000000";
+    write_safetensors(
+        left.dir / left.shard, held, [&](std::size_t i) { return shard.bytes(i); }, metadata);
+    CHECK(left.read().tensors.size() == 3);
+    left.plan.checksum = published_checksum::xxh3_128;
     // Whole tensors where there must be parts, and the other way round.
     write_safetensors(left.dir / left.shard, filled(layout({second[0], second[1]}), 1));
     check_refused([&] { left.read(); }, errc::bad_input, {left.shard, "'b' has no checksum"});
