@@ -110,18 +110,20 @@ std::size_t stream_owner::prune(std::uint64_t newest) const {
     bound = std::min(bound, marker_of(reader).value_or(0) + 1);
   if (options_.slowest) bound = std::min(bound, options_.slowest() + 1);
   std::uint64_t first = 0;
-  const auto versions = published_versions(options_.out);
-  for (const auto v : versions)
+  for (const auto v : published_versions(options_.out))
     if (v <= bound && is_full(published_dir(options_.out, v))) first = v;
   std::size_t removed = 0;
-  for (const auto v : versions) {
+  bool any = false;
+  // Those without an index too: who was killed as it removed them has left them.
+  for (const auto v : version_numbers(options_.out)) {
     if (v >= first) break;
     const auto dir = published_dir(options_.out, v);
     if (is_lone_checkpoint(dir)) continue;  // no publisher of ours has put it there
+    removed += has_index(dir) ? 1 : 0;
+    any = true;
     remove_version(dir);
-    ++removed;
   }
-  if (removed > 0) sync_directory(options_.out);
+  if (any) sync_directory(options_.out);
   return removed;
 }
 

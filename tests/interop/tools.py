@@ -150,6 +150,20 @@ def test_what_retention_removed_is_not_published_again(folder):
     assert min(d.name for d in (folder / "other").iterdir()) == "weight_v000006"
 
 
+def test_what_a_killed_retention_left_is_removed_by_the_next(folder):
+    states = walk(5)
+    dirs = dirs_of(folder, states)
+    stream = folder / "stream"
+    run("publish", "--checkpoints", *dirs[:4], "--out", stream, "--full-every", 2)
+    # Killed when its index was gone. What is a full version without one stays.
+    (fmt.version_dir(stream, 1) / fmt.INDEX).unlink()
+    run("publish", "--checkpoints", *dirs, "--out", stream, "--full-every", 2, "--keep", 1)
+    assert sorted(f.name for f in stream.iterdir()) == ["weight_v000004", "weight_v000005"]
+    fmt.write_checkpoint(fmt.version_dir(stream, 1), states[1])
+    run("publish", "--checkpoints", *dirs, "--out", stream, "--full-every", 2, "--keep", 1)
+    assert sorted(f.name for f in stream.iterdir()) == ["weight_v000001", "weight_v000004", "weight_v000005"]
+
+
 def holds_late(folder, version):
     pull(folder / "stream", folder / "late", version)
     assert interop.fmt.read_checkpoint(folder / "late") == fmt.read_checkpoint(folder / f"step-{version}")
