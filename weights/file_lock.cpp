@@ -79,4 +79,16 @@ void file_lock::require_in_place() const {
                             "work there; try again, and leave it alone");
 }
 
+bool is_locked(const std::filesystem::path& file) {
+  const int descriptor = uninterrupted(
+      [&] { return ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); });
+  if (descriptor < 0 && errno == ENOENT) return false;
+  if (descriptor < 0) refuse_write(file, "cannot be opened", errno);
+  const bool free = ::flock(descriptor, LOCK_SH | LOCK_NB) == 0;
+  const auto code = errno;
+  ::close(descriptor);
+  if (!free && code != EWOULDBLOCK) refuse_write(file, "cannot be locked", code);
+  return !free;
+}
+
 }  // namespace lockstep

@@ -32,4 +32,8 @@ class file_lock {
   int descriptor_ = -1;
 };
 
+/// Whether another process has the lock `file` now; false where there is none. Makes nothing, and
+/// has it for no longer than it takes to ask. Throws `error{unwritable}`.
+bool is_locked(const std::filesystem::path& file);
+
 }  // namespace lockstep

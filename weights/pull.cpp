@@ -15,6 +15,7 @@
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/file_lock.hpp"
 #include "weights/host_checkpoint.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published.hpp"
@@ -59,6 +60,11 @@ void require_other_base(const pull_options& options) {
     refuse(errc::bad_input, *options.base, "is the checkpoint itself: give another base");
 }
 
+// What a checkpoint starts from that proved not to be what its deltas start from.
+pull_start from_nothing() {
+  return {std::nullopt, "is not what its deltas start from", false, {}};
+}
+
 class pulling {
  public:
   explicit pulling(const pull_options& options)
@@ -91,7 +97,7 @@ class pulling {
       go(*target, from);
     } catch (const error&) {
       // Proven not to be the base, so nothing is lost with it, if there is a whole one to take.
-      from = {std::nullopt, "is not what its deltas start from", false, {}};
+      from = from_nothing();
       if (!not_the_base_ || !can_rebuild(*target, from)) throw;
       not_the_base_ = false;
       go(*target, from);
@@ -305,23 +311,13 @@ class pulling {
     try {
       apply_all(steps.first(1));
     } catch (const error& e) {
-      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front(), e);
+      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front().dir, host_.dir(), e);
       if (!not_the_base_ || e.code() == errc::wrong_base) throw;
       throw error(errc::wrong_base, fmt::format("{}; {} is not its base: a tensor was changed or "
                                                 "damaged here, or the stream is of another model",
                                                 e.what(), host_.dir().string()));
     }
     return 1;
-  }
-
-  /// A tensor that does not become what it should may be the delta's fault or the base's.
-  bool is_by_base(const plan_step& step, const error& why) const {
-    try {
-      return why.code() == errc::bad_input && !is_transient(why) &&
-             is_other_base(step.dir, checkpoint::open(host_.dir()));
-    } catch (const error&) {
-      return false;  // what was wrong in the first place is what is said
-    }
   }
 
   void apply_all(std::span<const plan_step> steps) {
@@ -399,11 +395,7 @@ class verifying {
     const auto target = options_.target ? options_.target : newest_published(options_.source);
     if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
     report_.version = *target;
-    const auto notes = notes_of(options_.checkpoint);
-    if (notes.interrupted)
-      refuse(errc::torn, options_.checkpoint,
-             fmt::format("was left by an interrupted change to version {}: the next pull ends it",
-                         *notes.interrupted));
+    const auto notes = settled_notes();
     report_.from = notes.marker.value_or(0);
     const auto from =
         find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target);
@@ -414,16 +406,55 @@ class verifying {
                         notes.record ? notes.record->state : std::string(), proof::all);
       return report_;
     }
-    way(*target, from);
+    std::string why;
+    const auto here = open_held(options_.checkpoint, why);
+    const auto plan = plan_here(*target, from, here);
+    try {
+      way(plan, from, here);
+    } catch (const error&) {
+      if (!not_the_base_) throw;
+      const auto anew = rebuilding(*target, here);
+      if (!anew) throw;
+      way(*anew, from_nothing(), here);
+    }
     return report_;
   }
 
  private:
-  void way(std::uint64_t target, const pull_start& from) {
-    std::string why;
-    const auto here = open_held(options_.checkpoint, why);
-    const auto plan = plan_pull(options_.source, target, from.version, from.why,
-                                options_.base.has_value(), here ? &here->shape() : nullptr);
+  /// Once nobody is at work there. Throws `error` if what was begun is not ended.
+  host_notes settled_notes() const {
+    auto notes = notes_of(options_.checkpoint);
+    if (!notes.interrupted) return notes;
+    if (is_locked(options_.checkpoint / ".weight_sync" / "lock"))
+      refuse(
+          errc::timeout, options_.checkpoint,
+          fmt::format("is being changed to version {} by another process: ask again when it ends",
+                      *notes.interrupted));
+    notes = notes_of(options_.checkpoint);  // it may have ended before the lock was looked at
+    if (notes.interrupted)
+      refuse(errc::torn, options_.checkpoint,
+             fmt::format("was left by an interrupted change to version {}: the next pull ends it",
+                         *notes.interrupted));
+    return notes;
+  }
+
+  pull_plan plan_here(std::uint64_t target, const pull_start& from,
+                      const std::optional<checkpoint>& here) const {
+    return plan_pull(options_.source, target, from.version, from.why, options_.base.has_value(),
+                     here ? &here->shape() : nullptr);
+  }
+
+  /// The way from a whole checkpoint, which a pull goes where the live one is not the base.
+  std::optional<pull_plan> rebuilding(std::uint64_t target,
+                                      const std::optional<checkpoint>& here) const {
+    try {
+      return plan_here(target, from_nothing(), here);
+    } catch (const error&) {
+      return std::nullopt;
+    }
+  }
+
+  void way(const pull_plan& plan, const pull_start& from, const std::optional<checkpoint>& here) {
     const auto start = plan.whole     ? open_whole(plan.whole->dir)
                        : from.version ? *here
                                       : checkpoint::open(*options_.base);
@@ -434,9 +465,15 @@ class verifying {
                          plan.deltas.size(), verified_deltas_max));
     std::vector<published_delta> deltas;
     for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
-    report_.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
-                              if (options_.progress) options_.progress("verifying", done, all);
-                            }).changed_bytes;
+    try {
+      report_.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
+                                if (options_.progress) options_.progress("verifying", done, all);
+                              }).changed_bytes;
+    } catch (const error& e) {
+      not_the_base_ = e.code() == errc::wrong_base ||
+                      (!deltas.empty() && is_by_base(plan.deltas.front().dir, start.path(), e));
+      throw;
+    }
     report_.whole = plan.whole.has_value();
     report_.deltas = deltas.size();
     for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
@@ -444,6 +481,7 @@ class verifying {
 
   const pull_options& options_;
   pull_report report_;
+  bool not_the_base_ = false;
 };
 
 }  // namespace

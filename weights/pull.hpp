@@ -67,10 +67,12 @@ struct pull_report {
 /// as the marker says.
 pull_report pull(const pull_options& options);
 
-/// Does all of that but the writing: neither takes the lock nor changes a byte. All deltas of the
-/// way are decoded at once, at most 256 of them. What is at the target is compared with all that
-/// the stream says of it. Throws like `pull`, and `error{torn}` where a change was interrupted,
-/// which a pull would end first.
+/// Does all of that but the writing: neither keeps the lock nor changes a byte. A checkpoint that
+/// is not what the deltas start from is verified as one that a pull would rebuild, where it would.
+/// All deltas of the way are decoded at once, at most 256 of them. What is at the target is
+/// compared with all that the stream says of it. Throws like `pull`, `error{torn}` where a change
+/// was interrupted, which a pull would end first, and `error{timeout}` where another process is at
+/// one.
 pull_report verify(const pull_options& options);
 
 /// The versions that have a directory in `source`, ascending, published or not. Throws

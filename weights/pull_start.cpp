@@ -220,9 +220,14 @@ bool is_for_others(const fs::path& source, std::uint64_t version, std::uint64_t 
          ours.version + 1 == version && ours.state == stated(index, own_key::target);
 }
 
-bool is_other_base(const fs::path& dir, const checkpoint& live) {
-  const auto base = stated(read_index(dir), own_key::base);
-  return !base.empty() && base != state_digest(live);
+bool is_by_base(const fs::path& delta, const fs::path& live, const error& why) {
+  if (why.code() != errc::bad_input || is_transient(why)) return false;
+  try {
+    const auto base = stated(read_index(delta), own_key::base);
+    return !base.empty() && base != state_digest(checkpoint::open(live));
+  } catch (const error&) {
+    return false;  // what was wrong in the first place is what is said
+  }
 }
 
 }  // namespace lockstep

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "messages/errors.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/host_record.hpp"
 
@@ -43,9 +44,11 @@ pull_start find_start(const std::filesystem::path& source, const std::filesystem
 bool is_for_others(const std::filesystem::path& source, std::uint64_t version, std::uint64_t target,
                    const version_record& ours, const std::string& name);
 
-/// Whether the delta in `dir` says what whole state it starts from, and `live` is another: reads
-/// all of it. Throws `error{bad_input}`.
-bool is_other_base(const std::filesystem::path& dir, const checkpoint& live);
+/// A tensor that does not become what it should (`why`) may be the fault of the delta in `delta`,
+/// or of the checkpoint in `live`: whether that is another state than the delta says it starts
+/// from. Reads all of it.
+bool is_by_base(const std::filesystem::path& delta, const std::filesystem::path& live,
+                const error& why);
 
 /// How much of a checkpoint is compared with what a stream says of a version.
 enum class proof : std::uint8_t {

@@ -3,6 +3,7 @@
 
     tests/interop/hosts.py PROGRAM SHIM [NAME…]
 """
+import fcntl
 import json
 import os
 import shutil
@@ -30,9 +31,9 @@ def size_of(state):
     return sum(len(t[2]) for t in state.values())
 
 
-def rot(host, keep_time=False, at=-1):
+def rot(host, keep_time=False, at=-1, name="model.safetensors"):
     """One bit of the last tensor."""
-    file = host / "model.safetensors"
+    file = host / name
     before = file.stat()
     data = bytearray(file.read_bytes())
     data[at] ^= 1
@@ -105,6 +106,41 @@ def test_verify_says_what_was_interrupted_and_what_is_of_another_run(folder):
     assert (snapshot(host), snapshot(host / ".weight_sync")) == before
     pull(stream, host, 3)
     holds(host, states[3])
+
+
+def test_verify_tells_a_change_under_way_from_one_that_was_interrupted(folder):
+    place = Place(folder, walk(2))
+    place.publish(1)
+    place.publish(2)
+    pull(place.stream, place.host, 1)
+    interrupt(place.stream, place.host, 2)
+    with open(place.host / ".weight_sync" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        verify(place.stream, place.host, status=3, says=["is being changed to version 2 by another process"])
+    verify(place.stream, place.host, status=1, says="interrupted change to version 2")
+    pull(place.stream, place.host)
+    holds(place.host, place.states[2])
+
+
+def test_verify_goes_the_way_of_a_pull_that_rebuilds(folder):
+    states = walk(4)
+    stream = publish_series(folder, states[:4], "--full-every", 2)
+    host = folder / "host"
+    fmt.write_checkpoint(host, states[0])
+    pull(stream, host, 2)
+    rot(host, keep_time=True, name="model-00000-of-00001.safetensors")
+    told = verify(stream, host, 3)
+    assert (told["whole"], told["deltas"]) == (True, 1), told
+    assert pull(stream, host, 3)["whole"]
+    holds(host, states[3])
+    # Without a whole one there is nothing to be rebuilt from.
+    (folder / "deltas").mkdir()
+    stream = publish_series(folder / "deltas", states)
+    other = folder / "other"
+    fmt.write_checkpoint(other, states[0])
+    pull(stream, other, 2)
+    rot(other, keep_time=True)
+    verify(stream, other, 3, status=2, says=["weight_v000003", "does not match its checksum"])
 
 
 def test_a_pull_compares_what_is_there_if_it_is_told_to(folder):
