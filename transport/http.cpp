@@ -7,8 +7,10 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <charconv>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -16,26 +18,37 @@
 #include "messages/printable.hpp"
 #include "transport/address.hpp"
 #include "transport/http_session.hpp"
+#include "transport/sockets.hpp"
 
 namespace lockstep {
 
 using asio::ip::tcp;
+
+namespace {
+
+/// What is waited after the system gave no connection.
+constexpr std::chrono::milliseconds accept_pause{100};
+
+}  // namespace
 
 struct http_server::state {
   state(quick_handler q, slow_handler s, http_limits l)
       : quick(std::move(q)), slow(std::move(s)), limits(l) {}
 
   void accept();
+  void take(tcp::socket socket);
 
   quick_handler quick;
   slow_handler slow;
   http_limits limits;
   // Before `io`, whose end takes the last connections with it.
-  std::size_t connections = 0;  // on the io thread alone, like all that is not slow
+  std::multiset<std::string> sources;  // whose they are; on the io thread alone,
+                                       // like all that is not slow
   std::atomic<std::size_t> waiting = 0;
   std::atomic<bool> ending = false;
   asio::io_context io{1};
   tcp::acceptor acceptor{io};
+  asio::steady_timer pause{io};
   asio::thread_pool worker{1};
   std::thread thread;
 };
@@ -43,10 +56,27 @@ struct http_server::state {
 void http_server::state::accept() {
   acceptor.async_accept([this](beast::error_code failure, tcp::socket socket) {
     if (failure == asio::error::operation_aborted) return;
-    if (!failure && connections < limits.connections_max)
-      std::make_shared<http_session<state, tcp>>(*this, std::move(socket))->read();
-    accept();
+    if (!failure) {
+      take(std::move(socket));
+      return accept();
+    }
+    // Most often there are no descriptors left, and none will be at once.
+    pause.expires_after(accept_pause);
+    pause.async_wait([this](beast::error_code stopped) {
+      if (!stopped) accept();
+    });
   });
+}
+
+void http_server::state::take(tcp::socket socket) {
+  beast::error_code gone;
+  const auto end = socket.remote_endpoint(gone);
+  if (gone) return;
+  auto source = source_of(end.address());
+  if (sources.size() >= limits.connections_max ||
+      sources.count(source) >= limits.connections_of_one_max)
+    return;
+  std::make_shared<http_session<state, tcp>>(*this, std::move(socket), std::move(source))->read();
 }
 
 http_server::http_server(const std::string& host, std::uint16_t port, quick_handler quick,

@@ -26,10 +26,15 @@ struct http_response {
 /// What strangers may cost.
 struct http_limits {
   std::size_t connections_max = 64;
+  /// Of those, how many may come from one address, or one /64 of IPv6, loopback included: nobody
+  /// holds the places of all others.
+  std::size_t connections_of_one_max = 32;
   std::size_t waiting_max = 16;  ///< requests that wait for the one under way
   std::size_t header_bytes_max = 16 << 10;
   std::size_t body_bytes_max = 64 << 10;
-  std::chrono::milliseconds patience{30'000};  ///< to send a request, or to take an answer
+  /// To send a request's first lines, counted from the connection or the answer before.
+  std::chrono::milliseconds header_patience{5'000};
+  std::chrono::milliseconds patience{30'000};  ///< to send its body, or to take an answer
 };
 
 /// Answers requests on one address until it is destroyed. Whoever connects may ask: there is

@@ -11,6 +11,7 @@
 #include <exception>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -27,21 +28,33 @@ inline http_response http_refusal(unsigned status, const char* why) {
 }
 
 /// One connection of a server: reads a request, has it answered, writes that, and again. Lives as
-/// long as something is under way. `Server` has `quick`, `slow`, `limits`, `connections`,
-/// `waiting`, `ending`, `io` and `worker`, as http_server::state has them.
+/// long as something is under way. `Server` has `quick`, `slow`, `limits`, `sources`, `waiting`,
+/// `ending`, `io` and `worker`, as http_server::state has them.
 template <class Server, class Protocol>
 class http_session : public std::enable_shared_from_this<http_session<Server, Protocol>> {
  public:
-  http_session(Server& server, asio::basic_stream_socket<Protocol> socket)
-      : server_(server), stream_(std::move(socket)) {
-    ++server_.connections;
-  }
-  ~http_session() { --server_.connections; }
+  /// `source`: whose connection it is.
+  http_session(Server& server, asio::basic_stream_socket<Protocol> socket, std::string source)
+      : server_(server),
+        stream_(std::move(socket)),
+        place_(server_.sources.insert(std::move(source))) {}
+  ~http_session() { server_.sources.erase(place_); }
 
   void read() {
     parser_.emplace();
     parser_->header_limit(static_cast<std::uint32_t>(server_.limits.header_bytes_max));
     parser_->body_limit(server_.limits.body_bytes_max);
+    stream_.expires_after(server_.limits.header_patience);
+    http::async_read_header(
+        stream_, buffer_, *parser_,
+        [self = this->shared_from_this()](beast::error_code failure, std::size_t) {
+          if (failure) return self->take(failure);
+          self->read_body();
+        });
+  }
+
+ private:
+  void read_body() {
     stream_.expires_after(server_.limits.patience);
     http::async_read(stream_, buffer_, *parser_,
                      [self = this->shared_from_this()](beast::error_code failure, std::size_t) {
@@ -49,7 +62,6 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
                      });
   }
 
- private:
   static std::string text_of(beast::string_view text) { return {text.data(), text.size()}; }
 
   void take(beast::error_code failure) {
@@ -103,6 +115,7 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
 
   Server& server_;
   beast::basic_stream<Protocol> stream_;
+  std::multiset<std::string>::iterator place_;
   beast::flat_buffer buffer_{std::size_t{256} << 10};
   std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;

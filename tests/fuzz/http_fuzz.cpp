@@ -7,6 +7,7 @@
 #include <cctype>
 #include <charconv>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -81,7 +82,7 @@ struct server {
   std::string_view input;
   http_limits limits;
   std::size_t handled = 0;
-  std::size_t connections = 0;
+  std::multiset<std::string> sources;
   std::size_t waiting = 0;
   bool ending = false;
   asio::io_context io{1};
@@ -114,8 +115,8 @@ std::size_t answers_in(std::string_view text) {
 void serve(std::string_view input) {
   server s(input);
   peer client(s.io, input);
-  std::make_shared<http_session<server, local>>(s, client.take_other())->read();
-  for (int round = 0; s.connections > 0; ++round) {
+  std::make_shared<http_session<server, local>>(s, client.take_other(), "")->read();
+  for (int round = 0; !s.sources.empty(); ++round) {
     run(s.io);
     run(s.worker);
     client.hear();
