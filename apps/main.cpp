@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -16,7 +15,6 @@
 #include "apps/exit_codes.hpp"
 #include "apps/standard_output.hpp"
 #include "lockstep/lockstep.hpp"
-#include "messages/one_line.hpp"
 #include "weights/unwritable.hpp"
 
 extern char** environ;
@@ -52,10 +50,8 @@ namespace {
 
 using namespace lockstep;
 
-/// One line, whatever stands in a name that it quotes.
 int complain(std::string_view what, int status) {
-  std::fflush(stdout);
-  std::fputs(("lockstep: " + one_line(what) + '\n').c_str(), stderr);
+  print_error(what);
   return status;
 }
 

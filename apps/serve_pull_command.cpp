@@ -1,13 +1,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
@@ -19,6 +20,7 @@
 #include "weights/host_record.hpp"
 #include "weights/pull.hpp"
 #include "weights/pull_request.hpp"
+#include "weights/pull_start.hpp"
 
 namespace lockstep {
 
@@ -48,6 +50,7 @@ class pull_route {
   pull_route(const serve_arguments& a, stop_signal& stop)
       : arguments_(a),
         stopping_([&stop] { return stop.wait_for(std::chrono::milliseconds(0)); }),
+        why_not_(why_torn(a.permitted.checkpoints)),
         version_(marker_of(a.permitted.checkpoints.front()).value_or(0)) {}
 
   std::optional<http_response> quick(const http_request& r) {
@@ -69,6 +72,7 @@ class pull_route {
   http_response slow(const http_request& r) {
     std::string why;
     std::uint64_t version = 0;
+    bool pulled = false;
     pull_options asked;
     try {
       asked = parse(r.body);
@@ -77,16 +81,19 @@ class pull_route {
     }
     begin();
     try {
-      version = handle(asked);
+      version = pull(asked).version;
+      pulled = true;
+      if (!arguments_.engine.empty()) reload(asked.checkpoint, version);
     } catch (const std::exception& e) {
       why = e.what();
     }
-    end(version, why);
+    const bool in_vain = !pulled && asks_in_vain(asked);
+    end(version, in_vain ? std::nullopt : std::optional(why));
     if (!why.empty()) {
-      fmt::print(stderr, "lockstep: {}\n", printable(why));
+      print_error(why);
       return answer(400, {{"success", false}, {"message", why}});
     }
-    print_out(fmt::format("version {}\n", version));
+    log_out(fmt::format("version {}\n", version));
     return answer(200, {{"success", true}, {"message", fmt::format("at version {}", version)}});
   }
 
@@ -96,11 +103,41 @@ class pull_route {
     pulling_ = true;
   }
 
-  void end(std::uint64_t version, const std::string& why) {
+  /// `why`: empty where it went well, nothing where readiness is what it was.
+  void end(std::uint64_t version, const std::optional<std::string>& why) {
     const std::lock_guard lock(mutex_);
     pulling_ = false;
-    why_not_ = why;
-    if (why.empty()) version_ = version;
+    if (!why) return;
+    why_not_ = *why;
+    if (why->empty()) version_ = version;
+  }
+
+  /// What keeps checkpoints from being whole before anything was pulled; empty if nothing does.
+  static std::string why_torn(const std::vector<std::string>& checkpoints) {
+    for (const auto& dir : checkpoints) try {
+        if (const auto to = notes_of(dir).interrupted)
+          return fmt::format("{}: was left by an interrupted change to version {}", dir, *to);
+      } catch (const error& e) {
+        if (e.code() != errc::torn) throw;
+        return e.what();
+      }
+    return {};
+  }
+
+  /// Whether a pull that failed wanted what is not published, or less than is there: a request of
+  /// old that is sent again, or one that came too early. Neither says anything of the weights.
+  static bool asks_in_vain(const pull_options& asked) {
+    try {
+      const auto versions = published_versions(asked.source);
+      if (!std::binary_search(versions.begin(), versions.end(), *asked.target)) return true;
+      const auto notes = notes_of(asked.checkpoint);
+      if (notes.interrupted) return false;
+      const auto held =
+          find_start(asked.source, asked.checkpoint, notes.marker, notes.record, *asked.target);
+      return held.version && *held.version > *asked.target;
+    } catch (const std::exception&) {
+      return false;
+    }
   }
 
   pull_options parse(const std::string& body) const {
@@ -113,12 +150,6 @@ class pull_route {
     options.lock_patience = std::chrono::milliseconds(arguments_.lock_ms);
     options.stopping = stopping_;
     return options;
-  }
-
-  std::uint64_t handle(const pull_options& options) const {
-    const auto report = pull(options);
-    if (!arguments_.engine.empty()) reload(options.checkpoint, report.version);
-    return report.version;
   }
 
   void reload(const fs::path& checkpoint, std::uint64_t version) const {
@@ -137,11 +168,12 @@ class pull_route {
   std::function<bool()> stopping_;
   std::mutex mutex_;
   bool pulling_ = false;
-  std::string why_not_;  // the last pull failed
+  std::string why_not_;  // the last pull that said anything of the weights failed
   std::uint64_t version_;
 };
 
 int serve(const serve_arguments& a) {
+  outlive_readers();
   stop_signal stop;
   if (!a.engine.empty()) parse_http_address(a.engine);  // not only after the first pull
   pull_route route(a, stop);

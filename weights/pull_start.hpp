@@ -1,5 +1,5 @@
 // Decides which version of a stream a checkpoint can be taken for, and what proves it. Private to
-// weights/.
+// weights/ and the program.
 #pragma once
 
 #include <cstdint>
