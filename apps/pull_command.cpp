@@ -3,11 +3,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <memory>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include "apps/replay_output.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
+#include "messages/transient.hpp"
 #include "weights/acknowledgement.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
@@ -47,7 +47,7 @@ struct pull_arguments {
   bool json = false;
 };
 
-void print(const pull_report& r, double seconds, bool json) {
+std::string line_of(const pull_report& r, double seconds, bool json) {
   if (json) {
     const nlohmann::ordered_json line{{"kind", "pull"},
                                       {"from", r.from},
@@ -59,7 +59,7 @@ void print(const pull_report& r, double seconds, bool json) {
                                       {"changed_bytes", r.changed_bytes},
                                       {"compared_bytes", r.compared_bytes},
                                       {"seconds", seconds}};
-    return print_out(line.dump() + '\n');
+    return line.dump() + '\n';
   }
   std::string line = r.recovered ? "ended what was interrupted; " : "";
   if (!r.whole && r.deltas == 0)
@@ -71,7 +71,7 @@ void print(const pull_report& r, double seconds, bool json) {
         fmt::format("version {} from {}: {}{} deltas, {} read, {} changed, {}", r.version, r.from,
                     r.whole ? "a whole checkpoint, " : "", r.deltas, human_bytes(r.read_bytes),
                     human_bytes(r.changed_bytes), human_seconds(seconds));
-  print_out(line + '\n');
+  return line + '\n';
 }
 
 class puller {
@@ -83,16 +83,18 @@ class puller {
     options_.acks = a.acks;
     options_.target = a.to;
     options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
+    options_.stopping = [this] { return stop_.wait_for(std::chrono::milliseconds(0)); };
     if (a.connect.empty()) return;
     to_.emplace(a.settings.build(a.insecure), a.connect, options_.name);
     options_.tell = [this](const acknowledgement& what) { to_->owe(what); };
   }
 
-  /// Says what became of it as well, or throws.
+  /// Says what became of it as well, or throws: `error{shut_down}` where it was told to stop.
   void once() {
     try {
       bring();
     } catch (const error& e) {
+      if (e.code() == errc::shut_down) throw;
       try {
         insist();
       } catch (const error& unheard) {
@@ -105,22 +107,24 @@ class puller {
   }
 
   /// Until it is told to stop, or is at the version that was asked for and has said so. What cannot
-  /// be read yet may be there at the next look: a mount shows files in any order.
+  /// be read yet may be there at the next look: a mount shows files in any order. Throws
+  /// `error{shut_down}` where it was told to stop before that version.
   void watch() {
-    stop_signal stop;
-    options_.stopping = [&stop] { return stop.wait_for(std::chrono::milliseconds(0)); };
+    outlive_readers();
     std::string unreached, unsaid;
     do {
       // Why a version was not reached is said as well.
-      if (!attempt(unreached, [this] { look(); }) || !attempt(unsaid, [this] { deliver(); }))
-        return;
+      if (!attempt(unreached, [this] { look(); }) || !attempt(unsaid, [this] { deliver(); })) break;
       if (arguments_.to && reached_ && *reached_ >= *arguments_.to && unsaid.empty()) return;
-    } while (!stop.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
+    } while (!stop_.wait_for(std::chrono::milliseconds(arguments_.poll_ms)));
+    if (arguments_.to)
+      refuse(errc::shut_down, options_.checkpoint,
+             fmt::format("was not followed to version {}: told to stop", *arguments_.to));
   }
 
  private:
   static constexpr std::size_t bar_steps = 100;
-  // What was refused for the host's sake may have been read whole for it.
+  // What was refused for the host's sake, or for a checksum, was read whole for it.
   static constexpr std::chrono::seconds refusal_holds{60};
 
   /// False if it was told to stop. What fails is printed unless it is what failed before, which
@@ -132,10 +136,18 @@ class puller {
       failed.clear();
     } catch (const error& e) {
       if (e.code() == errc::shut_down) return false;
-      if (failed != e.what()) fmt::print(stderr, "lockstep: {}\n", e.what());
-      failed = e.what();
+      say(failed, e.what());
+    } catch (const std::bad_alloc&) {
+      say(failed, "out of memory");
+    } catch (const std::exception& e) {  // a file that goes while it is looked at
+      say(failed, e.what());
     }
     return true;
+  }
+
+  static void say(std::string& failed, const std::string& why) {
+    if (failed != why) print_error(why);
+    failed = why;
   }
 
   void bring() {
@@ -150,14 +162,38 @@ class puller {
       shown_ = {std::string(what), step};
       bar.show(step, what);
     };
-    const auto report = pull(options_);
+    const auto report = pull_or_throw();
     bar.clear();
-    if (report.whole || report.deltas > 0 || report.recovered || !arguments_.watch)
-      print(report,
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(),
-            arguments_.json);
     options_.rebuild = false;
     reached_ = report.version;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+    const auto line = line_of(report, took.count(), arguments_.json);
+    if (!arguments_.watch)
+      print_out(line);
+    else if (report.whole || report.deltas > 0 || report.recovered)
+      log_out(line);
+  }
+
+  /// What was rebuilt need not be again, even where the way from there on is blocked.
+  pull_report pull_or_throw() {
+    if (!options_.rebuild) return pull(options_);
+    const auto before = files_noted();
+    try {
+      return pull(options_);
+    } catch (...) {
+      const auto after = files_noted();
+      if (!after.empty() && after != before) options_.rebuild = false;
+      throw;
+    }
+  }
+  /// The files of the version that the host is known to be at; none where that is not known.
+  std::vector<file_stamp> files_noted() const {
+    try {
+      const auto notes = notes_of(options_.checkpoint);
+      if (notes.marker && notes.record) return notes.record->files;
+    } catch (const error&) {  // whatever is there is to be replaced
+    }
+    return {};
   }
 
   /// One try at what is to be said; trying again is the caller's.
@@ -173,7 +209,7 @@ class puller {
         return deliver();
       } catch (const error& e) {
         if (e.code() != errc::unreachable || std::chrono::steady_clock::now() >= until) throw;
-        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        if (stop_.wait_for(std::chrono::milliseconds(200))) throw;
       }
     }
   }
@@ -187,24 +223,51 @@ class puller {
     auto seen = stamps_of(dir, {std::string(index_name), std::string(single_file_name)});
     const bool same = seen == seen_;
     if (same && reached_ == to) return;
-    if (same && refused_ && std::chrono::steady_clock::now() - *refused_ < refusal_holds) return;
+    if (same && refused_ && std::chrono::steady_clock::now() - *refused_ < refusal_holds &&
+        way_to(*to) == refused_way_)
+      return;
     seen_ = std::move(seen);
     reached_.reset();
     refused_.reset();
     options_.target = to;
+    auto way = way_to(*to);
     try {
       bring();
     } catch (const error& e) {
-      if (e.code() == errc::wrong_base) refused_ = std::chrono::steady_clock::now();
+      const bool damaged = e.code() == errc::bad_input && !is_transient(e);
+      if (damaged || e.code() == errc::wrong_base) {
+        refused_ = std::chrono::steady_clock::now();
+        refused_way_ = std::move(way);
+      }
       throw;
     }
   }
 
+  /// What tells whether another try can find anything new: all files that may lead there, and the
+  /// host's own.
+  std::vector<file_stamp> way_to(std::uint64_t target) const {
+    std::vector<file_stamp> out;
+    const auto add = [&](const std::filesystem::path& dir) {
+      if (!leads_to_directory(dir)) return;
+      std::vector<std::string> names;
+      for (const auto& file : files_in(dir))
+        if (!leads_to_directory(file)) names.push_back(file.filename().string());
+      for (auto& stamp : stamps_of(dir, names)) out.push_back(std::move(stamp));
+    };
+    for (const auto version : published_versions(options_.source))
+      if (version <= target) add(published_dir(options_.source, version));
+    if (options_.base) add(*options_.base);
+    add(options_.checkpoint);
+    return out;
+  }
+
+  stop_signal stop_;  // before anything that has threads
   const pull_arguments& arguments_;
   pull_options options_;
   std::optional<std::uint64_t> reached_;
   std::vector<file_stamp> seen_;  // of the version that was pulled last, or tried
   std::optional<std::chrono::steady_clock::time_point> refused_;
+  std::vector<file_stamp> refused_way_;
   std::pair<std::string, std::size_t> shown_;
   std::optional<acknowledger> to_;
 };
@@ -250,10 +313,16 @@ int run_verify(const pull_arguments& a) {
 
 int run_pull(const pull_arguments& a) {
   puller work(a);
-  if (a.watch)
-    work.watch();
-  else
-    work.once();
+  try {
+    if (a.watch)
+      work.watch();
+    else
+      work.once();
+  } catch (const error& e) {
+    if (e.code() != errc::shut_down) throw;
+    print_error(e.what());
+    return exit_unreachable;
+  }
   return exit_ok;
 }
 

@@ -364,7 +364,7 @@ def test_who_waits_for_the_lock_ends_when_told_to(folder):
         time.sleep(0.5)
         assert plain.poll() is None and watcher.poll() is None
         started = time.monotonic()
-        for process, status in ((watcher, 0), (plain, -signal.SIGTERM)):
+        for process, status in ((watcher, 0), (plain, 3)):
             process.send_signal(signal.SIGTERM)
             try:
                 assert process.wait(5) == status
