@@ -25,6 +25,7 @@
 #include "weights/published_encode.hpp"
 #include "weights/pull.hpp"
 #include "weights/safetensors.hpp"
+#include "weights/state_digest.hpp"
 #include "weights/unwritable.hpp"
 
 namespace lockstep {
@@ -41,6 +42,15 @@ struct inspect_arguments {
   bool schemes = false;
   bool json = false;
 };
+
+/// What an index says of itself, apart from what we say of it: its writer chose the keys. Values
+/// that are no strings are not read.
+ordered_json as_json(const checkpoint_index& index) {
+  auto out = ordered_json::object();
+  for (const auto& [key, value] : index.metadata)
+    if (!value.empty()) out[key] = value;
+  return out;
+}
 
 class inspection {
  public:
@@ -172,9 +182,8 @@ class inspection {
                         {"version", version},
                         {"full", !index.is_delta()},
                         {"tensors", tensors},
-                        {"bytes", bytes}};
-      for (const auto& [key, value] : index.metadata)
-        if (key != "version") line[key] = value;
+                        {"bytes", bytes},
+                        {"metadata", as_json(index)}};
       const auto value = [&](const char* key) {
         const auto found = index.metadata.find(key);
         return found == index.metadata.end() ? std::string() : printable(found->second);
@@ -191,8 +200,6 @@ class inspection {
   void delta(const fs::path& dir) const {
     if (!base_) {
       const auto index = read_index(dir);
-      ordered_json line{{"kind", "delta"}, {"tensors", index.weight_map.size()}};
-      for (const auto& [key, value] : index.metadata) line[key] = value;
       std::uint64_t bytes = 0;
       for (const auto& [shard, mapped] : index.shards()) {
         const safetensors_file file(dir / shard);
@@ -207,9 +214,12 @@ class inspection {
                             printable(file.spec(i).name)));
         }
       }
-      line["bytes"] = bytes;
-      return print(line, fmt::format("delta of {} tensors, {}; --base DIR shows what changes",
-                                     index.weight_map.size(), human_bytes(bytes)));
+      return print({{"kind", "delta"},
+                    {"tensors", index.weight_map.size()},
+                    {"bytes", bytes},
+                    {"metadata", as_json(index)}},
+                   fmt::format("delta of {} tensors, {}; --base DIR shows what changes",
+                               index.weight_map.size(), human_bytes(bytes)));
     }
     described(published_delta::open(dir, base_->shape()));
   }
@@ -259,6 +269,7 @@ class inspection {
     part_stream stream(d.encoding(), d.compressed(p), old.size(),
                        unit_bytes(base_->shape()[d.tensor(p)].type), window_log_max);
     std::vector<std::byte> fresh(std::min<std::size_t>(part_stream::window_bytes, old.size()));
+    published_hasher hash(d.checksum());
     const auto refuse_part = [&](const std::string& what) {
       refuse(errc::bad_input, d.file(p),
              fmt::format("tensor {} {}", in_quotes(base_->shape()[d.tensor(p)].name), what));
@@ -267,10 +278,14 @@ class inspection {
       const auto from = old.subspan(at, std::min(fresh.size(), old.size() - at));
       const auto to = std::span(fresh).first(from.size());
       if (auto problem = stream.next(from, to); !problem.empty()) refuse_part(problem);
+      hash.update(to);
       count.add(at, from, to);
       if (all) all->insert(all->end(), to.begin(), to.end());
     }
     if (auto problem = stream.finish(); !problem.empty()) refuse_part(problem);
+    if (hash.digest() != d.digest(p))
+      refuse_part(fmt::format("does not match its checksum: it is damaged, or {} is not version {}",
+                              arguments_.base, d.base_version()));
   }
 
   /// How long the part would be in each scheme; one tensor in memory.
@@ -305,11 +320,13 @@ void add_inspect_command(CLI::App& program, std::function<int()>& run) {
       "inspect", "What is in a checkpoint, a stream, a published version or a file of frames");
   const auto a = std::make_shared<inspect_arguments>();
   command->add_option("path", a->path, "What to look at")->type_name("PATH")->required();
-  command
-      ->add_option("--base", a->base,
-                   "Checkpoint that a delta starts from: shows what changes, and where")
-      ->type_name("DIR");
-  command->add_flag("--schemes", a->schemes, "With --base: how long it would be in each scheme");
+  auto* base =
+      command
+          ->add_option("--base", a->base,
+                       "Checkpoint that a delta starts from: shows what changes, and where")
+          ->type_name("DIR");
+  command->add_flag("--schemes", a->schemes, "With --base: how long it would be in each scheme")
+      ->needs(base);
   command->add_flag("--json", a->json, "One JSON object a line");
   command->callback([a, &run] { run = [a] { return inspection(*a).run(); }; });
 }

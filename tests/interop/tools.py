@@ -42,10 +42,37 @@ def test_inspect_says_what_changes_and_where(folder):
         name = "lockstep-coded" if scheme == "coded" else scheme
         assert found[-1]["schemes"][name] == found[-1]["bytes"]
         versions = lines(run("inspect", stream, "--json"))
-        assert [(v["version"], v["delta_encoding"]) for v in versions] == [(1, name), (2, name)]
+        assert [(v["version"], v["metadata"]["delta_encoding"]) for v in versions] == [(1, name), (2, name)]
         run("inspect", stream / "weight_v000001")
     tensors = lines(run("inspect", folder / "xor" / "step-0", "--json"))
     assert {t["tensor"] for t in tensors[:-1]} == set(states[0])
+
+
+def test_what_a_stream_says_of_itself_does_not_pass_for_what_we_say(folder):
+    place = Place(folder, walk(2))
+    theirs = {"kind": "checkpoint", "full": "yes", "bytes": "1", "tensors": "1"}
+    version = place.publish(1, metadata=theirs)
+    fmt.publish_full(place.stream, 2, place.states[2])  # whose total_size is a number
+    first, second = lines(run("inspect", place.stream, "--json"))
+    assert (first["kind"], first["version"], first["full"]) == ("version", 1, False) and first["bytes"] > 1
+    assert theirs.items() <= first["metadata"].items() and first["metadata"]["delta_encoding"] == "xor"
+    assert second["full"] is True and "total_size" not in {**second, **second["metadata"]}
+    delta = lines(run("inspect", version, "--json"))[-1]
+    assert delta["kind"] == "delta" and delta["tensors"] > 1 and delta["bytes"] > 1
+    assert theirs.items() <= delta["metadata"].items()
+
+
+def test_inspect_refuses_another_base(folder):
+    place = Place(folder, walk(2))
+    base = folder / "base"
+    fmt.write_checkpoint(base, place.states[1])
+    for encoding in ("xor", "overwrite"):
+        place.publish(1, encoding=encoding)
+        version = place.publish(2, encoding=encoding)
+        run("inspect", version, "--base", base)
+        run("inspect", version, "--base", place.host, status=2,
+            says=["weight_v000002", "does not match its checksum", str(place.host)])
+    run("inspect", version, "--schemes", status=2, says="--base")
 
 
 def test_inspect_reads_frames(folder):
