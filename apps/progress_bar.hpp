@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace lockstep {
@@ -22,6 +24,26 @@ class progress_bar {
   std::size_t total_;
   bool terminal_;
   bool shown_ = false;
+};
+
+/// The same in hundredths, for a series of steps each of which takes a while. Not thread-safe.
+class series_bar {
+ public:
+  /// `steps`: at least 1.
+  explicit series_bar(std::size_t steps);
+
+  /// `step` of them are behind us, `what` is under way.
+  void begin(std::size_t step, std::string what);
+  /// How far that is.
+  void show(std::uint64_t done, std::uint64_t all);
+  void clear() { bar_.clear(); }
+
+ private:
+  std::size_t steps_;
+  std::size_t step_ = 0;
+  std::size_t shown_ = 0;
+  std::string what_;
+  progress_bar bar_;
 };
 
 }  // namespace lockstep

@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <utility>
+#include <vector>
 
 #include "actors/published_fleet.hpp"
 #include "apps/commands.hpp"
@@ -18,7 +21,9 @@
 #include "apps/scheme_option.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/publisher.hpp"
 #include "weights/pull.hpp"
@@ -53,17 +58,52 @@ struct publish_arguments {
   std::uint64_t from_version = 0;
   std::uint64_t to_version = 0;
   bool json = false;
+  /// What is there already has to be just what would be published, and not only its weights.
+  bool exact = false;
 
   publisher_options options() const {
     auto out_options = to;
     out_options.out = out;
-    out_options.readers.assign(readers.begin(), readers.end());
+    for (const auto& reader : readers) {
+      // Nobody's marker would bound nothing, or everything.
+      if (!leads_to_directory(reader))
+        refuse(errc::bad_input, "--reader " + reader, "is no directory");
+      out_options.readers.emplace_back(reader);
+    }
     if (digest == "blake3")
       throw error(errc::bad_input, "--digest blake3: built without a library that computes it");
     out_options.how.checksum =
         digest == "adler32" ? published_checksum::adler32 : published_checksum::xxh3_128;
     return out_options;
   }
+};
+
+/// What is published, which tells a bar how much of it has been read. Must stay where it is.
+class watched_source {
+ public:
+  watched_source(const checkpoint& from, series_bar& bar)
+      : from_(source_of(from)), bar_(bar), read_(from.shape().count()) {}
+  watched_source(const watched_source&) = delete;
+  watched_source& operator=(const watched_source&) = delete;
+
+  published_source get() {
+    auto out = from_;
+    out.done = [this](std::size_t tensor, std::uint64_t begin, std::uint64_t end) {
+      from_.done(tensor, begin, end);
+      const std::lock_guard lock(mutex_);
+      if (end <= read_[tensor]) return;  // read before, for another purpose
+      sum_ += end - std::exchange(read_[tensor], end);
+      bar_.show(sum_, from_.shape.total_bytes());
+    };
+    return out;
+  }
+
+ private:
+  const published_source from_;
+  series_bar& bar_;
+  std::mutex mutex_;
+  std::vector<std::uint64_t> read_;  // how far, of each tensor
+  std::uint64_t sum_ = 0;
 };
 
 /// A copy of a checkpoint that is taken through a stream on disk, so that no model is in memory.
@@ -81,12 +121,15 @@ class travelling_copy {
         copy_whole(file, dir_ / file.filename());
   }
 
-  void go_to(std::uint64_t version) {
+  void go_to(std::uint64_t version, series_bar& bar) {
     if (version == 0) return;
     pull_options how;
     how.source = stream_;
     how.checkpoint = dir_;
     how.target = version;
+    how.progress = [&bar](std::string_view, std::uint64_t done, std::uint64_t all) {
+      bar.show(done, all);
+    };
     pull(how);
   }
 
@@ -136,10 +179,11 @@ class publishing {
   publishing& operator=(const publishing&) = delete;
 
   int checkpoints() {
+    warn_of_retention();
     const auto& all = arguments_.checkpoints;
     if (all.size() < 2)
       throw error(errc::bad_input, "--checkpoints: needs the base and at least one version");
-    progress_bar bar(all.size() - 1);
+    series_bar bar(all.size() - 1);
     auto base = checkpoint::open_ranks(all[0]);
     for (std::size_t i = 1; i < all.size(); ++i) {
       auto target = checkpoint::open_ranks(all[i]);
@@ -152,17 +196,18 @@ class publishing {
 
   /// Every version of a stream anew.
   int trace(const fs::path& base, const fs::path& stream) {
+    warn_of_retention();
     const auto versions = published_versions(stream);
     if (versions.empty()) refuse(errc::bad_input, stream, "holds no published version");
     scratch_directory scratch(arguments_.out);
     travelling_copy before(scratch.path() / "a", base, stream);
     travelling_copy after(scratch.path() / "b", base, stream);
-    progress_bar bar(versions.size());
+    series_bar bar(2 * versions.size());
     std::uint64_t last = 0;
     for (std::size_t i = 0; i < versions.size(); ++i) {
-      bar.show(i, fmt::format("reading version {}", versions[i]));
-      after.go_to(versions[i]);
-      add(versions[i], last, before.open(), after.open(), bar, i);
+      bar.begin(2 * i, fmt::format("reading version {}", versions[i]));
+      after.go_to(versions[i], bar);
+      add(versions[i], last, before.open(), after.open(), bar, 2 * i + 1);
       std::swap(before, after);
       last = versions[i];
       if (stopped_) break;
@@ -179,35 +224,71 @@ class publishing {
     scratch_directory scratch(arguments_.out);
     travelling_copy before(scratch.path() / "a", arguments_.base, arguments_.stream);
     travelling_copy after(scratch.path() / "b", arguments_.base, arguments_.stream);
-    progress_bar bar(2);
-    bar.show(0, fmt::format("reading version {}", from));
-    before.go_to(from);
-    bar.show(1, fmt::format("reading version {}", to));
-    after.go_to(to);
-    add(to, from, before.open(), after.open(), bar, 1);
+    series_bar bar(3);
+    bar.begin(0, fmt::format("reading version {}", from));
+    before.go_to(from, bar);
+    bar.begin(1, fmt::format("reading version {}", to));
+    after.go_to(to, bar);
+    add(to, from, before.open(), after.open(), bar, 2);
     scratch.remove();
     return status_;
   }
 
  private:
+  void warn_of_retention() const {
+    if (arguments_.to.keep == 0 || arguments_.to.full_every != 0 || arguments_.rank != 0) return;
+    for (const auto version : published_versions(arguments_.out))
+      if (!read_index(published_dir(arguments_.out, version)).is_delta()) return;
+    print_error(fmt::format(
+        "--keep {} removes nothing until there is a full version, which --full-every publishes",
+        arguments_.to.keep));
+  }
+
   void add(std::uint64_t version, std::uint64_t base_version, const checkpoint& base,
-           const checkpoint& target, progress_bar& bar, std::size_t done) {
+           const checkpoint& target, series_bar& bar, std::size_t done) {
     const auto started = std::chrono::steady_clock::now();
-    bar.show(done, fmt::format("publishing version {}", version));
+    bar.begin(done, fmt::format("publishing version {}", version));
     target.require(base.shape());
     if (fleet_) return add_and_wait(version, base, target, bar);
-    const auto made =
-        ranks_ ? ranks_->add(version, base_version, source_of(base), source_of(target))
-               : publisher_->add(version, base_version, source_of(base), source_of(target));
+    watched_source watched(target, bar);
+    const auto made = ranks_
+                          ? ranks_->add(version, base_version, source_of(base), watched.get())
+                          : publisher_->add(version, base_version, source_of(base), watched.get());
     bar.clear();
+    if (arguments_.exact && made.there) require_exact(made, base_version);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
     print(made, base_version, target.shape().total_bytes(), took.count());
   }
 
+  /// Whoever asks for a delta from one version must not be told that one from another is it.
+  void require_exact(const published_version& made, std::uint64_t base_version) const {
+    const auto dir = published_dir(arguments_.out, made.version);
+    const auto index = read_index(dir);
+    const auto& asked = to_string(arguments_.to.how.encoding);
+    const auto said = [&](const char* key) {
+      const auto at = index.metadata.find(key);
+      return at == index.metadata.end() ? std::string() : at->second;
+    };
+    const auto from = said("base_version");
+    const bool same = made.full
+                          ? !index.is_delta()
+                          : said("delta_encoding") == asked && parse_version(from) == base_version;
+    if (same) return;
+    const auto there =
+        index.is_delta()
+            ? fmt::format("{} from {}", printable(said("delta_encoding")), printable(from))
+            : std::string("a full version");
+    const auto wanted =
+        made.full ? std::string("a full version") : fmt::format("{} from {}", asked, base_version);
+    refuse(errc::unwritable, dir,
+           fmt::format("is there already as {}, not as {}: give another --out", there, wanted));
+  }
+
   /// The next version of the fleet, whichever number that is: the label stays the series'.
   void add_and_wait(std::uint64_t label, const checkpoint& base, const checkpoint& target,
-                    progress_bar& bar) {
-    auto pending = fleet_->publish(source_of(base), source_of(target), label);
+                    series_bar& bar) {
+    watched_source watched(target, bar);
+    auto pending = fleet_->publish(source_of(base), watched.get(), label);
     bar.clear();
     print(pending.version, pending.report.base.number, target.shape().total_bytes(),
           pending.report.encode.count());
@@ -388,6 +469,7 @@ void add_convert_command(CLI::App& program, std::function<int()>& run) {
   add_source_options(*command, *a);
   add_output_options(*command, *a);
   add_series_options(*command, *a);
+  a->exact = true;
   command->callback([a, &run] { run = [a] { return publishing(*a).trace(a->base, a->stream); }; });
 }
 
@@ -405,6 +487,7 @@ void add_fold_command(CLI::App& program, std::function<int()>& run) {
       ->type_name("B")
       ->required();
   add_output_options(*command, *a);
+  a->exact = true;
   command->callback([a, &run] { run = [a] { return publishing(*a).fold(); }; });
 }
 

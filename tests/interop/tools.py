@@ -4,6 +4,9 @@
     tests/interop/tools.py PROGRAM SHIM [NAME…]
 """
 import json
+import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +147,22 @@ def test_fold_gives_one_delta_that_others_read(folder):
     holds(place.host, place.states[5])
 
 
+def test_what_is_there_in_another_way_is_not_taken_for_folded_or_converted(folder):
+    states = walk(2)
+    stream = publish_series(folder, states)
+    base = folder / "step-0"
+    before = {d.name: snapshot(d) for d in stream.iterdir()}
+    how = ["--base", base, "--stream", stream, "--out"]
+    run("fold", *how, stream, "--from", 0, "--to", 2, status=2,
+        says=["weight_v000002", "is there already as xor from 000001, not as xor from 0"])
+    run("convert", *how, stream, "--scheme", "coded", status=2, says=["weight_v000001", "not as lockstep-coded from 0"])
+    run("convert", *how, stream, "--full-every", 2, status=2, says=["weight_v000002", "not as a full version"])
+    assert {d.name: snapshot(d) for d in stream.iterdir()} == before
+    for _ in range(2):  # the same call goes on where it ended
+        run("fold", *how, folder / "folded", "--from", 0, "--to", 2)
+        run("convert", *how, folder / "converted", "--scheme", "coded", "--full-every", 2)
+
+
 def dirs_of(folder, states):
     dirs = []
     for number, state in enumerate(states):
@@ -182,6 +201,45 @@ def test_what_a_killed_retention_left_is_removed_by_the_next(folder):
     fmt.write_checkpoint(fmt.version_dir(stream, 1), states[1])
     run("publish", "--checkpoints", *dirs, "--out", stream, "--full-every", 2, "--keep", 1)
     assert sorted(f.name for f in stream.iterdir()) == ["weight_v000001", "weight_v000004", "weight_v000005"]
+
+
+def test_retention_that_would_do_nothing_is_told(folder):
+    dirs = dirs_of(folder, walk(3))
+    stream = folder / "stream"
+    run("publish", "--checkpoints", *dirs, "--out", stream, "--full-every", 1, "--keep", 1, "--reader", folder / "typo",
+        status=2, says=["--reader", str(folder / "typo"), "is no directory"])
+    assert not stream.exists()
+    said = run("publish", "--checkpoints", *dirs, "--out", stream, "--keep", 1)
+    assert said.stderr.count("\n") == 1 and "--keep 1 removes nothing" in said.stderr
+    assert len(list(stream.iterdir())) == 3
+    assert not run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--full-every", 2, "--keep", 1).stderr
+    assert not run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--keep", 1).stderr
+
+
+def drawn(*arguments):
+    """What a person at a terminal sees: each hundredth of the way that was shown, in order."""
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen([interop.PROGRAM, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        try:
+            while more := os.read(terminal, 65536):
+                text += more
+        except OSError:  # nobody writes to it any more
+            pass
+        os.close(terminal)
+        assert process.wait(60) == 0, text
+    return [int(n) for n in re.findall(rb"\] (\d+)/100 ", text)]
+
+
+def test_a_person_sees_how_far_one_version_is(folder):
+    old = {f"t{i}": ("U8", [2 << 20], bytes(2 << 20)) for i in range(8)}
+    dirs = dirs_of(folder, [old, step(old, 1, 0.001)])
+    for more in ((), ("--full-every", 1)):
+        shown = drawn("publish", "--checkpoints", *dirs, "--out", folder / f"stream{len(more)}", *more)
+        assert len(set(shown)) > 5 and shown == sorted(shown) and shown[0] == 0, shown
+    shown = drawn("fold", "--base", dirs[0], "--stream", folder / "stream0", "--from", 0, "--to", 1, "--out", folder / "out")
+    assert len(set(shown)) > 5 and shown == sorted(shown) and max(shown) > 90, shown
 
 
 def holds_late(folder, version):
