@@ -13,6 +13,7 @@
 #include "apps/acknowledger.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/new_host.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/replay_output.hpp"
@@ -151,6 +152,7 @@ class puller {
   }
 
   void bring() {
+    require_way_to_new_host(options_);
     const auto started = std::chrono::steady_clock::now();
     progress_bar bar(bar_steps);
     options_.progress = [&](std::string_view what, std::uint64_t done, std::uint64_t all) {

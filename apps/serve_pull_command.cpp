@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -12,12 +11,15 @@
 
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
+#include "apps/new_host.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "transport/http.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"
+#include "weights/published.hpp"
 #include "weights/pull.hpp"
 #include "weights/pull_request.hpp"
 #include "weights/pull_start.hpp"
@@ -54,15 +56,19 @@ class pull_route {
         version_(marker_of(a.permitted.checkpoints.front()).value_or(0)) {}
 
   std::optional<http_response> quick(const http_request& r) {
-    if (r.path == "/healthz" && r.method == "GET") return answer(200, {{"status", "ok"}});
-    if (r.path == "/readyz" && r.method == "GET") {
+    const auto path = r.path.substr(0, r.path.find('?'));
+    const bool gets = r.method == "GET" || r.method == "HEAD";
+    if (path == "/healthz" && gets) return answer(200, {{"status", "ok"}});
+    if (path == "/readyz" && gets) {
       const std::lock_guard lock(mutex_);
       const bool ready = !pulling_ && why_not_.empty();
       return answer(ready ? 200 : 503, {{"ready", ready},
                                         {"version", version_},
                                         {"message", pulling_ ? "a pull is under way" : why_not_}});
     }
-    if (r.path != "/pull_weights")
+    if (path == "/healthz" || path == "/readyz")
+      return answer(405, {{"success", false}, {"message", "only GET and HEAD are answered"}});
+    if (path != "/pull_weights")
       return answer(404, {{"success", false}, {"message", "no such route"}});
     if (r.method != "POST")
       return answer(405, {{"success", false}, {"message", "only POST is answered"}});
@@ -81,6 +87,7 @@ class pull_route {
     }
     begin();
     try {
+      require_way_to_new_host(asked);
       version = pull(asked).version;
       pulled = true;
       if (!arguments_.engine.empty()) reload(asked.checkpoint, version);
@@ -128,8 +135,8 @@ class pull_route {
   /// old that is sent again, or one that came too early. Neither says anything of the weights.
   static bool asks_in_vain(const pull_options& asked) {
     try {
-      const auto versions = published_versions(asked.source);
-      if (!std::binary_search(versions.begin(), versions.end(), *asked.target)) return true;
+      const auto dir = published_dir(asked.source, *asked.target);
+      if (!has_index(dir) && !stands(dir / single_file_name)) return true;
       const auto notes = notes_of(asked.checkpoint);
       if (notes.interrupted) return false;
       const auto held =

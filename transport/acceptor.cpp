@@ -81,16 +81,9 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
 void acceptor::impl::listen() {
   const auto where = options.host + ":" + std::to_string(options.port);
   boost::system::error_code failed;
-  auto address = asio::ip::make_address(options.host, failed);
-  if (failed) {
-    const auto found = tcp::resolver(io).resolve(options.host, std::to_string(options.port),
-                                                 tcp::resolver::passive, failed);
-    if (failed || found.empty())
-      throw error(errc::unreachable, "cannot listen on " + where + ": " + failed.message());
-    address = found.begin()->endpoint().address();
-    guard->check_host(address.to_string());
-  }
-  const tcp::endpoint end(address, options.port);
+  const auto end = listening_end(io, options.host, options.port, failed);
+  if (failed) throw error(errc::unreachable, "cannot listen on " + where + ": " + failed.message());
+  guard->check_host(end.address().to_string());  // what a name leads to
   listener.open(end.protocol(), failed);
   if (!failed) listener.set_option(tcp::acceptor::reuse_address(true), failed);
   if (!failed) listener.bind(end, failed);

@@ -83,7 +83,9 @@ http_server::http_server(const std::string& host, std::uint16_t port, quick_hand
                          slow_handler slow, http_limits limits)
     : state_(std::make_unique<state>(std::move(quick), std::move(slow), limits)) {
   try {
-    const tcp::endpoint at(asio::ip::make_address(host), port);
+    beast::error_code unknown;
+    const auto at = listening_end(state_->io, host, port, unknown);
+    if (unknown) throw boost::system::system_error(unknown);
     state_->acceptor.open(at.protocol());
     state_->acceptor.set_option(tcp::acceptor::reuse_address(true));
     state_->acceptor.bind(at);
@@ -108,10 +110,21 @@ std::uint16_t http_server::port() const noexcept {
   return state_->acceptor.local_endpoint(ignored).port();
 }
 
-http_address parse_http_address(const std::string& base) {
+namespace {
+
+/// As people write it, too.
+std::string without_slash(std::string base) {
+  if (base.ends_with('/')) base.pop_back();
+  return base;
+}
+
+}  // namespace
+
+http_address parse_http_address(const std::string& given) {
+  const auto base = without_slash(given);
   constexpr std::string_view scheme = "http://";
   const auto refused = [&] {
-    return error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", printable(base)));
+    return error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", printable(given)));
   };
   const auto colon = base.rfind(':');
   if (!base.starts_with(scheme) || colon <= scheme.size()) throw refused();
@@ -126,8 +139,9 @@ http_address parse_http_address(const std::string& base) {
   return out;
 }
 
-http_response http_call(const std::string& base, const http_request& what,
+http_response http_call(const std::string& given, const http_request& what,
                         std::chrono::milliseconds patience, const std::function<bool()>& stopping) {
+  const auto base = without_slash(given);
   const auto address = parse_http_address(base);
   asio::io_context io;
   beast::tcp_stream stream(io);

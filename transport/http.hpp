@@ -46,8 +46,8 @@ class http_server {
   /// Takes as long as it takes; one request at a time, in the order of arrival, on another thread.
   using slow_handler = std::function<http_response(const http_request&)>;
 
-  /// Listens on `host` and `port` (0: a free one). What a handler throws is answered with 500.
-  /// Throws `error{bad_setting}`.
+  /// Listens on `host`, an address or a name of this machine, and `port` (0: a free one). What a
+  /// handler throws is answered with 500. Throws `error{bad_setting}`.
   http_server(const std::string& host, std::uint16_t port, quick_handler quick, slow_handler slow,
               http_limits limits = {});
   /// Waits for the slow request that is under way; those that wait for it are not answered.
@@ -68,8 +68,8 @@ struct http_address {
   std::string port;  ///< from 1 to 65535, in decimal
 };
 
-/// Throws `error{bad_setting}` on anything but `http://HOST:PORT`, HOST being a name, an address of
-/// four numbers or one of IPv6 in brackets.
+/// Throws `error{bad_setting}` on anything but `http://HOST:PORT`, with a slash after it or
+/// without, HOST being a name, an address of four numbers or one of IPv6 in brackets.
 http_address parse_http_address(const std::string& base);
 
 /// Asks `http://host:port/path` and returns what is answered, of at most a MiB. `stopping` (may be

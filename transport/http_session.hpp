@@ -42,6 +42,7 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
 
   void read() {
     parser_.emplace();
+    head_ = false;
     parser_->header_limit(static_cast<std::uint32_t>(server_.limits.header_bytes_max));
     parser_->body_limit(server_.limits.body_bytes_max);
     stream_.expires_after(server_.limits.header_patience);
@@ -70,6 +71,7 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
     if (failure) return;  // gone, too slow, or no HTTP
     const auto& raw = parser_->get();
     keep_ = raw.keep_alive();
+    head_ = raw.method() == http::verb::head;
     const auto request = std::make_shared<http_request>(
         http_request{text_of(raw.method_string()), text_of(raw.target()), raw.body()});
     if (auto answer = guarded([&] { return server_.quick(*request); }))
@@ -103,6 +105,7 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
     response_.keep_alive(keep);
     response_.body() = answer.body;
     response_.prepare_payload();
+    if (head_) response_.body().clear();  // what it would be long is said all the same
     stream_.expires_after(server_.limits.patience);
     http::async_write(
         stream_, response_,
@@ -120,6 +123,7 @@ class http_session : public std::enable_shared_from_this<http_session<Server, Pr
   std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;
   bool keep_ = false;
+  bool head_ = false;  // the request wants no body
 };
 
 /// One request to a server, and its answer.

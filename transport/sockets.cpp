@@ -40,6 +40,18 @@ std::string source_of(const boost::asio::ip::address& address) {
   return boost::asio::ip::address_v6(network).to_string() + "/64";
 }
 
+boost::asio::ip::tcp::endpoint listening_end(boost::asio::io_context& io, const std::string& host,
+                                             std::uint16_t port,
+                                             boost::system::error_code& failed) {
+  using boost::asio::ip::tcp;
+  const auto address = boost::asio::ip::make_address(host, failed);
+  if (!failed) return {address, port};
+  const auto found =
+      tcp::resolver(io).resolve(host, std::to_string(port), tcp::resolver::passive, failed);
+  if (!failed && found.empty()) failed = boost::asio::error::host_not_found;
+  return failed ? tcp::endpoint() : found.begin()->endpoint();
+}
+
 void close_on_exec(int fd) noexcept {
   (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
 }

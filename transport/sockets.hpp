@@ -1,7 +1,9 @@
 // Decides how the sockets of connections are set, and how their ends are written.
 #pragma once
 
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <cstdint>
 #include <string>
 
 #include "transport/channel.hpp"
@@ -16,6 +18,11 @@ boost::asio::ip::address unmapped(const boost::asio::ip::address& address);
 /// Whose an address is: its own, or of IPv6, where one machine may have a whole /64, that
 /// network's.
 std::string source_of(const boost::asio::ip::address& address);
+
+/// Where to listen on `host`, an address or a name of this machine; sets `failed` where that is
+/// none.
+boost::asio::ip::tcp::endpoint listening_end(boost::asio::io_context& io, const std::string& host,
+                                             std::uint16_t port, boost::system::error_code& failed);
 
 /// Does not survive `exec`.
 void close_on_exec(int fd) noexcept;

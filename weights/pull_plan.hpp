@@ -1,4 +1,5 @@
-// Decides which whole checkpoint and which deltas lead a host to a version. Private to weights/.
+// Decides which whole checkpoint and which deltas lead a host to a version. Private to weights/
+// and the program.
 #pragma once
 
 #include <cstdint>

@@ -311,6 +311,20 @@ def test_what_a_full_version_does_not_have_stays(folder):
         "the host's", "the host's", "theirs"]
 
 
+def test_a_mistyped_directory_is_not_made(folder):
+    place = Place(folder, walk(1))
+    place.publish(1)
+    typo = folder / "typo" / "host"
+    pull(place.stream, typo, status=2, says=["has no full version", str(typo), "a base is needed"])
+    pull(folder / "typo-stream", typo, status=2, says="typo-stream")
+    (folder / "empty").mkdir()
+    pull(folder / "empty", typo, status=2, says="holds no published version")
+    pull(place.stream, typo, 2, status=2, says="weight_v000002")
+    assert not typo.parent.exists()
+    pull(place.stream, typo, None, "--base", place.host)
+    holds(typo, place.states[1])
+
+
 # 8, 9: who watches, and who waits
 
 def watch(stream, host, *more):

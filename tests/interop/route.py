@@ -181,11 +181,11 @@ def test_a_shard_that_is_cut_short_under_way_is_refused_and_the_route_lives_on(f
 def test_an_engine_that_is_none_is_refused_at_the_start(folder):
     place = Place(folder, walk(1))
     for url in ("https://127.0.0.1:1", "127.0.0.1:30000", "http://127.0.0.1", "http://:80", "http://host:", "http://host:0",
-                "http://host:65536", "http://host:80x", "http://host:80/path", "http://user@host:80", "http://a b:80",
+                "http://host:65536", "http://host:80x", "http://host:80/path", "http://host:80//", "http://user@host:80", "http://a b:80",
                 "http://::1:80", "http://[::1:80", "http://[]:80"):
         run("serve-pull", "--port", 0, "--source", place.stream, "--checkpoint", place.host, "--engine", url, status=2,
             says=["is not http://HOST:PORT"])
-    for url in ("http://localhost:30000", "http://[::1]:30000", "http://engine-0.pool:1"):
+    for url in ("http://localhost:30000", "http://[::1]:30000", "http://engine-0.pool:1", "http://engine:30000/"):
         with Route("--source", place.stream, "--checkpoint", place.host, "--engine", url) as route:
             assert route.ask("GET", "/healthz")[0] == 200
 
@@ -286,6 +286,38 @@ def test_readiness_is_of_the_weights_not_of_what_was_asked(folder):
         for version in (1, 9):
             assert pulls(version) == 400 and route.ask("GET", "/readyz")[0] == 503
         assert pulls(2) == 200 and route.ask("GET", "/readyz")[0] == 200
+
+
+def test_probes_may_add_a_query_or_ask_for_no_body(folder):
+    place = Place(folder, walk(1))
+    with Route("--source", place.stream, "--checkpoint", place.host) as route:
+        connection = http.client.HTTPConnection("127.0.0.1", route.port, timeout=20)
+        for path in ("/healthz", "/readyz", "/healthz?from=probe"):
+            lengths = []
+            for method in ("HEAD", "GET"):  # on one connection, where a body that is not asked for is in the way
+                connection.request(method, path)
+                reply = connection.getresponse()
+                body = reply.read()
+                assert reply.status == 200 and bool(body) == (method == "GET")
+                lengths.append(reply.getheader("Content-Length"))
+            assert lengths == [str(len(body))] * 2
+        connection.close()
+        assert route.ask("POST", "/healthz", "{}")[0] == 405
+        assert route.ask("GET", "/healthzz")[0] == 404
+
+
+def test_the_route_listens_on_a_name(folder):
+    place, engine = Place(folder, walk(1)), Engine()
+    place.publish(1)
+    wanted = {"local_checkpoint_dir": str(place.host), "source_dir": str(place.stream), "target_version": 1}
+    with Route("--host", "localhost", "--source", place.stream, "--checkpoint", place.host, "--engine", engine.url + "/") as route:
+        connection = http.client.HTTPConnection("localhost", route.port, timeout=20)
+        connection.request("POST", "/pull_weights", json.dumps(wanted))
+        assert connection.getresponse().status == 200
+        connection.close()
+    assert [path for path, _ in engine.asked] == ["/update_weights_from_disk"]
+    run("serve-pull", "--port", 0, "--host", "no.such.host.invalid", "--source", place.stream, "--checkpoint", place.host,
+        status=2, says="no.such.host.invalid:0 cannot be listened on")
 
 
 def test_the_route_is_not_ready_over_an_interrupted_change(folder):

@@ -216,6 +216,18 @@ def test_retention_that_would_do_nothing_is_told(folder):
     assert not run("publish", "--checkpoints", *dirs, "--out", folder / "other", "--keep", 1).stderr
 
 
+def test_a_version_that_is_a_link_is_not_published_through(folder):
+    dirs = dirs_of(folder, walk(1))
+    elsewhere, stream = folder / "elsewhere", folder / "stream"
+    elsewhere.mkdir()
+    stream.mkdir()
+    (elsewhere / "precious.safetensors").write_text("x")
+    (stream / "weight_v000001").symlink_to(elsewhere)
+    for more in ((), ("--full-every", 1)):
+        run("publish", "--checkpoints", *dirs, "--out", stream, *more, status=2, says=["weight_v000001", "is a link"])
+    assert [f.name for f in elsewhere.iterdir()] == ["precious.safetensors"]
+
+
 def drawn(*arguments):
     """What a person at a terminal sees: each hundredth of the way that was shown, in order."""
     terminal, theirs = pty.openpty()
