@@ -195,9 +195,10 @@ class pulling {
     if (options_.verify || (!known && !from.by_digest)) {
       tell("comparing", 0, 1);
       try {
-        report_.compared_bytes = prove_version(options_.source, checkpoint::open(host_.dir()),
-                                               target, noted ? noted->state : std::string(),
-                                               options_.verify ? proof::all : proof::own);
+        report_.compared_bytes =
+            prove_version(options_.source, checkpoint::open(host_.dir()), target,
+                          noted ? noted->state : std::string(),
+                          options_.verify ? proof::all : proof::own, options_.stopping);
       } catch (const error& e) {
         not_the_base_ = e.code() == errc::wrong_base;
         throw;

@@ -83,12 +83,14 @@ class stated_states {
 /// Compares a checkpoint with all that a stream says of one version.
 class proving {
  public:
-  proving(const fs::path& source, const checkpoint& live, std::uint64_t version)
+  proving(const fs::path& source, const checkpoint& live, std::uint64_t version,
+          const std::function<bool()>& stopping)
       : source_(source),
         live_(live),
         version_(version),
+        stopping_(stopping),
         seen_(live.shape().count()),
-        digests_(tensor_digests(live)) {}
+        digests_(digests_of(live)) {}
 
   std::uint64_t own() {
     compare(version_);
@@ -107,6 +109,11 @@ class proving {
   }
 
  private:
+  std::vector<std::string> digests_of(
+      const checkpoint& from, published_checksum format = published_checksum::xxh3_128) const {
+    return tensor_digests(from, format, stopping_);
+  }
+
   /// Compares the tensors that `version` carries and no later one did. Returns its base.
   std::optional<std::uint64_t> compare(std::uint64_t version) {
     const auto dir = published_dir(source_, version);
@@ -118,7 +125,7 @@ class proving {
     }
     const auto delta = published_delta::open(dir, live_.shape());
     const bool as_is = delta.checksum() == published_checksum::xxh3_128;
-    if (!as_is && others_.empty()) others_ = tensor_digests(live_, delta.checksum());
+    if (!as_is && others_.empty()) others_ = digests_of(live_, delta.checksum());
     for (std::size_t p = 0; p < delta.count(); ++p)
       compare(delta.tensor(p), (as_is ? digests_ : others_)[delta.tensor(p)], delta.digest(p));
     return delta.base_version();
@@ -126,7 +133,7 @@ class proving {
 
   void compare_full(const checkpoint& full) {
     full.require(live_.shape());
-    const auto theirs = tensor_digests(full);
+    const auto theirs = digests_of(full);
     for (std::size_t i = 0; i < theirs.size(); ++i) compare(i, digests_[i], theirs[i]);
   }
 
@@ -148,6 +155,7 @@ class proving {
   const fs::path& source_;
   const checkpoint& live_;
   std::uint64_t version_;
+  const std::function<bool()>& stopping_;
   std::vector<bool> seen_;
   std::vector<std::string> digests_;
   std::vector<std::string> others_;  // in the other format, once it is met
@@ -200,9 +208,10 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
 }
 
 std::uint64_t prove_version(const fs::path& source, const checkpoint& live, std::uint64_t version,
-                            const std::string& state, proof much) {
+                            const std::string& state, proof much,
+                            const std::function<bool()>& stopping) {
   require_inside(source, published_dir(source, version));
-  proving work(source, live, version);
+  proving work(source, live, version, stopping);
   return much == proof::own ? work.own() : work.all(state);
 }
 

@@ -58,8 +58,10 @@ enum class proof : std::uint8_t {
 
 /// Throws `error{wrong_base}` that names the tensor, where one can be told, if `live` is not
 /// `version` of `source`, as far as `much` goes. `state`: the digest that it is known to have had,
-/// or empty. Returns the length in bytes of the tensors that were compared.
+/// or empty. Returns the length in bytes of the tensors that were compared. Throws as
+/// `tensor_digests` where `stopping` says so.
 std::uint64_t prove_version(const std::filesystem::path& source, const checkpoint& live,
-                            std::uint64_t version, const std::string& state, proof much);
+                            std::uint64_t version, const std::string& state, proof much,
+                            const std::function<bool()>& stopping = {});
 
 }  // namespace lockstep

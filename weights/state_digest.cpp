@@ -8,6 +8,7 @@
 #include <new>
 
 #include "messages/ids.hpp"
+#include "weights/file.hpp"
 #include "weights/tensor_windows.hpp"
 #include "weights/workers.hpp"
 
@@ -62,11 +63,16 @@ std::string state_digest(const checkpoint& from) {
   return state_digest(from.shape(), tensor_digests(from));
 }
 
-std::vector<std::string> tensor_digests(const checkpoint& from, published_checksum format) {
+std::vector<std::string> tensor_digests(const checkpoint& from, published_checksum format,
+                                        const std::function<bool()>& stopping) {
   std::vector<std::string> out(from.shape().count());
   read_tensors(from, [&](std::size_t i, const auto& read) {
     published_hasher hash(format);
-    read([&](std::uint64_t, std::span<const std::byte> piece) { hash.update(piece); });
+    read([&](std::uint64_t, std::span<const std::byte> piece) {
+      if (stopping && stopping())
+        refuse(errc::shut_down, from.path(), "is not read to its end: told to stop");
+      hash.update(piece);
+    });
     out[i] = hash.digest();
   });
   return out;

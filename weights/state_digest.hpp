@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -38,9 +39,11 @@ std::string state_digest(const layout& shape, const std::vector<std::string>& di
 std::string state_digest(const checkpoint& from);
 
 /// The digest of each tensor of a checkpoint, on several threads, reading a window at a time.
-/// Throws `error{bad_input}`.
+/// Throws `error{bad_input}`, and `error{shut_down}` soon after `stopping` (may be empty; asked on
+/// any of them) says so.
 std::vector<std::string> tensor_digests(const checkpoint& from,
-                                        published_checksum format = published_checksum::xxh3_128);
+                                        published_checksum format = published_checksum::xxh3_128,
+                                        const std::function<bool()>& stopping = {});
 /// XXH3-128 of each of the tensors in memory.
 std::vector<std::string> tensor_digests(const layout& shape, const tensor_reader& tensors);
 

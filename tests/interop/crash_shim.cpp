@@ -9,6 +9,8 @@
 //   opened;
 //                    with CUT_WHOLLY=1 it is removed
 //
+//   READ_MS=N        each read at a position takes so long
+//
 //   FAULT=ENOSPC|EIO|EINTR|SHORT FAULT_UNDER=DIR FAULT_AT=N [FAULT_STAYS=1]
 //                    the N-th call on what lies below DIR that can meet this meets it, with
 //                    FAULT_STAYS every later one as well; SHORT moves half of the bytes
@@ -180,6 +182,8 @@ ssize_t read(int fd, void* data, size_t size) {
 }
 
 ssize_t pread(int fd, void* data, size_t size, off_t offset) {
+  static const long delay_ms = number("READ_MS");
+  if (delay_ms > 0) ::usleep(static_cast<useconds_t>(delay_ms) * 1000);
   if (!moves("read", eio | eintr | shortened, size, fd)) return -1;
   return ::syscall(SYS_pread64, fd, data, size, offset);
 }

@@ -148,5 +148,27 @@ def test_a_watcher_that_is_told_to_stop_too_early_says_so(folder):
     assert not watcher.lines
 
 
+def test_what_proves_a_version_ends_when_told_to(folder):
+    # 64 windows of the checkpoint, one after the other, and 20 s for them.
+    states = [{"w": ("U8", [64 << 20], bytes(64 << 20))}]
+    states.append(interop.step(states[0], 1, 1e-6))
+    place = Place(folder, states)
+    place.publish(1)
+    fmt.write_checkpoint(place.host, states[1])
+    fmt.set_marker(place.host, 1)
+    slowly = {**os.environ, "LD_PRELOAD": str(interop.SHIM), "READ_MS": "300"}
+    for more, status in (((), 3), (("--watch",), 0)):
+        command = [interop.PROGRAM, "pull", "--source", place.stream, "--checkpoint", place.host, *more]
+        with subprocess.Popen(command, env=slowly, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(4)
+            process.send_signal(signal.SIGTERM)
+            try:
+                said = process.communicate(timeout=10)[1]
+                assert process.returncode == status, (process.returncode, said)
+            finally:
+                process.kill()
+    holds(place.host, states[1])
+
+
 if __name__ == "__main__":
     interop.main(globals())
