@@ -21,7 +21,10 @@ namespace fs = std::filesystem;
 publication::publication(const fs::path& stream, std::uint64_t version)
     : dir_(published_dir(stream, version)) {
   std::error_code failure;
-  if (fs::is_symlink(fs::symlink_status(dir_, failure)))
+  const auto status = fs::symlink_status(dir_, failure);
+  if (status.type() == fs::file_type::none)
+    refuse_write(dir_, "cannot be looked at", failure.value());
+  if (fs::is_symlink(status))
     refuse(errc::unwritable, dir_, "is a link: what it leads to is not ours to clear and to write");
   fs::create_directories(dir_, failure);
   if (failure) refuse_write(dir_, "cannot be made", failure.value());
