@@ -85,6 +85,7 @@ void http_seeds(const fs::path& dir) {
   seed("quick", {"GET /quick HTTP/1.1", host});
   seed("quick-and-close", {"GET /quick HTTP/1.1", host, "Connection: close"});
   seed("old", {"GET /quick HTTP/1.0"});
+  seed("head", {"HEAD /quick HTTP/1.1", host, "", "GET /quick HTTP/1.1", host});
   seed("fails", {"GET /fails HTTP/1.1", host});
   seed("slow", {"POST /slow HTTP/1.1", host, "Content-Length: 15"}, R"({"version": 12})");
   seed("fails-slowly", {"POST /fails-slowly HTTP/1.1", host, "Content-Length: 2"}, "{}");
