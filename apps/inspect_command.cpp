@@ -178,12 +178,8 @@ class inspection {
            it.increment(failure))
         if (it->is_regular_file(failure)) bytes += it->file_size(failure);
       if (failure) refuse_read(at, "cannot be read", failure.value());
-      ordered_json line{{"kind", "version"},
-                        {"version", version},
-                        {"full", !index.is_delta()},
-                        {"tensors", tensors},
-                        {"bytes", bytes},
-                        {"metadata", as_json(index)}};
+      ordered_json line{{"kind", "version"},  {"version", version}, {"full", !index.is_delta()},
+                        {"tensors", tensors}, {"bytes", bytes},     {"metadata", as_json(index)}};
       const auto value = [&](const char* key) {
         const auto found = index.metadata.find(key);
         return found == index.metadata.end() ? std::string() : printable(found->second);
