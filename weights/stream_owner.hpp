@@ -29,7 +29,8 @@ class stream_owner {
   bool makes_full(std::uint64_t version) const noexcept {
     return options_.full_every != 0 && version % options_.full_every == 0;
   }
-  /// Whether a version was removed for a later full one.
+  /// Whether a version was removed for a later full one, whatever others have put in its place
+  /// that has no index.
   bool gone(std::uint64_t version) const;
   /// Throws `error{unwritable}` if the version in `dir` is another run's.
   void require_run(const std::filesystem::path& dir) const;

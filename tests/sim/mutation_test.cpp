@@ -182,6 +182,11 @@ bool keeps(sender_step& s, Which which) {
   return false;
 }
 
+/// What is counted in a step that ends the votes.
+const round_result& votes_in(const sender_step& s) {
+  return s.result ? *s.result : *s.before.votes;
+}
+
 using sender_mutations = std::vector<mutation<sender_step>>;
 
 sender_mutations deeds_of_a_sender() {
@@ -223,7 +228,7 @@ sender_mutations deeds_of_a_sender() {
       {"tells somebody to write who did not vote yes",
        [](auto& s) {
          if (!turns(s, sync_phase::voting, sync_phase::committing)) return false;
-         for (const auto& o : s.result->outcomes)
+         for (const auto& o : votes_in(s).outcomes)
            if (o.status != terminal::ok) {
              s.sent.push_back({o.who, word::commit});
              return true;

@@ -21,7 +21,7 @@ constexpr std::uint64_t seeds = 2000;
 #else
 constexpr std::uint64_t seeds = 100;
 #endif
-constexpr std::uint64_t seeds_max = 5000;
+constexpr std::uint64_t seeds_max = 20'000;
 
 /// Lines of the table that begin so and that nobody took.
 std::vector<std::string> missing(const coverage& seen, std::string_view who) {
