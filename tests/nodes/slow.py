@@ -32,7 +32,7 @@ SETTINGS = {
     "bucket.bytes_max": BUCKET,
     "bucket.credit": 2,
 }
-RESTARTS = 5
+RESTARTS = 12
 PERIOD_S = 2.0  # of stop and go
 SLACK_S = 1.0  # two cores, nine processes
 BACK_S = 90
