@@ -20,6 +20,11 @@ std::chrono::milliseconds patience_with_ranks(const settings& s, const layout& s
          2 * transfer_time(s, shape.total_bytes());
 }
 
+/// Of the model, where all of it is taken; another layout takes some milliseconds to make.
+hash128 fingerprint_of(const layout& shape, const shard_mask& taken) {
+  return taken.empty() ? shape.fingerprint() : shard_layout(shape, taken).fingerprint();
+}
+
 /// What all ranks have said of a part, as one. Which of them failed, and why, if one did.
 const shard_result_msg* add_up(const sender_state& state, part_shipment& part,
                                std::span<const shard_result_msg> ranks) {
@@ -35,7 +40,7 @@ const shard_result_msg* add_up(const sender_state& state, part_shipment& part,
     contents.push_back(r.content);
     if (r.reason != errc::none && bad == nullptr) bad = &r;
   }
-  part.content = merged(contents, shard_layout(state.setup.shape, part.taken).fingerprint());
+  part.content = merged(contents, fingerprint_of(state.setup.shape, part.taken));
   return bad;
 }
 
