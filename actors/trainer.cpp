@@ -143,13 +143,13 @@ std::vector<receiver_audit> trainer::audit() const {
 
 bool trainer::wait_for_members(std::size_t count, milliseconds timeout) const {
   const auto until = std::chrono::steady_clock::now() + patience_of(timeout);
-  for (;;) {
+  for (std::uint32_t looks = 0;; ++looks) {
     const auto seen = observe(on_, question::status, answer_timeout);
     if (seen.end.reason != errc::none) return false;
     const auto members = std::ranges::count_if(seen.states, &receiver_status::member);
     if (static_cast<std::size_t>(members) >= count) return true;
     if (std::chrono::steady_clock::now() >= until) return false;
-    std::this_thread::sleep_for(milliseconds(2));
+    std::this_thread::sleep_for(wait_after(looks, 1, 32));
   }
 }
 
