@@ -4,7 +4,7 @@
     nodes.py PROGRAM [--json] [--only NAME…] [--base DIR --stream DIR] [--megabytes N] [--runs N]
              [--scratch DIR] [--set KEY=VALUE…]
 
-NAME: reseed, latency, heal_big, delta, fanout, detect, stop, trainer, memory. Prints a table, or
+NAME: reseed, latency, heal_big, delta, fanout, detect, stop, trainer, memory, idle. Prints a table, or
 one JSON object a line; medians where something was repeated. The large model is made below --scratch
 (a temporary directory) and removed; it needs twice its size on the disk and five times in memory.
 docs/measurements.md has results and says what each line means. Python 3.9 or later, no packages.
@@ -47,6 +47,15 @@ def cpu_seconds(pid):
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
         fields = f.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def wakes(pid):
+    """How often the process's threads have been let run."""
+    count = 0
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        lines = (task / "status").read_text(encoding="ascii", errors="replace").splitlines()
+        count += sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+    return count
 
 
 def resident(pid, key="VmHWM"):
@@ -330,6 +339,23 @@ def started(bench, f, count, out=None):
 
 def away(id):
     return lambda lines: not lines[id]["member"]
+
+
+@measure
+def idle(bench):
+    """What a fleet that has nothing to do takes of the processors."""
+    seconds = 20
+    with bench.small() as f:
+        trainer, _, receivers = started(bench, f, 4)
+        processes = [trainer, *receivers]
+        before = [(cpu_seconds(p.pid), wakes(p.pid)) for p in processes]
+        time.sleep(seconds)
+        spent = [(cpu_seconds(p.pid) - cpu, wakes(p.pid) - woken)
+                 for p, (cpu, woken) in zip(processes, before)]
+    for name, some in (("trainer", spent[:1]), ("receiver", spent[1:])):
+        bench.row("idle", f"{name}: processor time a second",
+                  statistics.mean(cpu for cpu, _ in some) / seconds * 1e3, "ms",
+                  f"{statistics.mean(woken for _, woken in some) / seconds:.0f} times woken")
 
 
 @measure
