@@ -19,10 +19,10 @@ layout halves() {
 }
 
 struct ranked_relays {
-  ranked_relays(unsigned count, std::uint32_t degree, std::uint32_t stall_ms = 2'000)
+  ranked_relays(unsigned count, std::uint32_t degree, std::uint32_t stall = stall_ms)
       : w(random_weights(halves(), 1)) {
     auto s = listening(degree);
-    s.transport.relay_stall_ms = stall_ms;
+    s.transport.relay_stall_ms = stall;
     s.transport.ranks = ranks;
     s.transport.retry_ms = 20;
     s.transport.retry_ms_max = 50;

@@ -19,11 +19,19 @@
 
 namespace lockstep {
 
+/// Longer than anybody is slow, wherever this runs: whoever is for longer passes nothing on for a
+/// minute, which is longer than these tests wait.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr std::uint32_t stall_ms = 12'000;
+#else
+inline constexpr std::uint32_t stall_ms = 2'000;
+#endif
+
 inline settings listening(std::uint32_t fanout) {
   auto s = quiet();
   s.transport.listen = "127.0.0.1:0";
   s.transport.fanout = fanout;
-  s.transport.relay_stall_ms = 2'000;  // longer than anybody is slow, wherever this runs
+  s.transport.relay_stall_ms = stall_ms;
   s.transport.relay_backoff_ms = 60'000;
   s.sync.link_bytes_per_s = 1'000'000'000;
   s.bucket.bytes_max = (1 << 20) + (256 << 10);

@@ -231,7 +231,7 @@ TEST_CASE("a relay that stands still delays a sync by the time to notice, and no
   for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
   // Far below what staging has time for.
   CHECK(report.total.count() < 30.0);
-  CHECK(report.total.count() > 2.0);
+  CHECK(report.total.count() > stall_ms / 1e3);
   CHECK(eventually([&] { return !g.feeds_others(still); }));
   REQUIRE(g.settled());
   // Nobody waits for it again, so nobody has to be helped by the trainer.

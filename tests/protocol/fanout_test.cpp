@@ -84,7 +84,7 @@ std::uint32_t deepest(const fanout_plan& plan) {
 
 TEST_CASE("fan-out: 64 receivers cost the trainer one delta, and each of them about one") {
   const auto members = all_relay(64);
-  for (const std::uint32_t degree : {2, 3, 4, 8, 16}) {
+  for (const std::uint32_t degree : {2U, 3U, 4U, 8U, 16U}) {
     INFO("degree " << degree);
     const auto plan = plan_fanout({}, members, degree);
     const auto edges = check_plan(plan, members, degree);
@@ -192,7 +192,7 @@ TEST_CASE("fan-out: a root stays one, whoever below it goes") {
     std::erase_if(left, [&](const auto& m) { return m.id == gone; });
     const auto then = plan_fanout(plan, left, 2);
     check_plan(then, left, 2);
-    for (const receiver_id root : {20, 21}) {
+    for (const receiver_id root : {20U, 21U}) {
       const auto stripe = plan.nodes().at(root).passes_on;
       REQUIRE(then.nodes().at(root).passes_on == stripe);
       CHECK_FALSE(then.nodes().at(root).places[*stripe].parent);

@@ -58,7 +58,7 @@ TEST_CASE("every index is worked on once, whoever does it") {
   const workers_kept kept;
   for (const unsigned count : {1u, 2u, 7u, 0u}) {
     set_workers(count);
-    for (const std::size_t n : {0, 1, 2, 3, 1000}) {
+    for (const std::size_t n : {0U, 1U, 2U, 3U, 1000U}) {
       std::vector<std::atomic<int>> done(n);
       for_each_index(n, [&](std::size_t i) { ++done[i]; });
       CHECK(std::ranges::all_of(done, [](const auto& d) { return d == 1; }));

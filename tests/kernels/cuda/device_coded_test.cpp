@@ -290,7 +290,6 @@ TEST_CASE("a device proves and writes a delta of raw, full and coded frames") {
     const digest_key key(seed);
     digest_sum base;
     digest_sum target;
-    digest_sum rest;
     for (std::uint32_t i = 0; i < list.tensors.size(); ++i) {
       base += digest_tensor(key, i, view(list.tensors[i].base));
       target += digest_tensor(key, i, view(list.tensors[i].target));
