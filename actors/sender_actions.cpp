@@ -317,8 +317,8 @@ void perform(pointer self, const sync_fsm::actions& actions) {
   }
   auto due = self->state.machine->deadline();
   const auto& g = self->state.gathering;
-  // This rank's own work has no deadline, others' has.
-  if (g.answers.size() > g.parts.size() && (!due || g.deadline < *due)) due = g.deadline;
+  if (g.deadline != time_point::max() && !g.parts.empty() && (!due || g.deadline < *due))
+    due = g.deadline;
   self->state.timer.arm(self, due);
 }
 

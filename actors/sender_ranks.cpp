@@ -204,8 +204,11 @@ void ask_ranks(pointer self, shard_task what, txn_ref txn, std::uint64_t label,
   const auto& env = *state.setup.env;
   auto& g = state.gathering;
   if (what == shard_task::encode) state.heard.clear();
-  g = {what, txn, challenge,
-       {},   {},  self->clock().now() + patience_with_ranks(env.options, state.setup.shape)};
+  // The sender encodes itself, and hears nothing meanwhile.
+  const bool untimed = what == shard_task::encode && state.setup.ranks.empty();
+  g = {what, txn, challenge, {}, {}, time_point::max()};
+  if (!untimed)
+    g.deadline = self->clock().now() + patience_with_ranks(env.options, state.setup.shape);
   for (const auto& taken : parts) {
     part_shipment s;
     s.taken = taken;
@@ -274,12 +277,14 @@ void add_mine(pointer self, shard_result_msg m, std::shared_ptr<bucket_source> s
 
 void give_up_ranks(pointer self) {
   auto& g = self->state.gathering;
-  if (g.answers.size() <= g.parts.size() || self->clock().now() < g.deadline) return;
-  for (auto& p : g.answers) {
+  if (g.parts.empty() || self->clock().now() < g.deadline) return;
+  const auto ranks = g.answers.size() / g.parts.size();
+  for (std::size_t i = 0; i < g.answers.size(); ++i) {
+    auto& p = g.answers[i];
     if (p.rank != 0) continue;
     p.rank = 1;
     p.reason = errc::timeout;
-    p.detail = "it does not answer";
+    p.detail = i % ranks == 0 ? "the snapshot does not answer" : "it does not answer";
   }
   gathered(self);
 }

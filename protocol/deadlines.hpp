@@ -39,6 +39,19 @@ inline std::chrono::milliseconds stage_timeout(const settings& s, std::uint64_t 
          scan_time(s, model_bytes);
 }
 
+/// How long a receiver keeps a delta whose fate it does not hear.
+inline std::chrono::milliseconds undecided_timeout(const settings& s, std::uint64_t bytes,
+                                                   std::uint64_t model_bytes) {
+  return 2 * stage_timeout(s, bytes, model_bytes);
+}
+
+/// From the first bucket of a delta to the snapshot's word on it: longer than the votes take, and
+/// soon enough for receivers to hear what was decided while they still keep it.
+inline std::chrono::milliseconds proof_timeout(const settings& s, std::uint64_t bytes,
+                                               std::uint64_t model_bytes) {
+  return stage_timeout(s, bytes, model_bytes) * 3 / 2;
+}
+
 /// From the first bucket of a full transfer to its proof.
 inline std::chrono::milliseconds full_timeout(const settings& s, std::uint64_t bytes) {
   return std::chrono::milliseconds(s.sync.full_timeout_ms) + transfer_time(s, bytes);

@@ -146,6 +146,7 @@ sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_
     return out;
   }
   phase_ = sync_phase::voting;
+  proof_until_ = now + proof_timeout(settings_, bytes_, model_bytes_);
   open_round(out, round_kind::vote, view_, {},
              now + stage_timeout(settings_, bytes_, model_bytes_));
   out.push_back(act::ship_delta{txn_, view_, snapshot_, target_});
@@ -158,8 +159,7 @@ sync_fsm::actions sync_fsm::on_delta_proven(time_point now, txn_ref txn, std::ui
   if (!is_current(txn, sync_phase::voting) || staged_) return out;
   challenge_ = challenge;
   proof_ = proof;
-  staged_.emplace();
-  count_votes(now, out);
+  on_staged(now, out, {});
   return out;
 }
 
@@ -170,10 +170,15 @@ sync_fsm::actions sync_fsm::on_encode_failed(time_point now, txn_ref txn, errc r
     abort(now, out, reason, std::move(detail), {});
   } else if (is_current(txn, sync_phase::voting) && !staged_) {
     // The others are heard to the end: what they say of themselves counts as in any abort.
-    staged_.emplace(reason, std::move(detail));
-    count_votes(now, out);
+    on_staged(now, out, {reason, std::move(detail)});
   }
   return out;
+}
+
+void sync_fsm::on_staged(time_point now, actions& out, std::pair<errc, std::string> result) {
+  staged_ = std::move(result);
+  proof_until_.reset();
+  count_votes(now, out);
 }
 
 void sync_fsm::count_votes(time_point now, actions& out) {
@@ -342,6 +347,7 @@ void sync_fsm::fail(actions& out, errc reason, const std::string& detail) {
   // Nothing leaves this phase: what only others look at may stay as it is.
   resend_at_.reset();
   advance_until_.reset();
+  proof_until_.reset();
   if (!report_) return;
   if (decided) report_->result = sync_result::degraded;
   report_->reason = reason;
@@ -446,6 +452,9 @@ sync_fsm::actions sync_fsm::on_tick(time_point now) {
       out.push_back(act::send_commit{txn_, view_, target_.state, challenge_, round_});
     }
   }
+  // Before receivers let go of the delta: those that have staged it could only refuse a commit.
+  if (proof_until_ && now >= *proof_until_)
+    on_staged(now, out, {errc::timeout, "the snapshot has not staged the delta in time"});
   if (advance_until_ && now >= *advance_until_)
     return on_advance_failed(now, txn_, "the snapshot did not advance within its deadline");
   finish_if_whole(now, out);
@@ -454,6 +463,7 @@ sync_fsm::actions sync_fsm::on_tick(time_point now) {
 
 std::optional<time_point> sync_fsm::deadline() const {
   // Each has phases of its own: no two are due.
+  if (proof_until_) return proof_until_;
   if (resend_at_) return resend_at_;
   if (advance_until_) return advance_until_;
   if (recovering()) return recover_until_;

@@ -185,7 +185,8 @@ class sync_fsm {
 
   // From the executor.
   actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target);
-  /// The snapshot has staged the delta. Nothing is committed before.
+  /// The snapshot has staged the delta. Nothing is committed before, and if this does not come in
+  /// time the sync aborts.
   actions on_delta_proven(time_point now, txn_ref txn, std::uint64_t challenge,
                           const digest& proof);
   actions on_encode_failed(time_point now, txn_ref txn, errc reason, std::string detail);
@@ -225,6 +226,8 @@ class sync_fsm {
     return txn == txn_ &&
            (phase_ == sync_phase::encoding || (phase_ == sync_phase::voting && !staged_));
   }
+  /// All others have voted, and it has not staged yet.
+  bool awaits_snapshot() const { return votes_.has_value(); }
   /// A member, or somebody who may become one.
   bool counts_on(const participant& who) const;
   summary summarize() const;
@@ -251,6 +254,8 @@ class sync_fsm {
   void end_join(time_point now, actions& out);
   void open_round(actions& out, round_kind kind, std::vector<participant> who, digest proof,
                   time_point deadline);
+  /// The snapshot has spoken, or has not in time.
+  void on_staged(time_point now, actions& out, std::pair<errc, std::string> result);
   /// Goes on once all have voted, the snapshot included.
   void count_votes(time_point now, actions& out);
   void on_votes(time_point now, actions& out, const round_result& result);
@@ -294,7 +299,8 @@ class sync_fsm {
   digest proof_;
   /// What participant number zero says of the delta: `errc::none` is its yes. None: it stages.
   std::optional<std::pair<errc, std::string>> staged_;
-  std::optional<round_result> votes_;  ///< of all others, while it does
+  std::optional<round_result> votes_;      ///< of all others, while it does
+  std::optional<time_point> proof_until_;  ///< voting: when it has to have spoken; none: it has
   std::uint32_t round_ = 0;
   std::uint32_t redo_left_ = 0;
   std::uint32_t resend_left_ = 0;

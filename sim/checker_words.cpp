@@ -180,6 +180,8 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
   // Whose actors died before they read anything does not know of it, and says that they did.
   if (t.unreadable && (report.target != report.base || report.reason == errc::none))
     violated("R15: the tensors could not be read, and the report does not say so");
+  if (t.refused && (report.target != report.base || report.reason == errc::none))
+    violated("R15: the snapshot could not stage the delta, and the report does not say so");
   for (const auto& p : t.others)
     if (p.ticket && p.label == report.label && p.unreadable && report.target != report.base)
       violated("R15: tensors of " + fleet_.name_of(p.where) +

@@ -52,6 +52,8 @@ constexpr fault_row table[] = {
   {f::late_rank, "late-rank", per::rank, 0.02, "A rank of the trainer that does not lead comes to the sync up to 12 s late."},
   {f::absent_rank, "absent-rank", per::rank, 0.01, "Such a rank leaves the sync out."},
   {f::odd_rank, "odd-rank", per::rank, 0.01, "Such a rank calls the sync by another label than the others."},
+  {f::slow_stage, "slow-stage", per::sync, 0.02, "The snapshot is up to 4 s, at times 20 s, late in staging a delta."},
+  {f::refuse_delta, "refuse-delta", per::sync, 0.01, "The snapshot finds the delta damaged that receivers are sent."},
 };
 // clang-format on
 static_assert(std::size(table) == fault_count);

@@ -51,6 +51,8 @@ enum class fault_id : std::uint8_t {
   late_rank,
   absent_rank,
   odd_rank,
+  slow_stage,
+  refuse_delta,
   count_
 };
 inline constexpr auto fault_count = static_cast<std::size_t>(fault_id::count_);

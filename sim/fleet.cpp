@@ -40,7 +40,7 @@ milliseconds prompt_within(const settings& s) {
   // Each of the questions to other ranks: encode, stage, carve, advance, and of an
   // admission two more.
   const auto ranks = s.transport.ranks > 1 ? 6 * s.sync.recovery_timeout_ms : 0;
-  return milliseconds(admission + s.sync.stage_timeout_ms + commit + ranks);
+  return milliseconds(admission + s.sync.stage_timeout_ms * 3 / 2 + commit + ranks);
 }
 /// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.
 milliseconds report_within(const settings& s) {
@@ -328,6 +328,10 @@ const weight_buffer& fleet::encoded_of(const weight_buffer& weights, weight_buff
   return mistaken;
 }
 
+time_point fleet::acts_from(const trainer_process& t) const {
+  return std::max({scheduler_.now(), t.still_until, t.stages_from});
+}
+
 void fleet::sync(trainer_process& t, bool again) {
   if (!again) ++t.label;
   auto now = o_.ranks > 1 ? weights_at(t, t.label) : bytes_of(t.weights);
@@ -335,9 +339,10 @@ void fleet::sync(trainer_process& t, bool again) {
   copy_into(t.weights, now);
   t.sync_txn = {};
   t.sync_base = {};
-  t.due = std::max(scheduler_.now(), t.still_until) + report_within(settings_);
+  t.due = acts_from(t) + report_within(settings_);
   t.ticket = std::make_shared<ticket_state>(milliseconds(0));
   t.unreadable = dice_.strikes(fault_id::encode_fail);
+  t.refused = false;
   const auto* s = actors_of(t).supervisor;
   const auto* held = s && s->trainer ? s->trainer->boot.store.get() : nullptr;
   auto tensors = reader_of_sync(encoded_of(t.weights, t.mistaken, held), t.unreadable);
@@ -349,10 +354,31 @@ void fleet::sync(trainer_process& t, bool again) {
   scheduler_.in(milliseconds(dice_.below(fault_id::hurry, 3'000)), [this, &t, asked = t.ticket] {
     if (!t.up || t.ticket != asked) return dice_.miss(fault_id::hurry);
     trace_.line(trace_level::events, [&] { return name_of(t.where) + " has its next weights"; });
-    const auto from = std::max(scheduler_.now(), t.still_until);
-    t.due = std::min(t.due, from + prompt_within(settings_));
+    t.due = std::min(t.due, acts_from(t) + prompt_within(settings_));
     caf::anon_send(t.supervisor, hurry_request{});
   });
+}
+
+void fleet::before_staging(trainer_process& t) {
+  if (!dice_.strikes(fault_id::slow_stage)) return;
+  const std::uint64_t most = dice_.below(fault_id::slow_stage, 8) == 0 ? 20'000 : 4'000;
+  const auto wait = milliseconds(dice_.below(fault_id::slow_stage, most));
+  t.stages_from = scheduler_.now() + wait;
+  // Whatever else it is asked waits behind that.
+  t.due += wait;
+  scheduler_.in(wait, [this] { scheduler_.wake(); });
+}
+
+void fleet::before_staging(trainer_process& t, stage_request& m) {
+  if (!m.delta || m.delta->buckets().empty() || !dice_.strikes(fault_id::refuse_delta)) return;
+  encoded_delta damaged{m.delta->content(), m.delta->buckets()};
+  auto& bucket = damaged.buckets[dice_.below(fault_id::refuse_delta, damaged.buckets.size())];
+  std::vector<std::byte> flipped(bucket.data(), bucket.data() + bucket.size());
+  const auto bit = dice_.below(fault_id::refuse_delta, flipped.size() * 8);
+  flipped[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
+  bucket = payload(std::move(flipped));
+  m.delta = std::make_shared<delta_source>(std::move(damaged), m.delta->staged_over());
+  t.refused |= m.txn == t.sync_txn;
 }
 
 // --- time ---------------------------------------------------------------------------------------
@@ -401,6 +427,7 @@ void fleet::lift_pauses() {
   };
   std::ranges::for_each(receivers_, lift);
   std::ranges::for_each(trainers_, lift);
+  for (auto& t : trainers_) t.stages_from = {};
   for (auto& t : trainers_) std::ranges::for_each(t.others, lift);
   scheduler_.wake();
 }

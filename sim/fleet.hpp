@@ -131,6 +131,8 @@ struct trainer_process {
   txn_ref sync_txn;         ///< of the sync under way
   version_ref sync_base;    ///< where the snapshot stood then
   bool unreadable = false;  ///< its tensors, in the sync under way
+  bool refused = false;     ///< its delta, by the snapshot, likewise
+  time_point stages_from;   ///< the snapshot does nothing before
   version_ref highest;      ///< its snapshot ever stood at
 };
 
@@ -225,6 +227,10 @@ class fleet final : public directory {
     return checkpoints_[chance % checkpoints_.size()];
   }
   void remember(const bytes& snapshot);
+  /// The delta is encoded, and the snapshot's to stage next.
+  void before_staging(trainer_process& t);
+  /// The snapshot is about to stage it.
+  void before_staging(trainer_process& t, stage_request& m);
   /// Called when a receiver's executor makes up an answer.
   std::function<void()> on_lie;
   /// True: what becomes of a transaction depends on this bucket.
@@ -272,6 +278,8 @@ class fleet final : public directory {
   const rank_process& find_rank(endpoint where) const;
   caf::strong_actor_ptr resolve_at_rank(const address& who);
   void begin_others(trainer_process& t);
+  /// When it, its snapshot included, does something again.
+  time_point acts_from(const trainer_process& t) const;
   /// A training step.
   void move(bytes& weights);
   tensor_reader reader_of_sync(const weight_buffer& from, bool fails) const;

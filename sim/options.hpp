@@ -47,6 +47,8 @@ enum class consequence : std::uint8_t {
   late_commit,     ///< a receiver was told to commit what it had staged no more
   served_stale,    ///< a receiver that was told to goes on serving though its lease has ended
   lost_ack,        ///< an acknowledgement never arrived
+  snapshot_last,   ///< all had voted when the snapshot had staged, or refused,
+  snapshot_late,   ///< and when it had not in time
   lent,            ///< a receiver made a bucket of its own weights for another
   count_
 };

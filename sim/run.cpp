@@ -91,13 +91,16 @@ class simulation final : public spectator {
     if (const auto* r = fleet_.receiver_of(actor)) return r->standing_still;
     if (const auto* p = fleet_.rank_of(actor)) return p->standing_still;
     const auto* t = fleet_.trainer_of(actor);
-    return t && t->standing_still;
+    if (!t || t->standing_still) return t != nullptr;
+    return scheduler_.now() < t->stages_from && std::string_view(actor.name()) == "snapshot";
   }
 
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message) override {
     trace_.fold(actor.id());
     trace_.fold(message ? message->content().type_token() : 1);
     trace_.line(trace_level::steps, [&] { return step_text(actor, message); });
+    strike_staging(actor, message);
+    waited_ = waits_for_snapshot(actor);
     saboteur_.before(actor, message);
     checker_.before(actor, message);
     validator_.before(actor, message);
@@ -115,6 +118,7 @@ class simulation final : public spectator {
       if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
         fleet_.ended(*r, dice_.below(fault_id::crash_writing, 1u << 30));
     } else if (auto* t = fleet_.trainer_of(actor)) {
+      if (!waited_ && waits_for_snapshot(actor)) fleet_.count(consequence::snapshot_last);
       // Only these say what became of a sync.
       const std::string_view name = actor.name();
       if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t, actor);
@@ -125,6 +129,24 @@ class simulation final : public spectator {
   }
 
  private:
+  /// A sender that has all votes but the snapshot's.
+  bool waits_for_snapshot(const caf::scheduled_actor& actor) {
+    if (std::string_view(actor.name()) != "sender") return false;
+    const auto* t = fleet_.trainer_of(actor);
+    const auto* s = t ? fleet_.actors_of(*t).sender : nullptr;
+    return s && s->machine && s->machine->awaits_snapshot();
+  }
+  void strike_staging(caf::scheduled_actor& actor, caf::mailbox_element* message) {
+    if (message == nullptr) return;
+    auto& content = message->content();
+    if (content.match_elements<stage_request>()) {
+      if (auto* t = fleet_.trainer_of(actor))
+        fleet_.before_staging(*t, content.get_mutable_as<stage_request>(0));
+    } else if (content.match_elements<encode_result>()) {
+      if (auto* t = fleet_.trainer_of(actor)) fleet_.before_staging(*t);
+    }
+  }
+
   bool cut_short() const { return o_.steps_max != 0 && result_.steps >= o_.steps_max; }
   bool stopped() const { return !checker_.violation().empty() || cut_short(); }
 
@@ -206,6 +228,8 @@ class simulation final : public spectator {
     if (!report) return;
     t.ticket.reset();
     count(*report);
+    if (report->detail == "the snapshot has not staged the delta in time")
+      fleet_.count(consequence::snapshot_late);
     say_report(t.where, *report);
     checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
     last_ = report->result;
@@ -404,6 +428,7 @@ class simulation final : public spectator {
   std::size_t said_ = 0;          // how many strikes have been named
   std::uint64_t asked_step_ = 0;  // at which the leader asked for its last sync
   bool troubled_ = false;
+  bool waited_ = false;  // before this step, see waits_for_snapshot
   time_point asked_at_;
   sync_result last_ = sync_result::ok;
 };
@@ -412,7 +437,8 @@ class simulation final : public spectator {
 
 std::string_view to_string(consequence what) noexcept {
   constexpr std::array<std::string_view, consequence_count> names{
-      "lease-ended", "staged-expired", "late-commit", "served-stale", "lost-ack", "lent"};
+      "lease-ended", "staged-expired", "late-commit", "served-stale", "lost-ack",
+      "snapshot-last", "snapshot-late", "lent"};
   return names[static_cast<std::size_t>(what)];
 }
 

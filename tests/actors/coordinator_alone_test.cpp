@@ -14,16 +14,21 @@ namespace {
 
 /// A sender, and the test as its snapshot, join, supervisor and receiver; another plays rank 1.
 struct sender_stage : stage {
-  sender_stage() {
+  /// `others`: whether there is one. `patience_ms`: with whoever does not answer.
+  explicit sender_stage(bool others = true, std::uint32_t patience_ms = 60'000) {
     auto made = std::make_shared<actor_env>(*env);
     made->options.sync.members_min = 0;
+    made->options.sync.stage_timeout_ms = patience_ms;
+    made->options.sync.recovery_timeout_ms = 10 * patience_ms;
     env = made;
+    std::vector<rank_link_actor> ranks;
+    if (others) ranks.push_back(caf::actor_cast<rank_link_actor>(rank));
     sender_setup setup{env,
                        store,
                        2,
                        target_info{{2, 0}, {}, 0},
                        w.shape(),
-                       {caf::actor_cast<rank_link_actor>(rank)},
+                       std::move(ranks),
                        caf::actor_cast<join_actor>(test),
                        caf::actor_cast<snapshot_actor>(test),
                        caf::actor_cast<supervisor_actor>(test)};
@@ -151,6 +156,38 @@ TEST_CASE("a sender asks for what is proven under its own challenge, by its own 
   const auto attach = s.next<attach_msg>();
   REQUIRE(attach);
   CHECK(attach->challenge == task.challenge);
+}
+
+TEST_CASE("a snapshot that hangs holds up nobody for ever") {
+  sender_stage s(false, 100);
+  SECTION("while it stages a delta that all have voted on") {
+    auto ticket = std::make_shared<ticket_state>(10s);
+    s.test->send(s.sender, sync_request{1, reader_of(s.next_w), ticket});
+    const auto votes = s.next<round_spec>();
+    REQUIRE(votes);
+    s.test->send(s.sender, round_result{votes->txn, votes->number, votes->kind, {}});
+    REQUIRE(s.next<stage_request>());
+    const auto report = ticket->wait_report(10s);
+    REQUIRE(report);
+    CHECK(report->result == sync_result::aborted);
+    CHECK(report->reason == errc::timeout);
+    CHECK(report->detail == "the snapshot has not staged the delta in time");
+    // And it is told so, for when it goes on.
+    CHECK(s.next<drop_request>());
+  }
+  SECTION("while it digests what somebody says to hold") {
+    s.test->monitor(s.sender);
+    s.test->send(s.sender, admit_request{participant{4, {4, 4}},
+                                         "four",
+                                         caf::actor_cast<receiver_actor>(s.test),
+                                         {},
+                                         s.w.shape().fingerprint()});
+    REQUIRE(s.next<prove_request>());
+    // The supervisor begins another run.
+    const auto ended = s.next<caf::down_msg>();
+    REQUIRE(ended);
+    CHECK(ended->reason == caf::sec::runtime_error);
+  }
 }
 
 TEST_CASE("a start waits for all ranks, and for what each says to it") {

@@ -241,6 +241,36 @@ TEST_CASE_METHOD(fixture,
     CHECK(f.members() == std::vector<participant>{a});
     CHECK(report(f.on_next_wanted(t0)).reason == errc::torn);
   }
+  SECTION("it must stage in time") {
+    const bool voted = GENERATE(true, false);
+    const auto due = t0 + proof_timeout(s, 100, 1000);
+    CHECK(f.deadline() == due);
+    if (voted) CHECK(votes().empty());
+    CHECK(f.on_tick(due - std::chrono::milliseconds(1)).empty());
+    CHECK(f.deadline() == due);
+    const auto first = f.on_tick(due);
+    CHECK(f.deadline() != due);
+    CHECK(proven().empty());
+    const auto l = voted ? first : votes();
+    CHECK_FALSE(find<act::send_commit>(l));
+    CHECK(find<act::send_abort>(l)->who == std::vector<participant>{a, b});
+    CHECK(f.members() == std::vector<participant>{a});
+    const auto r = report(f.on_next_wanted(t0));
+    CHECK(r.result == sync_result::aborted);
+    CHECK(r.reason == errc::timeout);
+    CHECK(r.detail == "the snapshot has not staged the delta in time");
+  }
+  SECTION("once it has, its time is over") {
+    CHECK(proven().empty());
+    CHECK_FALSE(f.deadline());
+    CHECK(f.on_tick(t0 + std::chrono::hours(1)).empty());
+    CHECK(find<act::send_commit>(votes()));
+  }
+  SECTION("nor does it matter to a run that has ended") {
+    f.on_newer_run(t0, 2);
+    CHECK_FALSE(f.deadline());
+    CHECK(f.on_tick(t0 + std::chrono::hours(1)).empty());
+  }
   SECTION("its refusal is the reason, whatever others refuse") {
     f.on_encode_failed(t0, {1, seq}, errc::torn, "why");
     const auto l = vote(
