@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# tests/model/check.sh NAME | transitions | --transitions | --list | --all: runs
+# tests/model/check.sh NAME | transitions | --transitions | --list | --spin | --all: runs
 # spin on the model of the sync protocol.
 #   NAME    one check of the table below
 #   transitions    that transitions.txt is what the model says
 #   --transitions  writes transitions.txt anew
 #   --list  the names of the small set and of the long one, which ctest runs
+#   --spin  that spin can be run
 #   --all   every check, the large ones too: minutes each, up to 6 GB of memory
 # A check that must hold demands a completed search without errors; one that must fail demands an
 # error of the named invariant and the trail that leads to it. MODEL_SWITCHES adds switches to a
@@ -150,6 +151,11 @@ check_transitions() {
   say "transitions: as in transitions.txt"
 }
 
+check_spin() {
+  command -v spin >/dev/null || die "the model of the protocol is not checked: there is no spin. scripts/setup installs it"
+  spin -V
+}
+
 names() { checks | awk -F'|' -v set="$1" 'NF { k = $1; s = $2; gsub(/ /, "", k); gsub(/ /, "", s) } NF && (set == "" || s == set) { print k }'; }
 
 case "${1:-}" in
@@ -162,6 +168,7 @@ case "${1:-}" in
     made="$(transitions)"
     printf '%s\n' "$made" >"$here/transitions.txt"
     ;;
+  --spin) check_spin ;;
   transitions) check_transitions ;;
   --all)
     failed=0
@@ -171,6 +178,6 @@ case "${1:-}" in
     done
     exit "$failed"
     ;;
-  "" | -*) die "usage: tests/model/check.sh NAME | transitions | --transitions | --list | --all" ;;
+  "" | -*) die "usage: tests/model/check.sh NAME | transitions | --transitions | --list | --spin | --all" ;;
   *) run_check "$1" ;;
 esac
