@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # break_actors_test.sh ROOT: the list of breaks that is, is right; and what goes stale is found.
-program=break-actors
-needed=(docs/sim.md actors messages protocol sim tests/sim/scenarios weights)
+program=(break-actors --check)
+needed=(scripts/broken_texts.py docs/sim.md actors messages protocol sim tests/sim/scenarios weights)
 source "$(dirname "${BASH_SOURCE[0]}")/spoilt.sh"
 
 right

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # break_guards_test.sh ROOT: the list of guards that is, is right; and what goes stale is found.
-program=break-guards
-needed=(docs/protocol.md protocol)
+program=(break-guards --check)
+needed=(scripts/broken_texts.py docs/protocol.md protocol)
 source "$(dirname "${BASH_SOURCE[0]}")/spoilt.sh"
 
 right

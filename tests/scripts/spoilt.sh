@@ -1,6 +1,6 @@
-# Sourced by the tests of lists of what is broken by hand, with the repository's root as $1: what a
-# list says of the sources is right, and what goes stale is found.
-# `program` is the script that reads the list, `needed` what it reads.
+# Sourced by the tests of scripts that check a list, with the repository's root as $1: what a list says
+# of the sources is right, and what goes stale is found.
+# `program` is the script that reads the list, and what makes it check; `needed` what it reads.
 set -euo pipefail
 root=$1
 copy=$(mktemp -d)
@@ -9,12 +9,14 @@ failed=0
 
 fresh() {
   rm -rf "${copy:?}"/*
-  (cd "$root" && cp -R --parents "scripts/$program" scripts/broken_texts.py "${needed[@]}" "$copy")
+  (cd "$root" && cp -R --parents "scripts/${program[0]}" "${needed[@]}" "$copy")
 }
+
+run() { "$copy/scripts/${program[0]}" "${program[@]:1}"; }
 
 right() {
   fresh
-  "$copy/scripts/$program" --check || failed=1
+  run || failed=1
 }
 
 # spoilt WHAT FILE SED EXPECTED: after `sed` the check fails, and says so.
@@ -24,7 +26,7 @@ spoilt() {
   if cmp -s "$root/$2" "$copy/$2"; then
     echo "FAILED: $1: nothing was changed"
     failed=1
-  elif said=$("$copy/scripts/$program" --check 2>&1); then
+  elif said=$(run 2>&1); then
     echo "FAILED: $1: not found"
     failed=1
   elif ! grep -qF -- "$4" <<<"$said"; then
