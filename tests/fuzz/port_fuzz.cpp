@@ -1,7 +1,8 @@
 // The bytes are whom a port of ours meets, one after the other: the first byte says whether it
 // wants a key, and whether it is closed while some wait; then of each peer come a byte that says
 // whether it waits before it speaks, two of how much it says, and that. Who waits speaks after all
-// others, and takes up a place until then.
+// others, and takes up a place until then. What is held for them is counted in the port's one
+// thread.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -13,8 +14,11 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
+#include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -37,6 +41,12 @@ constexpr std::size_t peers_max = 8;
 constexpr std::uint32_t places = 3;
 /// For what takes microseconds.
 constexpr std::chrono::seconds patience{2};
+
+/// What a port may hold for an input of `size` bytes: whoever is in the handshake and, in clear,
+/// all who have entered.
+constexpr std::size_t held_max(std::size_t size, bool keyed) {
+  return 8 * size + (keyed ? 512 << 10 : 32 << 10);
+}
 
 /// A port, and who came through it.
 class listener {
@@ -88,11 +98,30 @@ class listener {
     return std::exchange(entered_, {});
   }
 
+  /// Counts what its thread holds from here on; `counted` demands that it was never more than that.
+  void count(std::size_t bound) {
+    in_its_thread([&] { held_.emplace(bound); });
+  }
+  void counted() {
+    in_its_thread([&] { held_.reset(); });
+  }
+
  private:
+  /// Returns when it is done, after all that was to be done before.
+  void in_its_thread(const std::function<void()>& task) {
+    const auto done = std::make_shared<std::promise<void>>();
+    io_.post([&task, done] {
+      task();
+      done->set_value();
+    });
+    done->get_future().wait();
+  }
+
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::shared_ptr<channel>> entered_;
-  io_threads io_{1};  // ends before what its callbacks use
+  std::optional<fuzz::held_bytes> held_;  // of that thread, and of no other
+  io_threads io_{1};                      // ends before what its callbacks use
   std::unique_ptr<acceptor> port_;
 };
 
@@ -284,11 +313,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (input.empty()) return 0;
   const auto how = std::to_integer<unsigned>(input[0]);
   const bool wants_key = (how & 1) != 0;
-  if ((how & 2) != 0) {
-    listener brief(wants_key ? key : security_options());
-    meet(brief, wants_key, true, input.subspan(1));
-  } else {
-    meet(wants_key ? keyed : clear, wants_key, false, input.subspan(1));
-  }
+  const bool closes = (how & 2) != 0;
+  std::optional<listener> brief;
+  if (closes) brief.emplace(wants_key ? key : security_options());
+  auto& port = closes ? *brief : wants_key ? keyed : clear;
+  port.count(held_max(size, wants_key));
+  meet(port, wants_key, closes, input.subspan(1));
+  port.counted();
   return 0;
 }
