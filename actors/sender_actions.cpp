@@ -179,7 +179,7 @@ class performer {
   }
   void perform(const act::ship_redo& a) {
     // Nobody passes it on: it may differ from what was staged. Who is torn cannot read what is
-    // coded against the base. With several ranks nobody comes here.
+    // coded against the base: where several ranks have coded nobody comes here.
     state_.measures.sent_bytes += ship_each(
         a.txn, a.who, state_.delta, a.round, nullptr,
         [this](const participant&, const part_shipment& s) -> std::shared_ptr<bucket_source> {
