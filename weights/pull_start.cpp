@@ -164,6 +164,15 @@ class proving {
 
 }  // namespace
 
+pull_start from_nothing() {
+  return {std::nullopt, "is not what its deltas start from", false, {}};
+}
+
+void require_not_later(const fs::path& dir, std::uint64_t version, std::uint64_t target) {
+  if (version > target)
+    refuse(errc::wrong_base, dir, fmt::format("is at version {}, later than {}", version, target));
+}
+
 std::optional<checkpoint> open_held(const fs::path& dir, std::string& why) {
   if (!holds_checkpoint(dir)) {
     why = "holds no checkpoint";

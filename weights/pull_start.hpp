@@ -25,6 +25,13 @@ struct pull_start {
   std::string state;  ///< that digest
 };
 
+/// What a checkpoint starts from that proved not to be what its deltas start from.
+pull_start from_nothing();
+
+/// Throws `error{wrong_base}` if `version`, which `dir` is at, is later than `target`.
+void require_not_later(const std::filesystem::path& dir, std::uint64_t version,
+                       std::uint64_t target);
+
 /// The checkpoint in `dir`; nothing, and `why` as in `pull_start`, if there is none, or one that
 /// cannot be opened: then a whole one may take its place. Throws the `try_again_error` among
 /// `error{bad_input}`.

@@ -1,0 +1,143 @@
+// Decides whether a pull would succeed, without the lock and without a written byte.
+#include <fmt/format.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weights/checkpoint.hpp"
+#include "weights/checkpoint_index.hpp"
+#include "weights/file.hpp"
+#include "weights/file_lock.hpp"
+#include "weights/host_record.hpp"
+#include "weights/published.hpp"
+#include "weights/pull.hpp"
+#include "weights/pull_plan.hpp"
+#include "weights/pull_stage.hpp"
+#include "weights/pull_start.hpp"
+#include "weights/state_digest.hpp"
+
+namespace lockstep {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t verified_deltas_max = 256;
+
+// What a chain starts from, proven where it can be.
+checkpoint open_whole(const fs::path& dir) {
+  auto whole = checkpoint::open(dir);
+  if (!has_index(dir)) return whole;
+  const auto metadata = read_index(dir).metadata;
+  const auto digest = metadata.find(std::string(own_key::target));
+  if (digest != metadata.end() && state_digest(whole) != digest->second)
+    refuse(errc::bad_input, dir, "does not have the digest that its index says");
+  return whole;
+}
+
+/// The same way without the lock and without a written byte.
+class verifying {
+ public:
+  explicit verifying(const pull_options& options) : options_(options) {}
+
+  pull_report run() {
+    const auto target = options_.target ? options_.target : newest_published(options_.source);
+    if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
+    report_.version = *target;
+    const auto notes = settled_notes();
+    report_.from = notes.marker.value_or(0);
+    const auto from =
+        find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target);
+    if (from.version) require_not_later(options_.checkpoint, *from.version, *target);
+    if (from.version == target && *target != 0) {
+      report_.compared_bytes =
+          prove_version(options_.source, checkpoint::open(options_.checkpoint), *target,
+                        notes.record ? notes.record->state : std::string(), proof::all);
+      return report_;
+    }
+    std::string why;
+    const auto here = open_held(options_.checkpoint, why);
+    const auto plan = plan_here(*target, from, here);
+    try {
+      way(plan, from, here);
+    } catch (const error&) {
+      if (!not_the_base_) throw;
+      const auto anew = rebuilding(*target, here);
+      if (!anew) throw;
+      way(*anew, from_nothing(), here);
+    }
+    return report_;
+  }
+
+ private:
+  /// Once nobody is at work there. Throws `error` if what was begun is not ended.
+  host_notes settled_notes() const {
+    auto notes = notes_of(options_.checkpoint);
+    if (!notes.interrupted) return notes;
+    if (is_locked(options_.checkpoint / ".weight_sync" / "lock"))
+      refuse(
+          errc::timeout, options_.checkpoint,
+          fmt::format("is being changed to version {} by another process: ask again when it ends",
+                      *notes.interrupted));
+    notes = notes_of(options_.checkpoint);  // it may have ended before the lock was looked at
+    if (notes.interrupted)
+      refuse(errc::torn, options_.checkpoint,
+             fmt::format("was left by an interrupted change to version {}: the next pull ends it",
+                         *notes.interrupted));
+    return notes;
+  }
+
+  pull_plan plan_here(std::uint64_t target, const pull_start& from,
+                      const std::optional<checkpoint>& here) const {
+    return plan_pull(options_.source, target, from.version, from.why, options_.base.has_value(),
+                     here ? &here->shape() : nullptr);
+  }
+
+  /// The way from a whole checkpoint, which a pull goes where the live one is not the base.
+  std::optional<pull_plan> rebuilding(std::uint64_t target,
+                                      const std::optional<checkpoint>& here) const {
+    try {
+      return plan_here(target, from_nothing(), here);
+    } catch (const error&) {
+      return std::nullopt;
+    }
+  }
+
+  void way(const pull_plan& plan, const pull_start& from, const std::optional<checkpoint>& here) {
+    const auto start = plan.whole     ? open_whole(plan.whole->dir)
+                       : from.version ? *here
+                                      : checkpoint::open(*options_.base);
+    if (here) start.require(here->shape());
+    if (plan.deltas.size() > verified_deltas_max)
+      refuse(errc::bad_input, options_.source,
+             fmt::format("has {} deltas on the way, more than {}: give a nearer version",
+                         plan.deltas.size(), verified_deltas_max));
+    std::vector<published_delta> deltas;
+    for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
+    try {
+      report_.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
+                                if (options_.progress) options_.progress("verifying", done, all);
+                              }).changed_bytes;
+    } catch (const error& e) {
+      not_the_base_ = e.code() == errc::wrong_base ||
+                      (!deltas.empty() && is_by_base(plan.deltas.front().dir, start.path(), e));
+      throw;
+    }
+    report_.whole = plan.whole.has_value();
+    report_.deltas = deltas.size();
+    for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
+  }
+
+  const pull_options& options_;
+  pull_report report_;
+  bool not_the_base_ = false;
+};
+
+}  // namespace
+
+pull_report verify(const pull_options& options) {
+  return verifying(options).run();
+}
+
+}  // namespace lockstep
