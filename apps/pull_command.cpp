@@ -104,7 +104,11 @@ class puller {
       }
       throw;
     }
-    insist();
+    try {
+      insist();
+    } catch (const error& unheard) {
+      throw_unsaid(options_.checkpoint, *reached_, unheard);
+    }
   }
 
   /// Until it is told to stop, or is at the version that was asked for and has said so. What cannot

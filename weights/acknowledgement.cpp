@@ -10,6 +10,8 @@
 
 #include "kernels/digest.hpp"
 #include "messages/from_receiver.hpp"
+#include "messages/one_line.hpp"
+#include "messages/transient.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"
@@ -68,17 +70,24 @@ fs::path acknowledgements_of(const fs::path& stream) {
   return stream / "acks";
 }
 
-void write_acknowledgement(const fs::path& dir, std::string_view name,
-                           const acknowledgement& what) {
-  const auto file = file_of(dir, name);
+namespace {
+
+std::string text_of(const acknowledgement& what) {
   const json said{{"version", version_text(what.version)},
                   {"challenge", challenge_text(what.challenge)},
                   {"reason", to_string(what.reason)},
                   {"detail", printable(what.detail).substr(0, reply_detail_max)},
                   {"proof", to_string(what.proof)}};
   // A detail names files, whose names may be anything, and may be cut inside of a letter.
-  file_writer out(file);
-  out.write(said.dump(-1, ' ', false, json::error_handler_t::replace));
+  return said.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace
+
+void write_acknowledgement(const fs::path& dir, std::string_view name,
+                           const acknowledgement& what) {
+  file_writer out(file_of(dir, name));
+  out.write(text_of(what));
   out.commit();
 }
 
@@ -137,7 +146,17 @@ void acknowledge(const fs::path& dir, std::uint64_t version, const fs::path& hol
   const auto challenge = challenge_in(dir);
   if (!challenge) return;
   if (reason == errc::none && has_said(acks, name, version, *challenge)) return;
-  write_acknowledgement(acks, name, answer_to(*challenge, version, holder, reason, detail));
+  file_writer out(file_of(acks, name));  // or all would be read for what cannot be written
+  out.write(text_of(answer_to(*challenge, version, holder, reason, detail)));
+  out.commit();
+}
+
+void throw_unsaid(const fs::path& holder, std::uint64_t version, const error& why) {
+  const auto text = fmt::format("{}: is at version {}, but that could not be said: {}; the next pull "
+                                "says it",
+                                one_line(holder.native()), version, why.what());
+  if (is_transient(why)) throw try_again_error(why.code(), text);
+  throw error(why.code() == errc::shut_down ? errc::shut_down : errc::unreachable, text);
 }
 
 std::optional<std::uint64_t> challenge_in(const fs::path& dir) {

@@ -63,6 +63,12 @@ void acknowledge(const std::filesystem::path& dir, std::uint64_t version,
                  const std::filesystem::path& holder, const std::filesystem::path& acks,
                  std::string_view name, errc reason, const std::string& detail);
 
+/// Throws what it comes to that the checkpoint `holder` is at `version`, and that this could not be
+/// said for `why`: `error{unreachable}`; what may go well when it is tried again, and
+/// `error{shut_down}`, stay so.
+[[noreturn]] void throw_unsaid(const std::filesystem::path& holder, std::uint64_t version,
+                               const error& why);
+
 /// The proof of `holder`'s tensors, read anew from its files a tensor at a time. Throws
 /// `error{bad_input}`.
 digest proof_of(const checkpoint& holder, std::uint64_t challenge);

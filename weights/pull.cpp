@@ -63,10 +63,14 @@ class pulling {
     if (options_.name.empty()) return reach();
     try {
       reach();
-      say(report_.version, errc::none, {});
     } catch (const error& e) {
       refuse_aloud(e);
       throw;
+    }
+    try {
+      say(report_.version, errc::none, {});
+    } catch (const error& e) {
+      throw_unsaid(host_.dir(), report_.version, e);
     }
     return report_;
   }

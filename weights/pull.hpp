@@ -64,7 +64,8 @@ struct pull_report {
 /// `wrong_base` where the checkpoint is not what the deltas start from, is later than the target,
 /// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock; `shut_down`
 /// where `options` said so. What is live is then what it was, or an earlier version of the chain,
-/// as the marker says.
+/// as the marker says. Where it is at the target and that cannot be said, as `throw_unsaid`; the
+/// next call says it.
 pull_report pull(const pull_options& options);
 
 /// Does all of that but the writing: neither keeps the lock nor changes a byte. A checkpoint that

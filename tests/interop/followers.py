@@ -4,6 +4,7 @@
     tests/interop/followers.py PROGRAM SHIM [NAME…]
 """
 import json
+import os
 import random
 import secrets
 import signal
@@ -255,6 +256,27 @@ def test_who_is_not_heard_says_so(folder):
         interop.run(*pull, "--name", "a", "--connect", "192.0.2.1:7171", status=2, says="192.0.2.1")
         interop.run(*pull, "--name", "a", "--acks", folder, *there, status=2, says="--acks")
         interop.run(*pull, "--name", "a", "--set", "log.level=off", status=2, says="--connect")
+
+
+def test_who_holds_a_version_and_cannot_say_so_says_both(folder):
+    with Fleet(folder, walk(1), ["a"]) as fleet:
+        publisher = fleet.publish()
+        wait_for(lambda: (fleet.stream / "weight_v000001" / "model.safetensors.index.json").exists())
+        (folder / "acks").write_text("no directory")
+        pull = ["pull", "--source", fleet.stream, "--checkpoint", fleet.folder / "a", "--name", "a"]
+        for _ in range(2):
+            said = interop.run(*pull, "--acks", folder / "acks", status=3,
+                               says=["is at version 1, but that could not be said", str(folder / "acks")]).stderr
+            assert said.count("could not be said") == 1 and "nor could" not in said, said
+            fleet.all_hold()
+        # What a full disk does is tried again, and costs no read of the checkpoint.
+        full = {**os.environ, "LD_PRELOAD": str(interop.SHIM), "FAULT": "ENOSPC", "FAULT_UNDER": str(fleet.stream / "acks"),
+                "FAULT_AT": "1", "FAULT_STAYS": "1"}
+        ended = subprocess.run([interop.PROGRAM, *map(str, pull)], env=full, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 4 and "is at version 1, but that could not be said" in ended.stderr, ended.stderr
+        assert not (fleet.stream / "acks" / "a.json").exists()
+        interop.run(*pull)
+        assert [s["result"] for s in fleet.syncs(publisher)] == ["ok"]
 
 
 def test_strangers_cost_a_publisher_nothing(folder):
