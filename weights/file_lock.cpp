@@ -22,13 +22,22 @@ namespace lockstep {
 namespace {
 
 constexpr std::chrono::milliseconds pause(20);
+// For who only looks whether it is held, which takes a moment (`is_locked`).
+constexpr std::chrono::milliseconds look_patience(1000);
+
+// Whether those who have the lock share it: nobody works under it.
+bool is_only_looked_at(int descriptor) {
+  if (::flock(descriptor, LOCK_SH | LOCK_NB) != 0) return false;
+  ::flock(descriptor, LOCK_UN);
+  return true;
+}
 
 }  // namespace
 
 file_lock::file_lock(const std::filesystem::path& file, std::chrono::milliseconds patience,
                      const std::function<bool()>& stopping)
     : file_(file) {
-  const auto until = std::chrono::steady_clock::now() + patience;
+  const auto begun = std::chrono::steady_clock::now();
   for (;;) {
     if (descriptor_ < 0)
       descriptor_ = uninterrupted([&] {
@@ -41,7 +50,10 @@ file_lock::file_lock(const std::filesystem::path& file, std::chrono::millisecond
     if (code == 0) close();
     const bool held = code == 0 || code == EWOULDBLOCK || code == EINTR;
     const bool stop = held && stopping && stopping();
-    if (held && !stop && std::chrono::steady_clock::now() < until) {
+    const auto waited = std::chrono::steady_clock::now() - begun;
+    const bool wait = waited < patience || (code != 0 && waited < look_patience &&
+                                            is_only_looked_at(descriptor_));
+    if (held && !stop && wait) {
       if (code != 0) std::this_thread::sleep_for(pause);
       continue;
     }

@@ -11,8 +11,8 @@ namespace lockstep {
 /// it is missing (its directory is not), and stays: who removes it lets two in. Movable.
 class file_lock {
  public:
-  /// Waits for as long as `patience` where another process has it; what is held on return is the
-  /// file that stands there then. Throws `error{unwritable}` that names the file, `error{timeout}`
+  /// Waits for as long as `patience` where another process has it, and at least a second for those
+  /// who only look (`is_locked`); what is held on return is the file that stands there then. Throws `error{unwritable}` that names the file, `error{timeout}`
   /// when the patience is over, `error{shut_down}` if `stopping` (may be empty) says so before.
   file_lock(const std::filesystem::path& file, std::chrono::milliseconds patience,
             const std::function<bool()>& stopping = {});

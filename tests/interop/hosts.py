@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 try:
@@ -120,6 +121,23 @@ def test_verify_tells_a_change_under_way_from_one_that_was_interrupted(folder):
     verify(place.stream, place.host, status=1, says="interrupted change to version 2")
     pull(place.stream, place.host)
     holds(place.host, place.states[2])
+
+
+def test_who_looks_whether_somebody_is_at_work_keeps_no_pull_out(folder):
+    """verify shares the lock for a moment."""
+    place = Place(folder, walk(1))
+    place.publish(1)
+    (place.host / ".weight_sync").mkdir()
+    with open(place.host / ".weight_sync" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        timer = threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        timer.start()
+        pull(place.stream, place.host, None, "--lock-ms", 0)
+        timer.join()
+        holds(place.host, place.states[1])
+        for how in (fcntl.LOCK_SH, fcntl.LOCK_EX):  # who keeps it for longer is told of
+            fcntl.flock(lock, how)
+            pull(place.stream, place.host, None, "--lock-ms", 0, status=3, says="held by another process")
 
 
 def test_verify_goes_the_way_of_a_pull_that_rebuilds(folder):
