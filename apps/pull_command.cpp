@@ -229,14 +229,18 @@ class puller {
     auto seen = stamps_of(dir, {std::string(index_name), std::string(single_file_name)});
     const bool same = seen == seen_;
     if (same && reached_ == to) return;
-    if (same && refused_ && std::chrono::steady_clock::now() - *refused_ < refusal_holds &&
-        way_to(*to) == refused_way_)
-      return;
+    // What leads there is looked at before a try, or what changes under it would not be seen, but
+    // only once a try was refused: over a mount with thousands of versions it takes long.
+    std::optional<std::vector<file_stamp>> way;
+    if (same && refused_) {
+      way = way_to(*to);
+      if (std::chrono::steady_clock::now() - *refused_ < refusal_holds && way == refused_way_)
+        return;
+    }
     seen_ = std::move(seen);
     reached_.reset();
     refused_.reset();
     options_.target = to;
-    auto way = way_to(*to);
     try {
       bring();
     } catch (const error& e) {
@@ -273,7 +277,7 @@ class puller {
   std::optional<std::uint64_t> reached_;
   std::vector<file_stamp> seen_;  // of the version that was pulled last, or tried
   std::optional<std::chrono::steady_clock::time_point> refused_;
-  std::vector<file_stamp> refused_way_;
+  std::optional<std::vector<file_stamp>> refused_way_;  // nothing: it was not looked at
   std::pair<std::string, std::size_t> shown_;
   std::optional<acknowledger> to_;
 };

@@ -218,8 +218,12 @@ std::vector<std::uint64_t> published_versions(const fs::path& source) {
 }
 
 std::optional<std::uint64_t> newest_published(const fs::path& source) {
-  const auto all = published_versions(source);
-  return all.empty() ? std::nullopt : std::optional(all.back());
+  // From the top: of a stream with thousands of versions those below are not looked at.
+  const auto all = version_numbers(source);
+  const auto at = std::find_if(all.rbegin(), all.rend(), [&](std::uint64_t version) {
+    return is_published_version(published_dir(source, version));
+  });
+  return at == all.rend() ? std::nullopt : std::optional(*at);
 }
 
 }  // namespace lockstep

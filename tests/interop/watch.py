@@ -137,6 +137,34 @@ def test_a_damaged_version_is_not_decoded_at_every_look(folder):
     holds(place.host, place.states[2])
 
 
+def calls_in(log):
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_a_look_and_a_try_cost_what_they_need_however_many_versions_there_are(folder):
+    """Counted: the calls on what lies in the stream."""
+    versions, log = 3000, folder / "log"
+    place = Place(folder, walk(2))
+    for version in range(1, versions + 1):
+        old = fmt.version_dir(place.stream, version)
+        old.mkdir()
+        (old / fmt.INDEX).write_text('{"metadata": {"total_size": "1"}, "weight_map": {}}')
+    fmt.set_marker(place.host, versions)
+    fmt.publish(place.stream, versions + 1, versions, *place.states[:2])
+    counts = {**os.environ, "LD_PRELOAD": str(interop.SHIM), "FAULT": "EIO", "FAULT_UNDER": str(place.stream) + "/weight",
+              "FAULT_LOG": str(log)}
+    with Watcher(place.stream, place.host, env=counts):
+        eventually(lambda: fmt.marker(place.host) == versions + 1)
+        time.sleep(1.0)  # some looks
+        tried = calls_in(log)
+        fmt.publish(folder / "aside", versions + 2, versions + 1, *place.states[1:3])
+        os.rename(folder / "aside" / f"weight_v{versions + 2:06d}", fmt.version_dir(place.stream, versions + 2))
+        eventually(lambda: fmt.marker(place.host) == versions + 2)
+        again = calls_in(log) - tried
+    assert 4 < tried < versions / 2 and 4 < again < versions / 2, (tried, again)
+    holds(place.host, place.states[2])
+
+
 def test_a_watcher_that_is_told_to_stop_too_early_says_so(folder):
     place = Place(folder, walk(1))
     place.publish(1)
