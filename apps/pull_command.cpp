@@ -245,7 +245,7 @@ class puller {
       bring();
     } catch (const error& e) {
       const bool damaged = e.code() == errc::bad_input && !is_transient(e);
-      if (damaged || e.code() == errc::wrong_base) {
+      if (damaged || e.code() == errc::wrong_base || e.code() == errc::torn) {
         refused_ = std::chrono::steady_clock::now();
         refused_way_ = std::move(way);
       }
@@ -329,9 +329,10 @@ int run_pull(const pull_arguments& a) {
     else
       work.once();
   } catch (const error& e) {
-    if (e.code() != errc::shut_down) throw;
+    // A host's own files are input here, not what a receiver of ours failed to keep.
+    if (e.code() != errc::shut_down && e.code() != errc::torn) throw;
     print_error(e.what());
-    return exit_unreachable;
+    return e.code() == errc::torn ? exit_bad_input : exit_unreachable;
   }
   return exit_ok;
 }

@@ -150,7 +150,7 @@ class pulling {
 
   pull_plan plan_here(std::uint64_t target, const pull_start& from) const {
     const auto shape = layout_here();
-    return plan_pull(options_.source, target, from.version, from.why, options_.base.has_value(),
+    return plan_pull(options_.source, target, from, options_.base.has_value(),
                      shape ? &*shape : nullptr);
   }
 
@@ -166,14 +166,13 @@ class pulling {
   /// What a whole checkpoint that comes must be like; nothing where it may be like anything.
   std::optional<layout> layout_here() const {
     if (options_.rebuild || !host_.torn().empty()) return std::nullopt;
-    std::string why;
-    const auto live = open_held(host_.dir(), why);
+    const auto live = open_held(host_.dir());
     return live ? std::optional(live->shape()) : std::nullopt;
   }
 
   pull_start start(std::uint64_t target) const {
-    if (options_.rebuild) return {std::nullopt, "is to be rebuilt", false, {}};
-    if (!host_.torn().empty()) return {std::nullopt, host_.torn(), false, {}};
+    if (options_.rebuild) return nothing_held("is to be rebuilt");
+    if (!host_.torn().empty()) return nothing_held(host_.torn(), errc::torn);
     if (!host_.unreadable().empty())
       throw error(errc::bad_input, host_.unreadable() + "; --rebuild takes a whole checkpoint");
     return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target);

@@ -62,7 +62,8 @@ struct pull_report {
 /// after that is succeeded by the next call. Memory does not grow with the model. Throws `error`
 /// that names the file: `bad_input` on anything malformed, missing or not published yet;
 /// `wrong_base` where the checkpoint is not what the deltas start from, is later than the target,
-/// or belongs to another run; `wrong_layout`; `unwritable`; `timeout` for the lock; `shut_down`
+/// or belongs to another run; `torn` where its files are damaged, or a mix, and nothing whole is
+/// there to take their place; `wrong_layout`; `unwritable`; `timeout` for the lock; `shut_down`
 /// where `options` said so. What is live is then what it was, or an earlier version of the chain,
 /// as the marker says. Where it is at the target and that cannot be said, as `throw_unsaid`; the
 /// next call says it.

@@ -12,6 +12,7 @@
 #include "weights/plain_file.hpp"
 #include "weights/published.hpp"
 #include "weights/pull.hpp"
+#include "weights/pull_start.hpp"
 #include "weights/safetensors.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/unwritable.hpp"
@@ -118,12 +119,12 @@ bool still_there(const plan_step& step) {
 }  // namespace
 
 pull_plan plan_pull(const fs::path& source, std::uint64_t target,
-                    std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
-                    const layout* expected) {
+                    const pull_start& from, bool has_base, const layout* expected) {
   pull_plan plan;
+  const auto held = from.version.value_or(0);
   auto later = target;
   std::string base_state;  // what `later` says of its base
-  for (auto at = target; at != marker.value_or(0);) {
+  for (auto at = target; at != held;) {
     const auto dir = published_dir(source, at);
     require_there(dir, at, later);
     require_inside(source, dir);
@@ -144,23 +145,23 @@ pull_plan plan_pull(const fs::path& source, std::uint64_t target,
     const auto base = number_in(index, "base_version");
     if (base >= at)
       refuse(errc::bad_input, index.path, fmt::format("its base {} is not earlier", base));
-    if (base < marker.value_or(0))
-      refuse(errc::wrong_base, dir,
-             fmt::format("is a delta to version {}, but the checkpoint is at version {}", base,
-                         *marker));
+    if (base < held)
+      refuse(
+          errc::wrong_base, dir,
+          fmt::format("is a delta to version {}, but the checkpoint is at version {}", base, held));
     plan.deltas.push_back(std::move(step));
     later = at;
     base_state = stated(index, own_key::base);
     at = base;
   }
-  if (const auto held = marker.value_or(0); !plan.whole && !base_state.empty())
+  if (!plan.whole && !base_state.empty())
     if (const auto index = readable_index(published_dir(source, held)))
       require_agreed(*index, base_state, published_dir(source, later));
   std::reverse(plan.deltas.begin(), plan.deltas.end());
-  if (!plan.whole && !marker && !has_base)
-    refuse(errc::wrong_base, source,
+  if (!plan.whole && !from.version && !has_base)
+    refuse(from.reason, source,
            fmt::format("has no full version up to {}, and the checkpoint {}: a base is needed",
-                       target, why));
+                       target, from.why));
   return plan;
 }
 

@@ -15,6 +15,7 @@
 namespace lockstep {
 
 struct checkpoint_index;
+struct pull_start;
 
 /// One published version that is on the way.
 struct plan_step {
@@ -29,15 +30,14 @@ struct pull_plan {
   std::vector<plan_step> deltas;
 };
 
-/// The way from `marker` (nothing: from no checkpoint at all) to `target`: back from the target to
-/// the marker or, above it, to the newest full version. Throws `error{bad_input}` where a version
-/// on the way is missing, malformed or not published yet, `error{wrong_base}` where the way misses
-/// the marker or, with nothing to start from (`why`: the checkpoint … and …) and no base
-/// (`has_base`), leads to version 0. Two versions that say different digests of the state between
-/// them are malformed too. `expected`: the checkpoint's layout, where it has one.
+/// The way from what `from` says to `target`: back from the target to that version or, above it, to
+/// the newest full version. Throws `error{bad_input}` where a version on the way is missing,
+/// malformed or not published yet, `error{wrong_base}` where the way misses that version; with
+/// nothing to start from and no base (`has_base`), where it leads to version 0, the reason of
+/// `from`. Two versions that say different digests of the state between them are malformed too.
+/// `expected`: the checkpoint's layout, where it has one.
 pull_plan plan_pull(const std::filesystem::path& source, std::uint64_t target,
-                    std::optional<std::uint64_t> marker, const std::string& why, bool has_base,
-                    const layout* expected);
+                    const pull_start& from, bool has_base, const layout* expected);
 
 /// Whether all that is on the way is still there: whoever keeps the stream may remove versions
 /// while they are read. Throws `error{bad_input}`.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "messages/transient.hpp"
@@ -164,8 +165,15 @@ class proving {
 
 }  // namespace
 
+pull_start nothing_held(std::string why, errc reason) {
+  pull_start out;
+  out.why = std::move(why);
+  out.reason = reason;
+  return out;
+}
+
 pull_start from_nothing() {
-  return {std::nullopt, "is not what its deltas start from", false, {}};
+  return nothing_held("is not what its deltas start from");
 }
 
 void require_not_later(const fs::path& dir, std::uint64_t version, std::uint64_t target) {
@@ -173,32 +181,40 @@ void require_not_later(const fs::path& dir, std::uint64_t version, std::uint64_t
     refuse(errc::wrong_base, dir, fmt::format("is at version {}, later than {}", version, target));
 }
 
-std::optional<checkpoint> open_held(const fs::path& dir, std::string& why) {
+std::optional<checkpoint> open_held(const fs::path& dir, pull_start& none) {
   if (!holds_checkpoint(dir)) {
-    why = "holds no checkpoint";
+    none = nothing_held("holds no checkpoint");
     return std::nullopt;
   }
   try {
     return checkpoint::open(dir);
   } catch (const error& e) {
     if (e.code() != errc::bad_input || is_transient(e)) throw;
-    why = std::string("cannot be read (") + e.what() + ")";
+    none =
+        nothing_held(std::string("is damaged and cannot be read (") + e.what() + ")", errc::torn);
     return std::nullopt;
   }
+}
+
+std::optional<checkpoint> open_held(const fs::path& dir) {
+  pull_start none;
+  return open_held(dir, none);
 }
 
 pull_start find_start(const fs::path& source, const fs::path& dir,
                       const std::optional<std::uint64_t>& marker,
                       const std::optional<version_record>& record, std::uint64_t target) {
-  std::string why;
-  const auto live = open_held(dir, why);
-  if (!live) return {std::nullopt, why, false, {}};
-  if (!record) return {marker.value_or(0), {}, false, {}};
+  pull_start out;
+  const auto live = open_held(dir, out);
+  if (!live) return out;
+  out.version = record ? record->version : marker.value_or(0);
+  if (!record) return out;
   const auto written = written_since(dir, *record);
   // Who took the marker away meant to change files, or did.
   const bool as_left = !written && (marker || !record->files.empty());
   const bool other = is_other_run(source, *record, target);
-  if (as_left && !other) return {record->version, {}, false, {}};
+  if (as_left && !other) return out;
+  std::string why;
   if (as_left)
     why = fmt::format("is at version {} of another run", record->version);
   else if (written)
@@ -209,11 +225,14 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
                       record->version);
   const stated_states states(source, target);
   if (states.empty() && record->state.empty())
-    return {std::nullopt, why + ", and no digest says what it is", false, {}};
+    return nothing_held(why + ", and no digest says what it is");
   const auto state = as_left && !record->state.empty() ? record->state : state_digest(*live);
-  if (!other && state == record->state) return {record->version, {}, true, state};
-  if (const auto version = states.version_of(state)) return {version, {}, true, state};
-  return {std::nullopt, why + ", to what is no version of the stream", false, {}};
+  out.by_digest = true;
+  out.state = state;
+  if (!other && state == record->state) return out;
+  out.version = states.version_of(state);
+  if (out.version) return out;
+  return nothing_held(why + ", to what is no version of the stream");
 }
 
 std::uint64_t prove_version(const fs::path& source, const checkpoint& live, std::uint64_t version,

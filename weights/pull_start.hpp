@@ -18,13 +18,17 @@ namespace lockstep {
 /// What a checkpoint can be taken for.
 struct pull_start {
   std::optional<std::uint64_t> version;  ///< nothing: only a whole checkpoint helps
-  std::string why;                       ///< why there is nothing
+  std::string why;                       ///< why there is nothing: the checkpoint …
+  /// What that is: `torn` if the files are damaged or a mix, else another state than is needed.
+  errc reason = errc::wrong_base;
   /// What is noted of the host is not of this version of this stream, or of other files: the digest
   /// of the whole state, which was read, says what it is.
   bool by_digest = false;
   std::string state;  ///< that digest
 };
 
+/// Nothing to start from, for that reason.
+pull_start nothing_held(std::string why, errc reason = errc::wrong_base);
 /// What a checkpoint starts from that proved not to be what its deltas start from.
 pull_start from_nothing();
 
@@ -32,10 +36,12 @@ pull_start from_nothing();
 void require_not_later(const std::filesystem::path& dir, std::uint64_t version,
                        std::uint64_t target);
 
-/// The checkpoint in `dir`; nothing, and `why` as in `pull_start`, if there is none, or one that
-/// cannot be opened: then a whole one may take its place. Throws the `try_again_error` among
+/// The checkpoint in `dir`; nothing, and why in `none`, if there is none, or one that cannot be
+/// opened: then a whole one may take its place. Throws the `try_again_error` among
 /// `error{bad_input}`.
-std::optional<checkpoint> open_held(const std::filesystem::path& dir, std::string& why);
+std::optional<checkpoint> open_held(const std::filesystem::path& dir, pull_start& none);
+/// The same where nobody asks why.
+std::optional<checkpoint> open_held(const std::filesystem::path& dir);
 
 /// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to
 /// `target`. A checkpoint that nothing is noted of is taken at its marker's word, or for version 0.

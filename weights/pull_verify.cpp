@@ -56,8 +56,7 @@ class verifying {
                         notes.record ? notes.record->state : std::string(), proof::all);
       return report_;
     }
-    std::string why;
-    const auto here = open_held(options_.checkpoint, why);
+    const auto here = open_held(options_.checkpoint);
     const auto plan = plan_here(*target, from, here);
     try {
       way(plan, from, here);
@@ -90,7 +89,7 @@ class verifying {
 
   pull_plan plan_here(std::uint64_t target, const pull_start& from,
                       const std::optional<checkpoint>& here) const {
-    return plan_pull(options_.source, target, from.version, from.why, options_.base.has_value(),
+    return plan_pull(options_.source, target, from, options_.base.has_value(),
                      here ? &here->shape() : nullptr);
   }
 

@@ -297,9 +297,10 @@ def test_a_checkpoint_that_cannot_be_read_is_no_obstacle_to_a_whole_one(folder):
         pull(place.stream, place.host)
         spoil(place.host)
         edit_index(place.stream, 1, lambda i: i["metadata"].update(lockstep_challenge="0123456789abcdef"))
-        refused(place, "--name", "a", says=["cannot be read (", "model-00002-of-00002.safetensors", "a base is needed"])
+        refused(place, "--name", "a", says=["the checkpoint is damaged and cannot be read (",
+                                                "model-00002-of-00002.safetensors", "a base is needed"])
         said = json.loads((place.stream / "acks" / "a.json").read_text())
-        assert said["reason"] == "wrong_base", said  # for which a publisher makes a full version
+        assert said["reason"] == "torn", said  # for which a publisher makes a full version
         fmt.publish_full(place.stream, 2, place.states[2])
         run("verify", "--source", place.stream, "--checkpoint", place.host)
         assert pull(place.stream, place.host)["whole"]
