@@ -11,9 +11,10 @@
 //
 //   READ_MS=N        each read at a position takes so long
 //
-//   FAULT=ENOSPC|EIO|EINTR|SHORT FAULT_UNDER=DIR FAULT_AT=N [FAULT_STAYS=1]
+//   FAULT=ENOSPC|EIO|EACCES|EINTR|SHORT FAULT_UNDER=DIR FAULT_AT=N [FAULT_STAYS=1]
 //                    the N-th call on what lies below DIR that can meet this meets it, with
-//                    FAULT_STAYS every later one as well; SHORT moves half of the bytes
+//                    FAULT_STAYS every later one as well; SHORT moves half of the bytes, EACCES
+//                    meets what EIO does
 //   FAULT_LOG=FILE   appends a line "CALL PATH" for every call that met it; without FAULT_AT for
 //                    every one that could have
 #include <dirent.h>
@@ -99,6 +100,7 @@ struct fault_plan {
     const auto name = setting("FAULT");
     if (name == "ENOSPC") kind = enospc, code = ENOSPC;
     if (name == "EIO") kind = eio, code = EIO;
+    if (name == "EACCES") kind = eio, code = EACCES;
     if (name == "EINTR") kind = eintr, code = EINTR;
     if (name == "SHORT") kind = shortened;
   }

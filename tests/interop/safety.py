@@ -332,6 +332,38 @@ def test_a_version_that_goes_while_it_is_pulled_may_be_tried_again(folder):
     holds(place.host, place.states[8])
 
 
+def test_a_version_that_cannot_be_looked_at_is_told_of_and_costs_nothing(folder):
+    """A directory that may not be searched, a file server that fails: neither is a version that is not there."""
+    for fault, status, why in (("EACCES", 2, "Permission denied"), ("EIO", 4, "Input/output error")):
+        here = folder / fault
+        here.mkdir()
+        place = Place(here, walk(3))
+        for version in (1, 2, 3):
+            place.publish(version)
+        pull(place.stream, place.host, 1)
+        before = snapshot(place.host)
+
+        def faulty(command, version, *more):
+            under = str(fmt.version_dir(place.stream, version))
+            env = {**os.environ, "LD_PRELOAD": str(interop.SHIM), "FAULT": fault, "FAULT_UNDER": under, "FAULT_AT": "1", "FAULT_STAYS": "1"}
+            return subprocess.run([interop.PROGRAM, command, "--source", place.stream, "--checkpoint", place.host, *more],
+                                  env=env, capture_output=True, text=True, timeout=60)
+
+        for version in (2, 3):  # on the way, and the target
+            for command in ("pull", "verify"):
+                ended = faulty(command, version)
+                assert ended.returncode == status, (fault, version, ended.returncode, ended.stderr)
+                assert f"weight_v00000{version}" in ended.stderr and why in ended.stderr, ended.stderr
+                assert ended.stderr.startswith("lockstep: ") and ended.stderr.count("\n") == 1, ended.stderr
+                assert snapshot(place.host) == before and fmt.marker(place.host) == 1
+        # One that is passed already says nothing, unless it may say something the next time.
+        ended = faulty("pull", 1)
+        assert ended.returncode == (0 if status == 2 else 4), ended.stderr
+        holds(place.host, place.states[3 if status == 2 else 1])
+        pull(place.stream, place.host)
+        holds(place.host, place.states[3])
+
+
 # Publishing.
 
 def test_the_names_beside_the_shards_are_synced_before_the_index_stands(folder):
