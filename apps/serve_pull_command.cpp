@@ -133,14 +133,15 @@ class pull_route {
 
   /// Whether a pull that failed wanted what is not published, or less than is there: a request of
   /// old that is sent again, or one that came too early. Neither says anything of the weights.
-  static bool asks_in_vain(const pull_options& asked) {
+  bool asks_in_vain(const pull_options& asked) const {
     try {
       const auto dir = published_dir(asked.source, *asked.target);
       if (!has_index(dir) && !stands(dir / single_file_name)) return true;
       const auto notes = notes_of(asked.checkpoint);
       if (notes.interrupted) return false;
       const auto held =
-          find_start(asked.source, asked.checkpoint, notes.marker, notes.record, *asked.target);
+          find_start(asked.source, asked.checkpoint, notes.marker, notes.record, *asked.target,
+                     stopping_);
       return held.version && *held.version > *asked.target;
     } catch (const std::exception&) {
       return false;

@@ -16,6 +16,7 @@
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"
 #include "weights/published.hpp"
+#include "weights/stopping.hpp"
 #include "weights/tensor_windows.hpp"
 
 namespace lockstep {
@@ -124,9 +125,10 @@ bool has_said(const fs::path& acks, std::string_view name, std::uint64_t version
 }
 
 acknowledgement answer_to(std::uint64_t challenge, std::uint64_t version, const fs::path& holder,
-                          errc reason, const std::string& detail) {
+                          errc reason, const std::string& detail,
+                          const std::function<bool()>& stopping) {
   acknowledgement out{version, challenge, reason, detail, {}};
-  if (reason == errc::none) out.proof = proof_of(checkpoint::open(holder), challenge);
+  if (reason == errc::none) out.proof = proof_of(checkpoint::open(holder), challenge, stopping);
   return out;
 }
 
@@ -134,20 +136,21 @@ acknowledgement answer_to(std::uint64_t challenge, std::uint64_t version, const 
 
 std::optional<acknowledgement> acknowledgement_of(const fs::path& dir, std::uint64_t version,
                                                   const fs::path& holder, errc reason,
-                                                  const std::string& detail) {
+                                                  const std::string& detail,
+                                                  const std::function<bool()>& stopping) {
   const auto challenge = challenge_in(dir);
   if (!challenge) return std::nullopt;
-  return answer_to(*challenge, version, holder, reason, detail);
+  return answer_to(*challenge, version, holder, reason, detail, stopping);
 }
 
 void acknowledge(const fs::path& dir, std::uint64_t version, const fs::path& holder,
                  const fs::path& acks, std::string_view name, errc reason,
-                 const std::string& detail) {
+                 const std::string& detail, const std::function<bool()>& stopping) {
   const auto challenge = challenge_in(dir);
   if (!challenge) return;
   if (reason == errc::none && has_said(acks, name, version, *challenge)) return;
   file_writer out(file_of(acks, name));  // or all would be read for what cannot be written
-  out.write(text_of(answer_to(*challenge, version, holder, reason, detail)));
+  out.write(text_of(answer_to(*challenge, version, holder, reason, detail, stopping)));
   out.commit();
 }
 
@@ -175,7 +178,8 @@ std::string challenge_text(std::uint64_t challenge) {
   return fmt::format("{:016x}", challenge);
 }
 
-digest proof_of(const checkpoint& holder, std::uint64_t challenge) {
+digest proof_of(const checkpoint& holder, std::uint64_t challenge,
+                const std::function<bool()>& stopping) {
   static_assert(tensor_window_bytes % kernels::digest_tile_bytes == 0);
   const kernels::digest_key key(challenge);
   kernels::digest_sum sum;
@@ -183,6 +187,7 @@ digest proof_of(const checkpoint& holder, std::uint64_t challenge) {
   read_tensors(holder, [&](std::size_t i, const auto& read) {
     kernels::digest_sum own;
     read([&](std::uint64_t at, std::span<const std::byte> piece) {
+      heed(stopping, holder.path());
       own += kernels::digest_range(key, static_cast<std::uint32_t>(i), at,
                                    {piece.data(), piece.size()});
     });

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -50,18 +51,20 @@ std::string challenge_text(std::uint64_t challenge);
 
 /// What is to be said of the version in `dir` at the host whose checkpoint is `holder`; with
 /// `reason` none after a read of all of it. Nothing if its publisher waits for nobody. Throws
-/// `error`.
+/// `error`; `error{shut_down}` if `stopping` (may be empty) says so.
 std::optional<acknowledgement> acknowledgement_of(const std::filesystem::path& dir,
                                                   std::uint64_t version,
                                                   const std::filesystem::path& holder, errc reason,
-                                                  const std::string& detail);
+                                                  const std::string& detail,
+                                                  const std::function<bool()>& stopping = {});
 
 /// Says, as `name`, what became of the version in `dir` at the host whose checkpoint is `holder`,
 /// if its publisher waits for that; with `reason` none after a read of all of it, and not again
-/// what was said before. Throws `error`.
+/// what was said before. Throws likewise.
 void acknowledge(const std::filesystem::path& dir, std::uint64_t version,
                  const std::filesystem::path& holder, const std::filesystem::path& acks,
-                 std::string_view name, errc reason, const std::string& detail);
+                 std::string_view name, errc reason, const std::string& detail,
+                 const std::function<bool()>& stopping = {});
 
 /// Throws what it comes to that the checkpoint `holder` is at `version`, and that this could not be
 /// said for `why`: `error{unreachable}`; what may go well when it is tried again, and
@@ -70,7 +73,8 @@ void acknowledge(const std::filesystem::path& dir, std::uint64_t version,
                                const error& why);
 
 /// The proof of `holder`'s tensors, read anew from its files a tensor at a time. Throws
-/// `error{bad_input}`.
-digest proof_of(const checkpoint& holder, std::uint64_t challenge);
+/// `error{bad_input}`; `error{shut_down}` soon after `stopping` says so.
+digest proof_of(const checkpoint& holder, std::uint64_t challenge,
+                const std::function<bool()>& stopping = {});
 
 }  // namespace lockstep

@@ -16,6 +16,7 @@
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/stopping.hpp"
 #include "weights/unwritable.hpp"
 
 namespace lockstep {
@@ -67,7 +68,7 @@ struct host_checkpoint::intent {
 
 host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience,
                                  const std::function<bool()>& stopping)
-    : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync") {
+    : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync"), stopping_(stopping) {
   make_directory(dir_);
   make_directory(sync_dir_);
   if (!fs::is_directory(fs::symlink_status(sync_dir_)))
@@ -110,7 +111,8 @@ host_checkpoint::intent host_checkpoint::parse_intent(const std::string& text) c
 // Others replace files, or write others over them, without a word: what was begun must not be ended
 // on top of those.
 std::string host_checkpoint::why_not_ended(const intent& what) const {
-  if (!what.full && !is_sealed(log_file(), what.seal)) return "the log of the change is damaged";
+  if (!what.full && !is_sealed(log_file(), what.seal, stopping_))
+    return "the log of the change is damaged";
   const auto changed = [](const std::string& name) {
     return fmt::format("others have changed {} since", in_quotes(name));
   };
@@ -129,8 +131,9 @@ std::string host_checkpoint::why_not_ended(const intent& what) const {
 std::string host_checkpoint::why_not_reached(const intent& what) const {
   if (what.record.state.empty()) return {};
   try {
-    if (state_digest(checkpoint::open(dir_)) == what.record.state) return {};
+    if (state_digest(checkpoint::open(dir_), stopping_) == what.record.state) return {};
   } catch (const error& e) {
+    if (e.code() == errc::shut_down) throw;  // the next process ends it, and reads what it gives
     return e.what();
   }
   return "ending it does not give that version: others have changed files since";
@@ -186,7 +189,7 @@ void host_checkpoint::make_private(const std::string& name) {
   if (::lstat(file.c_str(), &status) != 0) refuse_read(file, "cannot be looked at", errno);
   if (S_ISREG(status.st_mode) && status.st_nlink == 1) return;
   const auto copy = private_copy();
-  copy_whole(file, copy);
+  copy_whole(file, copy, [&](std::uint64_t) { heed(stopping_, file); });
   keep_times(file, copy);
   if (::rename(copy.c_str(), file.c_str()) != 0)
     refuse_write(file, "cannot be replaced by a copy of its own", errno);
@@ -267,7 +270,7 @@ void host_checkpoint::finish(const version_record& what) {
 std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_seal& seal,
                                          const std::vector<std::string>& files) {
   // What is declared must be what was proven: others may have put another log there.
-  if (!is_sealed(log_file(), seal))
+  if (!is_sealed(log_file(), seal, stopping_))
     refuse_again(log_file(), "is not the log that was written: somebody else is at work there");
   intent declared{what, false, seal, files};
   declared.record.files = stamps_of(dir_, files);

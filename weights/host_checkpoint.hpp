@@ -26,7 +26,8 @@ class host_checkpoint {
   /// Waits for the lock, then ends what an earlier process began and declared, and clears away what
   /// it did not. Throws `error{timeout}` if others hold the lock for longer than `patience`,
   /// `error{shut_down}` if `stopping` (may be empty) says so before, `error{unwritable}`,
-  /// `error{bad_input}`.
+  /// `error{bad_input}`. `stopping` is asked later as well, while files are read or copied: what
+  /// has been declared is carried out first.
   host_checkpoint(std::filesystem::path dir, std::chrono::milliseconds patience,
                   const std::function<bool()>& stopping = {});
 
@@ -86,6 +87,7 @@ class host_checkpoint {
 
   std::filesystem::path dir_;
   std::filesystem::path sync_dir_;
+  std::function<bool()> stopping_;
   std::optional<file_lock> lock_;
   std::optional<std::uint64_t> version_;
   std::optional<version_record> record_;

@@ -25,18 +25,23 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t transfer_bytes_max = 1u << 30;  // Linux moves at most 0x7ffff000 in a call
-constexpr std::size_t copy_bytes = 1u << 20;
+constexpr std::size_t copy_bytes_max = 16u << 20;  // until the next word of it
+constexpr std::size_t copy_bytes = 1u << 20;       // through memory
+
+using copy_word = std::function<void(std::uint64_t)>;
 
 // Copies [begin, end) of one file to the same place in another.
-void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std::uint64_t end) {
+void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std::uint64_t end,
+                const copy_word& copied) {
   while (begin < end) {
     auto in = static_cast<off_t>(begin);
     auto out = in;
-    const auto size = std::min<std::uint64_t>(end - begin, transfer_bytes_max);
+    const auto size = std::min<std::uint64_t>(end - begin, copy_bytes_max);
     const auto moved = uninterrupted(
         [&] { return ::copy_file_range(from.descriptor(), &in, to.descriptor(), &out, size, 0); });
     if (moved <= 0) break;
     begin += static_cast<std::uint64_t>(moved);
+    copied(static_cast<std::uint64_t>(moved));
   }
   std::vector<std::byte> buffer(begin < end ? copy_bytes : 0);
   while (begin < end) {  // between file systems that cannot do it themselves
@@ -44,21 +49,23 @@ void copy_range(const plain_file& from, plain_file& to, std::uint64_t begin, std
     from.read(begin, piece);
     to.write(begin, piece);
     begin += piece.size();
+    copied(piece.size());
   }
 }
 
-void copy_data(const plain_file& from, plain_file& to) {
-  if (::ioctl(to.descriptor(), FICLONE, from.descriptor()) == 0) return;
+void copy_data(const plain_file& from, plain_file& to, const copy_word& copied) {
   const auto size = from.size();
+  if (::ioctl(to.descriptor(), FICLONE, from.descriptor()) == 0) return copied(size);
   if (uninterrupted([&] { return ::ftruncate(to.descriptor(), static_cast<off_t>(size)); }) != 0)
     refuse_write(to.path(), "cannot be sized", errno);
   for (std::uint64_t at = 0; at < size;) {
     const auto data = ::lseek(from.descriptor(), static_cast<off_t>(at), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) return;  // a hole to the end
+    if (data < 0 && errno == ENXIO) return copied(size - at);  // a hole to the end
     const auto begin = data < 0 ? at : static_cast<std::uint64_t>(data);
     const auto hole = data < 0 ? -1 : ::lseek(from.descriptor(), data, SEEK_HOLE);
     const auto end = hole < 0 ? size : std::min(size, static_cast<std::uint64_t>(hole));
-    copy_range(from, to, begin, end);
+    if (begin > at) copied(begin - at);
+    copy_range(from, to, begin, end, copied);
     at = end;
   }
 }
@@ -133,7 +140,7 @@ std::string read_small(const fs::path& path, std::size_t bytes_max) {
   return text;
 }
 
-void copy_whole(const fs::path& from, const fs::path& to) {
+void copy_whole(const fs::path& from, const fs::path& to, const copy_word& copied) {
   const plain_file source(from, plain_file::access::read);
   remove_file(to);
   const int fresh = uninterrupted([&] {
@@ -142,7 +149,7 @@ void copy_whole(const fs::path& from, const fs::path& to) {
   if (fresh < 0) refuse_write(to, "cannot be made", errno);
   ::close(fresh);
   plain_file copy(to, plain_file::access::write);
-  copy_data(source, copy);
+  copy_data(source, copy, copied ? copied : [](std::uint64_t) {});
   copy.sync();
 }
 

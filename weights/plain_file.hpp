@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -41,8 +42,11 @@ class plain_file {
 std::string read_small(const std::filesystem::path& path, std::size_t bytes_max);
 
 /// Makes `to` a durable copy of `from`; whatever stood there is replaced without being written
-/// through. Holes stay holes, and file systems that can share blocks do. Throws `error`.
-void copy_whole(const std::filesystem::path& from, const std::filesystem::path& to);
+/// through. Holes stay holes, and file systems that can share blocks do. `copied` (may be empty) is
+/// told of each so many further bytes, no more than 16 MiB of them read and written; what it throws
+/// goes on, and leaves what there is of the copy. Throws `error`.
+void copy_whole(const std::filesystem::path& from, const std::filesystem::path& to,
+                const std::function<void(std::uint64_t bytes)>& copied = {});
 
 /// Removes a file if it is there. Throws `error{unwritable}`.
 void remove_file(const std::filesystem::path& path);

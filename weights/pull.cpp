@@ -101,12 +101,13 @@ class pulling {
   void say(std::uint64_t version, errc reason, const std::string& detail) const {
     const auto dir = published_dir(options_.source, version);
     if (options_.tell) {
-      if (const auto what = acknowledgement_of(dir, version, host_.dir(), reason, detail))
+      if (const auto what = acknowledgement_of(dir, version, host_.dir(), reason, detail,
+                                                options_.stopping))
         options_.tell(*what);
       return;
     }
     const auto acks = options_.acks.empty() ? acknowledgements_of(options_.source) : options_.acks;
-    acknowledge(dir, version, host_.dir(), acks, options_.name, reason, detail);
+    acknowledge(dir, version, host_.dir(), acks, options_.name, reason, detail, options_.stopping);
   }
 
   void refuse_aloud(const error& why) const {
@@ -175,7 +176,8 @@ class pulling {
     if (!host_.torn().empty()) return nothing_held(host_.torn(), errc::torn);
     if (!host_.unreadable().empty())
       throw error(errc::bad_input, host_.unreadable() + "; --rebuild takes a whole checkpoint");
-    return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target);
+    return find_start(options_.source, host_.dir(), host_.version(), host_.record(), target,
+                      options_.stopping);
   }
 
   bool is_there(std::uint64_t target, const pull_start& from) {
@@ -215,12 +217,7 @@ class pulling {
     host_.note(what);
   }
 
-  /// Takes all of `from`: staged, checked, then moved in. `next`: the delta on top of a base, if
-  /// there is one.
-  void copy(const fs::path& from, const version_record& what, const plan_step* next) {
-    const bool published = what.version > 0;
-    if (published) require_inside(options_.source, from);
-    host_.clear_incoming();
+  static std::vector<std::string> names_to_copy(const fs::path& from) {
     std::vector<std::string> names;
     const auto weights = weight_files(from);
     for (const auto& file : files_in(from)) {
@@ -229,12 +226,31 @@ class pulling {
       // No delta would reach what the index does not name.
       if (file.extension() == ".safetensors" && !std::ranges::binary_search(weights, name))
         continue;
-      if (published) require_inside(options_.source, file);
-      tell("copying " + printable(name), names.size(), names.size() + 1);
-      copy_whole(file, host_.incoming() / name);
-      report_.read_bytes += fs::file_size(host_.incoming() / name);
       names.push_back(name);
     }
+    return names;
+  }
+
+  /// Takes all of `from`: staged, checked, then moved in. `next`: the delta on top of a base, if
+  /// there is one.
+  void copy(const fs::path& from, const version_record& what, const plan_step* next) {
+    const bool published = what.version > 0;
+    if (published) require_inside(options_.source, from);
+    host_.clear_incoming();
+    const auto names = names_to_copy(from);
+    std::uint64_t all = 0;
+    for (const auto& name : names) {
+      if (published) require_inside(options_.source, from / name);
+      all += plain_file(from / name, plain_file::access::read).size();
+    }
+    std::uint64_t done = 0;
+    for (const auto& name : names) {
+      const auto doing = "copying " + printable(name);
+      tell(doing, done, all);
+      copy_whole(from / name, host_.incoming() / name,
+                 [&](std::uint64_t bytes) { tell(doing, done += bytes, all); });
+    }
+    report_.read_bytes += done;
     auto record = what;
     record.state = published ? check_version(from) : check_base(from, next);
     drop_version_keys(host_.incoming());
@@ -255,7 +271,7 @@ class pulling {
     if (!has_index(host_.incoming())) return {};
     const auto said = metadata_in(host_.incoming(), own_key::target);
     if (said.empty()) return {};
-    auto held = state_digest(fresh);
+    auto held = state_digest(fresh, options_.stopping);
     if (held != said)
       refuse(errc::bad_input, from,
              fmt::format("has the digest {}, not {}", held, printable(said)));
@@ -268,7 +284,7 @@ class pulling {
     const auto fresh = open_copy();
     if (next == nullptr) return {};
     if (const auto said = metadata_in(next->dir, own_key::base); !said.empty()) {
-      auto held = state_digest(fresh);
+      auto held = state_digest(fresh, options_.stopping);
       if (held == said) return held;
       refuse(errc::wrong_base, from,
              fmt::format("is not the base of {}: its digest is {}, not {}",
@@ -304,7 +320,7 @@ class pulling {
     try {
       apply_all(steps.first(1));
     } catch (const error& e) {
-      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front().dir, host_.dir(), e);
+      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front().dir, host_.dir(), e, options_.stopping);
       if (!not_the_base_ || e.code() == errc::wrong_base) throw;
       throw error(errc::wrong_base, fmt::format("{}; {} is not its base: a tensor was changed or "
                                                 "damaged here, or the stream is of another model",

@@ -203,7 +203,8 @@ std::optional<checkpoint> open_held(const fs::path& dir) {
 
 pull_start find_start(const fs::path& source, const fs::path& dir,
                       const std::optional<std::uint64_t>& marker,
-                      const std::optional<version_record>& record, std::uint64_t target) {
+                      const std::optional<version_record>& record, std::uint64_t target,
+                      const std::function<bool()>& stopping) {
   pull_start out;
   const auto live = open_held(dir, out);
   if (!live) return out;
@@ -226,7 +227,7 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
   const stated_states states(source, target);
   if (states.empty() && record->state.empty())
     return nothing_held(why + ", and no digest says what it is");
-  const auto state = as_left && !record->state.empty() ? record->state : state_digest(*live);
+  const auto state = as_left && !record->state.empty() ? record->state : state_digest(*live, stopping);
   out.by_digest = true;
   out.state = state;
   if (!other && state == record->state) return out;
@@ -257,12 +258,14 @@ bool is_for_others(const fs::path& source, std::uint64_t version, std::uint64_t 
          ours.version + 1 == version && ours.state == stated(index, own_key::target);
 }
 
-bool is_by_base(const fs::path& delta, const fs::path& live, const error& why) {
+bool is_by_base(const fs::path& delta, const fs::path& live, const error& why,
+                const std::function<bool()>& stopping) {
   if (why.code() != errc::bad_input || is_transient(why)) return false;
   try {
     const auto base = stated(read_index(delta), own_key::base);
-    return !base.empty() && base != state_digest(checkpoint::open(live));
-  } catch (const error&) {
+    return !base.empty() && base != state_digest(checkpoint::open(live), stopping);
+  } catch (const error& e) {
+    if (e.code() == errc::shut_down) throw;
     return false;  // what was wrong in the first place is what is said
   }
 }

@@ -46,10 +46,11 @@ std::optional<checkpoint> open_held(const std::filesystem::path& dir);
 /// Whether `dir` is what is noted of it, a version of this very stream, as far as can be told up to
 /// `target`. A checkpoint that nothing is noted of is taken at its marker's word, or for version 0.
 /// Reads all of it only where what is noted does not hold. Versions below the target that cannot be
-/// read say nothing. Throws `error{bad_input}`.
+/// read say nothing. Throws `error{bad_input}`, and as `tensor_digests` where `stopping` says so.
 pull_start find_start(const std::filesystem::path& source, const std::filesystem::path& dir,
                       const std::optional<std::uint64_t>& marker,
-                      const std::optional<version_record>& record, std::uint64_t target);
+                      const std::optional<version_record>& record, std::uint64_t target,
+                      const std::function<bool()>& stopping = {});
 
 /// Whether `version`, on the way to `target`, is a full one that changes no weights and is meant
 /// for other hosts than `name`, and `ours`, which holds, notes the state that it has. Throws
@@ -59,9 +60,9 @@ bool is_for_others(const std::filesystem::path& source, std::uint64_t version, s
 
 /// A tensor that does not become what it should (`why`) may be the fault of the delta in `delta`,
 /// or of the checkpoint in `live`: whether that is another state than the delta says it starts
-/// from. Reads all of it.
+/// from. Reads all of it. Throws as `tensor_digests` where `stopping` says so, and nothing else.
 bool is_by_base(const std::filesystem::path& delta, const std::filesystem::path& live,
-                const error& why);
+                const error& why, const std::function<bool()>& stopping = {});
 
 /// How much of a checkpoint is compared with what a stream says of a version.
 enum class proof : std::uint8_t {

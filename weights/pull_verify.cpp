@@ -26,12 +26,12 @@ namespace {
 constexpr std::size_t verified_deltas_max = 256;
 
 // What a chain starts from, proven where it can be.
-checkpoint open_whole(const fs::path& dir) {
+checkpoint open_whole(const fs::path& dir, const std::function<bool()>& stopping) {
   auto whole = checkpoint::open(dir);
   if (!has_index(dir)) return whole;
   const auto metadata = read_index(dir).metadata;
   const auto digest = metadata.find(std::string(own_key::target));
-  if (digest != metadata.end() && state_digest(whole) != digest->second)
+  if (digest != metadata.end() && state_digest(whole, stopping) != digest->second)
     refuse(errc::bad_input, dir, "does not have the digest that its index says");
   return whole;
 }
@@ -48,12 +48,14 @@ class verifying {
     const auto notes = settled_notes();
     report_.from = notes.marker.value_or(0);
     const auto from =
-        find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target);
+        find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target,
+                   options_.stopping);
     if (from.version) require_not_later(options_.checkpoint, *from.version, *target);
     if (from.version == target && *target != 0) {
       report_.compared_bytes =
           prove_version(options_.source, checkpoint::open(options_.checkpoint), *target,
-                        notes.record ? notes.record->state : std::string(), proof::all);
+                        notes.record ? notes.record->state : std::string(), proof::all,
+                        options_.stopping);
       return report_;
     }
     const auto here = open_held(options_.checkpoint);
@@ -104,7 +106,7 @@ class verifying {
   }
 
   void way(const pull_plan& plan, const pull_start& from, const std::optional<checkpoint>& here) {
-    const auto start = plan.whole     ? open_whole(plan.whole->dir)
+    const auto start = plan.whole     ? open_whole(plan.whole->dir, options_.stopping)
                        : from.version ? *here
                                       : checkpoint::open(*options_.base);
     if (here) start.require(here->shape());
@@ -120,7 +122,7 @@ class verifying {
                               }).changed_bytes;
     } catch (const error& e) {
       not_the_base_ = e.code() == errc::wrong_base ||
-                      (!deltas.empty() && is_by_base(plan.deltas.front().dir, start.path(), e));
+                      (!deltas.empty() && is_by_base(plan.deltas.front().dir, start.path(), e, options_.stopping));
       throw;
     }
     report_.whole = plan.whole.has_value();

@@ -12,6 +12,7 @@
 #include "messages/ids.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/stopping.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -216,7 +217,7 @@ redo_seal redo_log::seal() {
   return {bytes_, hex_of(*hash_)};
 }
 
-bool is_sealed(const fs::path& log, const redo_seal& seal) {
+bool is_sealed(const fs::path& log, const redo_seal& seal, const std::function<bool()>& stopping) {
   if (!stands(log)) return false;
   const plain_file file(log, plain_file::access::read);
   if (file.size() != seal.bytes) return false;
@@ -228,6 +229,7 @@ bool is_sealed(const fs::path& log, const redo_seal& seal) {
   for (std::uint64_t at = 0; at < seal.bytes;) {
     const auto piece =
         std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), seal.bytes - at));
+    heed(stopping, log);
     file.read(at, piece);
     XXH3_128bits_update(hash.get(), piece.data(), piece.size());
     at += piece.size();

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -47,8 +48,10 @@ class redo_log {
   std::uint64_t bytes_ = 0;
 };
 
-/// Whether `log` is there and is what `seal` says.
-bool is_sealed(const std::filesystem::path& log, const redo_seal& seal);
+/// Whether `log` is there and is what `seal` says. Throws `error{shut_down}` soon after `stopping`
+/// (may be empty) says so.
+bool is_sealed(const std::filesystem::path& log, const redo_seal& seal,
+               const std::function<bool()>& stopping = {});
 
 /// Makes the changes of a sealed log in `files` and makes them durable. The result is the same
 /// however much of it had been made before. Returns how many bytes were rewritten. Throws

@@ -35,8 +35,8 @@ class published_hasher {
 /// hexadecimal digits, over each tensor's name, a zero byte, the 32 hexadecimal digits of the
 /// XXH3-128 of its bytes and a line feed, in the order of `shape`. `digests`: one for each tensor.
 std::string state_digest(const layout& shape, const std::vector<std::string>& digests);
-/// The same of a checkpoint on disk, all of which is read.
-std::string state_digest(const checkpoint& from);
+/// The same of a checkpoint on disk, all of which is read. Throws as `tensor_digests`.
+std::string state_digest(const checkpoint& from, const std::function<bool()>& stopping = {});
 
 /// The digest of each tensor of a checkpoint, on several threads, reading a window at a time.
 /// Throws `error{bad_input}`, and `error{shut_down}` soon after `stopping` (may be empty; asked on
