@@ -36,6 +36,7 @@ struct pull_arguments {
   std::string source;
   std::string checkpoint;
   std::string acks;
+  std::string scratch;
   std::optional<std::string> base;
   std::optional<std::uint64_t> to;
   std::uint64_t lock_ms = 600'000;
@@ -288,6 +289,7 @@ int run_verify(const pull_arguments& a) {
   auto options = a.pull;
   options.source = a.source;
   options.checkpoint = a.checkpoint;
+  options.scratch = a.scratch;
   if (a.base) options.base = *a.base;
   options.target = a.to;
   std::size_t shown = 101;
@@ -359,6 +361,14 @@ void add_verify_command(CLI::App& program, std::function<int()>& run) {
       "verify", "Whether a pull would succeed: decodes and compares everything, writes nothing");
   const auto a = std::make_shared<pull_arguments>();
   add_way_options(*command, *a);
+  command
+      ->add_option(
+          "--scratch", a->scratch,
+          "Where to keep, for a way of many deltas, what some of them make of the checkpoint "
+          "before the next are decoded; the system's directory for temporary files if not "
+          "given")
+      ->check(CLI::ExistingDirectory)
+      ->type_name("DIR");
   command->callback([a, &run] { run = [a] { return run_verify(*a); }; });
 }
 

@@ -139,9 +139,8 @@ class pull_route {
       if (!has_index(dir) && !stands(dir / single_file_name)) return true;
       const auto notes = notes_of(asked.checkpoint);
       if (notes.interrupted) return false;
-      const auto held =
-          find_start(asked.source, asked.checkpoint, notes.marker, notes.record, *asked.target,
-                     stopping_);
+      const auto held = find_start(asked.source, asked.checkpoint, notes.marker, notes.record,
+                                   *asked.target, stopping_);
       return held.version && *held.version > *asked.target;
     } catch (const std::exception&) {
       return false;

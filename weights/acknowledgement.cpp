@@ -155,9 +155,10 @@ void acknowledge(const fs::path& dir, std::uint64_t version, const fs::path& hol
 }
 
 void throw_unsaid(const fs::path& holder, std::uint64_t version, const error& why) {
-  const auto text = fmt::format("{}: is at version {}, but that could not be said: {}; the next pull "
-                                "says it",
-                                one_line(holder.native()), version, why.what());
+  const auto text = fmt::format(
+      "{}: is at version {}, but that could not be said: {}; the next pull "
+      "says it",
+      one_line(holder.native()), version, why.what());
   if (is_transient(why)) throw try_again_error(why.code(), text);
   throw error(why.code() == errc::shut_down ? errc::shut_down : errc::unreachable, text);
 }

@@ -137,6 +137,17 @@ class block_watch {
 
 }  // namespace
 
+// As RFC 8878 has it; zstd's own function for it is not part of what stays.
+std::uint64_t frame_window_bytes(std::span<const std::byte> front) noexcept {
+  const auto content = ZSTD_getFrameContentSize(front.data(), front.size());
+  if (content == ZSTD_CONTENTSIZE_ERROR || front.size() < 6) return 0;
+  const auto byte = [&](std::size_t at) { return std::to_integer<std::uint64_t>(front[at]); };
+  const bool single_segment = (byte(4) & 0x20) != 0;
+  if (single_segment) return content;
+  const auto base = std::uint64_t{1} << (10 + (byte(5) >> 3));
+  return base + base / 8 * (byte(5) & 7);
+}
+
 struct frame_reader::context {
   explicit context(byte_source source) : in(std::move(source)) {}
   ZSTD_DCtx* zstd = nullptr;
@@ -153,8 +164,7 @@ frame_reader::frame_reader(byte_source compressed, int window_log_max)
   context_->zstd = ZSTD_createDCtx();
   if (!context_->zstd) throw std::bad_alloc();
   ZSTD_DCtx_setParameter(context_->zstd, ZSTD_d_windowLogMax, window_log_max);
-  constexpr std::size_t header_bytes_max = 18;
-  const auto front = context_->in.peek(header_bytes_max);
+  const auto front = context_->in.peek(frame_header_bytes_max);
   context_->announced = ZSTD_getFrameContentSize(front.data(), front.size());
   context_->blocks = block_watch(front);
 }

@@ -26,6 +26,12 @@ std::string decompress_up_to(std::span<const std::byte> compressed, std::uint64_
 /// One frame with its content size, at the level that publishers use (1).
 std::vector<std::byte> compress(std::span<const std::byte> bytes);
 
+/// No header of a frame is longer.
+inline constexpr std::size_t frame_header_bytes_max = 18;
+
+/// How far the frame that begins with `front` looks back, in bytes; 0 where that is none.
+std::uint64_t frame_window_bytes(std::span<const std::byte> front) noexcept;
+
 /// No frame of `bytes` is longer than this.
 std::uint64_t compressed_bytes_max(std::uint64_t bytes) noexcept;
 

@@ -51,8 +51,8 @@ file_lock::file_lock(const std::filesystem::path& file, std::chrono::millisecond
     const bool held = code == 0 || code == EWOULDBLOCK || code == EINTR;
     const bool stop = held && stopping && stopping();
     const auto waited = std::chrono::steady_clock::now() - begun;
-    const bool wait = waited < patience || (code != 0 && waited < look_patience &&
-                                            is_only_looked_at(descriptor_));
+    const bool wait = waited < patience ||
+                      (code != 0 && waited < look_patience && is_only_looked_at(descriptor_));
     if (held && !stop && wait) {
       if (code != 0) std::this_thread::sleep_for(pause);
       continue;

@@ -12,8 +12,9 @@ namespace lockstep {
 class file_lock {
  public:
   /// Waits for as long as `patience` where another process has it, and at least a second for those
-  /// who only look (`is_locked`); what is held on return is the file that stands there then. Throws `error{unwritable}` that names the file, `error{timeout}`
-  /// when the patience is over, `error{shut_down}` if `stopping` (may be empty) says so before.
+  /// who only look (`is_locked`); what is held on return is the file that stands there then. Throws
+  /// `error{unwritable}` that names the file, `error{timeout}` when the patience is over,
+  /// `error{shut_down}` if `stopping` (may be empty) says so before.
   file_lock(const std::filesystem::path& file, std::chrono::milliseconds patience,
             const std::function<bool()>& stopping = {});
   file_lock(file_lock&& other) noexcept;

@@ -25,8 +25,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t transfer_bytes_max = 1u << 30;  // Linux moves at most 0x7ffff000 in a call
-constexpr std::size_t copy_bytes_max = 16u << 20;  // until the next word of it
-constexpr std::size_t copy_bytes = 1u << 20;       // through memory
+constexpr std::size_t copy_bytes_max = 16u << 20;     // until the next word of it
+constexpr std::size_t copy_bytes = 1u << 20;          // through memory
 
 using copy_word = std::function<void(std::uint64_t)>;
 
@@ -149,7 +149,8 @@ void copy_whole(const fs::path& from, const fs::path& to, const copy_word& copie
   if (fresh < 0) refuse_write(to, "cannot be made", errno);
   ::close(fresh);
   plain_file copy(to, plain_file::access::write);
-  copy_data(source, copy, copied ? copied : [](std::uint64_t) {});
+  copy_data(
+      source, copy, copied ? copied : [](std::uint64_t) {});
   copy.sync();
 }
 

@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <new>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "messages/ids.hpp"
 #include "weights/byte_source.hpp"
 #include "weights/checkpoint_index.hpp"
+#include "weights/compressed.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published_part.hpp"
@@ -172,6 +174,18 @@ std::uint64_t published_delta::compressed_bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const auto& p : parts_) sum += p.bytes;
   return sum;
+}
+
+std::uint64_t published_delta::look_back_bytes() const {
+  std::uint64_t most = 0;
+  if (encoding_ == published_encoding::coded) return most;
+  std::array<std::byte, frame_header_bytes_max> front;
+  for (const auto& p : parts_) {
+    const auto head = std::span(front).first(std::min<std::uint64_t>(p.bytes, front.size()));
+    files_[p.file]->read(p.offset, head);
+    most = std::max(most, frame_window_bytes(head));
+  }
+  return most;
 }
 
 std::unique_ptr<std::byte[]> published_delta::decode(const part& p,

@@ -83,6 +83,9 @@ class published_delta {
   std::uint64_t compressed_bytes(std::size_t index) const { return parts_[index].bytes; }
   /// A part as it lies in its shard: for part_stream. Valid while any copy of this lives.
   byte_source compressed(std::size_t index) const;
+  /// How far decoding looks back at most, in bytes, as the parts' frames say: 0 for coded ones.
+  /// Throws `error{bad_input}` where a part cannot be read.
+  std::uint64_t look_back_bytes() const;
   /// The checksum that its tensor's new bytes must have.
   const std::string& digest(std::size_t index) const { return parts_[index].digest; }
   /// The shard that holds it.

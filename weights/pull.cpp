@@ -30,9 +30,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Deltas that are taken in one pass over the checkpoint.
-constexpr std::size_t deltas_max = 8;
-
 // An index stays as it is while deltas change the tensors, so it must not say of which version they
 // are.
 void drop_version_keys(const fs::path& dir) {
@@ -101,8 +98,8 @@ class pulling {
   void say(std::uint64_t version, errc reason, const std::string& detail) const {
     const auto dir = published_dir(options_.source, version);
     if (options_.tell) {
-      if (const auto what = acknowledgement_of(dir, version, host_.dir(), reason, detail,
-                                                options_.stopping))
+      if (const auto what =
+              acknowledgement_of(dir, version, host_.dir(), reason, detail, options_.stopping))
         options_.tell(*what);
       return;
     }
@@ -292,8 +289,7 @@ class pulling {
     }
     const std::vector first{published_delta::open(next->dir, fresh.shape())};
     try {
-      stage(fresh, first, nullptr,
-            [&](auto done, auto all) { tell("proving the base", done, all); });
+      stage(fresh, first, {}, [&](auto done, auto all) { tell("proving the base", done, all); });
     } catch (const error& e) {
       if (e.code() != errc::bad_input || is_transient(e)) throw;
       throw error(e.code(), fmt::format("{}; {} is not taken for its base", e.what(),
@@ -304,7 +300,7 @@ class pulling {
 
   /// Applies some of `steps` from the front on. Returns how many.
   std::size_t apply(std::span<const plan_step> steps) {
-    const auto most = steps.first(std::min(steps.size(), deltas_max));
+    const auto most = steps.first(std::min(steps.size(), staged_deltas_max));
     if (most.size() > 1) {
       try {
         apply_all(most);
@@ -320,7 +316,8 @@ class pulling {
     try {
       apply_all(steps.first(1));
     } catch (const error& e) {
-      not_the_base_ = e.code() == errc::wrong_base || is_by_base(steps.front().dir, host_.dir(), e, options_.stopping);
+      not_the_base_ = e.code() == errc::wrong_base ||
+                      is_by_base(steps.front().dir, host_.dir(), e, options_.stopping);
       if (!not_the_base_ || e.code() == errc::wrong_base) throw;
       throw error(errc::wrong_base, fmt::format("{}; {} is not its base: a tensor was changed or "
                                                 "damaged here, or the stream is of another model",
@@ -342,7 +339,7 @@ class pulling {
                                         steps.back().record.version);
     redo_log log(host_.log_file());
     const auto found =
-        stage(live, deltas, &log, [&](auto done, auto all) { tell(what, done, all); });
+        stage(live, deltas, {&log}, [&](auto done, auto all) { tell(what, done, all); });
     host_.require_alone();
     const auto seal = log.seal();
     std::vector<std::string> files;

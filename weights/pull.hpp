@@ -31,6 +31,9 @@ struct pull_options {
   std::filesystem::path acks;
   /// Told it instead, if not empty; where there is nothing to do, again. What it throws goes on.
   std::function<void(const acknowledgement&)> tell;
+  /// Where `verify` keeps what several deltas made before it takes the next, at most as much as the
+  /// checkpoint has; empty: where the system has temporary files.
+  std::filesystem::path scratch;
   /// Where there is nothing to do, compare all that is there with what the stream says of it.
   bool verify = false;
   /// How long others may hold the lock.
@@ -71,10 +74,11 @@ pull_report pull(const pull_options& options);
 
 /// Does all of that but the writing: neither keeps the lock nor changes a byte. A checkpoint that
 /// is not what the deltas start from is verified as one that a pull would rebuild, where it would.
-/// All deltas of the way are decoded at once, at most 256 of them. What is at the target is
-/// compared with all that the stream says of it. Throws like `pull`, `error{torn}` where a change
-/// was interrupted, which a pull would end first, and `error{timeout}` where another process is at
-/// one.
+/// Deltas are decoded some at a time, so that memory does not grow with how many there are; what is
+/// between them is in a file without a name in `options.scratch`. What is at the target is compared
+/// with all that the stream says of it. Throws like `pull`, `error{unwritable}` for that file,
+/// `error{torn}` where a change was interrupted, which a pull would end first, and `error{timeout}`
+/// where another process is at one.
 pull_report verify(const pull_options& options);
 
 /// The versions that have a directory in `source`, ascending, published or not. Throws

@@ -118,8 +118,8 @@ bool still_there(const plan_step& step) {
 
 }  // namespace
 
-pull_plan plan_pull(const fs::path& source, std::uint64_t target,
-                    const pull_start& from, bool has_base, const layout* expected) {
+pull_plan plan_pull(const fs::path& source, std::uint64_t target, const pull_start& from,
+                    bool has_base, const layout* expected) {
   pull_plan plan;
   const auto held = from.version.value_or(0);
   auto later = target;

@@ -12,7 +12,9 @@
 #include "weights/file.hpp"
 #include "weights/part_stream.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/scratch_weights.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/tensor_windows.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -22,6 +24,8 @@ namespace {
 // zstd's own limit for streams. Several frames at a time get less: what publishers write, and more.
 constexpr int window_log_max = 27;
 constexpr int window_log_max_each = 24;
+static_assert(staged_window_bytes_max == std::uint64_t{1} << window_log_max_each);
+static_assert(part_stream::window_bytes == tensor_window_bytes);
 
 const std::string& metadata_of(const published_delta& d, std::string_view key) {
   static const std::string none;
@@ -37,13 +41,9 @@ struct level {
 
 class staging {
  public:
-  staging(const checkpoint& live, std::span<const published_delta> deltas, redo_log* log,
+  staging(const checkpoint& live, std::span<const published_delta> deltas, const stage_place& to,
           const stage_progress& progress)
-      : live_(live),
-        deltas_(deltas),
-        log_(log),
-        progress_(progress),
-        levels_(live.shape().count()) {
+      : live_(live), deltas_(deltas), to_(to), progress_(progress), levels_(live.shape().count()) {
     for (std::size_t d = 0; d < deltas.size(); ++d) {
       for (std::size_t p = 0; p < deltas[d].count(); ++p)
         levels_[deltas[d].tensor(p)].push_back({d, p});
@@ -111,7 +111,8 @@ class staging {
       const auto length = std::min<std::uint64_t>(old.size(), size - at);
       const auto from = old.first(length);
       const auto to = fresh.first(length);
-      files_[place.file].read(place.offset + at, from);
+      if (!to_.base || !to_.base->read(tensor, at, from))
+        files_[place.file].read(place.offset + at, from);
       if (want_states_) before.update(from);
       std::span<const std::byte> last = from;
       for (auto& p : parts) {
@@ -121,17 +122,25 @@ class staging {
         if (p.xxh3) p.xxh3->update(to);
         last = to;
       }
-      if (log_ && !parts.empty())
-        differ += log_->add(static_cast<std::uint32_t>(place.file), place.offset + at, from, to);
-      else if (!parts.empty())
-        differ += static_cast<std::uint64_t>(std::inner_product(
-            from.begin(), from.end(), to.begin(), std::ptrdiff_t{0}, std::plus<>(),
-            [](std::byte a, std::byte b) { return std::ptrdiff_t{a != b}; }));
+      if (!parts.empty()) differ += keep(tensor, at, from, to);
       report(length);
     }
     for (auto& p : parts) prove(p, tensor);
     if (want_states_) digests_[tensor].insert(digests_[tensor].begin(), before.digest());
     changed_bytes_ += differ;
+  }
+
+  // Returns how many bytes of a window differ.
+  std::size_t keep(std::size_t tensor, std::uint64_t at, std::span<const std::byte> from,
+                   std::span<const std::byte> to) {
+    const auto place = live_.place_of(tensor);
+    const auto differ =
+        to_.log ? to_.log->add(static_cast<std::uint32_t>(place.file), place.offset + at, from, to)
+                : static_cast<std::size_t>(std::inner_product(
+                      from.begin(), from.end(), to.begin(), std::ptrdiff_t{0}, std::plus<>(),
+                      [](std::byte a, std::byte b) { return std::ptrdiff_t{a != b}; }));
+    if (to_.target && differ > 0) to_.target->write(tensor, at, to);
+    return differ;
   }
 
   void prove(stage_of_part& p, std::size_t tensor) {
@@ -178,7 +187,7 @@ class staging {
 
   const checkpoint& live_;
   std::span<const published_delta> deltas_;
-  redo_log* log_;
+  const stage_place to_;
   const stage_progress& progress_;
   std::vector<std::vector<level>> levels_;
   std::vector<std::size_t> tensors_;
@@ -193,9 +202,9 @@ class staging {
 
 }  // namespace
 
-staged_deltas stage(const checkpoint& live, std::span<const published_delta> deltas, redo_log* log,
-                    const stage_progress& progress) {
-  return staging(live, deltas, log, progress).run();
+staged_deltas stage(const checkpoint& live, std::span<const published_delta> deltas,
+                    const stage_place& to, const stage_progress& progress) {
+  return staging(live, deltas, to, progress).run();
 }
 
 }  // namespace lockstep

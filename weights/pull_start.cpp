@@ -227,7 +227,8 @@ pull_start find_start(const fs::path& source, const fs::path& dir,
   const stated_states states(source, target);
   if (states.empty() && record->state.empty())
     return nothing_held(why + ", and no digest says what it is");
-  const auto state = as_left && !record->state.empty() ? record->state : state_digest(*live, stopping);
+  const auto state =
+      as_left && !record->state.empty() ? record->state : state_digest(*live, stopping);
   out.by_digest = true;
   out.state = state;
   if (!other && state == record->state) return out;

@@ -1,8 +1,11 @@
 // Decides whether a pull would succeed, without the lock and without a written byte.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "weights/checkpoint.hpp"
@@ -15,15 +18,15 @@
 #include "weights/pull_plan.hpp"
 #include "weights/pull_stage.hpp"
 #include "weights/pull_start.hpp"
+#include "weights/scratch_weights.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/stopping.hpp"
 
 namespace lockstep {
 
 namespace fs = std::filesystem;
 
 namespace {
-
-constexpr std::size_t verified_deltas_max = 256;
 
 // What a chain starts from, proven where it can be.
 checkpoint open_whole(const fs::path& dir, const std::function<bool()>& stopping) {
@@ -47,15 +50,13 @@ class verifying {
     report_.version = *target;
     const auto notes = settled_notes();
     report_.from = notes.marker.value_or(0);
-    const auto from =
-        find_start(options_.source, options_.checkpoint, notes.marker, notes.record, *target,
-                   options_.stopping);
+    const auto from = find_start(options_.source, options_.checkpoint, notes.marker, notes.record,
+                                 *target, options_.stopping);
     if (from.version) require_not_later(options_.checkpoint, *from.version, *target);
     if (from.version == target && *target != 0) {
-      report_.compared_bytes =
-          prove_version(options_.source, checkpoint::open(options_.checkpoint), *target,
-                        notes.record ? notes.record->state : std::string(), proof::all,
-                        options_.stopping);
+      report_.compared_bytes = prove_version(
+          options_.source, checkpoint::open(options_.checkpoint), *target,
+          notes.record ? notes.record->state : std::string(), proof::all, options_.stopping);
       return report_;
     }
     const auto here = open_held(options_.checkpoint);
@@ -110,23 +111,46 @@ class verifying {
                        : from.version ? *here
                                       : checkpoint::open(*options_.base);
     if (here) start.require(here->shape());
-    if (plan.deltas.size() > verified_deltas_max)
-      refuse(errc::bad_input, options_.source,
-             fmt::format("has {} deltas on the way, more than {}: give a nearer version",
-                         plan.deltas.size(), verified_deltas_max));
-    std::vector<published_delta> deltas;
-    for (const auto& s : plan.deltas) deltas.push_back(published_delta::open(s.dir, start.shape()));
-    try {
-      report_.changed_bytes = stage(start, deltas, nullptr, [&](auto done, auto all) {
-                                if (options_.progress) options_.progress("verifying", done, all);
-                              }).changed_bytes;
-    } catch (const error& e) {
-      not_the_base_ = e.code() == errc::wrong_base ||
-                      (!deltas.empty() && is_by_base(plan.deltas.front().dir, start.path(), e, options_.stopping));
-      throw;
-    }
     report_.whole = plan.whole.has_value();
-    report_.deltas = deltas.size();
+    report_.deltas = 0;
+    report_.read_bytes = report_.changed_bytes = 0;
+    scratch_weights between(start.shape(), options_.scratch);
+    const std::span steps(plan.deltas);
+    while (report_.deltas < steps.size()) {
+      try {
+        some(start, steps.subspan(report_.deltas), between);
+      } catch (const error& e) {
+        not_the_base_ = e.code() == errc::wrong_base ||
+                        (report_.deltas == 0 &&
+                         is_by_base(steps.front().dir, start.path(), e, options_.stopping));
+        throw;
+      }
+    }
+  }
+
+  /// As many of `steps` from the front on as are decoded at once, onto what those before them have
+  /// left in `between`, where what they make goes if others follow.
+  void some(const checkpoint& start, std::span<const plan_step> steps, scratch_weights& between) {
+    std::vector<published_delta> deltas;
+    for (const auto& s : steps.first(std::min(steps.size(), staged_deltas_max))) {
+      auto next = published_delta::open(s.dir, start.shape());
+      const bool alone = next.look_back_bytes() > staged_window_bytes_max;
+      if (alone && !deltas.empty()) break;
+      deltas.push_back(std::move(next));
+      if (alone) break;
+    }
+    const auto what = deltas.size() == 1
+                          ? fmt::format("verifying version {}", deltas[0].version())
+                          : fmt::format("verifying versions {} to {}", deltas.front().version(),
+                                        deltas.back().version());
+    const auto found =
+        stage(start, deltas, {nullptr, &between, deltas.size() < steps.size() ? &between : nullptr},
+              [&](auto done, auto all) {
+                heed(options_.stopping, options_.checkpoint);
+                if (options_.progress) options_.progress(what, done, all);
+              });
+    report_.changed_bytes += found.changed_bytes;
+    report_.deltas += deltas.size();
     for (const auto& d : deltas) report_.read_bytes += d.compressed_bytes();
   }
 

@@ -60,8 +60,7 @@ std::string state_digest(const layout& shape, const std::vector<std::string>& di
 }
 
 std::string state_digest(const checkpoint& from, const std::function<bool()>& stopping) {
-  return state_digest(from.shape(),
-                      tensor_digests(from, published_checksum::xxh3_128, stopping));
+  return state_digest(from.shape(), tensor_digests(from, published_checksum::xxh3_128, stopping));
 }
 
 std::vector<std::string> tensor_digests(const checkpoint& from, published_checksum format,

@@ -6,6 +6,7 @@
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -159,6 +160,61 @@ def test_verify_goes_the_way_of_a_pull_that_rebuilds(folder):
     pull(stream, other, 2)
     rot(other, keep_time=True)
     verify(stream, other, 3, status=2, says=["weight_v000003", "does not match its checksum"])
+
+
+def verify_within(place, folder, held_mib, to=None, files_max=64, **environment):
+    """Ends well with `held_mib` MiB resident at most, so many files open, and nothing left behind."""
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    before = snapshot(place.host), sorted(place.host.iterdir())
+    with subprocess.Popen([interop.PROGRAM, "verify", "--source", place.stream, "--checkpoint", place.host, "--json",
+                           *(["--to", str(to)] if to else []), "--scratch", scratch], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))) as process:
+        out, said = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert usage.ru_maxrss < held_mib * 1024, f"{usage.ru_maxrss // 1024} MiB held"
+    assert not list(scratch.iterdir()) and (snapshot(place.host), sorted(place.host.iterdir())) == before
+    return process.returncode, json.loads(out) if out else said
+
+
+def test_verify_takes_a_way_of_any_length_in_bounded_memory(folder):
+    state, count = {"a": ("BF16", [1 << 20], bytes(2 << 20)), "b": ("F32", [700], bytes(2800))}, 300
+    place = Place(folder, [state])
+    for version in range(1, count + 1):
+        new = dict(state)
+        for name in ("a", "b") if version % 3 else ("b",):
+            data = bytearray(new[name][2])
+            for at in (version * 7919 % len(data), version * 104729 % len(data)):
+                data[at] ^= 1 + version % 255
+            new[name] = (*new[name][:2], bytes(data))
+        fmt.publish(place.stream, version, version - 1, state, new)
+        state = new
+    short = verify_within(place, folder, 64, to=8)
+    assert short[0] == 0 and short[1]["deltas"] == 8, short
+    status, told = verify_within(place, folder, 64)
+    assert status == 0 and (told["deltas"], told["from"], told["version"]) == (count, 0, count), told
+    # What is wrong near the end is found, and a full disk in between may go well the next time.
+    ended = verify_within(place, folder, 64, LD_PRELOAD=str(interop.SHIM), FAULT="ENOSPC", FAULT_UNDER=str(folder / "scratch"),
+                          FAULT_AT="3", FAULT_STAYS="1")
+    assert ended[0] == 4 and "scratch" in ended[1], ended
+    fmt.publish(place.stream, count - 3, count - 4, state, step(state, 5))
+    ended = verify_within(place, folder, 64)
+    assert ended[0] == 2 and f"weight_v{count - 3:06d}" in ended[1] and "does not match its checksum" in ended[1], ended
+
+
+def test_verify_takes_several_deltas_that_look_back_far(folder):
+    states = [{"a": ("U8", [40 << 20], bytes(40 << 20)), "b": ("U8", [9], bytes(9))}]
+    for version in range(1, 6):
+        states.append(step(states[-1], version, 1e-5))
+    place = Place(folder, states)
+    for version in range(1, 6):
+        place.publish(version, window_log=26 if version in (2, 3, 5) else 0, content_size=version == 5)
+    status, told = verify_within(place, folder, 400)
+    assert status == 0 and told["deltas"] == 5, told
+    pull(place.stream, place.host)
+    holds(place.host, states[5])
 
 
 def test_a_pull_compares_what_is_there_if_it_is_told_to(folder):

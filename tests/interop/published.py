@@ -133,9 +133,10 @@ def apply(stream, version, state):
     return new
 
 
-def compress(payload, level=1, content_size=True, checksum=False):
-    return zstandard.ZstdCompressor(level=level, write_content_size=content_size,
-                                    write_checksum=checksum).compress(payload)
+def compress(payload, level=1, content_size=True, checksum=False, window_log=0):
+    how = zstandard.ZstdCompressionParameters.from_level(level, write_content_size=content_size,
+                                                         write_checksum=checksum, window_log=window_log)
+    return zstandard.ZstdCompressor(compression_params=how).compress(payload)
 
 
 def encode(encoding, old, new):
@@ -148,7 +149,7 @@ def encode(encoding, old, new):
 
 def publish(stream, version, base, old, new, encoding="xor", checksum="xxh3-128", shards=1, level=1,
             content_size=True, frame_checksum=False, pad=True, unpadded_versions=False, shard_name=None,
-            unchanged=False, index=True, metadata=None, spoil=None):
+            unchanged=False, index=True, metadata=None, spoil=None, window_log=0):
     """Writes one version as the systems in use do. `unchanged`: xor parts of zeros for tensors that did not
     change. `index`: whether the last file, which publishes, is written. `spoil(name, payload)` may change a
     payload before it is compressed."""
@@ -163,7 +164,7 @@ def publish(stream, version, base, old, new, encoding="xor", checksum="xxh3-128"
             payload = encode(encoding, old[name][2], new[name][2])
             if spoil:
                 payload = spoil(name, payload)
-            data = compress(payload, level, content_size, frame_checksum)
+            data = compress(payload, level, content_size, frame_checksum, window_log)
             parts[name] = ("U8", [len(data)], data)
             digests[name] = digest_of(checksum, new[name][2])
             weight_map[name] = file
