@@ -35,16 +35,12 @@ struct pull_arguments {
   pull_options pull;
   std::string source;
   std::string checkpoint;
-  std::string acks;
   std::string scratch;
   std::optional<std::string> base;
   std::optional<std::uint64_t> to;
   std::uint64_t lock_ms = 600'000;
   std::uint64_t poll_ms = 500;
-  settings_options settings;
-  std::string connect;
-  std::uint32_t connect_ms = 10'000;
-  bool insecure = false;
+  acknowledger_options say;
   bool watch = false;
   bool json = false;
 };
@@ -82,13 +78,14 @@ class puller {
     options_.source = a.source;
     options_.checkpoint = a.checkpoint;
     if (a.base) options_.base = *a.base;
-    options_.acks = a.acks;
+    options_.name = a.say.name;
+    options_.acks = a.say.acks;
     options_.target = a.to;
     options_.lock_patience = std::chrono::milliseconds(a.lock_ms);
     options_.stopping = [this] { return stop_.wait_for(std::chrono::milliseconds(0)); };
-    if (a.connect.empty()) return;
-    to_.emplace(a.settings.build(a.insecure), a.connect, options_.name);
-    options_.tell = [this](const acknowledgement& what) { to_->owe(what); };
+    if (a.say.connect.empty()) return;
+    to_.emplace(a.say);
+    options_.tell = [this](const acknowledgement& what) { to_->owe(what, options_.source); };
   }
 
   /// Says what became of it as well, or throws: `error{shut_down}` where it was told to stop.
@@ -205,12 +202,12 @@ class puller {
 
   /// One try at what is to be said; trying again is the caller's.
   void deliver() {
-    if (to_) to_->deliver(std::chrono::milliseconds(arguments_.connect_ms), options_.stopping);
+    if (to_) to_->deliver(options_.stopping);
   }
   /// Tries until `--connect-ms` are over.
   void insist() {
     const auto until =
-        std::chrono::steady_clock::now() + std::chrono::milliseconds(arguments_.connect_ms);
+        std::chrono::steady_clock::now() + std::chrono::milliseconds(arguments_.say.connect_ms);
     for (;;) {
       try {
         return deliver();
@@ -379,35 +376,7 @@ void add_pull_command(CLI::App& program, std::function<int()>& run) {
   add_way_options(*command, *a);
   command->add_flag("--rebuild", a->pull.rebuild,
                     "Take a whole checkpoint, a full version or the base, whatever is there");
-  auto* named = command
-                    ->add_option("--name", a->pull.name,
-                                 "Say what becomes of each version, as the receiver of that name")
-                    ->check([](const std::string& name) {
-                      return is_host_name(name) ? std::string() : "is no name of a host";
-                    })
-                    ->type_name("NAME");
-  auto* acks = command->add_option("--acks", a->acks, "Where to say it; SOURCE/acks if not given")
-                   ->type_name("DIR");
-  auto* connect = command
-                      ->add_option("--connect", a->connect,
-                                   "Say it to the publisher over a connection, not in a file "
-                                   "(publish --listen, trainer --follower-listen)")
-                      ->type_name("HOST:PORT")
-                      ->needs(named)
-                      ->excludes(acks);
-  command
-      ->add_option("--connect-ms", a->connect_ms,
-                   "How long to try to be heard; with --watch at each look")
-      ->check(plain_number(1, 86'400'000))
-      ->type_name("N")
-      ->capture_default_str()
-      ->needs(connect);
-  command
-      ->add_flag("--insecure", a->insecure,
-                 "Connect off this machine with neither certificates nor a shared key")
-      ->needs(connect);
-  a->settings.add_to(*command);
-  for (const char* setting : {"--config", "--set"}) command->get_option(setting)->needs(connect);
+  a->say.add_to(*command);
   command->add_flag("--verify", a->pull.verify,
                     "Compare all that is there with what the stream says, where nothing is to do");
   command->add_flag("--watch", a->watch, "Go on with every version that appears");

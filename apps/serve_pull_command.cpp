@@ -7,8 +7,10 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "apps/acknowledger.hpp"
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/new_host.hpp"
@@ -40,6 +42,7 @@ struct serve_arguments {
   std::string engine;
   std::uint64_t lock_ms = 600'000;
   std::uint64_t engine_ms = 600'000;
+  acknowledger_options say;
 };
 
 http_response answer(unsigned status, const json& body) {
@@ -53,7 +56,12 @@ class pull_route {
       : arguments_(a),
         stopping_([&stop] { return stop.wait_for(std::chrono::milliseconds(0)); }),
         why_not_(why_torn(a.permitted.checkpoints)),
-        version_(marker_of(a.permitted.checkpoints.front()).value_or(0)) {}
+        version_(marker_of(a.permitted.checkpoints.front()).value_or(0)) {
+    if (a.say.name.empty()) return;
+    if (a.permitted.checkpoints.size() > 1)
+      throw error(errc::bad_input, "--name: is of one host, which has one --checkpoint");
+    to_.emplace(a.say);
+  }
 
   std::optional<http_response> quick(const http_request& r) {
     const auto path = r.path.substr(0, r.path.find('?'));
@@ -79,11 +87,16 @@ class pull_route {
     std::string why;
     std::uint64_t version = 0;
     bool pulled = false;
+    std::optional<acknowledgement> become;
     pull_options asked;
     try {
       asked = parse(r.body);
     } catch (const std::exception& e) {  // says nothing of the checkpoint
       return answer(400, {{"success", false}, {"message", e.what()}});
+    }
+    if (to_) {
+      asked.name = arguments_.say.name;
+      asked.tell = [&](const acknowledgement& what) { become = what; };
     }
     begin();
     try {
@@ -94,17 +107,47 @@ class pull_route {
     } catch (const std::exception& e) {
       why = e.what();
     }
+    // An engine that has not loaded it does not hold it, whatever its files do.
+    if (pulled && become && !why.empty())
+      become = acknowledgement{become->version, become->challenge, errc::hook_failed, why, {}};
     const bool in_vain = !pulled && asks_in_vain(asked);
     end(version, in_vain ? std::nullopt : std::optional(why));
+    const auto unsaid = become && !in_vain ? say(*become, asked.source) : std::string();
     if (!why.empty()) {
       print_error(why);
-      return answer(400, {{"success", false}, {"message", why}});
+      return answer(400, {{"success", false}, {"message", why + unsaid}});
     }
     log_out(fmt::format("version {}\n", version));
-    return answer(200, {{"success", true}, {"message", fmt::format("at version {}", version)}});
+    return answer(
+        200, {{"success", true}, {"message", fmt::format("at version {}{}", version, unsaid)}});
+  }
+
+  /// Says once more what nobody has heard yet.
+  void say_again() {
+    const std::lock_guard lock(saying_);
+    if (to_ && to_->owes()) (void)deliver();
   }
 
  private:
+  /// Returns how an answer ends: with why nobody has heard it yet, which is tried again.
+  std::string say(const acknowledgement& what, const fs::path& source) {
+    const std::lock_guard lock(saying_);
+    to_->owe(what, source);
+    const auto problem = deliver();
+    return problem.empty() ? problem : "; that could not be said yet: " + problem;
+  }
+
+  std::string deliver() {
+    std::string problem;
+    try {
+      to_->deliver(stopping_);
+    } catch (const std::exception& e) {
+      problem = e.what();
+    }
+    if (problem != std::exchange(unsaid_, problem) && !problem.empty()) print_error(problem);
+    return problem;
+  }
+
   void begin() {
     const std::lock_guard lock(mutex_);
     pulling_ = true;
@@ -177,6 +220,9 @@ class pull_route {
   bool pulling_ = false;
   std::string why_not_;  // the last pull that said anything of the weights failed
   std::uint64_t version_;
+  std::mutex saying_;
+  std::optional<acknowledger> to_;
+  std::string unsaid_;  // why the last try failed
 };
 
 int serve(const serve_arguments& a) {
@@ -188,8 +234,7 @@ int serve(const serve_arguments& a) {
       a.host, a.port, [&](const http_request& r) { return route.quick(r); },
       [&](const http_request& r) { return route.slow(r); });
   print_out(fmt::format("serving on {}:{}\n", a.host, server.port()));
-  while (!stop.wait_for(std::chrono::minutes(1))) {
-  }
+  while (!stop.wait_for(std::chrono::seconds(1))) route.say_again();
   return exit_ok;
 }
 
@@ -232,6 +277,7 @@ void add_serve_pull_command(CLI::App& program, std::function<int()>& run) {
       ->check(plain_number(1, 86'400'000))
       ->type_name("N")
       ->capture_default_str();
+  a->say.add_to(*command);
   command->callback([a, &run] { run = [a] { return serve(*a); }; });
 }
 

@@ -46,7 +46,8 @@ void scratch_weights::write(std::size_t tensor, std::uint64_t at,
 void scratch_weights::open() {
   std::error_code failure;
   if (dir_.empty()) dir_ = fs::temp_directory_path(failure);
-  if (failure) refuse_write("the directory for temporary files", "cannot be found", failure.value());
+  if (failure)
+    refuse_write("the directory for temporary files", "cannot be found", failure.value());
   auto name = (dir_ / "lockstep-scratch-XXXXXX").string();
   const int made = ::mkostemp(name.data(), O_CLOEXEC);
   if (made < 0) refuse_write(dir_, "cannot be written to", errno);

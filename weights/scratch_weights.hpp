@@ -15,9 +15,9 @@
 
 namespace lockstep {
 
-/// The windows of a checkpoint's tensors that deltas have changed, in one file without a name, which
-/// goes with this or with the process. Holds a byte of memory for each window. Thread-safe where no
-/// window is used by two threads at once.
+/// The windows of a checkpoint's tensors that deltas have changed, in one file without a name,
+/// which goes with this or with the process. Holds a byte of memory for each window. Thread-safe
+/// where no window is used by two threads at once.
 class scratch_weights {
  public:
   /// Makes nothing before the first window comes, and then in `dir`; empty: where the system has
@@ -35,8 +35,9 @@ class scratch_weights {
   std::size_t window(std::size_t tensor, std::uint64_t at) const;
 
   std::filesystem::path dir_;
-  std::vector<std::size_t> first_;     // of each tensor: its first window
-  std::vector<std::uint8_t> written_;  // whether, of each window; bytes, which threads may share out
+  std::vector<std::size_t> first_;  // of each tensor: its first window
+  std::vector<std::uint8_t>
+      written_;  // whether, of each window; bytes, which threads may share out
   std::once_flag opened_;
   std::optional<plain_file> file_;
 };

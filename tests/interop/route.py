@@ -20,6 +20,7 @@ import time
 try:
     import interop
     import published as fmt
+    from followers import Fleet, wait_for
     from interop import Place, crash_at, holds, publish_series, run, walk
 except ImportError as missing:
     print(f"skipped: {missing}")
@@ -337,6 +338,86 @@ def test_the_route_is_not_ready_over_an_interrupted_change(folder):
     (place.host / ".weight_sync" / "intent.json").write_text('{"kind":')
     with Route("--source", place.stream, "--checkpoint", place.host) as route:
         assert route.ask("GET", "/readyz")[0] == 503
+
+
+def asks(fleet, name, version):
+    return {"local_checkpoint_dir": str(fleet.folder / name), "source_dir": str(fleet.stream), "target_version": version}
+
+
+def published(fleet, version):
+    wait_for(lambda: (fmt.version_dir(fleet.stream, version) / fmt.INDEX).exists())
+
+
+def said_by(fleet, name):
+    return json.loads((fleet.stream / "acks" / f"{name}.json").read_text())
+
+
+def test_an_engine_behind_the_route_is_a_receiver_that_a_publisher_waits_for(folder):
+    engine = Engine()
+    with Fleet(folder, walk(3), ["a", "b"]) as fleet:
+        fleet.start("b")
+        with Route("--source", fleet.stream, "--checkpoint", folder / "a", "--engine", engine.url, "--name", "a") as route:
+            publisher = fleet.publish()
+            published(fleet, 1)
+            engine.status = 500  # who has not loaded it does not hold it
+            assert route.ask("POST", "/pull_weights", asks(fleet, "a", 1))[0] == 400
+            said = said_by(fleet, "a")
+            assert (said["version"], said["reason"]) == ("000001", "hook_failed") and "did not load" in said["detail"], said
+            assert not fmt.version_dir(fleet.stream, 2).exists()
+            engine.status = 200
+            assert route.ask("POST", "/pull_weights", asks(fleet, "a", 1))[0] == 200
+            assert said_by(fleet, "a")["reason"] == "none"
+            published(fleet, 2)
+            assert route.ask("POST", "/pull_weights", asks(fleet, "a", 2)) == (200, {"success": True, "message": "at version 2"})
+            published(fleet, 3)
+            heard = said_by(fleet, "a")
+            for version in (1, 9):  # an old request, sent again; one that comes too early
+                assert route.ask("POST", "/pull_weights", asks(fleet, "a", version))[0] == 400
+                assert said_by(fleet, "a") == heard
+            assert route.ask("POST", "/pull_weights", asks(fleet, "a", 3))[0] == 200
+            syncs = fleet.syncs(publisher)
+        # Whether the publisher saw the refusal before it was taken back is chance.
+        assert syncs[0]["result"] in ("recovered", "ok") and [(s["version"], s["result"]) for s in syncs[1:]] == [(2, "ok"), (3, "ok")], syncs
+        fleet.all_hold()
+
+
+def test_what_the_route_could_not_say_it_says_when_somebody_listens(folder):
+    for way in ("connection", "files"):
+        place = folder / way
+        place.mkdir()
+        with Fleet(place, walk(2), ["a"]) as fleet:
+            listen = ["--listen", "127.0.0.1:0"] if way == "connection" else ["--acks", place / "heard"]
+            publisher = fleet.publish(*listen)
+            to = fleet.connected(publisher) if way == "connection" else ["--acks", place / "heard"]
+            published(fleet, 1)
+            if way == "connection":
+                publisher.kill()
+                publisher.communicate(timeout=60)
+            else:
+                (place / "heard").write_text("no directory")
+            with Route("--source", fleet.stream, "--checkpoint", place / "a", "--name", "a", *to) as route:
+                status, answer = route.ask("POST", "/pull_weights", asks(fleet, "a", 1))
+                assert status == 200 and answer["success"] and "at version 1; that could not be said yet: " in answer["message"], answer
+                assert route.ask("GET", "/readyz")[0] == 200
+                if way == "connection":
+                    publisher = fleet.publish("--listen", to[1])
+                    assert fleet.connected(publisher) == to
+                else:
+                    (place / "heard").unlink()
+                published(fleet, 2)  # it says it by itself
+                assert route.ask("POST", "/pull_weights", asks(fleet, "a", 2))[1]["message"] == "at version 2"
+                syncs = fleet.syncs(publisher)
+            assert [s["result"] for s in syncs] == ["ok"] * 2
+            fleet.all_hold()
+
+
+def test_a_name_is_of_one_checkpoint(folder):
+    place = Place(folder, walk(1))
+    serve = ["serve-pull", "--port", 0, "--source", place.stream, "--checkpoint", place.host]
+    run(*serve, "--checkpoint", folder / "other", "--name", "a", status=2, says="--name")
+    run(*serve, "--name", "../a", status=2, says="--name")
+    run(*serve, "--acks", folder, status=2, says="--acks")
+    run(*serve, "--name", "a", "--connect", "nowhere", status=2, says="--connect")
 
 
 def ask_or_none(route, wanted):
