@@ -184,9 +184,10 @@ class publishing {
     if (all.size() < 2)
       throw error(errc::bad_input, "--checkpoints: needs the base and at least one version");
     series_bar bar(all.size() - 1);
-    auto base = checkpoint::open_ranks(all[0]);
+    const auto open = arguments_.ranks > 1 ? checkpoint::open_rank : checkpoint::open_ranks;
+    auto base = open(all[0]);
     for (std::size_t i = 1; i < all.size(); ++i) {
-      auto target = checkpoint::open_ranks(all[i]);
+      auto target = open(all[i]);
       add(i, i - 1, base, target, bar, i - 1);
       base = std::move(target);
       if (stopped_) break;
@@ -319,7 +320,8 @@ class publishing {
     if (v.there) return print_out(fmt::format("version {} is there already\n", v.version));
     print_out(fmt::format("version {}{} {}, {:.2f} % of {}, {}{}\n", v.version,
                           v.full ? " full" : "", human_bytes(v.bytes),
-                          100.0 * static_cast<double>(v.bytes) / static_cast<double>(model_bytes),
+                          100.0 * static_cast<double>(v.bytes) /
+                              static_cast<double>(std::max<std::uint64_t>(model_bytes, 1)),
                           human_bytes(model_bytes), human_seconds(seconds),
                           v.removed > 0 ? fmt::format(", {} removed", v.removed) : ""));
   }

@@ -60,25 +60,48 @@ std::string describe(const tensor_spec& spec) {
 checkpoint checkpoint::open(const fs::path& path) {
   checkpoint result;
   result.path_ = path;
-  if (leads_to_directory(path))
-    result.files_ = open_directory(path);
-  else
-    result.files_ = {std::make_shared<const safetensors_file>(path)};
-
-  result.take_files();
+  result.read_files();
+  result.require_tensors();
   return result;
 }
 
 checkpoint checkpoint::open_ranks(const fs::path& path) {
-  if (!leads_to_directory(path) || has_index(path) || stands(path / single_file_name))
-    return open(path);
   checkpoint result;
   result.path_ = path;
-  for (const auto& file : files_in(path))
-    if (file.extension() == ".safetensors")
-      result.files_.push_back(std::make_shared<const safetensors_file>(file));
-  result.take_files();
+  result.read_rank_files();
+  result.require_tensors();
   return result;
+}
+
+checkpoint checkpoint::open_rank(const fs::path& path) {
+  checkpoint result;
+  result.path_ = path;
+  result.read_rank_files();
+  // A mistyped directory would be a rank without tensors else.
+  if (result.files_.empty() && !has_index(path))
+    refuse(errc::bad_input, path, "holds no file: a rank without tensors has one without tensors");
+  return result;
+}
+
+void checkpoint::read_files() {
+  if (leads_to_directory(path_))
+    files_ = open_directory(path_);
+  else
+    files_ = {std::make_shared<const safetensors_file>(path_)};
+  take_files();
+}
+
+void checkpoint::read_rank_files() {
+  if (!leads_to_directory(path_) || has_index(path_) || stands(path_ / single_file_name))
+    return read_files();
+  for (const auto& file : files_in(path_))
+    if (file.extension() == ".safetensors")
+      files_.push_back(std::make_shared<const safetensors_file>(file));
+  take_files();
+}
+
+void checkpoint::require_tensors() const {
+  if (shape_.count() == 0) refuse(errc::bad_input, path_, "holds no tensor");
 }
 
 void checkpoint::take_files() {
@@ -104,7 +127,6 @@ void checkpoint::take_files() {
                fmt::format("tensor {} is another than in {}", in_quotes(spec.name),
                            other.path().filename().string()));
     }
-  if (specs.empty()) refuse(errc::bad_input, path_, "holds no tensor");
   shape_ = layout(std::move(specs));
   for (const auto& spec : shape_.tensors()) {
     const auto [f, i] = sources.at(spec.name);

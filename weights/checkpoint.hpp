@@ -35,6 +35,9 @@ class checkpoint {
   /// is the same everywhere, else refused.
   static checkpoint open_ranks(const std::filesystem::path& path);
 
+  /// What one of several ranks has, in the same places: it may be no tensor, but not no file.
+  static checkpoint open_rank(const std::filesystem::path& path);
+
   const layout& shape() const noexcept { return shape_; }
 
   /// Tells the system that bytes [begin, end) of tensor `index`, which may have been read, are not
@@ -64,7 +67,10 @@ class checkpoint {
   const std::filesystem::path& path() const noexcept { return path_; }
 
  private:
+  void read_files();
+  void read_rank_files();
   void take_files();
+  void require_tensors() const;
 
   std::filesystem::path path_;
   layout shape_;

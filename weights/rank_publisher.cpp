@@ -285,6 +285,7 @@ std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<r
   const auto& stream = owner_->path();
   const auto dir = published_dir(stream, plan.version);
   auto whole = merge_parts(dir, parts);
+  if (whole.shape.count() == 0) refuse(errc::wrong_layout, dir, "no rank has a tensor");
   if (shape_) require_same(dir, *shape_, whole.shape);
   const auto base = plan.full ? std::string() : state_digest(whole.shape, whole.base);
   if (!plan.full) require_base(plan, parts, base);

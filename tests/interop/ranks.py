@@ -173,6 +173,42 @@ def test_old_versions_go_and_a_rank_that_was_away_passes_them(folder):
         assert min(visible(ranks.stream)) == 3
 
 
+def test_ranks_without_tensors_publish_empty_parts(folder):
+    for scheme, count in (("xor", 8), ("coded", 3)):
+        with Ranks(folder / scheme, walk(4), count=count) as ranks:
+            if count == 3:  # rank 0 has nothing, rank 1 the rest
+                for number, state in enumerate(ranks.states):
+                    fmt.write_checkpoint(ranks.checkpoint(1, number), {**ranks.part(0, state), **ranks.part(1, state)})
+                    fmt.write_checkpoint(ranks.checkpoint(0, number), {})
+            told = ranks.publish("--scheme", scheme, "--full-every", 3)
+            assert all([line["version"] for line in of_rank] == [1, 2, 3, 4] for of_rank in told)
+            ranks.is_whole(decodes=scheme == "xor")
+            assert len(metadata(ranks.stream, 4)["lockstep_rank_digests"].split(",")) == count
+            host = folder / f"host-{scheme}"
+            fmt.write_checkpoint(host, ranks.states[0])
+            pull(ranks.stream, host)
+            holds(host, ranks.states[4])
+            assert all(line["there"] for lines in ranks.publish("--full-every", 3) for line in lines)
+            # The text for people has no share of nothing.
+            shutil.rmtree(ranks.stream)
+            plain = [subprocess.Popen([w for w in ranks.command(rank, "--scheme", scheme) if w != "--json"], stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, text=True) for rank in range(count)]
+            said = [process.communicate(timeout=PATIENCE) for process in plain]
+            assert all(p.returncode == 0 for p in plain) and "nan" not in str(said) and "inf" not in str(said), said
+
+
+def test_ranks_of_which_none_has_a_tensor_or_a_file_are_refused(folder):
+    with Ranks(folder, walk(1), count=2) as ranks:
+        for rank in range(2):
+            for number in range(2):
+                fmt.write_checkpoint(ranks.checkpoint(rank, number), {})
+        for process in [ranks.start(rank) for rank in range(2)]:
+            ranks.ended(process, 2, ["weight_v000001", "no rank has a tensor"])
+        assert visible(ranks.stream) == []
+        (ranks.checkpoint(1, 1) / "model.safetensors").unlink()
+        ranks.ended(ranks.start(1, patience=0.1), 2, ["rank-1-of-2/step-1", "holds no file"])
+
+
 # Who is not there.
 
 def test_a_rank_that_never_comes_is_named_and_nothing_is_published(folder):
