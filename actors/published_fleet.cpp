@@ -12,6 +12,7 @@
 #include "weights/bucket_codec.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
+#include "weights/rank_publisher.hpp"
 
 namespace lockstep {
 
@@ -29,9 +30,21 @@ std::uint64_t fresh_challenge() {
   return std::uint64_t{random()} << 32 | random();
 }
 
-publisher_options with_bound(publisher_options stream, std::function<std::uint64_t()> slowest) {
+std::unique_ptr<version_publisher> publisher_of(const published_fleet_options& options,
+                                                std::function<std::uint64_t()> slowest) {
+  auto stream = options.stream;
   stream.slowest = std::move(slowest);
-  return stream;
+  if (options.ranks == 1) return std::make_unique<publisher>(std::move(stream));
+  return std::make_unique<rank_publisher>(
+      rank_options{std::move(stream), 0, options.ranks, options.rank_patience, {}});
+}
+
+// The proof in an acknowledgement, or, where only its seal is known, what stands for the right one
+// and for any other.
+digest proof_in(const acknowledgement& said, const published_fleet::answer& wanted) {
+  if (wanted.seal.empty()) return said.proof;
+  const bool right = seal_of(wanted.challenge, said.proof) == wanted.seal;
+  return right ? wanted.proof : digest{~wanted.proof.lane0, ~wanted.proof.lane1};
 }
 
 // Whom no delta of the chain leads on from what it has.
@@ -50,8 +63,8 @@ std::string joined(const std::vector<std::string>& names) {
 
 published_fleet::published_fleet(published_fleet_options options)
     : options_(std::move(options)),
-      stream_(with_bound(options_.stream, [this] { return slowest(); })),
-      cluster_(cluster_id(stream_.run())),
+      stream_(publisher_of(options_, [this] { return slowest(); })),
+      cluster_(cluster_id(stream_->run())),
       log_(make_log(options_.options.log)) {
   if (options_.acks.empty()) options_.acks = acknowledgements_of(options_.stream.out);
   for (const auto& name : options_.receivers) {
@@ -107,8 +120,9 @@ published_fleet::pending published_fleet::publish(const published_source& base,
   for (std::size_t i = 0; i < target.shape.count(); ++i)
     out.report.elements += target.shape.bytes(i) / unit_bytes(target.shape[i].type);
   const auto challenge = fresh_challenge();
-  out.version = stream_.add(held_ + 1, held_, base, target,
-                            {full, {{std::string(own_key::challenge), challenge_text(challenge)}}});
+  out.version =
+      stream_->add(held_ + 1, held_, base, target,
+                   {full, {{std::string(own_key::challenge), challenge_text(challenge)}}});
   out.report.target = name_of(out.version.version);
   out.answer.version = out.version.version;
   if (!is_concluded(out.version)) out.answer = answer_to(out.version.version, target);
@@ -118,29 +132,34 @@ published_fleet::pending published_fleet::publish(const published_source& base,
 }
 
 bool published_fleet::has_meaning_for_some(std::uint64_t version) const {
-  const auto dir = published_dir(stream_.stream(), version);
+  const auto dir = published_dir(stream_->stream(), version);
   return has_index(dir) && read_index(dir).metadata.contains(std::string(own_key::meant_for));
 }
 
 // Read back, since the version may have been there before this process.
 published_fleet::answer published_fleet::answer_to(std::uint64_t version,
                                                    const published_source& target) const {
-  const auto dir = published_dir(stream_.stream(), version);
+  const auto dir = published_dir(stream_->stream(), version);
   const auto challenge = challenge_in(dir);
   if (!challenge)
     refuse(errc::bad_input, dir, "was published for nobody in particular: it has no challenge");
+  if (auto seal = metadata_in(dir, own_key::proof_seal); !seal.empty())
+    return {version, *challenge, {}, {}, std::move(seal)};
+  if (options_.ranks > 1)
+    refuse(errc::bad_input, dir,
+           "was not published by ranks: what hosts must prove takes all tensors to compute");
   const auto [state, proof] =
       digest_pair(public_digest_seed, *challenge, views_of(target.shape, target.tensors));
   if (target.done)
     for (std::size_t i = 0; i < target.shape.count(); ++i) target.done(i, 0, target.shape.bytes(i));
-  return {version, *challenge, proof, state};
+  return {version, *challenge, proof, state, {}};
 }
 
 // It was removed as old, or the next one was published: all that were waited for have acknowledged
 // this one, or are out.
 bool published_fleet::is_concluded(const published_version& version) const {
   return version.gone ||
-         (version.there && has_index(published_dir(stream_.stream(), version.version + 1)));
+         (version.there && has_index(published_dir(stream_->stream(), version.version + 1)));
 }
 
 std::optional<acknowledgement> published_fleet::heard_of(host& from) const {
@@ -171,7 +190,7 @@ std::optional<round_result> published_fleet::ask(const answer& wanted,
                                kind,
                                said->reason,
                                said->detail,
-                               said->proof});
+                               proof_in(*said, wanted)});
     }
     if (!result) result = join_.on_tick(clock::now());
     if (!result && is_stopped()) return std::nullopt;
@@ -193,7 +212,7 @@ void published_fleet::take_back(const answer& wanted) {
     if (h.member) continue;
     const auto said = heard_of(h);
     if (!said || said->version != wanted.version || said->challenge != wanted.challenge) continue;
-    if (said->reason != errc::none || said->proof != wanted.proof) {
+    if (said->reason != errc::none || proof_in(*said, wanted) != wanted.proof) {
       h.needs_whole = h.given_whole < wanted.version &&
                       (said->reason == errc::none || needs_whole(said->reason));
       continue;
@@ -278,12 +297,13 @@ void published_fleet::reseed(sync_report& report, const published_source& source
   std::vector<std::string> names;
   for (const auto& h : hosts_)
     if (!h.member && h.needs_whole) names.push_back(h.name);
-  if (!options_.reseed || names.empty()) return;
+  // No rank has all weights, and the others are at the next version.
+  if (!options_.reseed || options_.ranks > 1 || names.empty()) return;
   const auto made =
-      stream_.add(held_ + 1, held_, source, source,
-                  {true,
-                   {{std::string(own_key::challenge), challenge_text(fresh_challenge())},
-                    {std::string(own_key::meant_for), joined(names)}}});
+      stream_->add(held_ + 1, held_, source, source,
+                   {true,
+                    {{std::string(own_key::challenge), challenge_text(fresh_challenge())},
+                     {std::string(own_key::meant_for), joined(names)}}});
   held_ = made.version;
   current_.push_back(answer_to(made.version, source));
   report.reseed_bytes += made.bytes;

@@ -37,7 +37,8 @@ class published_fleet {
     std::uint64_t version = 0;
     std::uint64_t challenge = 0;
     digest proof;
-    digest state;  ///< of the same bytes, under the public key
+    digest state;      ///< of the same bytes, under the public key
+    std::string seal;  ///< if not empty both are unknown, and this is `seal_of` of the proof
   };
 
   /// A version that is published and not yet acknowledged.
@@ -69,7 +70,7 @@ class published_fleet {
   /// Says what the base of the next version is, where that is none that this has published.
   void hold(std::uint64_t version) noexcept { held_ = version; }
   version_ref name_of(std::uint64_t version) const { return {cluster_, version}; }
-  const publisher& stream() const noexcept { return stream_; }
+  const version_publisher& stream() const noexcept { return *stream_; }
   spdlog::logger& log() const noexcept { return *log_; }
   /// The port on which hosts are listened to; 0: none.
   std::uint16_t port() const noexcept { return inbox_ ? inbox_->port() : std::uint16_t{0}; }
@@ -104,7 +105,7 @@ class published_fleet {
 
   published_fleet_options options_;
   std::vector<host> hosts_;
-  publisher stream_;
+  std::unique_ptr<version_publisher> stream_;
   join_fsm join_;
   std::uint64_t held_ = 0;
   std::vector<answer> current_;  // any of them proves what `held_` names

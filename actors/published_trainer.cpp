@@ -28,6 +28,8 @@ namespace {
 /// The options of a fleet that also heeds these flags.
 published_fleet_options heeding(published_fleet_options options, const std::atomic<bool>& stopped,
                                 const std::atomic<bool>& hurried) {
+  if (options.ranks != 1)
+    throw error(errc::bad_input, "a published trainer holds all tensors, and is of no rank");
   const auto either = [](const std::atomic<bool>& flag, std::function<bool()> also) {
     return [&flag, also = std::move(also)] { return flag || (also && also()); };
   };

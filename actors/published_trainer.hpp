@@ -31,6 +31,11 @@ struct published_fleet_options {
   /// For who failed to hold the version after all.
   std::chrono::milliseconds recovery_timeout{60'000};
   std::chrono::milliseconds poll{50};
+  /// Of so many ranks that publish together this is rank 0, which waits; each of the others has a
+  /// `rank_publisher`, with both times below as its `hosts_patience`. Such a fleet is published to
+  /// by its rank's tensors alone, and `reseed` counts for nothing. Not for a `published_trainer`.
+  std::uint32_t ranks = 1;
+  std::chrono::milliseconds rank_patience{60'000};
   /// Publish a full version for hosts whose bytes are proven not to be what the chain needs.
   bool reseed = true;
   /// Whether to give up waiting. May be empty.

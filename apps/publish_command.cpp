@@ -146,13 +146,11 @@ class publishing {
     if (a.rank >= a.ranks)
       throw error(errc::bad_input,
                   fmt::format("--rank {}: of {} --ranks, counted from 0", a.rank, a.ranks));
-    if (a.ranks > 1) {
-      if (!a.receivers.empty())
-        throw error(errc::bad_input,
-                    "--receiver: what hosts must prove takes all tensors to compute, and each of "
-                    "several --ranks has only its own");
-      ranks_.emplace(
-          rank_options{a.options(), a.rank, a.ranks, std::chrono::milliseconds(a.rank_ms)});
+    const auto hosts_ms = a.receivers.empty() ? 0 : a.ack_ms + a.recovery_ms;
+    if (a.ranks > 1 && (a.rank > 0 || a.receivers.empty())) {
+      ranks_.emplace(rank_options{a.options(), a.rank, a.ranks,
+                                  std::chrono::milliseconds(a.rank_ms),
+                                  std::chrono::milliseconds(hosts_ms)});
       return;
     }
     if (a.receivers.empty()) {
@@ -167,6 +165,8 @@ class publishing {
     followed.ack_timeout = std::chrono::milliseconds(a.ack_ms);
     followed.recovery_timeout = std::chrono::milliseconds(a.recovery_ms);
     followed.reseed = !a.no_reseed;
+    followed.ranks = a.ranks;
+    followed.rank_patience = std::chrono::milliseconds(a.rank_ms);
     followed.stopped = [this] { return stop_->wait_for(std::chrono::milliseconds(0)); };
     if (!a.listen.empty()) {
       followed.listen = a.listen;

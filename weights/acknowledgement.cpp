@@ -97,18 +97,13 @@ std::optional<acknowledgement> read_acknowledgement(const fs::path& dir, std::st
   if (!stands(file)) return std::nullopt;
   const auto said = read_object(file, file_bytes_max);
   const auto version = parse_version(text_in(said, "version"));
-  const auto challenge = word_in(text_in(said, "challenge"));
+  const auto challenge = parse_challenge(text_in(said, "challenge"));
   const auto reason = reason_named(text_in(said, "reason"));
-  const auto proof = text_in(said, "proof");
-  const auto lane0 = word_in(std::string_view(proof).substr(0, word_digits));
-  const auto lane1 = word_in(std::string_view(proof).substr(std::min(word_digits, proof.size())));
-  if (!version || !challenge || !reason || !lane0 || !lane1)
+  const auto proof = parse_proof(text_in(said, "proof"));
+  if (!version || !challenge || !reason || !proof)
     refuse(errc::bad_input, file, "is no acknowledgement");
-  return acknowledgement{*version,
-                         *challenge,
-                         *reason,
-                         printable(text_in(said, "detail")).substr(0, reply_detail_max),
-                         {*lane0, *lane1}};
+  return acknowledgement{*version, *challenge, *reason,
+                         printable(text_in(said, "detail")).substr(0, reply_detail_max), *proof};
 }
 
 namespace {
@@ -168,7 +163,7 @@ std::optional<std::uint64_t> challenge_in(const fs::path& dir) {
   const auto index = read_index(dir);
   const auto at = index.metadata.find(std::string(own_key::challenge));
   if (at == index.metadata.end()) return std::nullopt;
-  const auto value = word_in(at->second);
+  const auto value = parse_challenge(at->second);
   if (!value)
     refuse(errc::bad_input, index.path,
            fmt::format("its {} {} is no challenge", own_key::challenge, in_quotes(at->second)));
@@ -177,6 +172,21 @@ std::optional<std::uint64_t> challenge_in(const fs::path& dir) {
 
 std::string challenge_text(std::uint64_t challenge) {
   return fmt::format("{:016x}", challenge);
+}
+
+std::optional<std::uint64_t> parse_challenge(std::string_view text) {
+  return word_in(text);
+}
+
+std::optional<digest> parse_proof(std::string_view text) {
+  const auto lane0 = word_in(text.substr(0, word_digits));
+  const auto lane1 = word_in(text.substr(std::min(word_digits, text.size())));
+  return lane0 && lane1 ? std::optional(digest{*lane0, *lane1}) : std::nullopt;
+}
+
+std::string seal_of(std::uint64_t challenge, const digest& proof) {
+  const auto text = challenge_text(challenge) + to_string(proof);
+  return published_digest(published_checksum::xxh3_128, std::as_bytes(std::span(text)));
 }
 
 digest proof_of(const checkpoint& holder, std::uint64_t challenge,

@@ -48,6 +48,12 @@ std::optional<acknowledgement> read_acknowledgement(const std::filesystem::path&
 std::optional<std::uint64_t> challenge_in(const std::filesystem::path& dir);
 /// A challenge as an index holds it: 16 hexadecimal digits.
 std::string challenge_text(std::uint64_t challenge);
+/// Both read what `challenge_text` and `to_string` write; nothing if it is none.
+std::optional<std::uint64_t> parse_challenge(std::string_view text);
+std::optional<digest> parse_proof(std::string_view text);
+/// What tells that a proof under a challenge is the one that was meant, and does not say which that
+/// is: XXH3-128 over both as text, 32 hexadecimal digits. No defence against who means to forge it.
+std::string seal_of(std::uint64_t challenge, const digest& proof);
 
 /// What is to be said of the version in `dir` at the host whose checkpoint is `holder`; with
 /// `reason` none after a read of all of it. Nothing if its publisher waits for nobody. Throws

@@ -45,6 +45,9 @@ inline constexpr std::string_view base = "lockstep_base_digest";      ///< of al
 inline constexpr std::string_view target = "lockstep_target_digest";  ///< and after
 /// What an acknowledgement is proven under: 16 hexadecimal digits.
 inline constexpr std::string_view challenge = "lockstep_challenge";
+/// Of a version with a challenge that ranks have written, none of which has all tensors: `seal_of`
+/// of the proof.
+inline constexpr std::string_view proof_seal = "lockstep_proof_seal";
 /// Of a full version that changes no weights: whom it is for, names with commas between them. All
 /// others hold what it holds.
 inline constexpr std::string_view meant_for = "lockstep_meant_for";

@@ -68,24 +68,35 @@ struct published_version {
   std::size_t removed = 0;  ///< versions that went
 };
 
-/// Publishes into one directory, alone: a second one there is refused. Not thread-safe.
-class publisher {
+/// Who publishes one version after another into one directory.
+class version_publisher {
+ public:
+  virtual ~version_publisher() = default;
+  /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout,
+  /// unless that was done before. Throws `error`: `unwritable` if the version is published with
+  /// other weights, or it or the delta's base belongs to another run; `wrong_layout`.
+  virtual published_version add(std::uint64_t version, std::uint64_t base_version,
+                                const published_source& base, const published_source& target,
+                                const version_options& special = {}) = 0;
+  /// Which training this stream's versions are of.
+  virtual const std::string& run() const noexcept = 0;
+  virtual const std::filesystem::path& stream() const noexcept = 0;
+};
+
+/// Publishes alone: a second one in that directory is refused. Not thread-safe.
+class publisher final : public version_publisher {
  public:
   /// Throws `error`.
   explicit publisher(publisher_options options);
   publisher(const publisher&) = delete;
   publisher& operator=(const publisher&) = delete;
-  ~publisher();
+  ~publisher() override;
 
-  /// Publishes `target` as `version`, `base` being `base_version`'s weights, of the same layout,
-  /// unless that was done before. Throws `error`: `unwritable` if the version is published with
-  /// other weights, or it or the delta's base belongs to another run; `wrong_layout`.
   published_version add(std::uint64_t version, std::uint64_t base_version,
                         const published_source& base, const published_source& target,
-                        const version_options& special = {});
-  /// Which training this stream's versions are of.
-  const std::string& run() const noexcept;
-  const std::filesystem::path& stream() const noexcept;
+                        const version_options& special = {}) override;
+  const std::string& run() const noexcept override;
+  const std::filesystem::path& stream() const noexcept override;
 
  private:
   bool is_published(const std::filesystem::path& dir, std::uint64_t version,

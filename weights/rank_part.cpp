@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "weights/checkpoint_index.hpp"
@@ -15,8 +16,11 @@
 #include "weights/json_events.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published_shards.hpp"
+#include "weights/publisher.hpp"
 #include "weights/safetensors.hpp"
 #include "weights/state_digest.hpp"
+#include "weights/stream_owner.hpp"
+#include "weights/unwritable.hpp"
 
 namespace lockstep {
 
@@ -206,6 +210,21 @@ void write_plan(const fs::path& staging, const rank_plan& plan) {
                                      {"ranks", std::to_string(plan.ranks)}});
 }
 
+void begin_staging(const fs::path& stream, const rank_plan& plan) {
+  constexpr int tries = 16;
+  std::error_code failure;
+  for (int i = 0; i < tries; ++i) {
+    remove_rank_staging(stream);
+    scratch_directory aside(stream);
+    write_plan(aside.path() / "ranks", plan);
+    fs::rename(aside.path() / "ranks", rank_staging(stream), failure);
+    if (!failure) return aside.remove();
+    // A rank that has not seen the end of the plan before has written there just now.
+    if (failure != std::errc::directory_not_empty && failure != std::errc::file_exists) break;
+  }
+  refuse_write(rank_staging(stream), "cannot be made", failure.value());
+}
+
 std::optional<rank_plan> read_plan(const fs::path& staging) {
   const auto file = staging / plan_name;
   if (!stands(file)) return std::nullopt;
@@ -332,6 +351,19 @@ whole_state merge_parts(const fs::path& dir, const std::vector<rank_part>& parts
   }
   out.shape = layout(std::move(specs));
   return out;
+}
+
+void require_same(const fs::path& dir, const layout& before, const layout& now) {
+  const auto refuse_tensor = [&](const tensor_spec& t, std::string_view what) {
+    refuse(errc::wrong_layout, dir, fmt::format("tensor {} {}", in_quotes(t.name), what));
+  };
+  for (const auto& t : before.tensors()) {
+    const auto at = now.find(t.name);
+    if (!at) refuse_tensor(t, "was in the version before, and is no rank's now");
+    if (!(now[*at] == t)) refuse_tensor(t, "has another dtype or shape than in the version before");
+  }
+  for (const auto& t : now.tensors())
+    if (!before.find(t.name)) refuse_tensor(t, "was not in the version before");
 }
 
 void copy_tensors(const fs::path& from, const fs::path& to, const std::vector<std::string>& names) {

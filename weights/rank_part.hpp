@@ -30,6 +30,9 @@ std::string fresh_nonce();
 
 /// Appears in `staging`, which must be there, whole or not at all. Throws `error{unwritable}`.
 void write_plan(const std::filesystem::path& staging, const rank_plan& plan);
+/// Makes `rank_staging` of `stream` anew with a plan in it, as a whole, so that nobody sees it
+/// without its plan, or can take it for left over. Throws `error{unwritable}`.
+void begin_staging(const std::filesystem::path& stream, const rank_plan& plan);
 /// Nothing if there is none. Throws `error{bad_input}` on one that cannot be read.
 std::optional<rank_plan> read_plan(const std::filesystem::path& staging);
 
@@ -85,6 +88,10 @@ struct whole_state {
 /// counts. Throws `error{wrong_layout}` that names the tensor and both ranks if they are not the
 /// same in dtype, shape and digests; `dir` is for the message.
 whole_state merge_parts(const std::filesystem::path& dir, const std::vector<rank_part>& parts);
+
+/// Throws `error{wrong_layout}` that names the tensor unless both are the same; `dir` is for the
+/// message.
+void require_same(const std::filesystem::path& dir, const layout& before, const layout& now);
 
 /// Writes the shard `to`, with those of the tensors in the shard `from` that `names` (ascending)
 /// has: readers refuse a shard with a tensor that the index maps to another. Throws `error`.

@@ -10,11 +10,13 @@
 
 #include "messages/one_line.hpp"
 #include "messages/transient.hpp"
+#include "weights/acknowledgement.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/published_shards.hpp"
 #include "weights/rank_part.hpp"
+#include "weights/rank_proof.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/stream_owner.hpp"
 #include "weights/unwritable.hpp"
@@ -46,22 +48,15 @@ std::vector<std::string> rank_digests_in(const fs::path& dir, std::uint32_t rank
   return out;
 }
 
+// The first of `files`, ascending, whose name begins so; null if there is none.
+const fs::path* first_of(const std::vector<fs::path>& files, const fs::path& prefix) {
+  const auto at = std::lower_bound(files.begin(), files.end(), prefix);
+  return at != files.end() && at->native().starts_with(prefix.native()) ? &*at : nullptr;
+}
+
 template <class Numbers>
 std::string listed(const Numbers& ranks) {
   return fmt::format("rank{} {}", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "));
-}
-
-void require_same(const fs::path& dir, const layout& before, const layout& now) {
-  const auto refuse_tensor = [&](const tensor_spec& t, std::string_view what) {
-    refuse(errc::wrong_layout, dir, fmt::format("tensor {} {}", in_quotes(t.name), what));
-  };
-  for (const auto& t : before.tensors()) {
-    const auto at = now.find(t.name);
-    if (!at) refuse_tensor(t, "was in the version before, and is no rank's now");
-    if (!(now[*at] == t)) refuse_tensor(t, "has another dtype or shape than in the version before");
-  }
-  for (const auto& t : now.tensors())
-    if (!before.find(t.name)) refuse_tensor(t, "was not in the version before");
 }
 
 // The plan that stands in `staging`; nothing if there is none, or it cannot be read for now.
@@ -72,22 +67,6 @@ std::optional<rank_plan> plan_now(const fs::path& staging, std::string& problem)
     problem = e.what();
     return std::nullopt;
   }
-}
-
-// As a whole, so that nobody sees it without its plan, or can take it for left over.
-void begin_staging(const fs::path& stream, const rank_plan& plan) {
-  constexpr int tries = 16;
-  std::error_code failure;
-  for (int i = 0; i < tries; ++i) {
-    remove_rank_staging(stream);
-    scratch_directory aside(stream);
-    write_plan(aside.path() / "ranks", plan);
-    fs::rename(aside.path() / "ranks", rank_staging(stream), failure);
-    if (!failure) return aside.remove();
-    // A rank that has not seen the end of the plan before has written there just now.
-    if (failure != std::errc::directory_not_empty && failure != std::errc::file_exists) break;
-  }
-  refuse_write(rank_staging(stream), "cannot be made", failure.value());
 }
 
 }  // namespace
@@ -110,10 +89,14 @@ rank_publisher::rank_publisher(rank_options options)
 rank_publisher::~rank_publisher() = default;
 
 published_version rank_publisher::add(std::uint64_t version, std::uint64_t base_version,
-                                      const published_source& base,
-                                      const published_source& target) {
-  return owner_ ? lead(version, base_version, base, target)
+                                      const published_source& base, const published_source& target,
+                                      const version_options& special) {
+  return owner_ ? lead(version, base_version, base, target, special)
                 : follow(version, base_version, base, target);
+}
+
+const std::string& rank_publisher::run() const noexcept {
+  return owner_ ? owner_->options().run : options_.stream.run;
 }
 
 // After an interruption every rank finds by itself what is there. Of a version that was written by
@@ -173,12 +156,12 @@ rank_publisher::written rank_publisher::write(const rank_plan& plan, const publi
 // --- rank 0 -------------------------------------------------------------------------------------
 
 published_version rank_publisher::lead(std::uint64_t version, std::uint64_t base_version,
-                                       const published_source& base,
-                                       const published_source& target) {
+                                       const published_source& base, const published_source& target,
+                                       const version_options& special) {
   const auto& stream = owner_->path();
   published_version out;
   out.version = version;
-  out.full = owner_->makes_full(version);
+  out.full = special.full || owner_->makes_full(version);
   out.gone = owner_->gone(version);
   if (out.gone) return out;
   out.there = is_published(version, target, false);
@@ -197,7 +180,7 @@ published_version rank_publisher::lead(std::uint64_t version, std::uint64_t base
     std::vector<rank_part> parts(options_.ranks);
     parts[0] = std::move(own.part);
     collect(plan, parts);
-    out.bytes = publish(plan, parts, target);
+    out.bytes = publish(plan, parts, target, special);
     digests_ = std::move(own.digests);
     digests_of_ = version;
   } catch (const error& e) {
@@ -231,14 +214,16 @@ void rank_publisher::refuse_aloud(const rank_plan& plan, const error& why) const
     const auto own = rank_prefix(options_.rank, plan.nonce);
     for (const auto& file : files_in(staging_))
       if (file.filename().native().starts_with(own)) remove_file(file);
+    clear_orders(staging_);
     write_refusal(staging_, {plan.nonce, why.what()});
   } catch (...) {
     abandon();
   }
 }
 
-// The part of every other rank, as they come; of several of one rank, which was started again, any.
-void rank_publisher::collect(const rank_plan& plan, std::vector<rank_part>& parts) const {
+// What every other rank has to give, as it comes; of several of one rank, which was started again,
+// any.
+void rank_publisher::await_ranks(const rank_plan& plan, const taker& take) const {
   std::vector<std::uint32_t> missing;
   for (std::uint32_t r = 1; r < options_.ranks; ++r) missing.push_back(r);
   const auto until = clock::now() + options_.patience;
@@ -246,14 +231,7 @@ void rank_publisher::collect(const rank_plan& plan, std::vector<rank_part>& part
     std::vector<fs::path> there;
     for (auto& file : files_in(staging_))
       if (file.extension() == ".json") there.push_back(std::move(file));
-    const auto arrived = [&](std::uint32_t r) {
-      const auto first = staging_ / rank_prefix(r, plan.nonce);
-      const auto at = std::lower_bound(there.begin(), there.end(), first);
-      if (at == there.end() || !at->native().starts_with(first.native())) return false;
-      parts[r] = read_part(*at, plan, r);
-      return true;
-    };
-    missing.erase(std::remove_if(missing.begin(), missing.end(), arrived), missing.end());
+    std::erase_if(missing, [&](std::uint32_t r) { return take(r, there); });
     if (missing.empty()) return;
     if (clock::now() > until)
       refuse(errc::timeout, published_dir(owner_->path(), plan.version),
@@ -261,6 +239,34 @@ void rank_publisher::collect(const rank_plan& plan, std::vector<rank_part>& part
                          options_.patience.count()));
     std::this_thread::sleep_for(poll_every);
   }
+}
+
+void rank_publisher::collect(const rank_plan& plan, std::vector<rank_part>& parts) const {
+  await_ranks(plan, [&](std::uint32_t r, const std::vector<fs::path>& files) {
+    const auto* file = first_of(files, staging_ / rank_prefix(r, plan.nonce));
+    if (file != nullptr) parts[r] = read_part(*file, plan, r);
+    return file != nullptr;
+  });
+}
+
+// What a host must prove: nobody else than all ranks together can say it, and only before the
+// version is there, for then they may end.
+digest rank_publisher::prove(const rank_plan& plan, const std::vector<rank_part>& parts,
+                             const whole_state& whole, std::uint64_t challenge,
+                             const published_source& target) const {
+  const auto orders = orders_for(parts, whole, challenge);
+  for (std::uint32_t r = 1; r < options_.ranks; ++r)
+    write_order(staging_, plan.nonce, r, orders[r]);
+  auto sum = share_of(orders[0], target);
+  await_ranks(plan, [&](std::uint32_t r, const std::vector<fs::path>& files) {
+    const auto* file = first_of(files, staging_ / share_prefix(r, plan.nonce));
+    if (file == nullptr) return false;
+    const auto share = read_share(*file);
+    sum.lane0 += share.lane0;
+    sum.lane1 += share.lane1;
+    return true;
+  });
+  return sum;
 }
 
 // What the ranks start from must be what the version before leads to.
@@ -281,7 +287,8 @@ void rank_publisher::require_base(const rank_plan& plan, const std::vector<rank_
 }
 
 std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<rank_part>& parts,
-                                      const published_source& target) {
+                                      const published_source& target,
+                                      const version_options& special) {
   const auto& stream = owner_->path();
   const auto dir = published_dir(stream, plan.version);
   auto whole = merge_parts(dir, parts);
@@ -306,6 +313,13 @@ std::uint64_t rank_publisher::publish(const rank_plan& plan, const std::vector<r
   }
   auto how = owner_->options().how;
   how.metadata[std::string(own_key::rank_targets)] = fmt::format("{}", fmt::join(targets, ","));
+  how.metadata.insert(special.metadata.begin(), special.metadata.end());
+  if (const auto at = special.metadata.find(std::string(own_key::challenge));
+      at != special.metadata.end()) {
+    const auto challenge = parse_challenge(at->second).value();
+    how.metadata[std::string(own_key::proof_seal)] =
+        seal_of(challenge, prove(plan, parts, whole, challenge, target));
+  }
   publication out(stream, plan.version);
   std::uint64_t bytes = 0;
   for (std::size_t m = 0; m < moves.size(); ++m) {
@@ -348,7 +362,8 @@ published_version rank_publisher::follow(std::uint64_t version, std::uint64_t ba
   std::optional<written> own;
   std::string seen;   // the plan that was looked at last
   std::string other;  // in what it is another than this rank expects
-  auto until = clock::now() + options_.patience;
+  bool proven = false;
+  auto until = clock::now() + options_.patience + options_.hosts_patience;
   for (bool first = true;; first = false) {
     if (is_published(version, target, own.has_value())) {
       out.there = !own;
@@ -379,8 +394,13 @@ published_version rank_publisher::follow(std::uint64_t version, std::uint64_t ba
         out.full = plan->full;
         digests_ = own->digests;
         digests_of_ = version;
+        proven = false;
         until = clock::now() + options_.patience;
       }
+    }
+    if (own && !proven && serve_order(*own, target)) {
+      proven = true;
+      until = clock::now() + options_.patience;
     }
     if (clock::now() > until) {
       if (!other.empty()) refuse(errc::bad_input, dir, other);
@@ -416,15 +436,38 @@ std::optional<rank_publisher::written> rank_publisher::serve(const rank_plan& pl
                                                              const published_source& target) const {
   try {
     auto out = write(plan, base, target);
-    write_part(staging_ / (rank_prefix(options_.rank, plan.nonce) + tag_ + ".json"), out.part);
+    write_part(own_file(rank_prefix(options_.rank, plan.nonce)), out.part);
     return out;
   } catch (const error& e) {
-    if (e.code() != errc::unwritable) throw;
-    std::string unreadable;
-    const auto now = plan_now(staging_, unreadable);
-    if (now && now->nonce == plan.nonce) throw;
+    if (e.code() != errc::unwritable || !is_gone(plan.nonce)) throw;
     return std::nullopt;
   }
+}
+
+// Whether rank 0 has asked for this rank's share of the proof, and has it now. What it asks of
+// another process of this rank, with other weights, is not this one's.
+bool rank_publisher::serve_order(const written& own, const published_source& target) const {
+  const auto order = read_order(staging_, own.part.plan, options_.rank);
+  if (!order || order->part != target_digest(own.part) ||
+      order->numbers.size() != own.part.tensors.size())
+    return false;
+  try {
+    write_share(own_file(share_prefix(options_.rank, own.part.plan)), share_of(*order, target));
+    return true;
+  } catch (const error& e) {
+    if (e.code() != errc::unwritable || !is_gone(own.part.plan)) throw;
+    return false;
+  }
+}
+
+fs::path rank_publisher::own_file(const std::string& prefix) const {
+  return staging_ / (prefix + tag_ + ".json");
+}
+
+bool rank_publisher::is_gone(const std::string& nonce) const {
+  std::string unreadable;
+  const auto now = plan_now(staging_, unreadable);
+  return !now || now->nonce != nonce;
 }
 
 // What was written for a plan that had gone; the directory as well, if nothing else is in it but

@@ -15,6 +15,7 @@ import time
 try:
     import interop
     import published as fmt
+    from followers import Fleet, wait_for
     from interop import holds, pull, step, walk
 except ImportError as missing:
     print(f"skipped: {missing}")
@@ -244,8 +245,6 @@ def test_ranks_that_disagree_are_refused_by_name(folder):
         assert visible(ranks.stream) == []
     interop.run("publish", "--checkpoints", folder, "--out", folder / "x", "--ranks", 2, "--rank", 2, status=2,
                 says="--rank 2: of 2 --ranks")
-    interop.run("publish", "--checkpoints", folder, "--out", folder / "x", "--ranks", 2, "--receiver", "a", status=2,
-                says="--receiver: ")
 
 
 def test_two_processes_of_one_rank_do_no_harm(folder):
@@ -354,6 +353,111 @@ def test_a_stream_goes_on_with_another_number_of_ranks(folder):
         assert [json.loads(line)["there"] for line in ended.stdout.splitlines()] == [True] * 3 + [False]
         three.publish()
         three.is_whole()
+
+
+# Hosts that are waited for.
+
+def receivers(*names):
+    return [word for name in names for word in ("--receiver", name)]
+
+
+def syncs_in(lines):
+    return [line for line in lines if line["kind"] == "sync"]
+
+
+def test_hosts_are_waited_for_by_all_ranks(folder):
+    states = walk(4)
+    with Ranks(folder, states, count=4) as ranks, Fleet(folder, states, ["a", "b"]) as fleet:
+        for number, state in enumerate(states):
+            tie(ranks, 3, "a.weight", state, number)
+        fleet.start("a")
+        processes = [ranks.start(rank, *receivers("a", "b"), patience=4) for rank in range(4)]
+        wait_for(lambda: (fleet.stream / "acks" / "a.json").exists())
+        time.sleep(5)  # for longer than ranks wait for each other
+        assert visible(ranks.stream) == [1], "it did not wait for b"
+        assert all(process.poll() is None for process in processes)
+        fleet.start("b")
+        told = [ranks.ended(process, 0) for process in processes]
+        assert [(s["version"], s["result"]) for s in syncs_in(told[0])] == [(v, "ok") for v in range(1, 5)]
+        assert all([r["status"] for r in s["receivers"]] == ["ok"] * 2 for s in syncs_in(told[0]))
+        assert all([line["version"] for line in of_rank] == [1, 2, 3, 4] for of_rank in told[1:])
+        fleet.all_hold()
+
+
+def test_a_rank_0_that_is_killed_while_it_waits_for_hosts_is_succeeded(folder):
+    states = walk(3)
+    with Ranks(folder, states) as ranks, Fleet(folder, states, ["a", "b"]) as fleet:
+        others = [ranks.start(rank, *receivers("a", "b")) for rank in (1, 2)]
+        for _ in range(2):
+            first = ranks.start(0, *receivers("a", "b"))
+            wait_for(lambda: 1 in visible(ranks.stream))
+            time.sleep(0.3)
+            first.kill()
+            ranks.ended(first)
+        assert visible(ranks.stream) == [1]
+        fleet.start()
+        told = ranks.ended(ranks.start(0, *receivers("a", "b")), 0)
+        assert [s["result"] for s in syncs_in(told)] == ["ok"] * 3
+        for process in others:
+            ranks.ended(process, 0)
+        fleet.all_hold()
+
+
+def test_ranks_and_hosts_that_are_killed_come_to_the_end_together(folder):
+    states, chance = walk(8), random.Random(11)
+    with Ranks(folder, states) as ranks, Fleet(folder, states, ["a", "b"]) as fleet:
+        fleet.start()
+        running = {rank: ranks.start(rank, *receivers("a", "b")) for rank in range(3)}
+        done, kills, until = set(), 0, time.monotonic() + 240
+        while len(done) < 3:
+            assert time.monotonic() < until, "it does not come to an end"
+            time.sleep(chance.random() * 0.1)
+            for rank, process in list(running.items()):
+                if process.poll() is not None:
+                    ranks.ended(process, 0)
+                    done.add(rank)
+                    del running[rank]
+            if kills < 20 and running:
+                kills += 1
+                rank = chance.choice(list(running))
+                running[rank].kill()
+                ranks.ended(running[rank])
+                running[rank] = ranks.start(rank, *receivers("a", "b"))
+                name = chance.choice(fleet.names)
+                fleet.end(name, signal.SIGKILL)
+                fleet.start(name)
+        fleet.all_hold()
+
+
+def test_a_host_that_proves_other_bytes_to_ranks_is_out_until_it_has_a_full_version(folder):
+    states = walk(4)
+    with Ranks(folder, states) as ranks, Fleet(folder, states, ["a", "b", "c"]) as fleet:
+        file = folder / "b" / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        fleet.start("a", "b")
+        more = [*receivers("a", "b", "c"), "--full-every", 3, "--recovery-ms", 200]
+        processes = [ranks.start(rank, *more) for rank in range(3)]
+        wait_for(lambda: 1 in visible(ranks.stream))
+        false = {"version": "000001", "challenge": metadata(ranks.stream, 1)["lockstep_challenge"], "reason": "none",
+                 "detail": "", "proof": "0" * 32}
+        (fleet.stream / "acks").mkdir(exist_ok=True)
+        fmt.replace(fleet.stream / "acks" / "c.json", json.dumps(false).encode())
+        fleet_syncs = syncs_in([json.loads(line) for line in processes[0].communicate(timeout=PATIENCE)[0].splitlines()])
+        ranks.running.discard(processes[0])
+        assert processes[0].returncode == 1
+        for process in processes[1:]:
+            ranks.ended(process, 0)
+        first = fleet_syncs[0]
+        assert [(r["status"], r["reason"]) for r in first["receivers"]] == [("ok", "none"), ("nack", "wrong_base"),
+                                                                            ("nack", "false_ack")], first
+        assert (first["result"], first["absent"], first["reseed_bytes"]) == ("degraded", ["b", "c"], 0)
+        assert [s["version"] for s in fleet_syncs] == [1, 2, 3, 4]
+        fleet.start("c")  # the whole version is there for it as well
+        for name in fleet.names:
+            wait_for(lambda: fmt.marker(folder / name) == 4)
+        fleet.all_hold()
 
 
 # Killed.
