@@ -106,16 +106,10 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     t->sync_txn = m->txn;
     t->sync_base = s->machine->snapshot().version;
     // The tensors do not change while they are read, nor until the report.
-    const auto name = names_.on_wire(*t, {m->txn.run, m->txn.seq});
-    auto now = bytes_of(t->weights);
+    const auto name = names_.on_wire({m->txn.run, m->txn.seq});
     labels_[name] = s->machine->summarize().target.label;
-    const auto [it, fresh] = content_.emplace(name, now);
-    if (fresh) return;
-    if (names_.names_move()) {
-      it->second = std::move(now);
-    } else {
+    if (!content_.emplace(name, bytes_of(t->weights)).second)
       violated("I6: a version was named twice");
-    }
   }
 }
 
@@ -319,7 +313,7 @@ void checker::check(trainer_process& t) {
   if (sync.phase() != sync_phase::advancing && sync.phase() != sync_phase::failed) {
     if (actors.snapshot->machine->held().version != snapshot)
       violated("I6: sender and snapshot differ on where the snapshot stands");
-    const auto it = content_.find(names_.on_wire(t, snapshot));
+    const auto it = content_.find(names_.on_wire(snapshot));
     const bool whole = it != content_.end() && fleet_.snapshot_is(t, snapshot, it->second);
     if (!whole) violated("I6: the snapshot is not the content of its version");
     if (snapshot < t.highest) violated("I6: the snapshot went back");
@@ -337,7 +331,7 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
   if (!receiver || !sync.is_member({r.id, r.inc})) return;
   const auto run = sync.snapshot().version.run;
   if (r.fence_run > run) return;  // obeys a later trainer, and this one will learn of it
-  const auto snapshot = names_.on_wire(t, sync.snapshot().version);
+  const auto snapshot = names_.on_wire(sync.snapshot().version);
   const auto tag = names_.true_tag(r, receiver->machine->state().version);
   if (sync.phase() == sync_phase::idle) {
     if (tag != snapshot)
@@ -368,7 +362,7 @@ bool checker::is_whole(const trainer_process& t) const {
     const auto* held = fleet_.snapshot_of_rank(p);
     if (held == nullptr || held->machine->held().version != sync.snapshot().version) return false;
   }
-  const auto snapshot = names_.on_wire(t, sync.snapshot().version);
+  const auto snapshot = names_.on_wire(sync.snapshot().version);
   return std::ranges::all_of(fleet_.receivers(), [&](const auto& r) {
     // Rot shows at the next proof, which the next sync asks for.
     return !r.wanted || (r.up && sync.is_member({r.id, r.inc}) && r.served.ready &&

@@ -129,8 +129,7 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
     violated("R15: " + who + " was struck by " + to_string(failure->second) +
              ", and the report does not say so");
   // Of a run that ended in the midst of a commit the report names the version before.
-  if (p.status == terminal::ok && committed &&
-      !proved(t, p.id, names_.on_wire(t, version_ref{txn.run, txn.seq})))
+  if (p.status == terminal::ok && committed && !proved(t, p.id, names_.on_wire({txn.run, txn.seq})))
     violated("I4: " + who + " is ok and never held the target");
 }
 
@@ -199,8 +198,8 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
     violated("I4: the report does not name who took part, and only them");
   asked.clear();
   // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).
-  if (report.result == sync_result::aborted && t.sync_txn && !names_.names_move())
-    content_.erase({t.sync_txn.run, t.sync_txn.seq});
+  if (report.result == sync_result::aborted && t.sync_txn)
+    content_.erase(names_.on_wire({t.sync_txn.run, t.sync_txn.seq}));
   names_.on_report(t, report);
 }
 
@@ -222,7 +221,7 @@ void checker::on_report(rank_process& p, const sync_report& report) {
     violated("I4: " + who + " says of a sync that it began at " + to_string(report.base));
   if (!decided_.contains(report.target))
     violated("I4: " + who + " calls a sync ok that nobody has committed");
-  const auto label = labels_.find(names_.on_wire(*p.of, report.target));
+  const auto label = labels_.find(names_.on_wire(report.target));
   if (label == labels_.end() || label->second != p.label)
     violated("I4: " + who + " calls a sync ok, and another was committed");
   if (p.unreadable) violated("R15: tensors of " + who + " could not be read, and it calls that ok");

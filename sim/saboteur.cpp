@@ -57,17 +57,11 @@ void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message
   const std::string_view name = actor.name();
   if (name == "join") {
     if (const auto* spec = content_of<round_spec>(message)) forge_answers(actor, *spec);
-  } else if (name == "snapshot" && how_ == v::reuse_version) {
-    const auto* m = content_of<stage_request>(message);
-    const auto* t = m ? fleet_.trainer_of(actor) : nullptr;
-    if (!t) return;
-    auto& n = trainers_[t->where];
-    if (n.last_aborted) {
-      const auto wire = n.wire.contains(n.last) ? n.wire[n.last] : n.last;
-      n.wire[m->txn.seq] = wire;
-      n.back[wire] = m->txn.seq;
-    }
-    n.last = m->txn.seq;
+  } else if (name == "sender" && how_ == v::reuse_version) {
+    // Before anybody hears of it, and before observers note what it names.
+    const auto* m = content_of<encode_result>(message);
+    const auto* t = m && m->delta ? fleet_.trainer_of(actor) : nullptr;
+    if (t && fleet_.is_current_sender(*t, actor)) name_attempt(m->txn);
   } else if (name == "sender" && how_ == v::only_not_advance) {
     auto* m = content_of<round_result>(message);
     const auto* t = m ? fleet_.trainer_of(actor) : nullptr;
@@ -165,16 +159,26 @@ void saboteur::on_commit(receiver_process& r, receiver_state& s, const commit_ms
 
 // --- names --------------------------------------------------------------------------------------
 
-void saboteur::on_report(const trainer_process& t, const sync_report& report) {
-  auto& n = trainers_[t.where];
-  // Only a number that was staged has been seen by anybody.
-  n.last_aborted = report.result == sync_result::aborted && t.sync_txn && t.sync_txn.seq == n.last;
+void saboteur::name_attempt(txn_ref txn) {
+  auto& n = runs_[txn.run];
+  if (n.last_aborted) {
+    const auto wire = on_wire({txn.run, n.last}).number;
+    n.wire[txn.seq] = wire;
+    n.back[wire] = txn.seq;
+  }
+  n.last = txn.seq;
+  n.last_aborted = false;
 }
 
-version_ref saboteur::on_wire(const trainer_process& t, version_ref version) const {
+void saboteur::on_report(const trainer_process& t, const sync_report& report) {
+  // Without a transaction nobody has seen a number.
+  if (t.sync_txn) runs_[t.sync_txn.run].last_aborted = report.result == sync_result::aborted;
+}
+
+version_ref saboteur::on_wire(version_ref version) const {
   if (how_ != v::reuse_version) return version;
-  const auto known = trainers_.find(t.where);
-  if (known == trainers_.end()) return version;
+  const auto known = runs_.find(version.run);
+  if (known == runs_.end()) return version;
   const auto it = known->second.wire.find(version.number);
   return it == known->second.wire.end() ? version : version_ref{version.run, it->second};
 }
@@ -185,14 +189,14 @@ version_ref saboteur::true_tag(const receiver_process& r, version_ref version) c
   return {it == receivers_.end() ? 0 : it->second.tag_run, version.number};
 }
 
-void saboteur::rename(wire_message& m, const trainer_process& t) const {
-  const auto to_wire = [&](version_ref& version) { version = on_wire(t, version); };
+void saboteur::rename(wire_message& m) const {
+  const auto to_wire = [&](version_ref& version) { version = on_wire(version); };
   std::visit(
       [&](auto& x) {
         if constexpr (requires { x.env; })
-          x.env.txn.seq = on_wire(t, version_ref{x.env.txn.run, x.env.txn.seq}).number;
+          x.env.txn.seq = on_wire({x.env.txn.run, x.env.txn.seq}).number;
         if constexpr (requires { x.child_inc; }) {  // whom to lend weights to
-          x.txn.seq = on_wire(t, version_ref{x.txn.run, x.txn.seq}).number;
+          x.txn.seq = on_wire({x.txn.run, x.txn.seq}).number;
           to_wire(x.version);
         }
         if constexpr (requires { x.base.run; }) to_wire(x.base);
@@ -204,10 +208,9 @@ void saboteur::rename(wire_message& m, const trainer_process& t) const {
 
 bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
   // What receivers pass on to each other has the names that it came with.
-  const auto* t = fleet_.trainer_of(from);
-  if (!t || to >= fleet_.receivers().size()) return true;
+  if (!fleet_.trainer_of(from) || to >= fleet_.receivers().size()) return true;
   if (how_ == v::reuse_version) {
-    rename(m, *t);
+    rename(m);
   } else if (how_ == v::no_run_fence) {
     auto& known = receivers_[to];
     std::visit(
@@ -227,15 +230,15 @@ bool saboteur::on_arrival(wire_message& m, endpoint from, endpoint to) {
 }
 
 bool saboteur::on_send(wire_message& m, endpoint from, endpoint to) {
-  const auto* t = fleet_.trainer_of(to);
-  if (!t || from >= fleet_.receivers().size()) return true;
+  if (!fleet_.trainer_of(to) || from >= fleet_.receivers().size()) return true;
   if (how_ == v::reuse_version) {
-    const auto& n = trainers_[t->where];
     std::visit(
         [&](auto& x) {
-          if constexpr (requires { x.env; })
-            if (const auto it = n.back.find(x.env.txn.seq); it != n.back.end())
+          if constexpr (requires { x.env; }) {
+            const auto& back = runs_[x.env.txn.run].back;
+            if (const auto it = back.find(x.env.txn.seq); it != back.end())
               x.env.txn.seq = it->second;
+          }
         },
         m);
   } else if (how_ == v::no_run_fence) {

@@ -22,11 +22,9 @@ class saboteur final : public translator {
   bool on_arrival(wire_message& m, endpoint from, endpoint to) override;
 
   /// What a trainer's version is called at receivers.
-  version_ref on_wire(const trainer_process& t, version_ref v) const;
+  version_ref on_wire(version_ref v) const;
   /// The run that a receiver's version is really of.
   version_ref true_tag(const receiver_process& r, version_ref v) const;
-  /// The number of an attempt is no new one: contents move under it.
-  bool names_move() const { return how_ == variant::reuse_version; }
   void on_report(const trainer_process& t, const sync_report& report);
 
  private:
@@ -43,7 +41,7 @@ class saboteur final : public translator {
     std::map<std::uint32_t, payload> buckets;  ///< of `staging`
     std::optional<earlier> before_attach;
   };
-  /// What one trainer's numbers are on the wire.
+  /// What the numbers of one trainer's run are on the wire.
   struct numbers {
     std::map<std::uint64_t, std::uint64_t> wire;
     std::map<std::uint64_t, std::uint64_t> back;
@@ -56,12 +54,13 @@ class saboteur final : public translator {
   void remember_staged(receiver_process& r, const bucket_msg& m);
   void on_attach(receiver_process& r, receiver_state& s);
   void on_commit(receiver_process& r, receiver_state& s, const commit_msg& m);
-  void rename(wire_message& m, const trainer_process& t) const;
+  void name_attempt(txn_ref txn);
+  void rename(wire_message& m) const;
 
   variant how_;
   fleet& fleet_;
   std::map<endpoint, memory> receivers_;
-  std::map<endpoint, numbers> trainers_;
+  std::map<std::uint64_t, numbers> runs_;
   std::map<endpoint, sync_fsm> undecided_;
 };
 

@@ -205,6 +205,26 @@ TEST_CASE("what is caught is what is broken, and not how: where nothing fails no
   }
 }
 
+TEST_CASE("what a number names moves with it: receivers are wrong by what they do alone") {
+  // Digests are on, so that nobody takes the bytes of one attempt for those of another. Whoever is
+  // said to hold other bytes has been judged by a name that is not the one on the wire.
+  for (auto each : kinds_of_fleets()) {
+    each.broken = variant::reuse_version;
+    each.rates[fault_id::rot] = 0;
+    unsigned aborted = 0, caught = 0;
+    for (each.seed = 0; each.seed < 40; ++each.seed) {
+      CAPTURE(each.fanout, each.ranks, each.seed);
+      const auto r = run(each);
+      aborted += r.aborted;
+      if (r.violation.empty()) continue;
+      ++caught;
+      CHECK(r.violation.substr(0, 3) == "L1:");
+    }
+    CHECK(aborted > 40);
+    CHECK(caught > 0);
+  }
+}
+
 TEST_CASE("what breaks is made small, and still breaks") {
   run_options o;
   o.broken = variant::only_not_advance;
