@@ -77,6 +77,7 @@ void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message
 }
 
 void saboteur::after(caf::scheduled_actor& actor) {
+  if (how_ == v::only_not_advance) return hand_over_votes(actor);
   if (how_ != v::off_by_one_unproven) return;
   auto* r = fleet_.receiver_of(actor);
   if (!r || !std::exchange(r->written, false)) return;
@@ -110,7 +111,13 @@ void saboteur::forge_answers(caf::scheduled_actor& join, const round_spec& spec)
 void saboteur::forget_decision(sender_state& sender, round_result& result) {
   const auto where = static_cast<endpoint>(sender.setup.run);
   if (result.kind == round_kind::vote) {
-    undecided_.insert_or_assign(where, *sender.machine);
+    if (sender.machine->awaits_proof_of(result.txn)) {
+      // Of a machine that does not know what the snapshot says there is nothing to forget yet.
+      votes_.insert_or_assign(where, result);
+      result.txn = {};
+    } else {
+      undecided_.insert_or_assign(where, *sender.machine);
+    }
     return;
   }
   const auto it = undecided_.find(where);
@@ -124,6 +131,17 @@ void saboteur::forget_decision(sender_state& sender, round_result& result) {
   result.outcomes.clear();
   for (const auto& p : sender.machine->members())
     result.outcomes.push_back({p, terminal::no, errc::no_memory, {}});
+}
+
+/// The votes come when the snapshot's own is in.
+void saboteur::hand_over_votes(caf::scheduled_actor& actor) {
+  if (votes_.empty() || std::string_view(actor.name()) != "sender") return;
+  const auto* t = fleet_.trainer_of(actor);
+  const auto* s = t && fleet_.is_current_sender(*t, actor) ? fleet_.actors_of(*t).sender : nullptr;
+  const auto it = s ? votes_.find(static_cast<endpoint>(s->setup.run)) : votes_.end();
+  if (it == votes_.end() || s->machine->awaits_proof_of(it->second.txn)) return;
+  caf::anon_send(caf::actor_cast<sender_actor>(&actor), std::move(it->second));
+  votes_.erase(it);
 }
 
 // --- what is staged outlives an attach ----------------------------------------------------------

@@ -51,6 +51,7 @@ class saboteur final : public translator {
 
   void forge_answers(caf::scheduled_actor& join, const round_spec& spec);
   void forget_decision(sender_state& sender, round_result& result);
+  void hand_over_votes(caf::scheduled_actor& actor);
   void remember_staged(receiver_process& r, const bucket_msg& m);
   void on_attach(receiver_process& r, receiver_state& s);
   void on_commit(receiver_process& r, receiver_state& s, const commit_msg& m);
@@ -61,7 +62,8 @@ class saboteur final : public translator {
   fleet& fleet_;
   std::map<endpoint, memory> receivers_;
   std::map<std::uint64_t, numbers> runs_;
-  std::map<endpoint, sync_fsm> undecided_;
+  std::map<endpoint, sync_fsm> undecided_;  ///< by run: with all votes in, before they count
+  std::map<endpoint, round_result> votes_;  ///< likewise, while the snapshot still stages
 };
 
 }  // namespace lockstep::sim
