@@ -16,7 +16,7 @@ import tempfile
 
 import fleet
 import model
-from smoke import SETTINGS
+from cases import SETTINGS
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "examples" / "launch"
 

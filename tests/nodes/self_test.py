@@ -15,6 +15,7 @@ import tempfile
 import time
 import unittest
 
+import cases
 import chaos
 import fleet
 import model
@@ -320,7 +321,7 @@ class WholeRuns(unittest.TestCase):
     def test_the_quick_cases_that_the_stand_in_can_play(self):
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            code = smoke.main([str(FAKE), *smoke.BASIC])
+            code = smoke.main([str(FAKE), *cases.BASIC])
         self.assertEqual(code, 0, out.getvalue())
 
 

@@ -1,0 +1,191 @@
+"""Decides whether a trainer of several ranks is one: who fits, who leads, who is lost.
+
+Cases of smoke.py.
+"""
+from __future__ import annotations
+
+import pathlib
+import socket
+import time
+
+import fleet
+import model
+from cases import READY_S, case, is_refused, one_line, ready_at, told
+from fleet import address_of, is_ready, require, wait_until
+
+
+@case
+def ranks_and_engines_hold_rows(world):
+    """Two ranks own every other half of all tensors' rows. One engine holds whole tensors, another
+    the first rows of each, a third rows of one tensor beside all of another."""
+    rows = ["--row-shards", "4"]
+    takes = [[], ["--tensors", "*@0/4"], ["--tensors", "embed.weight@3/4", "--tensors", "layer.1.*"]]
+    places = [world.place(f"rows-{i}") for i in range(3)]
+
+    def of(whole, name, part):
+        """Rows of one tensor: those of torch.chunk(tensor, 4)[part]."""
+        dtype, shape, data = whole[name]
+        most = -(-shape[0] // 4)
+        width = len(data) // shape[0]
+        first, last = part * most, min((part + 1) * most, shape[0])
+        return (dtype, [last - first, *shape[1:]], data[first * width:last * width])
+
+    def wanted(i):
+        whole = model.read_safetensors(
+            pathlib.Path(world.versions.stream) / f"step-{world.last}" / "model.safetensors")
+        if i == 0:
+            return whole
+        if i == 1:
+            split = [n for n, t in whole.items() if len(t[2]) and t[1] and t[1][0] > 1]
+            return {f"{n}@0/4": of(whole, n, 0) for n in split}
+        return {"embed.weight@3/4": of(whole, "embed.weight", 3),
+                "layer.1.weight": whole["layer.1.weight"]}
+
+    def holds(i):
+        return model.read_safetensors(places[i] / "model.safetensors") == wanted(i)
+
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", *rows, receivers=3, rounds=1)
+        at = address_of(first)
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, *rows, rounds=1,
+                           name="rank-1", rank=1)
+        both = f"{at},{address_of(second)}"
+        receivers = [f.receiver(i, both, *rows, *takes[i], out=places[i]) for i in range(3)]
+        for i, r in enumerate(receivers):
+            ready_at(r, world.last)
+            wait_until(f"receiver {i} holds its rows of the last version", lambda: holds(i), 5)
+        require(f.ask("audit", at).code == 0, "the audit of all three")
+        receivers[1].kill()
+        ready_at(f.receiver(1, both, *rows, *takes[1], out=places[1]), world.last)
+        require(holds(1), "the rows that were left in the file")
+        # Somebody who was not told of the split is refused, and said to be.
+        is_refused(f, at, f.receiver(7, both), 7, "rows")
+        one_line(f.ended(f.trainer("--ranks", "3", *rows, receivers=0)), 2)
+
+
+@case
+def a_rank_that_does_not_fit_is_refused_by_name(world):
+    """Another model, other rows, another number of ranks: such a rank ends with the reason, and rank 0
+    waits for one that fits."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at = address_of(first)
+        other = {"base": world.other.base, "stream": False}
+        wrong = [(1, ["--ranks", "2"], other, "model"),
+                 (1, ["--ranks", "2", "--row-shards", "4"], {}, "rows"),
+                 (1, ["--ranks", "3"], {}, "3 ranks"), (2, ["--ranks", "3"], {}, "3 ranks")]
+        for number, more, which, what in wrong:
+            odd = f.trainer(*more, "--rank", str(number), "--coordinator", at, rank=1, **which)
+            ended = f.ended(odd, 20)
+            one_line(ended, 5)
+            require(f"rank {number}" in ended.errors[0] and what in ended.errors[0], ended)
+            require(first.running(), lambda: f"rank 0 ended: {first.said()}")
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        ready_at(f.receiver(0, f"{at},{address_of(second)}"), world.last)
+
+
+@case
+def the_rank_that_leads_is_asked(world):
+    """Another one says whom to ask. That a receiver came before a rank did is no failure of its own,
+    and forgotten once both are linked."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at, other = address_of(first), f"127.0.0.1:{fleet.free_port()}"
+        receiver = f.receiver(0, f"{at},{other}")
+
+        def seen():
+            return f.ask("status", at).find("status")["receivers"]
+        wait_until("rank 0 knows the receiver", seen, READY_S)
+        f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=other, rank=1)
+        ready_at(receiver, world.last)
+        require([r["last_error"] for r in seen()] == [None], seen())
+        for question in ("status", "audit"):
+            ended = f.ask(question, other)
+            one_line(ended, 2)
+            require("rank 0" in ended.errors[0] and at in ended.errors[0], ended)
+            require(not ended.objects, ended)
+
+
+@case
+def an_audit_does_not_wait_for_who_is_gone(world):
+    """Killed while they are asked, a receiver and a rank are named at once, not at the deadline."""
+    patient = {"sync.commit_timeout_ms": 60_000, "receiver.lease_ms": 60_000}
+
+    def audited_meanwhile(f, at, victim):
+        victim.stop()
+        asked = f.start("audit", "observer", 0, ["audit", at])
+        time.sleep(2)  # it has asked by then
+        victim.kill()
+        audit = f.ended(asked, 20)
+        require(audit.code == 1, audit)
+        return {r["id"]: r["why_not"] for r in audit.find("audit")["receivers"]}
+    with world.fleet(settings=patient) as f:
+        # Rank 0 waits for a third receiver, and so goes on when the other rank is lost.
+        at = address_of(f.trainer("--ranks", "2", receivers=3))
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        receivers = [f.receiver(i, f"{at},{address_of(second)}") for i in range(2)]
+        for r in receivers:
+            ready_at(r, 0)
+        why = audited_meanwhile(f, at, receivers[1])
+        require(why[0] == "" and "it is gone" in why[1], why)
+        why = audited_meanwhile(f, at, second)
+        require("is gone" in why[0], why)  # the rank, or first the snapshot, which goes with it
+
+
+@case
+def a_rank_of_another_cluster_is_refused(world):
+    """It says so at once, with its own cluster's name, and rank 0 waits for one of its own."""
+    with world.fleet() as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at = address_of(first)
+        ended = f.ended(f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1,
+                                  settings={"cluster.name": "other"}), 20)
+        one_line(ended, 5)
+        require(at in ended.errors[0] and "another cluster, not to 'other'" in ended.errors[0], ended)
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1)
+        ready_at(f.receiver(0, f"{at},{address_of(second)}"), world.last)
+
+
+@case
+def patience_is_kept(world):
+    """Who waits for ranks or for an answer waits as long as it is told, and names whom it misses."""
+    with world.fleet() as f:
+        ended = f.ended(f.trainer("--ranks", "3", "--patience-ms", "500", receivers=0), 20)
+        one_line(ended, 3)
+        require("rank 1, 2" in ended.errors[0], ended)
+        rank = f.trainer("--ranks", "2", "--rank", "1", "--patience-ms", "500", "--coordinator",
+                         f"127.0.0.1:{fleet.free_port()}", rank=1)
+        ended = f.ended(rank, 20)
+        one_line(ended, 3)
+        require("rank 0" in ended.errors[0], ended)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            ended = f.ask("status", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout-ms", "300",
+                          settings={"transport.connect_timeout_ms": 60_000})
+            one_line(ended, 3)
+
+
+@case
+def a_rank_is_lost_while_the_last_version_is_served(world):
+    """All begin again, whichever it was; and a rank that rank 0 has told of the end ends with it."""
+    with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
+        at, other = (f"127.0.0.1:{fleet.free_port()}" for _ in range(2))
+
+        def start(rank):
+            if rank == 0:
+                return f.trainer("--ranks", "2", listen=at, receivers=1, rounds=1, name="rank 0")
+            return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=other,
+                             rounds=1, name="rank 1", rank=1, serve=False)
+        ranks = [start(0), start(1)]
+        receiver = f.receiver(0, f"{at},{other}")
+        version = ready_at(receiver, world.last)["version"]
+        for lost, plays in ((1, 1), (0, 2)):
+            wait_until("it serves", lambda: len(told(ranks[0], "summary")) == plays, 10)
+            ranks[lost].kill()
+            left = ranks[1 - lost]
+            wait_until(f"{left.name} begins again", lambda: left.running() and any(
+                "a rank was lost; starting again" in line for line in left.errors), 10)
+            ranks[lost] = start(lost)
+            version = receiver.wait_for("ready in a later run", lambda o: is_ready(
+                o, world.last) and fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)["version"]
+        require(ranks[0].terminate() == 0, ranks[0].said)
+        require(f.ended(ranks[1], 5).code == 0, ranks[1].said)
