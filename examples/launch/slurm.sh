@@ -12,31 +12,33 @@
 #   SHARED              a directory that all nodes see and others cannot read: for the key, and the
 #                       number of the trainer's run
 #   OUT                 where each receiver keeps its weights, local to its node (below TMPDIR, and
-#                       removed when the trainer has ended)
+#                       removed with the receiver)
 #
 # The cluster's own network is open to whoever has a job on it, so the fleet has a key of its own,
-# made for this job and removed with it. A process that dies is started again; the fleet heals.
+# made for this job and removed with it. A process that dies is started again; the fleet heals. A
+# node that fails is done without; if it is the first one, the job is put into the queue again.
 #SBATCH --job-name=lockstep
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --no-kill
+#SBATCH --requeue
 #SBATCH --time=01:00:00
 set -euo pipefail
 
 : "${LOCKSTEP:=lockstep}" "${RECEIVERS_PER_NODE:=1}" "${SHARED:=$HOME/.lockstep}"
 : "${BASE:?is the checkpoint to begin with}" "${STREAM:?is the directory of versions}"
 : "${PORT:=$((20000 + SLURM_JOB_ID % 10000))}" "${OUT:=}"
-clear_out=""
-[[ -n $OUT ]] || { OUT=${TMPDIR:-/tmp}/lockstep-$SLURM_JOB_ID clear_out=1; }
 ((SLURM_JOB_NUM_NODES > 1)) || { echo "needs two nodes or more" >&2; exit 2; }
 
 umask 077
 mkdir -p "$SHARED"
-key=$SHARED/key-$SLURM_JOB_ID
+# Each start of the job has its own: what is left of an earlier one is none of this fleet.
+rm -f "$SHARED"/{key,run}-"$SLURM_JOB_ID"-*
+key=$SHARED/key-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:=0}
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$key"
 # The trainer's next run is a later one whatever the node's clock says. Gone with the job, as its
 # receivers are.
-runs=$SHARED/run-$SLURM_JOB_ID
+runs=$SHARED/run-$SLURM_JOB_ID-$SLURM_RESTART_COUNT
 trap 'rm -f "$key" "$runs" "$runs".*' EXIT
 export LOCKSTEP_TRANSPORT_SHARED_KEY_FILE=$key LOCKSTEP_TRAINER_RUN_FILE=$runs
 
@@ -67,21 +69,51 @@ again() {
     sleep "$((status == 4 ? 20 : 1))"
   done
 }
-export -f again
-export LOCKSTEP BASE STREAM OUT PORT trainer
 
-# SLURM_PROCID counts the receivers from 0.
-srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$receivers" \
-  --ntasks-per-node="$RECEIVERS_PER_NODE" --nodelist="$others" --kill-on-bad-exit=0 \
-  bash -c 'again "$LOCKSTEP" receiver --connect "$trainer:$PORT" --id "$SLURM_PROCID" \
-    --checkpoint "$BASE" --out "$OUT/receiver-$SLURM_PROCID"' &
+# Puts the job into the queue again if the first node has failed: script and trainer went with it,
+# and Slurm has the rest go on. Looks every $1 seconds, and ends with its standard input.
+# shellcheck disable=SC2317
+beware() {
+  local job
+  while read -r -t "$1"; (($? > 128)); do
+    job=$(scontrol --oneliner show job "$SLURM_JOB_ID") || continue
+    [[ $job == *" JobState=RUNNING "*" Restarts=$SLURM_RESTART_COUNT "* ]] || continue
+    [[ $job =~ \ NodeList=([^ ]+) ]] || continue
+    scontrol show hostnames "${BASH_REMATCH[1]}" | grep -qxF "$trainer" ||
+      scontrol requeue "$SLURM_JOB_ID"
+  done
+}
+
+# One receiver, and what it leaves. SLURM_PROCID counts them from 0.
+# shellcheck disable=SC2317,SC2034
+receive() {
+  [[ $SLURM_LOCALID != 0 ]] || exec {end}> >(beware 60)
+  out=${OUT:+$OUT/receiver-$SLURM_PROCID}
+  if [[ -z $out ]]; then
+    out=$(mktemp -d "${TMPDIR:-/tmp}/lockstep-$SLURM_JOB_ID.XXXXXX") || return
+    trap 'rm -rf "$out"' EXIT
+  fi
+  again "$LOCKSTEP" receiver --connect "$trainer:$PORT" --id "$SLURM_PROCID" --checkpoint "$BASE" \
+    --out "$out"
+}
+export -f again beware receive
+export PATH LOCKSTEP BASE STREAM OUT PORT SLURM_RESTART_COUNT trainer
+
+# A step that outlives a node that fails and tasks that end, and has the script's environment however
+# little sbatch was told to hand on.
+step=(srun --no-kill --kill-on-bad-exit=0 --wait=0 --mpi=none --export=ALL)
+
+"${step[@]}" --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks="$receivers" \
+  --ntasks-per-node="$RECEIVERS_PER_NODE" --nodelist="$others" \
+  ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} bash -c receive &
 receivers_step=$!
 
 # Plays all versions, audits every receiver, and ends; its status is the job's.
+# shellcheck disable=SC2016  # the task expands them
+play='again "$LOCKSTEP" trainer --base "$BASE" --stream "$STREAM" --listen "0.0.0.0:$PORT"'
 status=0
-srun --nodes=1 --ntasks=1 --nodelist="$trainer" --kill-on-bad-exit=0 \
-  bash -c 'again "$LOCKSTEP" trainer --base "$BASE" --stream "$STREAM" --listen "0.0.0.0:$PORT" \
-    --receivers '"$receivers" || status=$?
+"${step[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist="$trainer" \
+  bash -c "$play --receivers $receivers" || status=$?
 
 # To the tasks that are left: the receivers leave the fleet and end. Again for those that are only
 # starting; srun itself would have them killed, and does after a minute.
@@ -92,8 +124,4 @@ for ((i = 0; i < 30; i++)); do
 done
 kill -TERM "$receivers_step" 2>/dev/null || true
 wait "$receivers_step" || true
-if [[ -n $clear_out ]]; then
-  srun --nodes="$((SLURM_JOB_NUM_NODES - 1))" --ntasks-per-node=1 --nodelist="$others" \
-    rm -rf "$OUT" || echo "$OUT is left on a node" >&2
-fi
 exit "$status"

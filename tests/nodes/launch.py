@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Decides whether the files of examples/launch can be believed: the Slurm script runs a fleet with
-stand-ins for `srun`, `scancel` and `scontrol`; systemd and a YAML parser look at theirs where they are there.
+stand-ins for `srun`, `scancel` and `scontrol`, and on a cluster where it is told that it may;
+systemd and a YAML parser look at theirs where they are there.
 
     launch.py PROGRAM
+    SLURM_SHARED=DIR launch.py PROGRAM    # DIR: seen by all nodes
 """
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ done
 tasks_running=()
 trap 'touch "$KILLED.hard"; kill -9 $(cat "$KILLED.tasks") "${tasks_running[@]}"' TERM
 for ((i = 0; i < tasks; i++)); do
-  SLURM_PROCID=$i "$@" &
+  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" &
   tasks_running+=($!)
   echo $! >>"$KILLED.tasks"
 done
@@ -82,11 +84,11 @@ def slurm(program, scratch):
            "BASE": versions.base, "STREAM": versions.stream,
            "SHARED": scratch / "shared", "RECEIVERS_PER_NODE": 2,
            "SLURM_JOB_ID": 1, "SLURM_JOB_NUM_NODES": 2, "SLURM_JOB_NODELIST": "both"}
-    again = re.search(r"^again\(\) \{$.*?^\}$", (LAUNCH / "slurm.sh").read_text(encoding="utf-8"),
-                      re.MULTILINE | re.DOTALL).group(0)
+    again = function_of_slurm("again")
     ends = """ends() { read -r code rest <codes; echo "$rest" >codes; return "$code"; }"""
     paces = waits(f"cd {scratch}; echo 3 4 5 0 >codes; {ends}\n{again}\nagain ends", {}, scratch)
     fleet.require(paces == ["1", "20", "1"], paces)
+    puts_back_whose_first_node_failed(scratch)
     (scratch / "tmp").mkdir()
     run_slurm({**env, "OUT": scratch / "out", "KILLED": scratch / "killed"}, scratch)
     for i in range(2):
@@ -95,6 +97,40 @@ def slurm(program, scratch):
     run_slurm({**env, "TMPDIR": scratch / "tmp", "KILLED": scratch / "tmp-killed"}, scratch)
     left = [p.name for p in (scratch / "tmp").iterdir()]
     fleet.require(not left, f"left below TMPDIR: {left}")
+
+
+# Says of the job what $SAID has, and notes what it is to be told.
+SCONTROL_OF_A_JOB = r'''#!/bin/bash
+case "$*" in
+  "--oneliner show job 7") echo "$SAID" ;;
+  "show hostnames "*) tr , '\n' <<<"$3" ;;
+  *) echo "$*" >>told ;;
+esac
+'''
+
+
+def puts_back_whose_first_node_failed(scratch):
+    """And no other, nor one that was put back meanwhile, perhaps onto other nodes."""
+    place = scratch / "beware"
+    place.mkdir()
+    (place / "scontrol").write_text(SCONTROL_OF_A_JOB, encoding="utf-8")
+    (place / "scontrol").chmod(0o755)
+    for state, restarts, nodes, wanted in (("RUNNING", 1, "b,c", "requeue 7"), ("RUNNING", 1, "a,b", ""),
+                                           ("RUNNING", 2, "b,c", ""), ("PENDING", 1, "(null)", "")):
+        said = (f"JobId=7 JobState={state} Requeue=1 Restarts={restarts} BatchFlag=1 "
+                f"ReqNodeList=(null) NodeList={nodes} BatchHost=a")
+        (place / "told").write_text("", encoding="utf-8")
+        subprocess.run(["bash", "-c", f"{function_of_slurm('beware')}\nsleep 0.5 | beware 0.1"],
+                       cwd=place, timeout=10, env={
+                           "PATH": f"{place}:{os.environ['PATH']}", "SAID": said, "trainer": "a",
+                           "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"})
+        told = set((place / "told").read_text(encoding="utf-8").splitlines())
+        fleet.require(told == ({wanted} if wanted else set()), f"{said}: {told}")
+
+
+def function_of_slurm(name):
+    text = (LAUNCH / "slurm.sh").read_text(encoding="utf-8")
+    return re.search(rf"^{name}\(\) \{{$.*?^\}}$", text, re.MULTILINE | re.DOTALL).group(0)
 
 
 def run_slurm(env, scratch):
@@ -111,6 +147,45 @@ def run_slurm(env, scratch):
     fleet.require(env["KILLED"].exists(), "no receiver was killed")
     fleet.require(not pathlib.Path(f"{env['KILLED']}.hard").exists(), "the receivers could not leave")
     fleet.require(not list((scratch / "shared").iterdir()), "the key is still there")
+
+
+# One receiver is killed before it is a member, once: it has to come back for the play to begin.
+KILLED_ONCE = r'''#!/bin/bash
+if [[ $1 == receiver ]] && mkdir "${0%/*}/killed" 2>/dev/null; then
+  export LOCKSTEP_DRILL_KILL_AT=receiver.compute_digest:after
+fi
+exec "${0%/*}/program" "$@"
+'''
+
+
+def slurm_itself(program, _):
+    """The same with nothing in Slurm's place, given hardly any of our environment."""
+    shared = os.environ.get("SLURM_SHARED")
+    if not shared:
+        return "skipped: SLURM_SHARED names no directory that the nodes of a cluster see"
+    with tempfile.TemporaryDirectory(prefix="lockstep-launch-", dir=shared) as place:
+        place = pathlib.Path(place)
+        versions = model.synthetic(place / "model", 1, versions=30, mebibytes=0.1)
+        shutil.copy(program, place / "program")
+        (place / "lockstep").write_text(KILLED_ONCE, encoding="utf-8")
+        (place / "lockstep").chmod(0o755)
+        given = {"LOCKSTEP": place / "lockstep", "BASE": versions.base, "STREAM": versions.stream,
+                 "SHARED": place / "shared", "OUT": place / "out", "RECEIVERS_PER_NODE": 2}
+        job = ["sbatch", "--wait", "--nodes=2", "--ntasks-per-node=2", "--time=2",
+               f"--job-name={place.name}", f"--output={place}/said", f"--chdir={place}",
+               "--export=" + ",".join(f"{k}={v}" for k, v in given.items()), LAUNCH / "slurm.sh"]
+        try:
+            code = subprocess.run(job, timeout=100, stdout=subprocess.DEVNULL).returncode
+        finally:
+            subprocess.run(["scancel", f"--name={place.name}"], timeout=20)
+        said = (place / "said").read_text(encoding="utf-8").splitlines()
+        fleet.require(code == 0 and "audit: pass" in said, f"the job ended with {code}: {said[-20:]}")
+        fleet.require((place / "killed").exists() and any("Killed" in line for line in said), said)
+        fleet.require(not list((place / "shared").iterdir()), "the key is still there")
+        for i in range(2):
+            held = model.digest(place / "out" / f"receiver-{i}" / "model.safetensors")
+            fleet.require(held == versions.digests[-1], f"receiver {i} holds {held}")
+    return None
 
 
 def systemd(program, scratch):
@@ -186,7 +261,7 @@ def kubernetes(program, scratch):
 def main():
     program = os.path.abspath(sys.argv[1])
     failed = 0
-    for check in (slurm, systemd, kubernetes):
+    for check in (slurm, slurm_itself, systemd, kubernetes):
         with tempfile.TemporaryDirectory(prefix="lockstep-launch-") as scratch:
             try:
                 print(f"{check.__name__}: {check(program, pathlib.Path(scratch)) or 'ok'}")
