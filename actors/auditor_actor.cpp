@@ -41,9 +41,11 @@ bool is_whole(const auditor_state& state) {
          std::ranges::all_of(state.versions, [&](auto v) { return v == state.held->version; });
 }
 
-/// Whoever is left was not compared: for what is in `lost`, or what it lacks.
+/// Whoever is left was not compared: for what is in `lost`, or what it lacks. What is lost is the
+/// run, and where nobody has failed by then that is all there is to say.
 void finish(pointer self, const std::string& lost = {}) {
   auto& state = self->state;
+  const bool cut_short = !lost.empty() && std::ranges::all_of(state.done, &receiver_audit::pass);
   for (auto& [id, o] : state.open) {
     auto why = std::string("it does not answer");
     if (!lost.empty())
@@ -67,6 +69,7 @@ void finish(pointer self, const std::string& lost = {}) {
   out.audits = std::move(state.done);
   out.end.lines = static_cast<std::uint32_t>(out.audits.size());
   if (state.held) out.end.fleet = state.held->version;
+  if (cut_short) out.end.reason = errc::shut_down;
   state.setup.answer(std::move(out));
   self->quit();
 }

@@ -217,8 +217,10 @@ int run_audit(const observe_options& o) {
   const auto options = o.settings.build(o.insecure);
   const auto a = ask_fleet(options, o.address, question::audit, milliseconds(o.timeout_ms));
   if (a.end.reason != errc::none)
-    throw error(errc::unreachable, "there is nothing to compare with: no trainer's side is up (" +
-                                       std::string(to_string(a.end.reason)) + ")");
+    throw error(
+        errc::unreachable,
+        "there is nothing to compare with: no trainer's side is up, or it has ended meanwhile (" +
+            std::string(to_string(a.end.reason)) + ")");
   const bool pass = !a.audits.empty() && std::ranges::all_of(a.audits, &receiver_audit::pass);
   if (o.json) {
     json receivers = json::array();

@@ -18,6 +18,7 @@
 #include "apps/commands.hpp"
 #include "apps/exit_codes.hpp"
 #include "apps/live_publication.hpp"
+#include "apps/lost_run.hpp"
 #include "apps/plain_number.hpp"
 #include "apps/replay_output.hpp"
 #include "apps/row_shards_option.hpp"
@@ -157,9 +158,6 @@ class player {
     std::thread thread_;
   };
 
-  /// Thrown where the run is over though nobody wanted it to be.
-  struct run_lost {};
-
   /// From the base to the end of the stream, and as long as it is served; false if the run was lost
   /// on the way.
   bool play_through(trainer& t) {
@@ -180,18 +178,8 @@ class player {
 
   static constexpr auto no_run = "the trainer's side is down";
 
-  /// Nobody can go on with the run: this process ends, or all ranks begin again. Where a newer run
-  /// leads the fleet, one of ours would only start a quarrel.
-  [[noreturn]] void lose(errc why, const std::string& detail) const {
-    if (why == errc::fenced) throw error(why, "a newer run of the trainer leads the fleet");
-    if (ranks_ > 1) throw run_lost();
-    // A process that begins anew may get on.
-    if (why == errc::shut_down) throw try_again_error(why, detail);
-    throw error(why, detail);
-  }
-
   void require_run(const trainer& t) const {
-    if (const auto why = t.ended_by(); why != errc::none) lose(why, no_run);
+    if (const auto why = t.ended_by(); why != errc::none) lose_run(why, no_run, ranks_);
   }
 
   /// Stays at the last version: who leads while it is to serve, another rank until the run is over,
@@ -206,7 +194,7 @@ class player {
         std::fprintf(stderr, "lockstep: rank 0 has ended the run; starting again from the base\n");
         return false;
       }
-      lose(why, no_run);
+      lose_run(why, no_run, ranks_);
     }
     return true;
   }
@@ -278,8 +266,9 @@ class player {
       summary_.seconds = std::chrono::duration<double>(clock::now() - *began_).count();
       if (is_lost(report)) {
         if (stop_.wait_for(milliseconds(0))) return false;
-        if (t.ended_by() == errc::fenced) lose(errc::fenced, {});  // the report may not say so yet
-        lose(report.reason, report.detail);
+        if (t.ended_by() == errc::fenced)
+          lose_run(errc::fenced, {}, ranks_);  // the report may not say so yet
+        lose_run(report.reason, report.detail, ranks_);
       }
       summary_.add(report);
       if (report.result != sync_result::aborted) {

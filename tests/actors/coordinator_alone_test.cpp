@@ -2,6 +2,7 @@
 // hand.
 #include <catch2/catch.hpp>
 #include <future>
+#include <optional>
 
 #include "actors/packed.hpp"
 #include "actors/spawn.hpp"
@@ -285,4 +286,28 @@ TEST_CASE("an audit compares with ranks that hold one version, and asks anew whe
   REQUIRE(seen.audits.size() == 1);
   CHECK(seen.audits[0].pass);
   CHECK(seen.audits[0].why_not == "");
+}
+
+TEST_CASE("an audit whose run ends has compared with nothing, unless somebody failed it before") {
+  const bool failed = GENERATE(false, true);
+  stage s;
+  std::optional<caf::scoped_actor> snapshot(*s.rt.inside().system);
+  caf::scoped_actor receiver{*s.rt.inside().system};
+  std::promise<observation> answered;
+  auto answer = answered.get_future();
+  audit_setup setup;
+  setup.env = s.env;
+  setup.snapshot = caf::actor_cast<snapshot_actor>(*snapshot);
+  setup.shape = small_layout();
+  setup.targets.push_back({{7, {1, 1}}, "r", caf::actor_cast<receiver_actor>(receiver), {}});
+  if (failed) setup.targets.push_back({{8, {1, 1}}, "away", {}, "it is not to be reached"});
+  setup.answer = [&](observation seen) { answered.set_value(std::move(seen)); };
+  const auto auditor = s.spawn(auditor_behavior, std::move(setup));
+  REQUIRE(next_of<digests_request>(*snapshot));
+  snapshot.reset();
+  REQUIRE(answer.wait_for(2s) == std::future_status::ready);  // no deadline's time
+  const auto seen = answer.get();
+  CHECK(seen.end.reason == (failed ? errc::none : errc::shut_down));
+  REQUIRE(seen.audits.size() == (failed ? 2 : 1));
+  CHECK(seen.audits[0].why_not == "the snapshot is gone");
 }

@@ -7,8 +7,8 @@ from __future__ import annotations
 import time
 
 import fleet
-from cases import READY_S, basic, case, last_state, one_line, ready_at, stays_ready, told
-from fleet import address_of, is_ready, require
+from cases import READY_S, basic, case, last_state, one_line, ready_at, stays_ready, tear_data, told
+from fleet import address_of, is_ready, require, wait_until
 
 
 @basic
@@ -114,6 +114,77 @@ def a_trainer_without_a_fleet_to_audit_says_why(world):
         one_line(ended, 2)
         require("a newer run of the trainer leads" in ended.errors[0], ended)
         require(not ended.find("summary"), ended)
+
+
+@case
+def an_audit_is_cut_short_by_a_newer_run(world):
+    """The trainer's own at its end, and somebody's, while a stopped receiver would be waited for a minute: the
+    one ends as fenced, without a summary that fails, the other says that there is nothing to compare with."""
+    patient = {"sync.commit_timeout_ms": 60_000, "receiver.lease_ms": 60_000}
+    other, port = world.other, fleet.free_port()
+    with world.fleet(settings=patient) as f:
+        older = f.trainer("--stream", str(other.stream), base=other.base, stream=False, receivers=2,
+                          rounds=1, period_ms=1000, serve=False, name="older")
+        at = address_of(older)
+        receivers = [f.receiver(i, f"{at},127.0.0.1:{port}", checkpoint=other.base) for i in range(2)]
+        for r in receivers:
+            ready_at(r, other.count)
+        receivers[1].stop()
+        asked = f.start("audit", "observer", 0, ["audit", at])
+        time.sleep(2)  # both have begun by then
+        require(older.running() and asked.running(), lambda: f"{older.said()} {asked.said()}")
+        f.trainer(receivers=1, base=other.base, stream=False, name="newer", listen=f"127.0.0.1:{port}")
+        ended = f.ended(older, 10)
+        one_line(ended, 2)
+        require("a newer run of the trainer leads" in ended.errors[0], ended)
+        require(not ended.find("summary"), ended)
+        ended = f.ended(asked, 10)
+        one_line(ended, 3)
+        require("nothing to compare with" in ended.errors[0] and not ended.objects, ended)
+
+
+@case
+def a_summary_sums_up_failures(world):
+    """A receiver whose bytes change and that is reseeded within the sync, one that is stopped, a time without any:
+    what is in no sync's line is in the receivers' own."""
+    out = world.place("out")
+
+    def sync(what, result, condition):
+        return trainer.wait_for(what, lambda o: o.get("kind") == "sync" and o["result"] == result and
+                                condition(o["receivers"]), READY_S)
+
+    with world.fleet(settings={"sync.stage_timeout_ms": 500, "sync.recovery_timeout_ms": 2000}) as f:
+        trainer = f.trainer(receivers=2, rounds=1000, period_ms=50)
+        at = address_of(trainer)
+        first, second = f.receiver(0, at), f.receiver(1, at, out=out)
+        sync("one with both", "ok", lambda rs: [r["status"] for r in rs] == ["ok", "ok"])
+        tear_data(out / "model.safetensors")
+        sync("one with a reseed", "recovered", lambda rs: [r["reseeds"] for r in rs] == [0, 1])
+        second.stop()
+        sync("one without the other", "degraded", lambda rs: rs[0]["status"] == "ok")
+        for r in (first, second):
+            r.kill()
+        sync("one with nobody", "aborted", lambda rs: True)
+        for r in [f.receiver(0, at), f.receiver(1, at, out=out)]:
+            r.wait_for("ready", is_ready, READY_S)
+        seen = told(trainer, "sync")[-1]["version"]
+        sync("another", "ok", lambda rs: [r["status"] for r in rs] == ["ok", "ok"])
+        wait_until("some more", lambda: told(trainer, "sync")[-1]["version"] > seen + 4, READY_S)
+        require(trainer.terminate() == 0, trainer.said)
+        syncs, summary = told(trainer, "sync"), trainer.find(kind="summary")
+    done = [s for s in syncs if s["result"] != "aborted"]
+    require(summary["syncs"] == len(done), summary)
+    # Tries that fail alike are counted, and not said each time.
+    require(summary["attempts"] > len(done) < len(syncs), summary)
+    for key, lines in (("wire_bytes", done), ("full_bytes", done), ("sent_bytes", syncs),
+                       ("catch_up_bytes", syncs), ("reseed_bytes", syncs)):
+        require(summary[key] == sum(s[key] for s in lines), f"{key}: {summary}")
+    for key in ("reseeds", "catch_ups"):
+        within = [sum(r[key] for s in syncs for r in s["receivers"] if r["id"] == i) for i in range(2)]
+        require(summary[key] == sum(within), f"{key}: {within} {summary}")
+        require(all(r[key] >= n for r, n in zip(summary["receivers"], within)), f"{key}: {summary}")
+    require(summary["reseeds"] > 0 < summary["reseed_bytes"], summary)
+    require([r["restarts"] for r in summary["receivers"]] == [1, 1] and summary["audit"] == "pass", summary)
 
 
 @case
