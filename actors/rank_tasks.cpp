@@ -214,12 +214,18 @@ void drop(pointer self, const shard_task_msg& t) {
   }
 }
 
+void end(pointer self, const shard_task_msg& t) {
+  auto& state = self->state;
+  const bool held{state.held};
+  end_run(self, errc::shut_down, "the run is over: seed again");
+  if (held && t.label != 0) state.ended_by = errc::detached;
+}
+
 void do_task(pointer self, const shard_task_msg& t) {
   auto& state = self->state;
   if (t.what == shard_task::seed) return seed(self, t);
   if (t.what == shard_task::encode) return encode(self, t);
-  if (t.what == shard_task::end)
-    return end_run(self, errc::shut_down, "the run is over: seed again");
+  if (t.what == shard_task::end) return end(self, t);
   if (t.what == shard_task::drop) return drop(self, t);
   if (!state.snapshot) return refuse_task(self, t, errc::not_serving, "it has not been seeded");
   if (t.what == shard_task::stage) return stage(self, t);

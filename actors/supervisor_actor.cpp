@@ -155,7 +155,7 @@ void finish_lost(supervisor_state& state, const caf::actor_addr& sender) {
 
 }  // namespace
 
-void supervising::end_trainer(pointer self) {
+void supervising::end_trainer(pointer self, sequel next) {
   auto& state = self->state;
   if (!state.trainer) return;
   const auto group = *std::exchange(state.trainer, std::nullopt);
@@ -163,7 +163,7 @@ void supervising::end_trainer(pointer self) {
   self->send_exit(group.sender, caf::exit_reason::user_shutdown);
   self->send_exit(group.join, caf::exit_reason::user_shutdown);
   self->send_exit(group.snapshot, caf::exit_reason::user_shutdown);
-  end_ranks(self);
+  end_ranks(self, next);
   // It may be about to write: what is read from the store from here on stands.
   group.boot.store->take_over();
   if (!state.sync.ticket.expired()) state.lost.push_back(std::exchange(state.sync, {}));
@@ -178,7 +178,7 @@ void trainer_died(pointer self, const caf::actor_addr& source, const caf::error&
   auto again = state.trainer->boot;
   state.env->log->critical("the trainer's side has died: {}", caf::to_string(reason));
   const bool fenced = state.trainer->fenced;
-  end_trainer(self);
+  end_trainer(self, fenced ? sequel::none : sequel::another_run);
   finish_lost(state, source);
   // Fenced: somebody else leads the fleet now, and a number of ours would only start a quarrel. And
   // of several ranks nobody knows which of them has advanced.
@@ -344,7 +344,7 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
   state.next_ping = self->clock().now();
   self->set_down_handler([self](const caf::down_msg& m) { on_down(self, m); });
   self->set_exit_handler([self](const caf::exit_msg& m) {
-    end_trainer(self);
+    end_trainer(self, sequel::none);
     while (!self->state.lost.empty())
       finish_lost(self->state, caf::actor_addr(self->state.lost.back().sender));
     for (const auto& [id, c] : self->state.children) end_child(self, c);
@@ -360,7 +360,7 @@ supervisor_actor::behavior_type supervisor_behavior(pointer self,
       },
       [self](const end_request&) {
         if (self->state.waiting) refuse_boot(self, errc::shut_down, "the trainer has left");
-        end_trainer(self);
+        end_trainer(self, sequel::none);
         perform(self, self->state.policy->on_new_run(self->clock().now()));  // of no view now
       },
       [self](sync_request& m) { on_sync(self, m); },

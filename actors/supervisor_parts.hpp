@@ -14,8 +14,13 @@ void greet(pointer self, const supervisor_state::child& c);
 void perform(pointer self, const supervision_fsm::actions& actions);
 /// Notes what a receiver has become, if it has become something else.
 void note_phase(pointer self, receiver_id id);
+/// What there is to be after a run that has ended.
+enum class sequel : std::uint8_t {
+  another_run,
+  none,  ///< the trainer has left
+};
 /// Ends sender, join and snapshot, if there are any.
-void end_trainer(pointer self);
+void end_trainer(pointer self, sequel next);
 
 // --- supervisor_receivers.cpp
 void start_flusher(pointer self, supervisor_state::child& c);
@@ -32,7 +37,7 @@ void on_goodbye(pointer self, const goodbye_msg& m);
 /// Starts a run, as soon as every rank of the trainer has seeded its part.
 void boot(pointer self, boot_request m);
 /// Tells all other ranks that what they hold is a part of nothing any more.
-void end_ranks(pointer self);
+void end_ranks(pointer self, sequel next);
 /// Gives up a start that waits for other ranks.
 void refuse_boot(pointer self, errc reason, const std::string& detail);
 /// Whom a start that waits for other ranks waits for, in words.

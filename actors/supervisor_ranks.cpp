@@ -37,10 +37,11 @@ static void start_group(pointer self, boot_request m, digest others) {
 
 // --- the ranks of the trainer -------------------------------------------------------------------
 
-void end_ranks(pointer self) {
+void end_ranks(pointer self, sequel next) {
   const auto& state = self->state;
+  const std::uint64_t last = next == sequel::none ? 1 : 0;
   for (const auto& [rank, r] : state.ranks)
-    self->send(r.link, shard_task_msg{state.env->cluster, shard_task::end, {}, 0, 0});
+    self->send(r.link, shard_task_msg{state.env->cluster, shard_task::end, {}, last, 0});
 }
 
 bool is_reached(const supervisor_state& state, const participant& who) {
@@ -81,7 +82,7 @@ void refuse_boot(pointer self, errc reason, const std::string& detail) {
   auto request = std::move(self->state.waiting->request);
   self->state.waiting.reset();
   self->state.env->log->error("the trainer's side cannot start: {}", detail);
-  end_ranks(self);
+  end_ranks(self, sequel::another_run);
   if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
 }
 
@@ -177,7 +178,7 @@ std::string missing_ranks(const supervisor_state& state) {
 
 void boot(pointer self, boot_request m) {
   auto& state = self->state;
-  end_trainer(self);
+  end_trainer(self, sequel::another_run);
   if (state.waiting) refuse_boot(self, errc::busy, "another start has taken its place");
   // A version names one content for ever, so no two runs may share a number, whatever the clock
   // that they were drawn from did and however often a run was restarted under the next one.
@@ -199,7 +200,7 @@ void rank_died(pointer self, std::uint32_t rank) {
     refuse_boot(self, errc::dead, "rank " + std::to_string(rank) + " is gone");
   if (!state.trainer) return;
   state.env->log->critical("the trainer's side is over: seed again");
-  end_trainer(self);
+  end_trainer(self, sequel::another_run);
   perform(self, state.policy->on_new_run(self->clock().now()));  // nobody is a member of anything
 }
 

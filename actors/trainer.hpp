@@ -73,9 +73,8 @@ class trainer {
   /// actor was lost or a newer run took its place.
   bool is_running() const { return ended_by() == errc::none; }
   /// Why there is none: `none` while there is one. `fenced`: a newer run of the trainer leads the
-  /// fleet, and a seed would take it back. `unreachable`: of a rank that
-  /// does not lead, rank 0 went without a word. `shut_down`: all else, and there rank 0 has said
-  /// so.
+  /// fleet, and a seed would take it back. Of a rank that does not lead, `unreachable`: rank 0 went
+  /// without a word; `detached`: its trainer has left, and no run follows. `shut_down`: all else.
   errc ended_by() const;
 
   /// Ends the run, as the destructor does, and with it whatever waits in `seed` or `sync` on

@@ -188,8 +188,9 @@ class player {
     while ((!leads_ || options_.serve) && !stop_.wait_for(pause)) {
       const auto why = t.ended_by();
       if (why == errc::none) continue;
-      // Rank 0 has said so. Had it gone without a word it would be lost.
-      if (!leads_ && why == errc::shut_down) {
+      // Rank 0 has said that no run follows. Had it gone without a word it would be lost; and where
+      // another rank was, all begin again.
+      if (!leads_ && why == errc::detached) {
         if (!options_.serve) return true;
         std::fprintf(stderr, "lockstep: rank 0 has ended the run; starting again from the base\n");
         return false;

@@ -40,7 +40,7 @@ enum class shard_task : std::uint8_t {
   advance,  ///< hold what was encoded
   drop,     ///< forget what was encoded or planned; `label`: 1 if it was heard to encode, else 0
   digests,  ///< of each tensor under `challenge`
-  end,      ///< the run is over; not answered either
+  end,      ///< the run is over; `label`: 1 if no other follows, else 0; not answered either
   carve,    ///< what of what was staged is of the tensors named, and prove it
   stage,    ///< prove what was encoded, under `challenge`
   last_ = stage

@@ -263,7 +263,16 @@ TEST_CASE("when a rank is lost the others hear of it at once, also in the midst 
   f.rt[2].reset();
   REQUIRE(waits.wait_for(2s) == std::future_status::ready);
   CHECK(waits.get().reason == errc::shut_down);
-  CHECK_FALSE(f.t[1]->is_running());
+  CHECK(f.t[1]->ended_by() == errc::shut_down);
+}
+
+TEST_CASE("a rank hears that the trainer has left, and that no run follows") {
+  ranked_fleet f;
+  REQUIRE(f.seed());
+  f.t[0]->stop();
+  for (int i = 0; i < 1000 && f.t[1]->is_running(); ++i) std::this_thread::sleep_for(2ms);
+  CHECK(f.t[1]->ended_by() == errc::detached);
+  CHECK(f.t[1]->sync(1, f.w).wait().reason == errc::shut_down);
 }
 
 TEST_CASE("a second process of the same rank is sent away, and the first goes on") {

@@ -10,7 +10,7 @@ import time
 
 import fleet
 import model
-from cases import READY_S, case, is_refused, one_line, ready_at, told
+from cases import READY_S, case, is_refused, last_state, one_line, ready_at, stays_ready, told
 from fleet import address_of, is_ready, require, wait_until
 
 
@@ -189,3 +189,55 @@ def a_rank_is_lost_while_the_last_version_is_served(world):
                 o, world.last) and fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)["version"]
         require(ranks[0].terminate() == 0, ranks[0].said)
         require(f.ended(ranks[1], 5).code == 0, ranks[1].said)
+
+
+@case
+def a_rank_that_is_done_stays_for_another_that_is_lost(world):
+    """Rank 0 ends the run, for all to begin again: that is no word that nothing follows, and the fleet
+    would wait in vain for who left with 0."""
+    with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
+        places = [f"127.0.0.1:{fleet.free_port()}" for _ in range(3)]
+
+        def start(rank):
+            follows = ["--rank", str(rank), "--coordinator", places[0]] if rank else []
+            return f.trainer("--ranks", "3", *follows, listen=places[rank], rounds=1, rank=rank,
+                             receivers=1, name=f"rank {rank}", serve=rank == 0)
+        ranks = [start(rank) for rank in range(3)]
+        receiver = f.receiver(0, ",".join(places))
+        version = ready_at(receiver, world.last)["version"]
+        wait_until("it serves", lambda: told(ranks[0], "summary"), 10)
+        ranks[2].kill()
+        for left in ranks[:2]:
+            wait_until(f"{left.name} begins again", lambda: left.running() and any(
+                "a rank was lost; starting again" in line for line in left.errors), 10)
+        ranks[2] = start(2)
+        receiver.wait_for("ready in a later run", lambda o: is_ready(o, world.last) and
+                          fleet.run_of(o["version"]) > fleet.run_of(version), READY_S)
+        wait_until("it serves", lambda: len(told(ranks[0], "summary")) == 2, 10)
+        require(ranks[0].terminate() == 0, ranks[0].said)
+        require([f.ended(r, 5).code for r in ranks[1:]] == [0, 0], [r.said() for r in ranks])
+
+
+@case
+def who_waits_for_a_lost_rank_yields_to_a_newer_run(world):
+    """While it waits nobody tells it; once its rank is back it is fenced before it leads anybody."""
+    with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
+        places = [f"127.0.0.1:{fleet.free_port()}" for _ in range(3)]
+
+        def start(rank):
+            follows = ["--rank", "1", "--coordinator", places[0]] if rank else []
+            return f.trainer("--ranks", "2", *follows, listen=places[rank], rounds=1, rank=rank,
+                             receivers=1, name=f"rank {rank}")
+        first, second = start(0), start(1)
+        receiver = f.receiver(0, ",".join(places))
+        before = fleet.run_of(ready_at(receiver, world.last)["version"])
+        second.kill()
+        wait_until("rank 0 waits", lambda: any("a rank was lost" in line for line in first.errors), 10)
+        f.trainer(receivers=1, rounds=1, name="newer", listen=places[2])
+        newer = receiver.wait_for("ready under the newer", lambda o: is_ready(o, world.last) and
+                                  fleet.run_of(o["version"]) > before, READY_S)["version"]
+        start(1)
+        ended = f.ended(first, 20)
+        require(ended.code == 2 and "a newer run of the trainer leads" in ended.errors[-1], ended)
+        stays_ready(receiver, 1)
+        require(last_state(receiver)["version"] == newer, receiver.said)
