@@ -1,12 +1,12 @@
 #include "actors/engine.hpp"
 
-#include <algorithm>
 #include <exception>
 #include <new>
 #include <utility>
 
 #include "actors/patience.hpp"
 #include "weights/file.hpp"
+#include "weights/host_memory.hpp"
 
 namespace lockstep {
 
@@ -31,6 +31,30 @@ engine::failure as_failure(std::optional<bucket_failure> f) {
   return {f->reason, std::move(f->detail)};
 }
 
+/// What becomes of a write of which this came, and that was not to be the whole one.
+engine::failure interrupted(std::optional<bucket_failure> f) {
+  if (f) return as_failure(std::move(f));
+  return {errc::apply_failed, "interrupted on purpose"};
+}
+
+/// The spans of a whole layout. Throws `error{wrong_layout}` if they are not.
+tensor_spans spans_of(const std::string& name, const layout& shape,
+                      const std::vector<std::span<std::byte>>& memory) {
+  if (memory.size() != shape.count())
+    throw error(errc::wrong_layout, name + ": memory for " + std::to_string(memory.size()) +
+                                        " tensors, the layout has " +
+                                        std::to_string(shape.count()));
+  tensor_spans out;
+  for (std::size_t i = 0; i < memory.size(); ++i) {
+    if (memory[i].size() != shape.bytes(i))
+      throw error(errc::wrong_layout, name + ": memory of tensor '" + shape[i].name + "' has " +
+                                          std::to_string(memory[i].size()) + " bytes, not " +
+                                          std::to_string(shape.bytes(i)));
+    out.push_back({{memory[i].data(), memory[i].size()}, unit_bytes(shape[i].type)});
+  }
+  return out;
+}
+
 }  // namespace
 
 engine::engine(receiver_id id, std::string name, layout shape,
@@ -47,23 +71,12 @@ engine::engine(receiver_id id, std::string name, layout shape,
     own_ = weight_buffer(shape_);
     for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(own_.tensor(i));
   }
-  if (memory.size() != shape_.count())
-    throw error(errc::wrong_layout, name_ + ": memory for " + std::to_string(memory.size()) +
-                                        " tensors, the layout has " +
-                                        std::to_string(shape_.count()));
-  for (std::size_t i = 0; i < memory.size(); ++i) {
-    if (memory[i].size() != shape_.bytes(i))
-      throw error(errc::wrong_layout, name_ + ": memory of tensor '" + shape_[i].name + "' has " +
-                                          std::to_string(memory[i].size()) + " bytes, not " +
-                                          std::to_string(shape_.bytes(i)));
-    memory_.push_back({{memory[i].data(), memory[i].size()}, unit_bytes(shape_[i].type)});
-  }
+  memory_ = std::make_unique<host_memory>(spans_of(name_, shape_, memory));
   state_.reason = errc::not_serving;
 }
 
 std::span<const std::byte> engine::tensor(std::size_t index) const {
-  const auto& bytes = memory_[index].bytes;
-  return {bytes.data, bytes.size};
+  return memory_->tensor(index);
 }
 
 engine::failure engine::pause() {
@@ -85,8 +98,7 @@ void engine::resume(const target_info& target, std::string& complaint) {
 void engine::keep(std::uint32_t index, payload bucket) {
   if (unsound_) return;
   unsound_ = guarded(errc::no_memory, [&] {
-    if (staged_.size() <= index) staged_.resize(std::size_t{index} + 1);
-    staged_[index] = std::move(bucket);
+    memory_->keep(index, std::move(bucket));
     return failure{};
   });
 }
@@ -94,55 +106,35 @@ void engine::keep(std::uint32_t index, payload bucket) {
 // Each as it comes: when the last one has, nearly all of the base has been read.
 engine::failure engine::stage(std::uint32_t index, payload bucket, std::uint64_t bytes_max) {
   if (unsound_) return {};
-  keep(index, std::move(bucket));
-  if (!unsound_)
-    unsound_ = guarded(errc::bad_frame, [&] {
-      if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), bytes_max);
-      return as_failure(stager_->stage({&staged_[index], 1}, index));
-    });
+  unsound_ = guarded(errc::bad_frame, [&] {
+    return as_failure(memory_->stage(index, std::move(bucket), bytes_max));
+  });
   // What came before it is of no use any more.
-  if (unsound_) forget();
+  if (unsound_) memory_->forget();
   return unsound_;
 }
 
-void engine::forget() {
-  stager_.reset();
-  staged_.clear();
-  staged_.shrink_to_fit();
-}
-
 void engine::drop() {
-  forget();
+  memory_->forget();
   unsound_ = {};
 }
 
 std::uint64_t engine::staged_bytes() const noexcept {
-  std::uint64_t sum = 0;
-  for (const auto& bucket : staged_) sum += bucket.size();
-  return sum;
+  return memory_->staged_bytes();
 }
 
-engine::failure engine::check() const {
+engine::failure engine::check() {
   if (unsound_) return unsound_;
-  return guarded(errc::bad_frame,
-                 [&] { return as_failure(check_buckets(staged_, as_views(memory_))); });
+  return guarded(errc::bad_frame, [&] { return as_failure(memory_->check()); });
 }
 
 engine::failure engine::verify(const digest& base, const digest& target) {
   return guarded(errc::bad_frame, [&]() -> failure {
-    staged_states states;
-    auto bad = unsound_;
-    if (!bad) {
-      if (!stager_) stager_.emplace(public_digest_seed, as_views(memory_), 0);  // no bucket at all
-      bad = as_failure(std::exchange(stager_, std::nullopt)->finish(states));
-    }
+    if (!unsound_) return as_failure(memory_->verify(base, target));
     // Over other bytes than it was made for a sound delta seems not to be one.
-    if ((bad ? digest_of(public_digest_seed, as_views(memory_)) : states.base) != base)
+    if (memory_->state() != base)
       return {errc::wrong_base, "the bytes held do not digest to the base"};
-    if (bad) return bad;
-    if (states.target != target)
-      return {errc::wrong_target, "the delta does not lead to the target"};
-    return {};
+    return unsound_;
   });
 }
 
@@ -150,31 +142,18 @@ engine::failure engine::apply(const target_info& target, std::optional<double> s
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&]() -> failure {
     std::vector<std::size_t> touched;
-    if (share) return apply_share(staged_, *share, touched);
-    if (auto bad = as_failure(apply_buckets(staged_, memory_, touched))) return bad;
+    if (share) return interrupted(memory_->apply_share(*share, touched));
+    if (auto bad = as_failure(memory_->apply(touched))) return bad;
     return tell_engine(target, touched);
   });
-}
-
-engine::failure engine::apply_share(std::span<const payload> buckets, double share,
-                                    std::vector<std::size_t>& touched) {
-  const auto views = as_views(memory_);
-  std::size_t frames = 0;
-  for (const auto& bucket : buckets) frames += count_frames(bucket, views);
-  auto left = static_cast<std::size_t>(static_cast<double>(frames) * share);
-  for (const auto& bucket : buckets) {
-    if (auto bad = as_failure(apply_bucket(bucket, memory_, touched, left))) return bad;
-    left -= std::min(left, count_frames(bucket, views));
-  }
-  return {errc::apply_failed, "interrupted on purpose"};
 }
 
 engine::failure engine::write_full(const payload& bucket, std::optional<double> share) {
   if (auto failed = pause()) return failed;
   return guarded(errc::apply_failed, [&] {
     std::vector<std::size_t> touched;
-    if (share) return apply_share({&bucket, 1}, *share, touched);
-    return as_failure(apply_bucket(bucket, memory_, touched));
+    if (share) return interrupted(memory_->write_share(bucket, *share, touched));
+    return as_failure(memory_->write(bucket, touched));
   });
 }
 
@@ -197,21 +176,18 @@ engine::failure engine::tell_engine(const target_info& target,
 payload engine::cut(std::uint64_t bucket_bytes_max, std::uint32_t count, std::uint32_t index) {
   payload out;
   (void)guarded(errc::no_memory, [&] {
-    const auto views = as_views(memory_);
-    if (!cut_ || cut_->bucket_bytes_max() != bucket_bytes_max)
-      cut_.emplace(views, bucket_bytes_max);
-    if (cut_->count() == count && index < count) out = cut_->make(index, views);
+    out = memory_->cut(bucket_bytes_max, count, index);
     return failure{};
   });
   return out;
 }
 
-std::pair<digest, digest> engine::digests_now(std::uint64_t challenge) const {
-  return digest_pair(public_digest_seed, challenge, as_views(memory_));
+std::pair<digest, digest> engine::digests_now(std::uint64_t challenge) {
+  return memory_->states(challenge);
 }
 
-std::vector<digest> engine::digests_under(std::uint64_t seed) const {
-  return digests_of(seed, as_views(memory_));
+std::vector<digest> engine::digests_under(std::uint64_t seed) {
+  return memory_->states_of_each(seed);
 }
 
 bool engine::strikes(fault_kind kind, const transfer_ref& what) const {

@@ -14,9 +14,9 @@
 #include "actors/receiver_hooks.hpp"
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
-#include "weights/bucket_stager.hpp"
 #include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
+#include "weights/weight_memory.hpp"
 
 namespace lockstep {
 
@@ -70,7 +70,7 @@ class engine {
   /// to `target`. Once.
   failure verify(const digest& base, const digest& target);
   /// The buckets that are kept are sound.
-  failure check() const;
+  failure check();
   /// Writes the staged buckets. `share`: fail after this part of all frames.
   failure apply(const target_info& target, std::optional<double> share = std::nullopt);
   /// Writes one bucket of all weights. `share`: fail after this part of its frames.
@@ -81,9 +81,9 @@ class engine {
   /// memory.
   payload cut(std::uint64_t bucket_bytes_max, std::uint32_t count, std::uint32_t index);
   /// Of all weights as they are now: under the public key, and under the challenge's.
-  std::pair<digest, digest> digests_now(std::uint64_t challenge) const;
+  std::pair<digest, digest> digests_now(std::uint64_t challenge);
   /// Of each tensor by itself.
-  std::vector<digest> digests_under(std::uint64_t seed) const;
+  std::vector<digest> digests_under(std::uint64_t seed);
 
   bool strikes(fault_kind kind, const transfer_ref& what) const;
   /// How much a write that was struck has written.
@@ -102,11 +102,6 @@ class engine {
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
  private:
-  /// Frees what is kept.
-  void forget();
-  /// Writes this part of all frames, and fails.
-  failure apply_share(std::span<const payload> buckets, double share,
-                      std::vector<std::size_t>& touched);
   failure tell_engine(const target_info& target, const std::vector<std::size_t>& touched);
 
   receiver_id id_;
@@ -115,13 +110,10 @@ class engine {
   shard_mask taken_;
   layout shape_;
   weight_buffer own_;
-  tensor_spans memory_;
+  std::unique_ptr<weight_memory> memory_;
   receiver_hooks hooks_;
   std::shared_ptr<fault_source> faults_;
-  std::vector<payload> staged_;
-  std::optional<bucket_stager> stager_;  ///< of the buckets that have come so far
-  failure unsound_;                      ///< of the first that could not be kept or staged
-  std::optional<full_cut> cut_;          ///< as it was asked for last
+  failure unsound_;  ///< of the first bucket that could not be kept or staged
   bool stopped_ = false;
 
   mutable std::mutex mutex_;
