@@ -23,7 +23,10 @@ else()
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
   endif()
   enable_language(CUDA)
-  find_package(CUDAToolkit REQUIRED)
+  # What a program needs to link, in full, since cudart is an archive: it is not there where nobody
+  # asks for a device, and without a driver it says that there is none.
+  lockstep_dependency(CUDA::cudart_static PACKAGE CUDAToolkit
+                      LIBS "-L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -ldl -lrt -lpthread")
   set(LOCKSTEP_WITH_CUDA ON)
   message(STATUS "CUDA kernels: built by ${LOCKSTEP_NVCC}, CUDA ${CUDAToolkit_VERSION}, "
                  "for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -12,24 +12,28 @@ set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 
 add_library(lockstep_flags INTERFACE)
-target_compile_options(lockstep_flags INTERFACE
+# The one source that is CUDA's has options of its own: nvcc does not know these.
+function(lockstep_cxx_options)
+  target_compile_options(lockstep_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${ARGN}>")
+endfunction()
+lockstep_cxx_options(
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Werror
   -fstack-protector-strong)
 target_compile_definitions(lockstep_flags INTERFACE
-  $<$<CONFIG:Release>:_FORTIFY_SOURCE=3> _GLIBCXX_ASSERTIONS)
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:_FORTIFY_SOURCE=3> _GLIBCXX_ASSERTIONS)
 # What an overflow could redirect is read-only before anything of ours runs.
 target_link_options(lockstep_flags INTERFACE -Wl,-z,relro,-z,now)
 # GCC 12 warns of overlaps that cannot be in `"text" + std::string` (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(lockstep_flags INTERFACE -Wno-restrict)
+  lockstep_cxx_options(-Wno-restrict)
 endif()
 if(LOCKSTEP_SANITIZE)
   # CAF is not instrumented and trips `vptr` inside its own headers.
-  target_compile_options(lockstep_flags INTERFACE
+  lockstep_cxx_options(
     -fsanitize=${LOCKSTEP_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(lockstep_flags INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
   if(LOCKSTEP_SANITIZE MATCHES "undefined")
-    target_compile_options(lockstep_flags INTERFACE -fno-sanitize=vptr)
+    lockstep_cxx_options(-fno-sanitize=vptr)
     target_link_options(lockstep_flags INTERFACE -fno-sanitize=vptr)
   endif()
   # The thread sanitizer knows no fences. Asio's stand beside locks, which it does know.
@@ -40,14 +44,14 @@ endif()
 # GCC 12 loses track of sizes, and of which member of a variant is alive, in code that sanitizers
 # have filled with branches: what it says of them is only asked of the other builds.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND LOCKSTEP_SANITIZE)
-  target_compile_options(lockstep_flags INTERFACE
+  lockstep_cxx_options(
     -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds)
 endif()
 if(LOCKSTEP_FUZZ AND NOT LOCKSTEP_COVERAGE)
-  target_compile_options(lockstep_flags INTERFACE -fsanitize=fuzzer-no-link)
+  lockstep_cxx_options(-fsanitize=fuzzer-no-link)
 endif()
 if(LOCKSTEP_COVERAGE)
-  target_compile_options(lockstep_flags INTERFACE -fprofile-instr-generate -fcoverage-mapping)
+  lockstep_cxx_options(-fprofile-instr-generate -fcoverage-mapping)
   target_link_options(lockstep_flags INTERFACE -fprofile-instr-generate)
 endif()
 

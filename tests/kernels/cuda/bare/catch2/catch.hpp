@@ -91,6 +91,20 @@ inline int run_all() {
     }                                                                \
     if (!bare_thrown) bare::report("no " #type, __FILE__, __LINE__); \
   } while (false)
+#define CHECK_FALSE(...) CHECK(!(__VA_ARGS__))
+#define CHECK_NOTHROW(expression)                          \
+  do {                                                     \
+    try {                                                  \
+      static_cast<void>(expression);                       \
+    } catch (const std::exception& bare_error) {           \
+      bare::report(bare_error.what(), __FILE__, __LINE__); \
+    }                                                      \
+  } while (false)
+#define FAIL(text)                          \
+  do {                                      \
+    bare::report(text, __FILE__, __LINE__); \
+    throw bare::failed();                   \
+  } while (false)
 
 #if defined(LOCKSTEP_BARE_MAIN)
 int main() {

@@ -1,0 +1,62 @@
+// Decides what whoever works on a device needs of it beside its kernels: memory, copies, streams,
+// and whether work is done.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "kernels/cuda/device_kernels.hpp"
+
+/// CUDA's own name of an event, so that no header of CUDA is needed.
+struct CUevent_st;
+
+namespace lockstep::kernels::cuda {
+
+/// A place in a stream, a `cudaEvent_t`.
+using stream_mark = CUevent_st*;
+
+/// One device: a CUDA device (kernels/cuda/cuda_device.hpp), or an emulated one. It holds no state
+/// of those who use it, and may be used by any number of threads. Calls throw `device_error` where
+/// the device does not take them; what a kernel did wrong comes out in a later call.
+class device_runtime {
+ public:
+  device_runtime() = default;
+  device_runtime(const device_runtime&) = delete;
+  device_runtime& operator=(const device_runtime&) = delete;
+  virtual ~device_runtime() = default;
+
+  virtual const device_kernels& kernels() const noexcept = 0;
+
+  /// Makes it the calling thread's current device, on which all other calls but those that free
+  /// act, kernels too.
+  /// @returns what `leave` needs to make that current which was before.
+  virtual int enter() = 0;
+  virtual void leave(int before) noexcept = 0;
+
+  /// Memory for what is enqueued on `on` from now on. Waits for no other stream.
+  /// @throws std::bad_alloc if there is not so much.
+  virtual void* allocate(std::uint64_t bytes, stream on) = 0;
+  /// Free once `on` has come so far; nothing for null.
+  virtual void release(void* memory, stream on) noexcept = 0;
+  /// @throws device_error unless all of it is memory that kernels of this device may read and
+  /// write.
+  virtual void require_here(const void* memory, std::uint64_t bytes) = 0;
+
+  /// Enqueues a copy; what `from` says may change when the call is back.
+  virtual void to_device(void* to, const void* from, std::uint64_t bytes, stream on) = 0;
+  /// Enqueues a copy to memory that must stay until it is done.
+  virtual void to_host(void* to, const void* from, std::uint64_t bytes, stream on) = 0;
+
+  /// A stream that waits for no other one, the default one included.
+  virtual stream make_stream() = 0;
+  virtual void end_stream(stream which) noexcept = 0;
+  virtual stream_mark make_mark() = 0;
+  virtual void end_mark(stream_mark which) noexcept = 0;
+  /// Sets the mark behind all that is enqueued on the stream.
+  virtual void set_mark(stream_mark which, stream on) = 0;
+  /// Whether the stream has come past the mark. Does not wait.
+  virtual bool passed(stream_mark which) = 0;
+};
+
+}  // namespace lockstep::kernels::cuda
