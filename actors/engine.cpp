@@ -2,9 +2,11 @@
 
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <utility>
 
 #include "actors/patience.hpp"
+#include "weights/device_memory.hpp"
 #include "weights/file.hpp"
 #include "weights/host_memory.hpp"
 
@@ -59,7 +61,7 @@ tensor_spans spans_of(const std::string& name, const layout& shape,
 
 engine::engine(receiver_id id, std::string name, layout shape,
                std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
-               std::shared_ptr<fault_source> faults, shard_mask taken)
+               std::shared_ptr<fault_source> faults, shard_mask taken, device_weights device)
     : id_(id),
       name_(std::move(name)),
       model_(shape.fingerprint()),
@@ -67,16 +69,39 @@ engine::engine(receiver_id id, std::string name, layout shape,
       shape_(shard_layout(shape, taken_)),
       hooks_(std::move(hooks)),
       faults_(std::move(faults)) {
-  if (memory.empty() && shape_.count() != 0) {
-    own_ = weight_buffer(shape_);
-    for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(own_.tensor(i));
+  if (device.device) {
+    if (!memory.empty())
+      throw error(errc::wrong_layout, name_ + ": memory of the host and of a device");
+    memory_ = std::make_unique<device_memory>(shape_, std::move(device));
+  } else {
+    if (!device.tensors.empty())
+      throw error(errc::bad_input, name_ + ": memory of a device, and it is not said of which");
+    if (memory.empty() && shape_.count() != 0) {
+      own_ = weight_buffer(shape_);
+      for (std::size_t i = 0; i < shape_.count(); ++i) memory.push_back(own_.tensor(i));
+    }
+    memory_ = std::make_unique<host_memory>(spans_of(name_, shape_, memory));
   }
-  memory_ = std::make_unique<host_memory>(spans_of(name_, shape_, memory));
   state_.reason = errc::not_serving;
 }
 
 std::span<const std::byte> engine::tensor(std::size_t index) const {
-  return memory_->tensor(index);
+  const auto bytes = memory_->tensor(index);
+  if (bytes.size() != shape_.bytes(index))
+    throw error(errc::bad_input, name_ + ": its tensors lie in a device's memory");
+  return bytes;
+}
+
+std::vector<std::byte> engine::read(std::size_t index) const {
+  try {
+    std::vector<std::byte> out(static_cast<std::size_t>(shape_.bytes(index)));
+    memory_->read(index, out);
+    return out;
+  } catch (const std::bad_alloc&) {
+    throw error(errc::no_memory, name_ + ": no memory for a copy of a tensor");
+  } catch (const std::runtime_error& e) {
+    throw error(errc::bad_input, name_ + ": " + e.what());
+  }
 }
 
 engine::failure engine::pause() {
@@ -129,7 +154,7 @@ engine::failure engine::check() {
 }
 
 engine::failure engine::verify(const digest& base, const digest& target) {
-  return guarded(errc::bad_frame, [&]() -> failure {
+  return guarded(unsound_ ? unsound_.reason : errc::bad_frame, [&]() -> failure {
     if (!unsound_) return as_failure(memory_->verify(base, target));
     // Over other bytes than it was made for a sound delta seems not to be one.
     if (memory_->state() != base)

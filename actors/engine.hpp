@@ -14,6 +14,7 @@
 #include "actors/receiver_hooks.hpp"
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
+#include "weights/device_weights.hpp"
 #include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
 #include "weights/weight_memory.hpp"
@@ -25,12 +26,13 @@ namespace lockstep {
 /// One receiver actor at a time calls the members under "bytes"; the state may be read by anybody.
 class engine {
  public:
-  /// What `receiver_options` says, see actors/receiver.hpp. `memory` empty: own memory, zeroed.
-  /// Throws `error{wrong_layout}` if a span has not the size that the layout says. `taken`: which
-  /// tensors it is for, some of those with bytes; empty: all. Those that are not have no bytes
-  /// here, nor in `memory`.
+  /// What `receiver_options` says, see actors/receiver.hpp. `memory` empty and no `device`: own
+  /// memory, zeroed. Throws `error{wrong_layout}` if a span has not the size that the layout says,
+  /// and what `device_memory` throws. `taken`: which tensors it is for, some of those with bytes;
+  /// empty: all. Those that are not have no bytes here, nor in `memory`, nor on the device.
   engine(receiver_id id, std::string name, layout shape, std::vector<std::span<std::byte>> memory,
-         receiver_hooks hooks, std::shared_ptr<fault_source> faults, shard_mask taken = {});
+         receiver_hooks hooks, std::shared_ptr<fault_source> faults, shard_mask taken = {},
+         device_weights device = {});
 
   receiver_id id() const noexcept { return id_; }
   const std::string& name() const noexcept { return name_; }
@@ -40,7 +42,11 @@ class engine {
   const hash128& model() const noexcept { return model_; }
   /// Empty: all tensors.
   const shard_mask& taken() const noexcept { return taken_; }
+  /// Throws `error{bad_input}` if it lies in a device's memory.
   std::span<const std::byte> tensor(std::size_t index) const;
+  /// A copy of a tensor, wherever it lies. On any thread. Throws `error{no_memory}`, and
+  /// `error{bad_input}` with what a device says.
+  std::vector<std::byte> read(std::size_t index) const;
 
   // --- bytes. A failure is returned, never thrown, whatever a hook does.
   struct failure {

@@ -23,7 +23,8 @@ receiver::receiver(runtime& on, layout shape, receiver_options options) : on_(on
   auto taken = part_named(shape, options.tensors);
   engine_ = std::make_shared<engine>(options.id, std::move(name), std::move(shape),
                                      std::move(options.memory), std::move(options.hooks),
-                                     std::move(options.faults), std::move(taken));
+                                     std::move(options.faults), std::move(taken),
+                                     std::move(options.device));
   if (!on_.inside().claim(engine_->id()))
     throw error(errc::bad_input,
                 "a receiver with the id " + std::to_string(engine_->id()) + " is attached already");
@@ -69,6 +70,10 @@ bool receiver::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout
 
 std::span<const std::byte> receiver::tensor(std::size_t index) const {
   return engine_->tensor(index);
+}
+
+std::vector<std::byte> receiver::read(std::size_t index) const {
+  return engine_->read(index);
 }
 
 void receiver::detach() {

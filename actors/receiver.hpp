@@ -18,6 +18,7 @@
 #include "actors/runtime.hpp"
 #include "messages/from_receiver.hpp"
 #include "messages/layout.hpp"
+#include "weights/device_weights.hpp"
 
 namespace lockstep {
 
@@ -35,6 +36,9 @@ struct receiver_options {
   /// The tensors that this engine takes, by name, where it is one of several that hold a model
   /// together: it is sent, proves and is audited for these, and no byte of others. Empty: all.
   std::vector<std::string> tensors{};
+  /// In place of `memory`: the engine's own memory on a device, where buckets are staged, proven
+  /// and written then, and nothing else of the weights crosses. No `device`: on the host.
+  device_weights device{};
 };
 
 /// One inference engine's side. Attaches by itself as soon as a trainer is there, at any time;
@@ -43,8 +47,8 @@ class receiver {
  public:
   /// `shape`: of the whole model. Throws `error{wrong_layout}` if the memory does not fit it, or a
   /// tensor that is to be taken is not there, stands twice, or none of them has any bytes;
-  /// `error{no_memory}` if there is none, `error{bad_input}` if the id is taken. `on` must outlive
-  /// this.
+  /// `error{no_memory}` if there is none, `error{bad_input}` if the id is taken, or a device says
+  /// no or the memory is not its own. `on` must outlive this.
   receiver(runtime& on, layout shape, receiver_options options);
   /// Detaches, and waits for that however long it takes: the memory is the caller's to free after
   /// this.
@@ -67,8 +71,12 @@ class receiver {
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
   /// Bytes of tensor `index` in canonical order. Read them only between the hooks `resume` and
-  /// `pause`, or while no sync and no attach can be under way.
+  /// `pause`, or while no sync and no attach can be under way. Throws `error{bad_input}` if they
+  /// lie in a device's memory.
   std::span<const std::byte> tensor(std::size_t index) const;
+  /// A copy of them, wherever they lie; when, as for `tensor`. Throws `error{no_memory}`, and
+  /// `error{bad_input}` if a device fails.
+  std::vector<std::byte> read(std::size_t index) const;
 
   /// Leaves the fleet; returns when no actor touches the memory any more. Then `state` is not
   /// ready. Throws `error{timeout}` if something that is under way, such as a hook, takes very

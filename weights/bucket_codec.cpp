@@ -221,16 +221,16 @@ full_cut::full_cut(const tensor_views& tensors, std::uint64_t bucket_bytes_max)
     for (std::uint64_t offset = 0; offset < size; offset += kernels::frame_span_bytes_max) {
       const auto frame = kernels::frame_header_bytes +
                          std::min<std::uint64_t>(size - offset, kernels::frame_span_bytes_max);
-      if (starts_.empty() || starts_.back().bytes + frame > bucket_bytes_max_)
-        starts_.push_back({t, offset, 0});
-      starts_.back().bytes += frame;
+      if (places_.empty() || places_.back().bytes + frame > bucket_bytes_max_)
+        places_.push_back({t, offset, 0});
+      places_.back().bytes += frame;
     }
   }
 }
 
 void full_cut::fill(std::size_t index, const tensor_views& tensors,
                     std::vector<std::byte>& out) const {
-  auto [tensor, offset, bytes] = starts_[index];
+  auto [tensor, offset, bytes] = places_[index];
   out.clear();
   out.reserve(static_cast<std::size_t>(bytes));
   while (out.size() < bytes) {

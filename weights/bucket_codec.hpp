@@ -75,22 +75,25 @@ class full_cut {
   /// `bucket_bytes_max`.
   full_cut(const tensor_views& tensors, std::uint64_t bucket_bytes_max);
 
+  /// Where a bucket begins, and how long it is.
+  struct place {
+    std::uint32_t tensor = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+  };
+
   std::uint64_t bucket_bytes_max() const noexcept { return bucket_bytes_max_; }
-  std::size_t count() const noexcept { return starts_.size(); }
+  std::size_t count() const noexcept { return places_.size(); }
+  /// Of bucket `index`, below `count()`.
+  const place& operator[](std::size_t index) const { return places_[index]; }
   /// Bucket `index`, below `count()`, of these bytes.
   payload make(std::size_t index, const tensor_views& tensors) const;
   /// The same, in place of what `out` held: whose room can be used again.
   void fill(std::size_t index, const tensor_views& tensors, std::vector<std::byte>& out) const;
 
  private:
-  struct start {
-    std::uint32_t tensor = 0;
-    std::uint64_t offset = 0;
-    std::uint64_t bytes = 0;  ///< of the bucket
-  };
-
   std::uint64_t bucket_bytes_max_;
-  std::vector<start> starts_;
+  std::vector<place> places_;
 };
 
 /// A full transfer, planned. Buckets are made one at a time when they are sent, so that a transfer

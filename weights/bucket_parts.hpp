@@ -87,6 +87,19 @@ inline std::optional<bucket_failure> parse_bucket(const payload& bucket,
   return std::nullopt;
 }
 
+/// The same; their ranges must ascend.
+inline std::optional<bucket_failure> parse_in_order(const payload& bucket,
+                                                    const tensor_views& tensors,
+                                                    std::vector<frame_at>& out) {
+  if (auto failure = parse_bucket(bucket, tensors, out)) return failure;
+  const auto range = [](const frame_at& f) {
+    return range_of_tensor{f.frame.tensor, f.frame.offset};
+  };
+  // Not ascending, or the same.
+  if (std::ranges::adjacent_find(out, std::ranges::greater_equal{}, range) == out.end()) return {};
+  return bucket_failure{errc::bad_frame, ranges_disordered};
+}
+
 /// Calls `visit(frame)`, or `visit(frame, all its bytes)`, for every frame of `bucket`; stops at
 /// the first that is not well formed, or is coded: such a one can be applied only as what
 /// `stage_buckets` makes of it.

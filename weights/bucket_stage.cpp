@@ -136,17 +136,6 @@ std::size_t window_of(std::span<const payload> buckets) {
   return count;
 }
 
-std::optional<bucket_failure> parse_in_order(const payload& bucket, const tensor_views& tensors,
-                                             std::vector<frame_at>& out) {
-  if (auto failure = parse_bucket(bucket, tensors, out)) return failure;
-  const auto range = [](const frame_at& f) {
-    return range_of_tensor{f.frame.tensor, f.frame.offset};
-  };
-  // Not ascending, or the same.
-  if (std::ranges::adjacent_find(out, std::ranges::greater_equal{}, range) == out.end()) return {};
-  return bucket_failure{errc::bad_frame, ranges_disordered};
-}
-
 /// Stages these buckets in place; which of them failed, and why, if one did.
 std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
     const staging_keys& keys, std::span<payload> buckets, const tensor_views& tensors,

@@ -53,7 +53,7 @@ class weight_memory {
 
   // --- all weights
   /// Writes one bucket of all weights, every frame of which is checked before it is written;
-  /// `touched` as for `apply`.
+  /// `touched` as for `apply`. May refuse one with a range twice, which nobody makes.
   virtual failure write(const payload& bucket, std::vector<std::size_t>& touched) = 0;
   /// The same with this part of its frames only, on purpose.
   virtual failure write_share(const payload& bucket, double share,

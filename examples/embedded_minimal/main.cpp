@@ -50,6 +50,18 @@ class inference_engine {
   lockstep::receiver receiver_;  // the last member: it is gone before what its hooks use
 };
 
+/// Tensors that a framework has on a device, in canonical order, and the stream that it works on.
+template <class DLTensor>
+lockstep::device_weights on_device(const lockstep::layout& model,
+                                   const std::vector<DLTensor>& tensors, CUstream_st* stream) {
+  lockstep::device_weights out;
+  out.device = lockstep::open_cuda_device(tensors.at(0).device.device_id);
+  out.stream = stream;
+  for (std::size_t i = 0; i < model.count(); ++i)
+    out.tensors.push_back(lockstep::lent_by(tensors.at(i), model[i]).data);
+  return out;  // for receiver_options::device
+}
+
 int main() {
   const lockstep::layout model({{"w", lockstep::dtype::f32, {256}}});
   lockstep::settings settings;

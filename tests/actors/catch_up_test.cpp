@@ -40,7 +40,7 @@ struct absent_fleet : fleet {
       g.touched.assign(touched.begin(), touched.end());
       if (g.failures != 0 && g.failures-- != 0) throw std::runtime_error("on purpose");
     };
-    g.life = std::make_unique<receiver>(rt, w.shape(), std::move(options));
+    g.life = std::make_unique<receiver>(rt, w.shape(), placed(std::move(options), w.shape()));
     REQUIRE(g.life->wait_ready(label, 10s));
     REQUIRE(wait_standing(id, "member"));
     CHECK(same(g.memory, w));

@@ -13,6 +13,7 @@
 
 #include "actors/receiver.hpp"
 #include "actors/trainer.hpp"
+#include "tests/support/on_device.hpp"
 
 namespace lockstep {
 
@@ -41,11 +42,19 @@ inline void step(weight_buffer& w, unsigned seed) {
       if (rng() % 50 == 0) b = static_cast<std::byte>(rng());
 }
 
+inline std::vector<std::byte> tensor_of(const receiver& r, std::size_t index) {
+  return r.read(index);
+}
+template <class Holder>
+std::span<const std::byte> tensor_of(const Holder& held, std::size_t index) {
+  return held.tensor(index);
+}
+
 template <class Holder>
 bool same(const Holder& held, const weight_buffer& w) {
   for (std::size_t i = 0; i < w.shape().count(); ++i)
     if (w.shape().bytes(i) != 0 &&
-        std::memcmp(held.tensor(i).data(), w.tensor(i).data(), w.shape().bytes(i)) != 0)
+        std::memcmp(tensor_of(held, i).data(), w.tensor(i).data(), w.shape().bytes(i)) != 0)
       return false;
   return true;
 }
@@ -57,7 +66,8 @@ template <class Receiver>
 bool holds_part(const Receiver& r, const weight_buffer& w, const tensor_names& tensors) {
   for (std::size_t i = 0; i < w.shape().count(); ++i) {
     const bool taken = std::ranges::count(tensors, w.shape()[i].name) != 0;
-    const auto held = r.tensor(i), wanted = w.tensor(i);
+    const auto held = tensor_of(r, i);
+    const auto wanted = w.tensor(i);
     if (held.size() != (taken ? wanted.size() : 0)) return false;
     if (taken && !std::equal(wanted.begin(), wanted.end(), held.begin())) return false;
   }
@@ -84,7 +94,7 @@ struct fleet {
 
   receiver& add(receiver_options options = {}) {
     if (options.id == 0) options.id = static_cast<receiver_id>(rx.size());
-    rx.push_back(std::make_unique<receiver>(rt, w.shape(), std::move(options)));
+    rx.push_back(std::make_unique<receiver>(rt, w.shape(), placed(std::move(options), w.shape())));
     return *rx.back();
   }
 

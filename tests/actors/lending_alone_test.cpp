@@ -258,9 +258,10 @@ TEST_CASE("a receiver lends the weights that it serves, and no others") {
   const incarnation inc{1, 1};
   const auto cluster = s.env->cluster;
   const auto receiver_of = [&](const shard_mask& taken) {
-    auto bytes = std::make_shared<engine>(receiver_id{1}, "1", w.shape(),
-                                          std::vector<std::span<std::byte>>(), receiver_hooks{},
-                                          std::shared_ptr<fault_source>(), taken);
+    auto bytes = std::make_shared<engine>(
+        receiver_id{1}, "1", w.shape(), std::vector<std::span<std::byte>>(), receiver_hooks{},
+        std::shared_ptr<fault_source>(), taken,
+        on_device() ? made_on(std::make_shared<emulated_device>(), w.shape()) : device_weights());
     return s.spawn(receiver_behavior, s.env, std::move(bytes), inc,
                    caf::actor_cast<supervisor_actor>(supervisor),
                    relay_side{caf::actor_cast<relay_actor>(s.test), {}});

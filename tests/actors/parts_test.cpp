@@ -104,14 +104,14 @@ TEST_CASE("one who takes a part and was away is sent what its part has missed") 
     o.memory[0] = memory.tensor(0);
     return o;
   };
-  auto away = std::make_unique<receiver>(f.rt, f.w.shape(), lent());
+  auto away = std::make_unique<receiver>(f.rt, f.w.shape(), placed(lent(), f.w.shape()));
   f.t.seed(f.w, 0);
   REQUIRE(f.t.wait_for_members(2, 10s));
   if (!since_the_seed) REQUIRE(f.sync(1).result == sync_result::ok);
   away.reset();
   for (unsigned label = 2; label <= 4; ++label) REQUIRE(f.sync(label).complete());
   const auto untouched = std::vector<std::byte>(memory.tensor(3).begin(), memory.tensor(3).end());
-  away = std::make_unique<receiver>(f.rt, f.w.shape(), lent());
+  away = std::make_unique<receiver>(f.rt, f.w.shape(), placed(lent(), f.w.shape()));
   REQUIRE(f.t.wait_for_members(2, 10s));
   CHECK(holds_part(*away, f.w, tensors));
   CHECK(f.status(9).catch_ups == 1);

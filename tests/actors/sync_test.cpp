@@ -45,8 +45,8 @@ TEST_CASE("every fault on purpose is recovered from within the sync") {
   trainer t(rt, small_layout());
   std::vector<std::unique_ptr<receiver>> rx;
   for (unsigned i = 0; i < receivers; ++i)
-    rx.push_back(
-        std::make_unique<receiver>(rt, small_layout(), receiver_options{i, "", {}, {}, plan}));
+    rx.push_back(std::make_unique<receiver>(
+        rt, small_layout(), placed(receiver_options{i, "", {}, {}, plan}, small_layout())));
   t.seed(w);
   REQUIRE(t.wait_for_members(receivers, 10s));
   for (unsigned v = 1; v <= 4; ++v) {

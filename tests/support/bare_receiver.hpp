@@ -10,6 +10,7 @@
 #include "actors/engine.hpp"
 #include "messages/wire.hpp"
 #include "protocol/receiver_fsm.hpp"
+#include "tests/support/on_device.hpp"
 
 namespace lockstep {
 
@@ -25,8 +26,10 @@ class guarded_memory {
     bytes_.resize(bytes_.size() + guard, canary);
   }
 
-  std::vector<std::span<std::byte>> tensors() {
-    std::vector<std::span<std::byte>> out;
+  using spans = std::vector<std::span<std::byte>>;
+
+  spans tensors() {
+    spans out;
     for (std::size_t i = 0; i < starts_.size(); ++i)
       out.emplace_back(bytes_.data() + starts_[i], static_cast<std::size_t>(shape_.bytes(i)));
     return out;
@@ -66,7 +69,10 @@ class bare_receiver {
 
   explicit bare_receiver(const weight_buffer& content)
       : memory(content),
-        bytes(7, "bare", content.shape(), memory.tensors(), {}, nullptr),
+        bytes(7, "bare", content.shape(), on_device() ? guarded_memory::spans() : memory.tensors(),
+              {}, nullptr, {},
+              on_device() ? lent_to(std::make_shared<emulated_device>(), memory.tensors())
+                          : device_weights()),
         machine({cluster, 7, me, content.shape().fingerprint(), content.shape().total_bytes()},
                 {}) {}
 

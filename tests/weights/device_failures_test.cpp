@@ -1,0 +1,216 @@
+// What becomes of weights in a device's memory whose device fails: of each allocation, each copy,
+// a launch, and one that never answers. Nothing that was not proven is written, and what is left
+// keeps nothing from succeeding later.
+#include <catch2/catch.hpp>
+
+#include "tests/weights/there.hpp"
+
+using namespace lockstep;
+
+namespace {
+
+struct failing {
+  explicit failing(const transition& t, const layout& shape = small)
+      : device(std::make_shared<emulated_device>()),
+        there(device, t.base),
+        m(shape, there.lent()) {}
+
+  std::shared_ptr<emulated_device> device;
+  weights_there there;
+  device_memory m;
+};
+
+/// What comes of `work`, thrown or returned.
+template <class Work>
+std::string outcome(Work work) {
+  try {
+    return said(work());
+  } catch (const std::bad_alloc&) {
+    return "bad_alloc";
+  } catch (const device_error& e) {
+    return std::string("device_error: ") + e.what();
+  }
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a device that has no memory for a stage is no reason to write, and it can be tried again") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    failing f(t);
+    const auto held = f.device->bytes_held();
+    int failures = 0;
+    for (std::uint64_t number = 1;; ++number) {
+      f.device->fail_allocation(number);
+      const auto what = outcome([&] { return prove(f.m, t); });
+      f.device->fail_allocation(0);
+      if (what == "ok") break;
+      INFO("allocation " << number);
+      CHECK(what == "bad_alloc");
+      CHECK(f.there.hold(t.base));
+      CHECK(said(apply(f.m)) != "ok");
+      f.m.forget();
+      ++failures;
+    }
+    CHECK(failures > 5);
+    CHECK(said(apply(f.m)) == "ok");
+    CHECK(f.there.hold(t.target));
+    f.m.forget();
+    // All is given back but what is kept to be used again.
+    CHECK(f.device->bytes_held() < held + 100'000);
+    const auto after = f.device->bytes_held();
+    f.there.set(t.base);
+    for (int i = 0; i < 3; ++i) {
+      CHECK(said(prove(f.m, t)) == "ok");
+      f.m.forget();
+      CHECK(f.device->bytes_held() == after);
+    }
+  }
+}
+
+TEST_CASE("a copy that a device does not make is no reason to write, and it can be tried again") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    failing f(t);
+    int failures = 0;
+    for (std::uint64_t number = 1;; ++number) {
+      f.device->fail_copy(number);
+      const auto what = outcome([&] { return prove(f.m, t); });
+      f.device->fail_copy(0);
+      if (what == "ok") break;
+      INFO("copy " << number);
+      CHECK(what == "apply_failed: nothing was copied, on purpose");
+      CHECK(f.there.hold(t.base));
+      CHECK(said(apply(f.m)) != "ok");
+      f.m.forget();
+      ++failures;
+    }
+    CHECK(failures > 5);
+    CHECK(said(apply(f.m)) == "ok");
+    CHECK(f.there.hold(t.target));
+  }
+}
+
+TEST_CASE("a write that a device ends in its middle is rolled back, and can be repeated") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    failing f(t);
+    REQUIRE(said(prove(f.m, t)) == "ok");
+    int failures = 0;
+    for (std::uint64_t number = 1;; ++number) {
+      f.device->fail_apply(number);
+      const auto what = said(apply(f.m));
+      f.device->fail_apply(0);
+      if (what == "ok") break;
+      CHECK(what == "apply_failed: nothing was launched, on purpose; rolled back");
+      CHECK(f.there.hold(t.base));
+      ++failures;
+    }
+    CHECK(failures >= 2);
+    CHECK(f.there.hold(t.target));
+  }
+}
+
+TEST_CASE("a part of a delta on a device is torn, and the same or a redo makes it whole") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    failing f(t);
+    REQUIRE(said(prove(f.m, t)) == "ok");
+    std::vector<std::size_t> touched;
+    CHECK(said(f.m.apply_share(0.5, touched)) == "ok");
+    CHECK_FALSE(f.there.hold(t.base));
+    CHECK_FALSE(f.there.hold(t.target));
+    if (choice == kernels::encoding_choice::raw) {
+      f.m.forget();
+      for (std::uint32_t i = 0; i < t.buckets.size(); ++i) f.m.keep(i, t.buckets[i]);
+      CHECK(f.m.staged_bytes() > 0);
+      CHECK(said(apply(f.m)) != "ok");  // not checked yet
+      CHECK(said(f.m.check()) == "ok");
+      CHECK(said(f.m.check()) == "ok");
+    }
+    CHECK(said(apply(f.m)) == "ok");
+    CHECK(f.there.hold(t.target));
+  }
+}
+
+TEST_CASE("a redo with frames that a base is needed for is refused by a device") {
+  const transition t(small, kernels::encoding_choice::coded);
+  failing f(t);
+  for (std::uint32_t i = 0; i < t.buckets.size(); ++i) f.m.keep(i, t.buckets[i]);
+  CHECK(said(f.m.check()).find("bad_encoding") != std::string::npos);
+  CHECK(said(f.m.check()) != "ok");
+  CHECK(said(apply(f.m)) != "ok");
+  CHECK(f.there.hold(t.base));
+}
+
+TEST_CASE("what a device stages has a limit, also where a few bytes stand for many") {
+  const transition t(small, kernels::encoding_choice::coded, 10);
+  failing f(t);
+  REQUIRE(said(prove(f.m, t)) == "ok");
+  const auto needed = f.m.staged_bytes();
+  std::uint64_t sent = 0;
+  for (const auto& bucket : t.buckets) sent += bucket.size();
+  CHECK(needed > sent);
+  f.m.forget();
+  CHECK(said(prove(f.m, t, needed)) == "ok");
+  f.m.forget();
+  CHECK(said(prove(f.m, t, needed - 1)) ==
+        "bad_manifest: bucket 0, staged, it is larger than may be held");
+  CHECK(f.m.staged_bytes() == 0);
+  f.m.forget();
+}
+
+TEST_CASE("a device that never answers is lost after its patience, and nothing of it is touched") {
+  const transition t(small, kernels::encoding_choice::coded);
+  const auto device = std::make_shared<emulated_device>();
+  const weights_there there(device, t.base);
+  auto lent = there.lent();
+  lent.patience = 20ms;
+  device_memory m(small, lent);
+  REQUIRE(said(prove(m, t)) == "ok");
+  device->hang(true);
+  CHECK(said(apply(m)) ==
+        "apply_failed: the device has not done its work for 20 ms; not rolled back: the device did "
+        "not answer before");
+  device->hang(false);
+  // It may go on at any time: what it was lent stays lent.
+  const auto held = device->bytes_held();
+  CHECK(said(apply(m)).find("did not answer before") != std::string::npos);
+  CHECK_THROWS_AS(m.state(), device_error);
+  m.forget();
+  CHECK(device->bytes_held() == held);
+}
+
+TEST_CASE("memory that is not a layout's, or not of its device, is refused") {
+  const auto w = some_weights(small, 1);
+  const auto device = std::make_shared<emulated_device>();
+  const weights_there there(device, w);
+  const auto code = [&](device_weights lent) {
+    try {
+      device_memory m(small, std::move(lent));
+      return errc::none;
+    } catch (const error& e) {
+      return e.code();
+    }
+  };
+  CHECK(code(there.lent()) == errc::none);
+  auto lent = there.lent();
+  lent.tensors.pop_back();
+  CHECK(code(lent) == errc::wrong_layout);
+  lent = there.lent();
+  lent.tensors[0] = nullptr;
+  CHECK(code(lent) == errc::wrong_layout);
+  lent = there.lent();
+  lent.tensors[2] = nullptr;  // which has no bytes
+  CHECK(code(lent) == errc::none);
+  auto here = some_weights(small, 2);
+  lent.tensors[0] = here.tensor(0).data();
+  CHECK(code(lent) == errc::bad_input);
+  device->fail_allocation(1);
+  CHECK(code(there.lent()) == errc::no_memory);
+  const auto held = device->bytes_held();
+  device->fail_allocation(3);
+  CHECK(code(there.lent()) == errc::no_memory);
+  CHECK(device->bytes_held() == held);
+}
