@@ -1,8 +1,12 @@
 // The receiver: feeds messages to its machine and performs what it asks for on the engine's bytes.
 #include <spdlog/spdlog.h>
 
+#include <new>
+#include <stdexcept>
+
 #include "actors/packed.hpp"
 #include "actors/states.hpp"
+#include "messages/printable.hpp"
 #include "weights/bucket_codec.hpp"
 
 namespace lockstep {
@@ -11,6 +15,19 @@ namespace {
 
 namespace act = receiver_action;
 using pointer = receiver_actor::stateful_pointer<receiver_state>;
+
+/// What comes of reading all weights: there may be no memory, and a device may fail.
+template <class Work>
+engine::failure read_weights(Work work) {
+  try {
+    work();
+    return {};
+  } catch (const std::bad_alloc&) {
+    return {errc::no_memory, "out of memory"};
+  } catch (const std::runtime_error& e) {
+    return {errc::apply_failed, "weights cannot be read: " + printable(e.what())};
+  }
+}
 
 /// Performs a list of actions, in order; what they answer becomes further actions.
 class performer {
@@ -132,15 +149,24 @@ class performer {
     return true;
   }
   void finish_write(txn_ref txn, std::uint64_t challenge, engine::failure failed) {
+    std::pair<digest, digest> now;
+    if (!failed) failed = read_weights([&] { now = bytes().digests_now(challenge); });
     if (failed) {
       next_ = machine().on_write_failed(txn, failed.reason, std::move(failed.detail));
       return;
     }
-    const auto [held, proof] = bytes().digests_now(challenge);
-    next_ = machine().on_applied(txn, held, proof);
+    next_ = machine().on_applied(txn, now.first, now.second);
   }
   void perform(const act::compute_digest& a) {
-    auto [held, proof] = bytes().digests_now(a.challenge);
+    std::pair<digest, digest> now;
+    if (auto failed = read_weights([&] { now = bytes().digests_now(a.challenge); })) {
+      // Whoever cannot say what it holds is no receiver; its next life may.
+      state_.env->log->error("{}: {}", bytes().name(), failed.detail);
+      self_->quit(caf::make_error(caf::sec::runtime_error, std::move(failed.detail)));
+      ended_ = true;
+      return;
+    }
+    auto [held, proof] = now;
     // Its hooks have not seen the update through, in this life or the one before: even where the
     // bytes are the target's by now, it must be told of them, and a full transfer does that.
     if (bytes().stopped()) held = {~held.lane0, ~held.lane1};
@@ -261,7 +287,12 @@ void answer_audit(pointer self, const audit_msg& m) {
   const auto& me = machine.self();
   if (m.cluster != me.cluster || m.inc != me.inc) return;
   audit_reply_msg reply{me.cluster, me.id, me.inc, m.challenge, machine.state().version, {}};
-  if (reply.version) reply.digests = packed_digests(self->state.bytes->digests_under(m.challenge));
+  const auto failed = read_weights([&] {
+    if (!reply.version) return;
+    reply.digests = packed_digests(self->state.bytes->digests_under(m.challenge));
+  });
+  if (failed)  // the auditor is told of a receiver that does not answer
+    return self->state.env->log->error("{}: {}", self->state.bytes->name(), failed.detail);
   if (const auto asker = caf::actor_cast<auditor_actor>(self->current_sender()))
     self->send(asker, std::move(reply));
 }

@@ -183,7 +183,7 @@ TEST_CASE("every flipped bit of a delta is refused by a device as by the host") 
 TEST_CASE("forged deltas are taken or refused by a device as by the host") {
   for (const auto& device : devices())
     for (const auto choice : choices) {
-      const transition t(small, choice, 20, 600);
+      const transition t(small, choice, 12, 250);
       REQUIRE(t.buckets.size() > 1);
       twins both(device, t);
       std::mt19937 rng(6);
