@@ -23,6 +23,7 @@ else()
     set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
   endif()
   enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
   # What a program needs to link, in full, since cudart is an archive: it is not there where nobody
   # asks for a device, and without a driver it says that there is none.
   lockstep_dependency(CUDA::cudart_static PACKAGE CUDAToolkit

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/emulated_device.hpp"
 #include "messages/layout.hpp"
+#include "tests/support/emulated_device.hpp"
 #include "weights/device_weights.hpp"
 
 namespace lockstep {

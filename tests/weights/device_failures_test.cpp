@@ -42,6 +42,7 @@ TEST_CASE(
     const auto held = f.device->bytes_held();
     int failures = 0;
     for (std::uint64_t number = 1;; ++number) {
+      REQUIRE(number < 1'000);
       f.device->fail_allocation(number);
       const auto what = outcome([&] { return prove(f.m, t); });
       f.device->fail_allocation(0);
@@ -75,6 +76,7 @@ TEST_CASE("a copy that a device does not make is no reason to write, and it can 
     failing f(t);
     int failures = 0;
     for (std::uint64_t number = 1;; ++number) {
+      REQUIRE(number < 1'000);
       f.device->fail_copy(number);
       const auto what = outcome([&] { return prove(f.m, t); });
       f.device->fail_copy(0);
@@ -99,6 +101,7 @@ TEST_CASE("a write that a device ends in its middle is rolled back, and can be r
     REQUIRE(said(prove(f.m, t)) == "ok");
     int failures = 0;
     for (std::uint64_t number = 1;; ++number) {
+      REQUIRE(number < 1'000);
       f.device->fail_apply(number);
       const auto what = said(apply(f.m));
       f.device->fail_apply(0);

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_device.hpp"
-#include "kernels/cuda/emulated_device.hpp"
 #include "tests/kernels/cuda/beds.hpp"
+#include "tests/support/emulated_device.hpp"
 
 using namespace lockstep::kernels::cuda;
 

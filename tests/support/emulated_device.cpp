@@ -1,4 +1,4 @@
-#include "kernels/cuda/emulated_device.hpp"
+#include "tests/support/emulated_device.hpp"
 
 #include <cstdlib>
 #include <cstring>
