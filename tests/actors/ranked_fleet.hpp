@@ -37,8 +37,8 @@ inline settings of_rank(std::uint32_t rank, std::uint16_t leader) {
 /// Several tensors for each rank, with interleaved owners.
 inline layout model() {
   std::vector<tensor_spec> specs;
-  for (char name = 'a'; name < 'j'; ++name)
-    specs.push_back({std::string(1, name), dtype::bf16, {40, std::uint64_t{100} + name}});
+  for (unsigned i = 0; i < 9; ++i)
+    specs.push_back({std::string(1, static_cast<char>('a' + i)), dtype::bf16, {40, 197 + i}});
   return layout(std::move(specs));
 }
 

@@ -250,9 +250,9 @@ TEST_CASE("the first seed that is bad is the first, whoever is faster") {
     const auto one = run_campaign(o);
     REQUIRE(one.first_bad_seed);
     o.jobs = 9;  // more than there are cores, so that some are far ahead of others
-    const auto many = run_campaign(o);
-    CHECK(many.first_bad_seed == one.first_bad_seed);
-    CHECK(many.first_violation == one.first_violation);
+    const auto several = run_campaign(o);
+    CHECK(several.first_bad_seed == one.first_bad_seed);
+    CHECK(several.first_violation == one.first_violation);
   }
 }
 

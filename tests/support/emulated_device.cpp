@@ -51,7 +51,9 @@ void emulated_device::require_entered() const {
 
 void* emulated_device::allocate(std::uint64_t bytes, stream) {
   require_entered();
-  if (strikes(allocations_left_)) throw std::bad_alloc();
+  // More than a device has. What the host cannot give either is an error to some sanitizers.
+  constexpr std::uint64_t memory_max = std::uint64_t{64} << 30;
+  if (bytes > memory_max || strikes(allocations_left_)) throw std::bad_alloc();
   void* const memory = std::malloc(static_cast<std::size_t>(bytes));
   if (memory == nullptr) throw std::bad_alloc();
   std::memset(memory, 0xa5, static_cast<std::size_t>(bytes));
