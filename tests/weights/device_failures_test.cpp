@@ -32,6 +32,29 @@ std::string outcome(Work work) {
   }
 }
 
+/// Proves the delta with each call of a kind failing in turn, as `fail` has it, until none does:
+/// each comes out as `reason`, nothing is written, and it can be tried again. Then writes it.
+void each_fails_once(failing& f, const transition& t, void (emulated_device::*fail)(std::uint64_t),
+                     const std::string& reason) {
+  int failures = 0;
+  for (std::uint64_t number = 1;; ++number) {
+    REQUIRE(number < 1'000);
+    (f.device.get()->*fail)(number);
+    const auto what = outcome([&] { return prove(f.m, t); });
+    (f.device.get()->*fail)(0);
+    if (what == "ok") break;
+    INFO("call " << number);
+    CHECK(what == reason);
+    CHECK(f.there.hold(t.base));
+    CHECK(said(apply(f.m)) != "ok");
+    f.m.forget();
+    ++failures;
+  }
+  CHECK(failures > 5);
+  CHECK(said(apply(f.m)) == "ok");
+  CHECK(f.there.hold(t.target));
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -40,23 +63,7 @@ TEST_CASE(
     const transition t(small, choice, 20, 600);
     failing f(t);
     const auto held = f.device->bytes_held();
-    int failures = 0;
-    for (std::uint64_t number = 1;; ++number) {
-      REQUIRE(number < 1'000);
-      f.device->fail_allocation(number);
-      const auto what = outcome([&] { return prove(f.m, t); });
-      f.device->fail_allocation(0);
-      if (what == "ok") break;
-      INFO("allocation " << number);
-      CHECK(what == "bad_alloc");
-      CHECK(f.there.hold(t.base));
-      CHECK(said(apply(f.m)) != "ok");
-      f.m.forget();
-      ++failures;
-    }
-    CHECK(failures > 5);
-    CHECK(said(apply(f.m)) == "ok");
-    CHECK(f.there.hold(t.target));
+    each_fails_once(f, t, &emulated_device::fail_allocation, "bad_alloc");
     f.m.forget();
     // All is given back but what is kept to be used again.
     CHECK(f.device->bytes_held() < held + 100'000);
@@ -74,23 +81,8 @@ TEST_CASE("a copy that a device does not make is no reason to write, and it can 
   for (const auto choice : choices) {
     const transition t(small, choice, 20, 600);
     failing f(t);
-    int failures = 0;
-    for (std::uint64_t number = 1;; ++number) {
-      REQUIRE(number < 1'000);
-      f.device->fail_copy(number);
-      const auto what = outcome([&] { return prove(f.m, t); });
-      f.device->fail_copy(0);
-      if (what == "ok") break;
-      INFO("copy " << number);
-      CHECK(what == "apply_failed: nothing was copied, on purpose");
-      CHECK(f.there.hold(t.base));
-      CHECK(said(apply(f.m)) != "ok");
-      f.m.forget();
-      ++failures;
-    }
-    CHECK(failures > 5);
-    CHECK(said(apply(f.m)) == "ok");
-    CHECK(f.there.hold(t.target));
+    each_fails_once(f, t, &emulated_device::fail_copy,
+                    "apply_failed: nothing was copied, on purpose");
   }
 }
 
