@@ -234,6 +234,16 @@ class Process:
         """Resident bytes, or 0 if it has ended."""
         return self._status_kib("VmRSS") * 1024
 
+    def rss_peak(self):
+        """The most resident bytes since this was last asked, as the kernel counts them, or 0 if it has ended."""
+        peak = self._status_kib("VmHWM") * 1024
+        try:
+            with open(f"/proc/{self.pid}/clear_refs", "w", encoding="ascii") as f:
+                f.write("5")
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return peak
+
     def _status_kib(self, key):
         try:
             with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as f:

@@ -14,7 +14,6 @@ import functools
 import os
 import statistics
 import sys
-import threading
 import time
 
 import fleet
@@ -54,22 +53,6 @@ class Syncs:
         return max((b - a for a, b in zip(self.times[since:until], self.times[since + 1:until])), default=0)
 
 
-class Memory(threading.Thread):
-    """The most that a process held since it was last asked, looked at every 5 ms."""
-
-    def __init__(self, process):
-        super().__init__(daemon=True)
-        self.process, self.most, self.over = process, 0, threading.Event()
-
-    def run(self):
-        while not self.over.wait(0.005):
-            self.most = max(self.most, self.process.rss())
-
-    def since(self):
-        most, self.most = self.most, 0
-        return most
-
-
 def held_up(line):
     """Seconds until all who answered held the version."""
     return sum(line["seconds"][phase] for phase in ("encode", "ship", "vote", "commit"))
@@ -96,8 +79,6 @@ def play(options, scratch):
         trainer = f.trainer(receivers=options.receivers, rounds=1_000_000, period_ms=100, on_object=syncs.see)
         address = fleet.address_of(trainer)
         receivers = [f.receiver(i, address) for i in range(options.receivers)]
-        memory = Memory(trainer)
-        memory.start()
         fleet.wait_until("five syncs", lambda: len(syncs.lines) >= 5, 60)
         # A quick one that needs all weights, so often that the trainer's allocator has seen all of it.
         for _ in range(RESTARTS):
@@ -109,13 +90,12 @@ def play(options, scratch):
             last.wait_for("ready again", fleet.is_ready, 60)
             before = len(syncs.lines)
             fleet.wait_until("five syncs more", lambda: len(syncs.lines) >= before + 5, 60)
-        quick, quick_memory = syncs.lines[before:], memory.since()
+        quick, quick_memory = syncs.lines[before:], trainer.rss_peak()
         usual = statistics.median(map(held_up, quick))
 
         before = len(syncs.lines)
         drag(last, options.seconds)
-        slow, slow_memory = syncs.lines[before:], memory.since()
-        memory.over.set()
+        slow, slow_memory = syncs.lines[before:], trainer.rss_peak()
         gap = syncs.longest_gap(before, before + len(slow))
         label = slow[-1]["version"] if slow else 0
         fleet.wait_until("the slow one is back", lambda: fleet.is_ready(last.objects[-1]) and
