@@ -1,5 +1,8 @@
 // `lockstep receiver`: an engine-side process that keeps a checkpoint up to date.
 #include <fnmatch.h>
+#if __has_include(<malloc.h>)
+#include <malloc.h>
+#endif
 
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -174,7 +177,17 @@ std::vector<std::span<std::byte>> lent(Weights& weights, const layout& kept, con
   return out;
 }
 
+/// glibc keeps what was freed once larger buffers have come and gone, a third of what a sync takes:
+/// beside an engine that memory is somebody else's.
+void give_back_what_is_freed() {
+#ifdef M_MMAP_THRESHOLD
+  constexpr int from_bytes = 128 * 1024;  // glibc's own, which is let grow unless it is set
+  (void)::mallopt(M_MMAP_THRESHOLD, from_bytes);
+#endif
+}
+
 int run_receiver(const receiver_command_options& o) {
+  give_back_what_is_freed();
   stop_signal stop;
   const auto options = settings_of(o);
   const auto base = checkpoint::open(o.checkpoint);
