@@ -36,9 +36,9 @@ bool is_plain_name(const std::string& name) {
 void make_directory(const fs::path& dir) {
   std::error_code failure;
   fs::create_directories(dir, failure);
+  if (failure) refuse_write(dir, "cannot be made", failure.value());
   struct stat status {};
-  if (failure || ::lstat(dir.c_str(), &status) != 0)
-    refuse_write(dir, "cannot be made", failure.value());
+  if (::lstat(dir.c_str(), &status) != 0) refuse_write(dir, "cannot be looked at", errno);
 }
 
 // The same bytes: who notes when they were written must not take them for others.

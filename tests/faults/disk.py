@@ -58,6 +58,9 @@ FOUND = [
     ("publish-full", "EIO", "stat", "step-2"),
     # Two copies of the model stayed behind.
     ("fold", "EIO", "unlink", "out/.lockstep-scratch-*/a"),
+    # The message named no reason, and the status said that trying again is of no use.
+    ("convert", "EIO", "stat", "out/.lockstep-scratch-*/b"),
+    ("pull-full", "EIO", "stat", "host"),
     # The message named no file.
     ("receiver", "EIO", "readdir", "base"),
 ]
