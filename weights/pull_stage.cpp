@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <functional>
 #include <mutex>
-#include <numeric>
 #include <optional>
 
+#include "weights/byte_changes.hpp"
 #include "weights/file.hpp"
 #include "weights/part_stream.hpp"
 #include "weights/plain_file.hpp"
@@ -134,11 +133,11 @@ class staging {
   std::size_t keep(std::size_t tensor, std::uint64_t at, std::span<const std::byte> from,
                    std::span<const std::byte> to) {
     const auto place = live_.place_of(tensor);
-    const auto differ =
-        to_.log ? to_.log->add(static_cast<std::uint32_t>(place.file), place.offset + at, from, to)
-                : static_cast<std::size_t>(std::inner_product(
-                      from.begin(), from.end(), to.begin(), std::ptrdiff_t{0}, std::plus<>(),
-                      [](std::byte a, std::byte b) { return std::ptrdiff_t{a != b}; }));
+    std::size_t differ = 0;
+    if (to_.log)
+      differ = to_.log->add(static_cast<std::uint32_t>(place.file), place.offset + at, from, to);
+    else
+      for_each_difference(from, to, [&](std::size_t) { ++differ; });
     if (to_.target && differ > 0) to_.target->write(tensor, at, to);
     return differ;
   }

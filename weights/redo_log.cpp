@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <optional>
 #include <utility>
 
 #include "messages/ids.hpp"
+#include "weights/byte_changes.hpp"
 #include "weights/file.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/stopping.hpp"
@@ -35,6 +35,7 @@ constexpr std::array<char, 8> magic{'L', 'S', 'R', 'E', 'D', 'O', '1', '\n'};
 // Equal bytes between two runs that cost no more than a new run would.
 constexpr std::size_t worth_a_run = 2;
 constexpr std::size_t run_bytes_max = 3 * redo_log::window_bytes_max;
+constexpr std::size_t spare_bytes = 8;
 
 std::byte* put_number(std::byte* out, std::size_t value) {
   for (; value >= 128; value >>= 7) *out++ = static_cast<std::byte>(value | 128);
@@ -53,44 +54,40 @@ bool take_number(std::span<const std::byte>& in, std::size_t& value) {
   return false;
 }
 
-std::uint64_t word_at(std::span<const std::byte> bytes, std::size_t at) {
-  std::uint64_t word;
-  std::memcpy(&word, bytes.data() + at, sizeof(word));
-  return word;
+// `out` has room for `length` bytes and `spare_bytes` more. Most runs are of a byte or two.
+std::byte* put_bytes(std::byte* out, std::span<const std::byte> from, std::size_t at,
+                     std::size_t length) {
+  if (length <= spare_bytes && from.size() - at >= spare_bytes)
+    std::memcpy(out, from.data() + at, spare_bytes);
+  else
+    std::memcpy(out, from.data() + at, length);
+  return out + length;
 }
 
-// The first place from `at` on where the two differ.
-std::size_t next_difference(std::span<const std::byte> a, std::span<const std::byte> b,
-                            std::size_t at) {
-  for (; at + 8 <= a.size(); at += 8)
-    if (const auto x = word_at(a, at) ^ word_at(b, at); x != 0)
-      return at + static_cast<std::size_t>(std::countr_zero(x)) / 8;
-  while (at < a.size() && a[at] == b[at]) ++at;
-  return at;
-}
-
-// `out`, which is moved to the end of what is written, has room for `run_bytes_max`.
+// `out`, which is moved to the end of what is written, has room for `run_bytes_max` and
+// `spare_bytes`.
 std::size_t write_runs(std::span<const std::byte> old, std::span<const std::byte> fresh,
                        std::byte*& out) {
   std::size_t differ = 0;
   std::size_t written = 0;  // up to here
-  for (auto begin = next_difference(old, fresh, 0); begin < old.size();) {
-    auto end = begin + 1;
-    auto next = end;
-    ++differ;
-    for (;;) {
-      while (next < old.size() && old[next] == fresh[next] && next - end < worth_a_run) ++next;
-      if (next >= old.size() || old[next] == fresh[next]) break;
-      end = ++next;
-      ++differ;
-    }
+  std::size_t begin = 0;    // of the run under way, which is empty at first
+  std::size_t end = 0;
+  const auto end_run = [&] {
+    if (begin == end) return;
     out = put_number(out, begin - written);
     out = put_number(out, end - begin);
-    out = std::copy(fresh.begin() + static_cast<std::ptrdiff_t>(begin),
-                    fresh.begin() + static_cast<std::ptrdiff_t>(end), out);
+    out = put_bytes(out, fresh, begin, end - begin);
     written = end;
-    begin = next_difference(old, fresh, end);
-  }
+  };
+  for_each_difference(old, fresh, [&](std::size_t at) {
+    ++differ;
+    if (begin == end || at - end > worth_a_run) {
+      end_run();
+      begin = at;
+    }
+    end = at + 1;
+  });
+  end_run();
   return differ;
 }
 
@@ -196,7 +193,7 @@ redo_log::~redo_log() = default;
 std::size_t redo_log::add(std::uint32_t file, std::uint64_t offset, std::span<const std::byte> old,
                           std::span<const std::byte> fresh) {
   // A run has at most two bytes of numbers for each that it holds, and is followed by a gap.
-  constexpr auto room = sizeof(block_head) + run_bytes_max;
+  constexpr auto room = sizeof(block_head) + run_bytes_max + spare_bytes;
   thread_local const auto memory = std::make_unique_for_overwrite<std::byte[]>(room);
   auto* end = memory.get() + sizeof(block_head);
   const auto differ = write_runs(old, fresh, end);

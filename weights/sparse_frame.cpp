@@ -5,11 +5,10 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <new>
 #include <stdexcept>
 
+#include "weights/byte_changes.hpp"
 #include "weights/compressed.hpp"
 
 namespace lockstep {
@@ -25,31 +24,6 @@ constexpr std::size_t run_min = 9;
 std::size_t checked(std::size_t result) {
   if (ZSTD_isError(result)) throw std::runtime_error(ZSTD_getErrorName(result));
   return result;
-}
-
-// A bit for each byte of `word` that is not zero: its highest.
-std::uint64_t nonzero_bytes(std::uint64_t word) {
-  constexpr std::uint64_t low = 0x7f7f7f7f7f7f7f7f;
-  return (((word & low) + low) | word) & ~low;
-}
-
-// Calls `visit(position)` for each byte that is not zero, ascending.
-template <class Visit>
-void for_each_nonzero(bytes_in bytes, Visit visit) {
-  std::size_t at = 0;
-  for (; at + 8 <= bytes.size(); at += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes.data() + at, 8);
-    if constexpr (std::endian::native == std::endian::little) {
-      for (auto bits = nonzero_bytes(word); bits != 0; bits &= bits - 1)
-        visit(at + static_cast<std::size_t>(std::countr_zero(bits)) / 8);
-    } else if (word != 0) {
-      for (std::size_t i = at; i < at + 8; ++i)
-        if (bytes[i] != std::byte{0}) visit(i);
-    }
-  }
-  for (; at < bytes.size(); ++at)
-    if (bytes[at] != std::byte{0}) visit(at);
 }
 
 // Literals up to and with the first zero of each longer run, which the rest of it repeats at a
