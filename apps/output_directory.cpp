@@ -23,14 +23,15 @@ class made_for_now {
     std::error_code failure;
     auto missing = fs::absolute(dir, failure);
     if (!missing.has_filename()) missing = missing.parent_path();  // "DIR/"
-    for (; !fs::exists(missing, failure) && !failure; missing = missing.parent_path())
+    for (; !failure && !fs::exists(missing, failure) && !failure; missing = missing.parent_path())
       made_.push_back(missing);
-    if (!failure) fs::create_directories(dir, failure);
-    if (!failure && !fs::is_directory(dir, failure) && !failure)
-      failure = std::make_error_code(std::errc::not_a_directory);
-    if (!failure) return;
-    remove();
-    refuse_write(dir, "cannot be made", failure.value());
+    if (failure) refuse_write(missing, "cannot be looked at", failure.value());
+    try {
+      make_directories(dir);
+    } catch (const error&) {
+      remove();
+      throw;
+    }
   }
   made_for_now(const made_for_now&) = delete;
   made_for_now& operator=(const made_for_now&) = delete;

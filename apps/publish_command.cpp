@@ -111,7 +111,7 @@ class travelling_copy {
  public:
   travelling_copy(fs::path dir, const fs::path& base, fs::path stream)
       : dir_(std::move(dir)), stream_(std::move(stream)) {
-    fs::create_directories(dir_);
+    make_directories(dir_);
     if (!fs::is_directory(base)) {
       copy_whole(base, dir_ / "model.safetensors");
       return;

@@ -121,9 +121,7 @@ file_lock lock_of(const fs::path& out, const fs::path& checkpoint) {
     for (const auto& file : files_in(checkpoint)) overwrites = overwrites || same(file);
   if (overwrites)
     throw error(errc::bad_input, "--out " + out.string() + ": it would overwrite the checkpoint");
-  std::error_code failed;
-  fs::create_directories(out, failed);
-  if (failed) refuse_write(out, "cannot be made", failed.value());
+  make_directories(out);
   // As long as it may take an earlier process to end.
   return file_lock(out / ".lockstep.lock", std::chrono::seconds(2));
 }

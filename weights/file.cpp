@@ -52,6 +52,25 @@ bool leads_to_directory(const fs::path& path) {
   return type == fs::file_type::directory;
 }
 
+// Not std::filesystem's: where it cannot look at what leads there it goes on, and says of what it
+// tries to make in it that there is no such directory.
+void make_directories(const fs::path& dir) {
+  const auto made = [&] { return ::mkdir(dir.c_str(), 0777) == 0; };
+  if (made()) return;
+  if (errno == ENOENT && dir.has_relative_path()) {
+    make_directories(dir.has_filename() ? dir.parent_path() : dir.parent_path().parent_path());
+    if (made()) return;
+  }
+  // Who may not write there is told that, by some systems, of what is there as well.
+  const auto why = errno;
+  struct stat status {};
+  if (why != EEXIST && why != EROFS && why != EACCES && why != EPERM)
+    refuse_write(dir, "cannot be made", why);
+  if (::stat(dir.c_str(), &status) != 0)
+    refuse_write(dir, "cannot be made", why == EEXIST ? errno : why);
+  if (!S_ISDIR(status.st_mode)) refuse_write(dir, "cannot be made", ENOTDIR);
+}
+
 // The standard library's iterator ends the process where there is no memory for a name.
 std::vector<fs::path> files_in(const fs::path& dir) {
   struct closer {
@@ -102,9 +121,7 @@ mapped_file::~mapped_file() {
 
 file_writer::file_writer(fs::path path) : path_(std::move(path)), temporary_(path_) {
   temporary_ += ".tmp";
-  std::error_code failure;
-  if (path_.has_parent_path()) fs::create_directories(path_.parent_path(), failure);
-  if (failure) refuse_write(path_, "its directory cannot be made", failure.value());
+  if (path_.has_parent_path()) make_directories(path_.parent_path());
   // Whatever stands there, a link or a FIFO perhaps, is somebody's leftover: never written through.
   if (::unlink(temporary_.c_str()) != 0 && errno != ENOENT) fail("begun");
   descriptor_ = uninterrupted([&] {

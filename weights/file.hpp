@@ -24,8 +24,13 @@ std::string in_quotes(std::string_view text);
 /// Whether anything stands at `path`, a dangling link included. Throws `error{bad_input}` if that
 /// cannot be found out.
 bool stands(const std::filesystem::path& path);
+
 /// Whether a directory stands at `path`, or where it leads. Throws as `stands` does.
 bool leads_to_directory(const std::filesystem::path& path);
+
+/// Makes `dir` with all that leads to it; one that is there, or a link to one, is well. Throws
+/// `error{unwritable}`, which names what could not be made.
+void make_directories(const std::filesystem::path& dir);
 
 /// Paths of all that stands in a directory, ascending. Throws `error{bad_input}`.
 std::vector<std::filesystem::path> files_in(const std::filesystem::path& dir);

@@ -33,14 +33,6 @@ bool is_plain_name(const std::string& name) {
          name.find('\0') == std::string::npos;
 }
 
-void make_directory(const fs::path& dir) {
-  std::error_code failure;
-  fs::create_directories(dir, failure);
-  if (failure) refuse_write(dir, "cannot be made", failure.value());
-  struct stat status {};
-  if (::lstat(dir.c_str(), &status) != 0) refuse_write(dir, "cannot be looked at", errno);
-}
-
 // The same bytes: who notes when they were written must not take them for others.
 void keep_times(const fs::path& from, const fs::path& to) {
   struct stat status {};
@@ -69,8 +61,8 @@ struct host_checkpoint::intent {
 host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience,
                                  const std::function<bool()>& stopping)
     : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync"), stopping_(stopping) {
-  make_directory(dir_);
-  make_directory(sync_dir_);
+  make_directories(dir_);
+  make_directories(sync_dir_);
   if (!fs::is_directory(fs::symlink_status(sync_dir_)))
     refuse(errc::unwritable, sync_dir_, "is not a directory");
   lock_.emplace(sync_dir_ / "lock", patience, stopping);

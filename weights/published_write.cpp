@@ -26,8 +26,7 @@ publication::publication(const fs::path& stream, std::uint64_t version)
     refuse_write(dir_, "cannot be looked at", failure.value());
   if (fs::is_symlink(status))
     refuse(errc::unwritable, dir_, "is a link: what it leads to is not ours to clear and to write");
-  fs::create_directories(dir_, failure);
-  if (failure) refuse_write(dir_, "cannot be made", failure.value());
+  make_directories(dir_);
   sync_directory(stream);
   if (has_index(dir_)) refuse(errc::unwritable, dir_, "is published already");
   if (is_lone_checkpoint(dir_))

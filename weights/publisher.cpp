@@ -117,9 +117,7 @@ published_version publisher::add(std::uint64_t version, std::uint64_t base_versi
 }
 
 scratch_directory::scratch_directory(const fs::path& beside) {
-  std::error_code failure;
-  fs::create_directories(beside, failure);
-  if (failure) refuse_write(beside, "cannot be made", failure.value());
+  make_directories(beside);
   auto name = (beside / (std::string(scratch_directory::prefix) + "XXXXXX")).string();
   if (!::mkdtemp(name.data())) refuse_write(beside, "cannot be written to", errno);
   path_ = name;

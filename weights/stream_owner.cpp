@@ -53,9 +53,7 @@ void remove_version(const fs::path& dir) {
 }  // namespace
 
 stream_owner::stream_owner(publisher_options options) : options_(std::move(options)) {
-  std::error_code failure;
-  fs::create_directories(options_.out, failure);
-  if (failure) refuse_write(options_.out, "cannot be made", failure.value());
+  make_directories(options_.out);
   lock_ = uninterrupted(
       [&] { return ::open(options_.out.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (lock_ < 0 || uninterrupted([&] { return ::flock(lock_, LOCK_EX | LOCK_NB); }) != 0) {

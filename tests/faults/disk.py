@@ -61,6 +61,7 @@ FOUND = [
     # The message named no reason, and the status said that trying again is of no use.
     ("convert", "EIO", "stat", "out/.lockstep-scratch-*/b"),
     ("pull-full", "EIO", "stat", "host"),
+    ("replay", "EIO", "stat", "out"),
     # The message named no file.
     ("receiver", "EIO", "readdir", "base"),
 ]

@@ -205,13 +205,37 @@ TEST_CASE("what the format cannot hold is not written") {
   CHECK(fs::is_empty(dir.path()));
 }
 
+TEST_CASE("a directory is made with all that leads to it") {
+  temp_dir dir;
+  for (const auto* name : {"a/b/c", "a/b/d/", "a", "a/b/../e", "a//f/./g"}) {
+    make_directories(dir / name);
+    CHECK(fs::is_directory(dir / name));
+    make_directories(dir / name);
+  }
+  make_directories(dir.path());
+  make_directories("/");
+  fs::create_directory_symlink(dir / "a", dir / "link");
+  make_directories(dir / "link");
+  make_directories(dir / "link/h");
+  CHECK(fs::is_directory(dir / "a/h"));
+
+  put(dir / "file", "x");
+  fs::create_symlink(dir / "nowhere", dir / "dangling");
+  for (const auto* name : {"file", "file/a/b", "dangling", "dangling/a"}) {
+    INFO(name);
+    check_refused([&] { make_directories(dir / name); }, errc::unwritable, {"cannot be made"});
+  }
+  CHECK(get(dir / "file") == "x");
+  CHECK_FALSE(fs::exists(dir / "nowhere"));
+}
+
 TEST_CASE("an output that cannot be written is named, and what stood there stays") {
   temp_dir dir;
   const weight_buffer weights(layout({{"a", dtype::u8, {4096}}}));
   put(dir / "file", "x");
   const auto below = dir / "file/model.safetensors";
   check_refused([&] { write_safetensors(below, weights); }, errc::unwritable,
-                {below.string(), "directory cannot be made"});
+                {(dir / "file").string(), "cannot be made", "Not a directory"});
 
   fs::create_directories(dir / "target/full");
   check_refused([&] { write_safetensors(dir / "target", weights); }, errc::unwritable,
