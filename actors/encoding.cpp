@@ -8,12 +8,16 @@
 
 namespace lockstep {
 
+bucket_form form_of(const settings& s) {
+  return {s.bucket.bytes_max, s.transport.fanout > 0 ? bucket_hash::sha256 : bucket_hash::xxh3};
+}
+
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        kernels::encoding_choice choice, std::uint64_t bucket_bytes_max) {
+                        kernels::encoding_choice choice, const bucket_form& form) {
   const auto target = views_of(store.shape(), tensors);
   encoding out;
   auto delta = store.read([&](const tensor_views& base) {
-    return encode_delta(store.shape(), base, target, bucket_bytes_max, choice, &out.state);
+    return encode_delta(store.shape(), base, target, form, choice, &out.state);
   });
   out.delta = std::make_shared<delta_source>(std::move(delta), store.shape().total_bytes());
   return out;

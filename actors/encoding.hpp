@@ -8,6 +8,10 @@
 
 namespace lockstep {
 
+/// How a trainer with these settings cuts its buckets. Others may pass them on where there is a
+/// fan-out, and must not be able to make others for the same manifest.
+bucket_form form_of(const settings& s);
+
 /// What leads from the snapshot to the trainer's tensors.
 struct encoding {
   std::shared_ptr<delta_source> delta;
@@ -17,7 +21,7 @@ struct encoding {
 /// In frames of `choice`. Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the
 /// tensor whose size is not the store's, `std::bad_alloc`, and whatever `tensors` throws.
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        kernels::encoding_choice choice, std::uint64_t bucket_bytes_max);
+                        kernels::encoding_choice choice, const bucket_form& form);
 
 /// Calls `work`, and says what it threw; nothing if it returned.
 std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work);

@@ -1,6 +1,7 @@
 // Who is linked to a rank that does not lead, and what it ships to them.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <caf/send.hpp>
 
 #include "actors/packed.hpp"
@@ -57,6 +58,13 @@ void on_route(pointer self, const shard_route_msg& m) {
   auto& state = self->state;
   auto from = unpacked_route(m.from);
   if (m.cluster != state.env->cluster || !from) return;
+  // What nobody may pass on, by what it is known by (`form_of`), comes from here.
+  if (state.env->options.transport.fanout == 0 &&
+      std::ranges::any_of(*from, [](const auto& place) { return place.parent.has_value(); })) {
+    state.env->log->warn("receiver {} is sent all from here: this rank has no transport.fanout",
+                         m.id);
+    from->clear();
+  }
   auto& r = state.receivers[m.id];
   r.routed = m.inc;
   r.route = {std::move(*from), {}};

@@ -162,7 +162,7 @@ void encode(pointer self, const shard_task_msg& t) {
                                options.sync.encoding == delta_encoding::raw
                                    ? kernels::encoding_choice::raw
                                    : kernels::encoding_choice::coded,
-                               options.bucket.bytes_max);
+                               form_of(options));
     state.delta = std::move(made.delta);
     state.delta_state = made.state;
   });

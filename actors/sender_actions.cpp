@@ -106,7 +106,7 @@ class performer {
       const auto choice =
           all_take_raw(state_) ? kernels::encoding_choice::raw : kernels::encoding_choice::coded;
       auto made = encode_against(*state_.setup.store, state_.current.tensors, choice,
-                                 env_.options.bucket.bytes_max);
+                                 form_of(env_.options));
       out.state = made.state;
       out.delta = std::move(made.delta);
     });

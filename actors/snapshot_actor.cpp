@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 
+#include "actors/encoding.hpp"
 #include "actors/states.hpp"
 #include "protocol/deadlines.hpp"
 
@@ -32,8 +33,8 @@ stage_result stage(snapshot_state& state, const settings& s, const stage_request
       return refuse(errc::encode_failed,
                     "the encoded delta does not lead from the snapshot to the trainer's weights");
     out.proof = states.other_target;
-    out.absorbing = std::make_shared<delta_source>(
-        repacked(shape, staged, tensors, s.bucket.bytes_max), shape.total_bytes());
+    out.absorbing = std::make_shared<delta_source>(repacked(shape, staged, tensors, form_of(s)),
+                                                   shape.total_bytes());
   });
   if (out.reason != errc::none) return out;
   state.encoded = m.delta;
@@ -52,8 +53,8 @@ carve_result carve(const snapshot_state& state, const settings& s, const carve_r
   state.store->read([&](const tensor_views& tensors) {
     const auto held = part_of(tensors, m.part.taken);
     const auto of = [&](const delta_source& delta) {
-      return std::make_shared<delta_source>(
-          carved(part, delta.buckets(), tensors, s.bucket.bytes_max), part.total_bytes());
+      return std::make_shared<delta_source>(carved(part, delta.buckets(), tensors, form_of(s)),
+                                            part.total_bytes());
     };
     out.delta = of(*state.encoded);
     out.absorbing = of(*state.pending);
@@ -107,8 +108,7 @@ std::shared_ptr<bucket_source> plan_catch_up(const snapshot_store& store, const 
     const auto bytes_max =
         std::min(full_bytes_limit(shape.total_bytes()), s.receiver.staged_bytes_max);
     auto delta = store.read([&](const tensor_views& tensors) {
-      return store.history().merged(steps, shape, part_of(tensors, taken), s.bucket.bytes_max,
-                                    bytes_max);
+      return store.history().merged(steps, shape, part_of(tensors, taken), form_of(s), bytes_max);
     });
     if (delta) return std::make_shared<delta_source>(std::move(*delta), shape.total_bytes());
   } catch (const std::bad_alloc&) {
@@ -137,7 +137,7 @@ full_result plan(const snapshot_state& state, const settings& s, const full_requ
   if (m.steps != 0)
     out.source = plan_catch_up(*state.store, s, m.steps, m.part.taken);
   else
-    out.source = std::make_shared<full_source>(state.store, s.bucket.bytes_max,
+    out.source = std::make_shared<full_source>(state.store, form_of(s),
                                                std::size_t{s.bucket.credit} * 2, m.part.taken);
   return out;
 }

@@ -14,14 +14,13 @@ snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::u
   }
 }
 
-full_source::full_source(std::shared_ptr<const snapshot_store> store,
-                         std::uint64_t bucket_bytes_max, std::size_t kept_max, shard_mask taken)
+full_source::full_source(std::shared_ptr<const snapshot_store> store, const bucket_form& form,
+                         std::size_t kept_max, shard_mask taken)
     : store_(std::move(store)),
       taken_(std::move(taken)),
       generation_(store_->generation()),
       plan_(store_->read([&](const tensor_views& tensors) {
-        return full_plan(shard_layout(store_->shape(), taken_), part_of(tensors, taken_),
-                         bucket_bytes_max);
+        return full_plan(shard_layout(store_->shape(), taken_), part_of(tensors, taken_), form);
       })),
       kept_max_(kept_max) {}
 

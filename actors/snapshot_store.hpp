@@ -129,7 +129,7 @@ class full_source final : public bucket_source {
  public:
   /// `kept_max`: buckets kept, at least 1. `taken`: which tensors; empty: all. Throws
   /// std::bad_alloc.
-  full_source(std::shared_ptr<const snapshot_store> store, std::uint64_t bucket_bytes_max,
+  full_source(std::shared_ptr<const snapshot_store> store, const bucket_form& form,
               std::size_t kept_max, shard_mask taken = {});
   const manifest& content() const override { return plan_.content(); }
   payload bucket(std::uint32_t index) override;

@@ -1,5 +1,7 @@
 #include "weights/bucket_codec.hpp"
 
+#include <openssl/sha.h>
+
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -129,17 +131,40 @@ std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) 
   return out;
 }
 
-hash128 hash_of(const payload& bucket) {
-  const auto hash = kernels::hash_bytes({bucket.data(), bucket.size()});
-  return {hash.hi, hash.lo};
+namespace {
+
+hash128 hash_of(std::span<const std::byte> bytes, bucket_hash how) {
+  if (how == bucket_hash::xxh3) {
+    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
+    return {hash.hi, hash.lo};
+  }
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
+  ::SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
+  const auto word = [&](std::size_t at) {
+    std::uint64_t out = 0;
+    for (std::size_t i = 0; i < 8; ++i) out = out << 8 | digest[at + i];
+    return out;
+  };
+  return {word(0), word(8)};
+}
+
+}  // namespace
+
+hash128 hash_of(const payload& bucket, bucket_hash how) {
+  return hash_of(std::span(bucket.data(), bucket.size()), how);
+}
+
+hash128 hash_like(const hash128& announced, const payload& bucket) {
+  const auto quick = hash_of(bucket);
+  return quick == announced ? quick : hash_of(bucket, bucket_hash::sha256);
 }
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           const tensor_views& target, const bucket_form& form,
                            kernels::encoding_choice choice, digest* target_state) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
-  packer pack(out.content, bucket_bytes_max);
+  packer pack(out.content, form);
   const batches all(base);
   std::vector<kernels::class_model> models(base.size());
   if (choice == kernels::encoding_choice::coded)
@@ -174,10 +199,10 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
 }
 
 encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
-                       const tensor_views& tensors, std::uint64_t bucket_bytes_max) {
+                       const tensor_views& tensors, const bucket_form& form) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
-  packer pack(out.content, bucket_bytes_max);
+  packer pack(out.content, form);
   std::vector<std::byte> bytes;
   for (const auto& bucket : buckets)
     for_each_frame(bucket, tensors, [&](const kernels::frame& f, kernels::bytes_view whole) {
@@ -191,10 +216,10 @@ encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
 }
 
 encoded_delta carved(const layout& part, std::span<const payload> buckets,
-                     const tensor_views& tensors, std::uint64_t bucket_bytes_max) {
+                     const tensor_views& tensors, const bucket_form& form) {
   encoded_delta out;
   out.content.layout = part.fingerprint();
-  packer pack(out.content, bucket_bytes_max);
+  packer pack(out.content, form);
   std::vector<frame_at> frames;
   std::vector<std::byte> bytes;
   for (const auto& bucket : buckets) {
@@ -250,18 +275,16 @@ payload full_cut::make(std::size_t index, const tensor_views& tensors) const {
   return payload(std::move(out));
 }
 
-full_plan::full_plan(const layout& shape, const tensor_views& tensors,
-                     std::uint64_t bucket_bytes_max)
-    : cut_(tensors, bucket_bytes_max) {
+full_plan::full_plan(const layout& shape, const tensor_views& tensors, const bucket_form& form)
+    : cut_(tensors, form.bytes_max) {
   content_.layout = shape.fingerprint();
   for (const auto& t : tensors) content_.changed += t.bytes.size / t.unit;
-  std::vector<std::byte> bytes;
-  for (std::size_t i = 0; i < cut_.count(); ++i) {
+  content_.buckets.resize(cut_.count());
+  run_jobs<std::vector<std::byte>>(cut_.count(), [&](std::size_t i, std::vector<std::byte>& bytes) {
     cut_.fill(i, tensors, bytes);
-    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
-    content_.buckets.push_back({bytes.size(), {hash.hi, hash.lo}});
-    content_.bytes += bytes.size();
-  }
+    content_.buckets[i] = {bytes.size(), hash_of(std::span(bytes), form.hash)};
+  });
+  for (const auto& b : content_.buckets) content_.bytes += b.bytes;
 }
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,

@@ -48,22 +48,37 @@ std::pair<digest, digest> digest_pair(std::uint64_t seed, std::uint64_t other,
 /// The digest of each tensor by itself.
 std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors);
 
-/// XXH3-128 of one bucket.
-hash128 hash_of(const payload& bucket);
+/// What a bucket is known by in a manifest, 128 bits of either.
+enum class bucket_hash : std::uint8_t {
+  xxh3,   ///< XXH3-128: finds what went wrong on the way. Whoever wants to makes other bytes for it
+  sha256  ///< the first half of SHA-256: nobody makes others; for buckets that others pass on
+};
+hash128 hash_of(const payload& bucket, bucket_hash how = bucket_hash::xxh3);
+/// Likewise, in the way in which `announced` is its hash; by SHA-256 if it is in neither.
+hash128 hash_like(const hash128& announced, const payload& bucket);
 
-/// A delta, ready to ship: whole frames packed into buckets of at most `bucket_bytes_max` bytes.
+/// What buckets are to be.
+struct bucket_form {
+  std::uint64_t bytes_max = 0;
+  bucket_hash hash = bucket_hash::xxh3;
+
+  // NOLINTNEXTLINE(google-explicit-constructor): where nobody passes them on a size says all
+  bucket_form(std::uint64_t max, bucket_hash how = bucket_hash::xxh3) : bytes_max(max), hash(how) {}
+};
+
+/// A delta, ready to ship: whole frames packed into buckets of at most `bytes_max` bytes.
 struct encoded_delta {
   manifest content;
   std::vector<payload> buckets;
 };
 
-/// Encodes what leads from `base` to `target`, both of `shape`. `bucket_bytes_max` must hold the
+/// Encodes what leads from `base` to `target`, both of `shape`. A bucket must hold the
 /// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`)
 /// before anything else takes them. On several threads; the bytes are the same on however many.
 /// `target_state`: set to what all of `target` digests to under the public key, changed or not,
 /// unless it is null. It is of the bytes themselves, not of what the frames say.
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
-                           const tensor_views& target, std::uint64_t bucket_bytes_max,
+                           const tensor_views& target, const bucket_form& form,
                            kernels::encoding_choice choice = kernels::encoding_choice::raw,
                            digest* target_state = nullptr);
 
@@ -101,7 +116,7 @@ class full_cut {
 class full_plan {
  public:
   /// Hashes every bucket of `tensors` once.
-  full_plan(const layout& shape, const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+  full_plan(const layout& shape, const tensor_views& tensors, const bucket_form& form);
 
   const manifest& content() const noexcept { return content_; }
   /// Bucket `index` of the same bytes that the plan was made from.
@@ -142,16 +157,16 @@ std::optional<bucket_failure> stage_buckets(std::uint64_t seed, std::span<payloa
                                             staged_states& states,
                                             std::optional<std::uint64_t> other_seed = {});
 
-/// The same frames in the same order, in buckets of at most `bucket_bytes_max` again. The buckets
-/// must have passed `check_buckets`.
+/// The same frames in the same order, in buckets of that form again. The buckets must have passed
+/// `check_buckets`.
 encoded_delta repacked(const layout& shape, std::span<const payload> buckets,
-                       const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+                       const tensor_views& tensors, const bucket_form& form);
 
 /// Those frames of a delta, coded ones too, that are of tensors of `part`, in the same order, in
-/// buckets of at most `bucket_bytes_max`. `part`: the layout of `tensors` with others emptied. The
+/// buckets of that form. `part`: the layout of `tensors` with others emptied. The
 /// buckets must be what `encode_delta` or `repacked` made for `tensors`.
 encoded_delta carved(const layout& part, std::span<const payload> buckets,
-                     const tensor_views& tensors, std::uint64_t bucket_bytes_max);
+                     const tensor_views& tensors, const bucket_form& form);
 
 /// Checks that the buckets are rows of well-formed frames of `tensors`, none of them coded, whose
 /// ranges ascend within a bucket, and of which none is there twice. Holds 16 bytes a frame

@@ -129,12 +129,11 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
 /// Gathers frames into buckets.
 class packer {
  public:
-  packer(manifest& content, std::uint64_t bucket_bytes_max)
-      : content_(content), bucket_bytes_max_(bucket_bytes_max) {}
+  packer(manifest& content, const bucket_form& form) : content_(content), form_(form) {}
 
   /// Takes over the frame in `frame`, leaving it empty.
   void add(std::vector<std::byte>& frame) {
-    if (!open_.empty() && open_.size() + frame.size() > bucket_bytes_max_) close();
+    if (!open_.empty() && open_.size() + frame.size() > form_.bytes_max) close();
     if (open_.empty()) {
       open_.swap(frame);
     } else {
@@ -152,13 +151,13 @@ class packer {
   void close() {
     open_.shrink_to_fit();
     payload bucket(std::exchange(open_, {}));
-    content_.buckets.push_back({bucket.size(), hash_of(bucket)});
+    content_.buckets.push_back({bucket.size(), hash_of(bucket, form_.hash)});
     content_.bytes += bucket.size();
     buckets_.push_back(std::move(bucket));
   }
 
   manifest& content_;
-  std::uint64_t bucket_bytes_max_;
+  bucket_form form_;
   std::vector<std::byte> open_;
   std::vector<payload> buckets_;
 };

@@ -172,7 +172,7 @@ std::vector<digest> change_history::states() const {
 
 std::optional<encoded_delta> change_history::merged(std::size_t steps, const layout& shape,
                                                     const tensor_views& now,
-                                                    std::uint64_t bucket_bytes_max,
+                                                    const bucket_form& form,
                                                     std::uint64_t bytes_max) const {
   if (steps > steps_.size()) return std::nullopt;
   std::vector<const change_marks*> last;
@@ -180,7 +180,7 @@ std::optional<encoded_delta> change_history::merged(std::size_t steps, const lay
   range_walk walk(std::move(last));
   encoded_delta out;
   out.content.layout = shape.fingerprint();
-  packer pack(out.content, bucket_bytes_max);
+  packer pack(out.content, form);
   mark_words marks(words_max);
   std::vector<std::byte> base, frame;
   std::uint64_t bytes = 0;

@@ -60,7 +60,7 @@ class change_history {
   /// remembered, or if it takes more than `bytes_max`. Throws
   /// std::bad_alloc.
   std::optional<encoded_delta> merged(std::size_t steps, const layout& shape,
-                                      const tensor_views& now, std::uint64_t bucket_bytes_max,
+                                      const tensor_views& now, const bucket_form& form,
                                       std::uint64_t bytes_max) const;
 
   std::size_t size() const noexcept { return steps_.size(); }

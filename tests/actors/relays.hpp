@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "actors/fleet.hpp"
+#include "actors/forgery.hpp"
 
 namespace lockstep {
 
@@ -68,7 +69,7 @@ inline bool eventually(const std::function<bool()>& what,
 /// networks and some relays.
 class bad_road {
  public:
-  enum class way { good, lies, stands_still };
+  enum class way { good, lies, forges, stands_still };
 
   bad_road() {
     listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
@@ -90,6 +91,7 @@ class bad_road {
   std::atomic<std::uint16_t> leads_to = 0;
   std::atomic<way> now = way::good;
   std::atomic<std::uint64_t> bytes_down = 0;  ///< from the receiver to others
+  std::atomic<std::uint64_t> forged = 0;      ///< buckets
 
  private:
   static sockaddr_in loopback(std::uint16_t port) {
@@ -119,7 +121,8 @@ class bad_road {
   }
 
   void pump(int child, int parent) {
-    std::vector<char> buffer(64 << 10);
+    std::vector<std::byte> buffer(64 << 10);
+    forgery down;
     std::uint64_t passed = 0;
     for (bool open = true; open && !over_;) {
       std::array<pollfd, 2> p{{{child, POLLIN, 0}, {parent, POLLIN, 0}}};
@@ -129,13 +132,20 @@ class bad_road {
         const auto count = ::read(i == 0 ? child : parent, buffer.data(), buffer.size());
         if (count <= 0) open = false;
         const auto size = static_cast<std::uint64_t>(std::max<ssize_t>(count, 0));
-        // Past the greetings and the first frame's header: a payload.
-        if (i == 1 && now == way::lies && passed > 100'000) buffer[0] ^= 1;
         if (i == 1) bytes_down += size;
         if (i == 1) passed += size;
-        for (std::uint64_t done = 0; open && done < size;) {
-          const auto put =
-              ::send(i == 0 ? parent : child, buffer.data() + done, size - done, MSG_NOSIGNAL);
+        std::vector<std::byte> onward(buffer.begin(), buffer.begin() + std::max<ssize_t>(count, 0));
+        if (i == 1) {
+          const auto before = down.forged;
+          onward = down.pass(onward, now == way::forges);
+          forged += down.forged - before;
+          // Past the greetings: of a payload.
+          if (now == way::lies && passed > 100'000 && !onward.empty())
+            onward.back() ^= std::byte{1};
+        }
+        for (std::uint64_t done = 0; open && done < onward.size();) {
+          const auto put = ::send(i == 0 ? parent : child, onward.data() + done,
+                                  onward.size() - done, MSG_NOSIGNAL);
           if (put <= 0) open = false;
           done += static_cast<std::uint64_t>(std::max<ssize_t>(put, 0));
         }

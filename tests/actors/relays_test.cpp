@@ -221,6 +221,27 @@ TEST_CASE("a relay that changes what it passes on poisons nobody, and passes not
   for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
 }
 
+TEST_CASE("nobody takes a bucket that a relay made for the same XXH3") {
+  std::vector<std::byte> bytes(5'000, std::byte{7});
+  const payload honest(bytes);
+  forgery::forge(std::span(bytes).subspan<forgery::block_bytes, forgery::block_bytes>());
+  const payload forged(bytes);
+  REQUIRE_FALSE(forged == honest);
+  REQUIRE(hash_of(forged) == hash_of(honest));
+  CHECK_FALSE(hash_of(forged, bucket_hash::sha256) == hash_of(honest, bucket_hash::sha256));
+
+  relayed_fleet g(5, 2);
+  const auto liar = g.busiest();
+  g.roads.at(liar).now = bad_road::way::forges;
+  const auto report = g.sync();
+  CHECK(report.result == sync_result::ok);
+  CHECK(g.roads.at(liar).forged > 0);
+  for (auto& [id, r] : g.all) CHECK(same(*r.rx, g.f.w));
+  CHECK(eventually([&] { return !g.feeds_others(liar); }));
+  CHECK(g.sync().result == sync_result::ok);
+  for (const auto& line : g.f.t.audit()) CHECK(line.pass);
+}
+
 TEST_CASE("a relay that stands still delays a sync by the time to notice, and no more") {
   relayed_fleet g(5, 2);
   REQUIRE(g.sync().result == sync_result::ok);
