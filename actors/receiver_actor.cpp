@@ -336,8 +336,9 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
                            s.bytes->strikes(fault_kind::corrupt_frame, s.announced);
         s.arrived = spoil ? corrupted(m.bytes) : m.bytes;
         s.bucket_env = m.env;
-        const auto* const what = s.machine->announced(m.env, m.index);
-        const auto hash = what == nullptr ? hash128{} : hash_like(what->hash, s.arrived);
+        const auto all = s.machine->announced();
+        const auto hash =
+            m.index < all.size() ? hash_like(all[m.index].hash, s.arrived) : hash128{};
         perform(self, s.machine->on_bucket(now(), m.env, m.index, s.arrived.size(), hash));
         s.arrived = {};
       },

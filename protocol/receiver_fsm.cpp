@@ -266,12 +266,6 @@ bool receiver_fsm::awaits(const envelope& env, std::uint32_t index) const {
          (index >= slot_->have.size() || !slot_->have[index]);
 }
 
-const bucket_info* receiver_fsm::announced(const envelope& env,
-                                           std::uint32_t index) const noexcept {
-  const bool known = slot_ && env == slot_->env && index < slot_->buckets.size();
-  return known ? &slot_->buckets[index] : nullptr;
-}
-
 receiver_fsm::actions receiver_fsm::on_bucket(time_point now, const envelope& env,
                                               std::uint32_t index, std::uint64_t bytes,
                                               const hash128& hash) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -177,8 +178,11 @@ class receiver_fsm {
   /// When `on_tick` has something to do, if no message comes before.
   std::optional<time_point> deadline() const;
   /// Messages that a fence did not let through: zombies, duplicates and strangers.
-  /// What this bucket was announced as; null unless it belongs to what is under way.
-  const bucket_info* announced(const envelope& env, std::uint32_t index) const noexcept;
+  /// All buckets of the transfer under way; none if there is none.
+  std::span<const bucket_info> announced() const noexcept {
+    if (!slot_) return {};
+    return slot_->buckets;
+  }
   std::uint64_t ignored() const noexcept { return ignored_; }
   const identity& self() const noexcept { return self_; }
 

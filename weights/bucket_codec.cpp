@@ -1,14 +1,11 @@
 #include "weights/bucket_codec.hpp"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <array>
 #include <iterator>
 #include <mutex>
 #include <utility>
 
-#include "kernels/hash.hpp"
 #include "weights/bucket_parts.hpp"
 #include "weights/workers.hpp"
 
@@ -129,34 +126,6 @@ std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) 
   std::vector<digest> out;
   std::ranges::transform(sums, std::back_inserter(out), to_digest);
   return out;
-}
-
-namespace {
-
-hash128 hash_of(std::span<const std::byte> bytes, bucket_hash how) {
-  if (how == bucket_hash::xxh3) {
-    const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
-    return {hash.hi, hash.lo};
-  }
-  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
-  ::SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
-  const auto word = [&](std::size_t at) {
-    std::uint64_t out = 0;
-    for (std::size_t i = 0; i < 8; ++i) out = out << 8 | digest[at + i];
-    return out;
-  };
-  return {word(0), word(8)};
-}
-
-}  // namespace
-
-hash128 hash_of(const payload& bucket, bucket_hash how) {
-  return hash_of(std::span(bucket.data(), bucket.size()), how);
-}
-
-hash128 hash_like(const hash128& announced, const payload& bucket) {
-  const auto quick = hash_of(bucket);
-  return quick == announced ? quick : hash_of(bucket, bucket_hash::sha256);
 }
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
@@ -282,7 +251,7 @@ full_plan::full_plan(const layout& shape, const tensor_views& tensors, const buc
   content_.buckets.resize(cut_.count());
   run_jobs<std::vector<std::byte>>(cut_.count(), [&](std::size_t i, std::vector<std::byte>& bytes) {
     cut_.fill(i, tensors, bytes);
-    content_.buckets[i] = {bytes.size(), hash_of(std::span(bytes), form.hash)};
+    content_.buckets[i] = {bytes.size(), hash_of(std::span<const std::byte>(bytes), form.hash)};
   });
   for (const auto& b : content_.buckets) content_.bytes += b.bytes;
 }

@@ -18,6 +18,7 @@
 #include "messages/layout.hpp"
 #include "messages/payload.hpp"
 #include "messages/to_receiver.hpp"
+#include "weights/bucket_hash.hpp"
 #include "weights/weight_buffer.hpp"
 
 namespace lockstep {
@@ -47,15 +48,6 @@ std::pair<digest, digest> digest_pair(std::uint64_t seed, std::uint64_t other,
                                       const tensor_views& tensors);
 /// The digest of each tensor by itself.
 std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors);
-
-/// What a bucket is known by in a manifest, 128 bits of either.
-enum class bucket_hash : std::uint8_t {
-  xxh3,   ///< XXH3-128: finds what went wrong on the way. Whoever wants to makes other bytes for it
-  sha256  ///< the first half of SHA-256: nobody makes others; for buckets that others pass on
-};
-hash128 hash_of(const payload& bucket, bucket_hash how = bucket_hash::xxh3);
-/// Likewise, in the way in which `announced` is its hash; by SHA-256 if it is in neither.
-hash128 hash_like(const hash128& announced, const payload& bucket);
 
 /// What buckets are to be.
 struct bucket_form {
