@@ -11,6 +11,7 @@
 #include "actors/log.hpp"
 #include "actors/runtime_parts.hpp"
 #include "actors/states.hpp"
+#include "actors/thread_room.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -114,6 +115,10 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
     ways = std::make_unique<gateway>(env);
     for (const auto& trainer : trainers) ways->check_host(trainer.host);
   }
+  // CAF's workers and those that read weights, and what comes besides: clock, links, their bytes,
+  // and who waits for the system on behalf of an actor.
+  constexpr std::size_t others = 12;
+  require_threads(2 * static_cast<std::size_t>(threads) + others);
   system = std::make_unique<caf::actor_system>(config);
   // A rank that does not lead stands in its supervisor's place for whoever is linked to it.
   if (t.rank > 0)

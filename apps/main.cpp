@@ -134,6 +134,8 @@ int main(int argc, char** argv) {
     return complain(e.what(), exit_bad_input);
   } catch (const std::filesystem::filesystem_error& e) {
     return complain(e.what(), exit_code_of_system(e.code().value()));
+  } catch (const std::system_error& e) {  // a thread that cannot be started, above all
+    return complain(e.what(), exit_code_of_system(e.code().value()));
   } catch (const std::bad_alloc&) {
     return complain("out of memory", exit_try_again);
   } catch (const std::exception& e) {

@@ -9,6 +9,7 @@ bool is_transient(int code) noexcept {
     case ENOSPC:
     case EDQUOT:
     case ENOMEM:
+    case EAGAIN:
     case EMFILE:
     case ENFILE:
     case ENOLCK:
