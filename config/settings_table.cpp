@@ -199,7 +199,7 @@ constexpr setting_row table[] = {
   text<&root::transport, &transport::listen>("transport.listen", node, "", 0, 256,
     "HOST:PORT at which a trainer's process is found by receivers of other processes; port 0 takes "
     "any that is free; empty: by none."),
-  text<&root::transport, &transport::connect>("transport.connect", node, "", 0, 1'024,
+  text<&root::transport, &transport::connect>("transport.connect", node, "", 0, 262'144,
     "HOST:PORT of the trainer's process, or several parted by commas; empty: receivers belong to a "
     "trainer of their own process."),
   text<&root::transport, &transport::certificate_file>("transport.certificate_file",
