@@ -47,6 +47,9 @@ TEST_CASE("the portable implementation is always there, and the best one is used
   CHECK(available.front() == implementation::portable);
   CHECK(active_implementation() == available.back());
   CHECK(available.size() == all_loops().size());
+#ifdef __aarch64__
+  CHECK(available.back() == implementation::neon);
+#endif
 }
 
 TEST_CASE("a forced implementation is the one that runs") {
