@@ -288,7 +288,7 @@ void checker::check(receiver_process& r) {
     violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
   if (!(s->bytes->state() == now)) violated("I3: readiness changed without being published");
   for (const auto& t : fleet_.trainers())
-    if (const auto* sender = fleet_.actors_of(t).sender) check_rest(t, *sender, r);
+    if (const auto actors = fleet_.actors_of(t); actors.sender) check_rest(t, actors, r);
 }
 
 void checker::check(trainer_process& t) {
@@ -310,23 +310,45 @@ void checker::check(trainer_process& t) {
     }
   }
   if (sync.phase() == sync_phase::advancing) decided_.insert(sync.summarize().target.version);
-  if (sync.phase() != sync_phase::advancing && sync.phase() != sync_phase::failed) {
-    if (actors.snapshot->machine->held().version != snapshot)
-      violated("I6: sender and snapshot differ on where the snapshot stands");
-    const auto it = content_.find(names_.on_wire(snapshot));
-    const bool whole = it != content_.end() && fleet_.snapshot_is(t, snapshot, it->second);
-    if (!whole) violated("I6: the snapshot is not the content of its version");
-    if (snapshot < t.highest) violated("I6: the snapshot went back");
-    t.highest = std::max(t.highest, snapshot);
+  if (sync.phase() != sync_phase::failed) {
+    check_snapshot(t, actors);
+    const auto held = actors.snapshot->machine->held().version;
+    if (held < t.highest) violated("I6: the snapshot went back");
+    t.highest = std::max(t.highest, held);
   }
-  for (const auto& r : fleet_.receivers()) check_rest(t, *actors.sender, r);
+  for (const auto& r : fleet_.receivers()) check_rest(t, actors, r);
+}
+
+/// The store itself, also before the sender hears that it has advanced. Ranks advance one after the
+/// other: their bytes are compared where they stand at one version.
+void checker::check_snapshot(const trainer_process& t, const trainer_actors& actors) {
+  const auto& sync = *actors.sender->machine;
+  const auto held = actors.snapshot->machine->held().version;
+  const bool advances = sync.phase() == sync_phase::advancing;
+  if (held != sync.snapshot().version && !(advances && held == sync.summarize().target.version))
+    violated("I6: sender and snapshot differ on where the snapshot stands");
+  const auto elsewhere = [&](const rank_process& p) {
+    const auto version = held_by(p, held.run);
+    return version && *version != held;
+  };
+  if (advances && std::ranges::any_of(t.others, elsewhere)) return;
+  const auto it = content_.find(names_.on_wire(held));
+  if (it == content_.end() || !fleet_.snapshot_is(t, held, it->second))
+    violated("I6: the snapshot is not the content of its version");
+}
+
+/// Where a rank's part stands, if it is one of this run.
+std::optional<version_ref> checker::held_by(const rank_process& p, std::uint64_t run) const {
+  const auto* s = fleet_.snapshot_of_rank(p);
+  if (s == nullptr || s->machine->held().version.run != run) return std::nullopt;
+  return s->machine->held().version;
 }
 
 /// What binds one trainer's snapshot and one receiver.
-void checker::check_rest(const trainer_process& t, const sender_state& s,
+void checker::check_rest(const trainer_process& t, const trainer_actors& actors,
                          const receiver_process& r) {
-  if (!r.up || s.machine->phase() == sync_phase::failed) return;
-  const auto& sync = *s.machine;
+  const auto& sync = *actors.sender->machine;
+  if (!r.up || sync.phase() == sync_phase::failed) return;
   const auto* receiver = fleet_.state_of_receiver(r);
   if (!receiver || !sync.is_member({r.id, r.inc})) return;
   const auto run = sync.snapshot().version.run;
@@ -340,15 +362,26 @@ void checker::check_rest(const trainer_process& t, const sender_state& s,
     const bool same = r.rotten || names(snapshot, r);
     if (!same) violated("I1: at rest " + receiver->bytes->name() + " holds other bytes");
   }
-  if (tag && tag.run == run && tag < snapshot)
-    violated("I2: the snapshot is ahead of " + receiver->bytes->name());
-  if (sync.phase() != sync_phase::advancing &&
-      !heard_.contains({t.where, r.inc, sync.snapshot().version}))
-    violated("I2: " + receiver->bytes->name() +
-             " is a member, and the join never heard that it is");
-  if (sync.phase() != sync_phase::advancing && !r.proven.contains(snapshot))
-    violated("I2: the snapshot is at " + to_string(snapshot) + ", which " +
-             receiver->bytes->name() + " never acknowledged");
+  check_proven(
+      t, r, *receiver,
+      actors.snapshot ? actors.snapshot->machine->held().version : sync.snapshot().version);
+  for (const auto& p : t.others)
+    if (const auto held = held_by(p, run)) check_proven(t, r, *receiver, *held);
+}
+
+/// The snapshot, or a rank's part of it, stands where this member has proven to be: asked of the
+/// store's own machine, which advances before the sender hears that it has.
+void checker::check_proven(const trainer_process& t, const receiver_process& r,
+                           const receiver_state& receiver, version_ref held) {
+  const auto snapshot = names_.on_wire(held);
+  const auto tag = names_.true_tag(r, receiver.machine->state().version);
+  if (tag && tag.run == held.run && tag < snapshot)
+    violated("I2: the snapshot is ahead of " + receiver.bytes->name());
+  if (!heard_.contains({t.where, r.inc, held}))
+    violated("I2: " + receiver.bytes->name() + " is a member, and the join never heard that it is");
+  if (!r.proven.contains(snapshot))
+    violated("I2: the snapshot is at " + to_string(snapshot) + ", which " + receiver.bytes->name() +
+             " never acknowledged");
 }
 
 // --- in peace -----------------------------------------------------------------------------------

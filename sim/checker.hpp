@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -50,7 +51,12 @@ class checker {
   void check(receiver_process& r);
   void check(trainer_process& t);
   void check(rank_process& p);
-  void check_rest(const trainer_process& t, const sender_state& s, const receiver_process& r);
+  void check_rest(const trainer_process& t, const trainer_actors& actors,
+                  const receiver_process& r);
+  void check_snapshot(const trainer_process& t, const trainer_actors& actors);
+  void check_proven(const trainer_process& t, const receiver_process& r,
+                    const receiver_state& receiver, version_ref held);
+  std::optional<version_ref> held_by(const rank_process& p, std::uint64_t run) const;
   void check_bounds(caf::scheduled_actor& actor);
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);

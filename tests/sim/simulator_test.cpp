@@ -176,7 +176,7 @@ std::vector<std::string_view> broken_by(variant how) {
       return {};
     case v::advance_before_flush:
     case v::advance_at_decision:
-      return {"I1", "R15"};
+      return {"I2"};
     case v::only_not_advance:
       return {"I1", "I3"};  // also where somebody serves what was called off
     case v::reuse_version:
