@@ -97,6 +97,7 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   }
   auto* t = fleet_.trainer_of(actor);
   if (!t) return;
+  if (std::string_view(actor.name()) == "join") listen(actor, message);
   if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
   const auto* s =
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
@@ -155,6 +156,14 @@ void checker::check(rank_process& p) {
   if (version.number != 0 && !decided_.contains(version))
     violated("I2: the snapshot of " + fleet_.name_of(p.where) + " stands at " + to_string(version) +
              ", which nobody has committed");
+}
+
+void checker::listen(const caf::scheduled_actor& join, caf::mailbox_element* message) {
+  const auto id = join.id();
+  if (const auto* m = content_of<round_spec>(message)) answers_.on_opened(id, *m);
+  if (const auto* m = content_of<round_hurry>(message)) answers_.on_hurried(id, *m);
+  if (const auto* m = content_of<reply_msg>(message)) answers_.on_heard(id, *m, fleet_.now());
+  if (const auto* m = content_of<down_notice>(message)) answers_.on_down(id, m->who, fleet_.now());
 }
 
 void checker::check_bounds(caf::scheduled_actor& actor) {

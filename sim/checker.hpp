@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "sim/answers.hpp"
 #include "sim/saboteur.hpp"
 
 namespace lockstep::sim {
@@ -60,10 +61,12 @@ class checker {
   void check_bounds(caf::scheduled_actor& actor);
   void check_participant(const trainer_process& t, const sync_report& report,
                          const participant_report& p);
+  void check_answers(const trainer_process& t, const sync_report& report, bool by_leader);
   void check_membership(const trainer_process& t, const participant_report& p);
   void check_ended(const trainer_process& t, endpoint to, const wire_message& m);
   void check_flusher(caf::scheduled_actor& actor);
   void check_memory(const trainer_actors& actors);
+  void listen(const caf::scheduled_actor& join, caf::mailbox_element* message);
   void hear(const trainer_process& t, const reply_msg& m);
   bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
@@ -80,6 +83,7 @@ class checker {
   std::set<std::tuple<receiver_id, version_ref, incarnation>> proven_;
   /// What a join has heard: a life's word, to this trainer, that it holds a version.
   std::set<std::tuple<endpoint, incarnation, version_ref>> heard_;
+  answers answers_;
   /// Who takes part in the sync under way.
   std::map<endpoint, std::map<receiver_id, incarnation>> asked_;
   std::map<endpoint, std::vector<participant>> members_;  ///< before the step

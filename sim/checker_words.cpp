@@ -69,6 +69,9 @@ void checker::on_sent(endpoint from, const wire_message& m) {
   if (!s) return;
   const auto tag = names_.true_tag(r, s->machine->state().version);
   const bool right = tag && names(tag, r);
+  const version_ref meant{reply->env.txn.run, reply->env.txn.seq};
+  const bool stands = right && tag == names_.on_wire(meant);
+  answers_.on_said(*reply, r.rotten && !stands ? std::nullopt : std::optional(stands));
   switch (reply->kind) {
     case reply_kind::attached:
     case reply_kind::full_ok:
@@ -131,6 +134,29 @@ void checker::check_participant(const trainer_process& t, const sync_report& rep
   // Of a run that ended in the midst of a commit the report names the version before.
   if (p.status == terminal::ok && committed && !proved(t, p.id, names_.on_wire({txn.run, txn.seq})))
     violated("I4: " + who + " is ok and never held the target");
+}
+
+/// Every failure that is said in a sync stands in its report, once, and in no other.
+void checker::check_answers(const trainer_process& t, const sync_report& report, bool by_leader) {
+  const auto txn = t.sync_txn;
+  if (!txn || names_.makes_up_reports()) return;
+  const auto* sender = by_leader ? fleet_.actors_of(t).sender : nullptr;
+  // A run that ends has no time to hear all.
+  const bool whole = sender && sender->machine->phase() != sync_phase::failed;
+  const auto& asked = asked_[t.where];
+  for (const auto& p : report.participants) {
+    const auto who = "receiver-" + std::to_string(p.id);
+    if (!answers_.has_said(p, txn))
+      violated("R15: " + who + " is said to have failed in " + to_string(txn) + ": " +
+               std::string(to_string(p.reason)) + ", and has not said so in it");
+    const auto life = asked.find(p.id);
+    const bool committed = report.target != report.base;
+    if (whole && life != asked.end() && !answers_.agrees(p, txn, life->second, committed))
+      violated("R15: the report calls " + who + " " + std::string(to_string(p.status)) + " after " +
+               std::to_string(p.redos) +
+               " redos, and the join has heard: " + answers_.heard_text(txn, {p.id, life->second}));
+  }
+  answers_.forget(txn);
 }
 
 void checker::check_membership(const trainer_process& t, const participant_report& p) {
@@ -196,6 +222,7 @@ void checker::on_report(trainer_process& t, const sync_report& report, bool by_l
   if (by_leader && !asked.empty() &&
       (asked.size() != seen.size() || !std::ranges::all_of(asked, took_part)))
     violated("I4: the report does not name who took part, and only them");
+  check_answers(t, report, by_leader);
   asked.clear();
   // Its bytes are nobody's now, and whoever shows it has written what was called off (I5).
   if (report.result == sync_result::aborted && t.sync_txn)

@@ -26,6 +26,8 @@ class saboteur final : public translator {
   /// The run that a receiver's version is really of.
   version_ref true_tag(const receiver_process& r, version_ref v) const;
   void on_report(const trainer_process& t, const sync_report& report);
+  /// Senders are told of answers that no join has heard.
+  bool makes_up_reports() const { return how_ == variant::only_not_advance; }
 
  private:
   /// A receiver as it was before it was attached.

@@ -19,8 +19,8 @@ spoilt "an observer without a break" docs/sim.md '/is called a member and is non
   'makes it say "I4: receiver-… is called a member and is none"'
 spoilt "a new observer" sim/checker_words.cpp \
   's|^// --- reports.*|void checker::check_new() { violated("I9: new"); }|' 'makes it say "I9: new"'
-spoilt "a scenario that went" tests/sim/scenarios/broken-no-incarnation.txt '/VIOLATION/d' \
-  'makes it say "I2: '
+spoilt "a scenario that went" tests/sim/scenarios/broken-reuse-version.txt '/VIOLATION/d' \
+  'makes it say "L1: after the faults had stopped'
 spoilt "an excuse that went" docs/sim.md '/^\* "L1: a report came late":/d' \
   'makes it say "L1: a report came late"'
 spoilt "an excuse for what is provoked" docs/sim.md \
