@@ -59,16 +59,25 @@ tensor_spans spans_of(const std::string& name, const layout& shape,
 
 }  // namespace
 
-engine::engine(receiver_id id, std::string name, layout shape,
-               std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
-               std::shared_ptr<fault_source> faults, shard_mask taken, device_weights device)
+engine::engine(receiver_id id, std::string name, const layout& shape,
+               std::unique_ptr<weight_memory> memory, receiver_hooks hooks,
+               std::shared_ptr<fault_source> faults, shard_mask taken)
     : id_(id),
       name_(std::move(name)),
       model_(shape.fingerprint()),
       taken_(std::move(taken)),
       shape_(shard_layout(shape, taken_)),
+      memory_(std::move(memory)),
       hooks_(std::move(hooks)),
       faults_(std::move(faults)) {
+  state_.reason = errc::not_serving;
+}
+
+engine::engine(receiver_id id, std::string name, layout shape,
+               std::vector<std::span<std::byte>> memory, receiver_hooks hooks,
+               std::shared_ptr<fault_source> faults, shard_mask taken, device_weights device)
+    : engine(id, std::move(name), shape, nullptr, std::move(hooks), std::move(faults),
+             std::move(taken)) {
   if (device.device) {
     if (!memory.empty())
       throw error(errc::wrong_layout, name_ + ": memory of the host and of a device");
@@ -82,7 +91,6 @@ engine::engine(receiver_id id, std::string name, layout shape,
     }
     memory_ = std::make_unique<host_memory>(spans_of(name_, shape_, memory));
   }
-  state_.reason = errc::not_serving;
 }
 
 std::span<const std::byte> engine::tensor(std::size_t index) const {

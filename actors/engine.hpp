@@ -33,6 +33,10 @@ class engine {
   engine(receiver_id id, std::string name, layout shape, std::vector<std::span<std::byte>> memory,
          receiver_hooks hooks, std::shared_ptr<fault_source> faults, shard_mask taken = {},
          device_weights device = {});
+  /// Likewise, with `memory` of the tensors of `shard_layout(shape, taken)`, wherever it is.
+  engine(receiver_id id, std::string name, const layout& shape,
+         std::unique_ptr<weight_memory> memory, receiver_hooks hooks,
+         std::shared_ptr<fault_source> faults, shard_mask taken = {});
 
   receiver_id id() const noexcept { return id_; }
   const std::string& name() const noexcept { return name_; }

@@ -37,6 +37,7 @@ struct sim_options {
   std::optional<std::string> faults_file;
   std::vector<std::string> faults;
   std::optional<std::string> broken;
+  bool no_digests = false;
   std::optional<std::string> keep;
   unsigned jobs = 0;
   unsigned minutes = 0;
@@ -87,6 +88,15 @@ void require_ranks(const sim::fault_rates& rates, unsigned ranks) {
                   fmt::format("{} strikes ranks: it goes with --ranks 2 or more", row.name));
 }
 
+/// Likewise of what nothing but a digest finds.
+void require_digests(const sim::fault_rates& rates) {
+  for (const auto& row : sim::fault_table())
+    if ((row.id == sim::fault_id::lie || row.id == sim::fault_id::rot) && rates[row.id] > row.rate)
+      throw error(
+          errc::bad_input,
+          fmt::format("{} is found by digests alone: it goes without --no-digests", row.name));
+}
+
 sim::run_options each_of(const sim_options& o) {
   sim::run_options out;
   out.seed = o.seed.value_or(0);
@@ -99,6 +109,7 @@ sim::run_options each_of(const sim_options& o) {
   for (const auto& text : o.faults) sim::set_rate(out.rates, text);
   require_steps(out.rates, out.ranks);
   require_ranks(out.rates, out.ranks);
+  if (o.no_digests) require_digests(out.rates);
   if (o.broken) {
     const auto found = sim::parse_variant(*o.broken);
     if (!found) {
@@ -109,6 +120,7 @@ sim::run_options each_of(const sim_options& o) {
     }
     out.broken = *found;
   }
+  out.digests = !o.no_digests;
   if (!o.keep) return out;
   out.keep.emplace();
   const std::string_view kept = *o.keep;
@@ -143,6 +155,7 @@ std::string replay_of(const sim_options& o, const sim::run_options& each) {
   if (o.faults_file) out += " --faults " + quoted(*o.faults_file);
   for (const auto& text : o.faults) out += " --fault " + quoted(text);
   if (o.broken) out += " --break " + *o.broken;
+  if (o.no_digests) out += " --no-digests";
   if (each.keep) {
     std::string kept;
     for (const auto& s : *each.keep) kept += (kept.empty() ? "" : ",") + to_string(s);
@@ -388,6 +401,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       command->add_flag("--list-faults", o->list, "Print every fault, its rate and what it does");
   command->add_option("--break", o->broken, "Run a protocol that is broken on purpose")
       ->type_name("VARIANT");
+  command->add_flag("--no-digests", o->no_digests,
+                    "No receiver compares what its weights digest to, but to attach");
   command->add_option("--keep", o->keep, "Only these strikes happen: FAULT:N,… or none")
       ->type_name("STRIKES");
   command->add_option("--jobs", o->jobs, "Processes; by default one for each core")
@@ -404,8 +419,8 @@ void add_sim_command(CLI::App& program, std::function<int()>& run) {
       list->excludes(other);
   // Measuring has no use for these, and must not look as if it had.
   for (const char* name : {"--seeds", "--minutes", "--syncs", "--ranks", "--parts", "--faults",
-                           "--fault", "--list-faults", "--break", "--keep", "--jobs", "--stop",
-                           "--no-shrink", "--trace", "--events"})
+                           "--fault", "--list-faults", "--break", "--no-digests", "--keep",
+                           "--jobs", "--stop", "--no-shrink", "--trace", "--events"})
     link_mb_s->excludes(command->get_option(name));
   command->callback([o, &run] {
     run = [o] {

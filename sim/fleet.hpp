@@ -17,6 +17,7 @@
 #include "sim/model_bytes.hpp"
 #include "sim/network.hpp"
 #include "sim/options.hpp"
+#include "sim/undigested_memory.hpp"
 
 namespace lockstep::sim {
 
@@ -32,6 +33,7 @@ struct receiver_process {
   time_point left;     ///< when it did
   bool up = false;
   std::shared_ptr<engine> bytes_of_life;
+  undigested_memory* undigested = nullptr;  ///< of this life; none: its digests are looked at
   receiver_actor actor;
   relay_actor relay;  ///< with fan-out
   incarnation inc;
@@ -271,6 +273,7 @@ class fleet final : public directory {
   std::shared_ptr<fault_source> faults_on_purpose();
   shard_mask part_of_receiver(const receiver_process& r) const;
   receiver_hooks hooks_of(receiver_process& r);
+  std::shared_ptr<engine> engine_of(receiver_process& r);
   flusher_actor ranks_of(const receiver_process& r);
   relay_side relay_of(receiver_process& r, const std::shared_ptr<const actor_env>& env);
   std::function<std::uint64_t()> entropy_of(endpoint where, std::uint64_t life);

@@ -4,6 +4,7 @@
 
 #include "sim/broken_weights.hpp"
 #include "sim/fleet.hpp"
+#include "weights/host_memory.hpp"
 
 namespace lockstep::sim {
 
@@ -169,6 +170,24 @@ relay_side fleet::relay_of(receiver_process& r, const std::shared_ptr<const acto
   return {r.relay, relay_offer_msg{cluster_id, r.id, r.inc, "sim", r.where + 1}};
 }
 
+std::shared_ptr<engine> fleet::engine_of(receiver_process& r) {
+  std::vector<std::span<std::byte>> memory;
+  for (std::size_t i = 0; i < shape_.count(); ++i)
+    memory.push_back(r.takes(i) ? r.memory.tensor(i) : std::span<std::byte>());
+  r.undigested = nullptr;
+  if (o_.digests)
+    return std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory), hooks_of(r),
+                                    faults_, r.taken);
+  tensor_spans tensors;
+  for (std::size_t i = 0; i < shape_.count(); ++i)
+    tensors.push_back({{memory[i].data(), memory[i].size()}, unit_bytes(shape_[i].type)});
+  auto weights =
+      std::make_unique<undigested_memory>(std::make_unique<host_memory>(std::move(tensors)));
+  r.undigested = weights.get();
+  return std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(weights), hooks_of(r),
+                                  faults_, r.taken);
+}
+
 void fleet::begin_life(receiver_process& r) {
   if (r.up || !r.wanted) return;
   ++r.lives;
@@ -186,11 +205,7 @@ void fleet::begin_life(receiver_process& r) {
   auto env = env_of(r.where, r.lives);
   r.inc = o_.broken == variant::no_incarnation ? incarnation{1, r.id + std::uint64_t{1}}
                                                : incarnation{env->entropy(), env->entropy()};
-  std::vector<std::span<std::byte>> memory;
-  for (std::size_t i = 0; i < shape_.count(); ++i)
-    memory.push_back(r.takes(i) ? r.memory.tensor(i) : std::span<std::byte>());
-  r.bytes_of_life = std::make_shared<engine>(r.id, name_of(r.where), shape_, std::move(memory),
-                                             hooks_of(r), faults_, r.taken);
+  r.bytes_of_life = engine_of(r);
   auto side = relay_of(r, env);
   network_->begin_life(r.where);
   r.actor = scheduler_.system().spawn(

@@ -71,6 +71,9 @@ struct run_options {
       0;  ///< of 4 KiB each, all of which change at every sync; 0: the small model
   fault_rates rates;
   variant broken = variant::none;
+  /// False: no receiver compares what its weights digest to, but for an attach, and `lie` and `rot`
+  /// do not strike, which nothing else finds.
+  bool digests = true;
   /// Only these strike.
   std::optional<std::set<strike>> keep;
   /// After so many the run is cut short, with no violation; 0: never.

@@ -31,17 +31,24 @@ constexpr auto report_within = seconds(60);
 /// Syncs that a rank which is elsewhere may take to come to where the others are.
 constexpr int aligned_within = 4;
 
+/// What nobody can find without digests does not strike.
+fault_rates rates_of(const run_options& o) {
+  auto out = o.rates;
+  if (!o.digests) out[fault_id::lie] = out[fault_id::rot] = 0;
+  return out;
+}
+
 class simulation final : public spectator {
  public:
   explicit simulation(const run_options& o)
       : o_(o),
         trace_(o.level, o.to),
         scheduler_(o.seed),
-        dice_(o.seed, o.rates, o.keep),
+        dice_(o.seed, rates_of(o), o.keep),
         random_(mix(o.seed, 0x7a7)),
         fleet_(o, scheduler_, dice_, trace_),
         network_(scheduler_, dice_, trace_, fleet_, o.seed),
-        saboteur_(o.broken, fleet_),
+        saboteur_(o, fleet_),
         checker_(fleet_, saboteur_),
         validator_(fleet_),
         training_(o, fleet_, scheduler_, dice_, checker_),

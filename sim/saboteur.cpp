@@ -54,6 +54,7 @@ std::optional<variant> parse_variant(std::string_view name) {
 
 void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
   if (!message) return;
+  if (!digests_) hide_digests(actor, message);
   const std::string_view name = actor.name();
   if (name == "join") {
     if (const auto* spec = content_of<round_spec>(message)) forge_answers(actor, *spec);
@@ -74,6 +75,30 @@ void saboteur::before(caf::scheduled_actor& actor, caf::mailbox_element* message
     if (content_of<attach_msg>(message)) on_attach(*r, *s);
     if (const auto* c = content_of<commit_msg>(message)) on_commit(*r, *s, *c);
   }
+}
+
+/// What a receiver and a join compare digests with are the same for all weights, but that of an
+/// attach.
+void saboteur::hide_digests(caf::scheduled_actor& actor, caf::mailbox_element* message) const {
+  if (auto* spec = content_of<round_spec>(message)) {
+    spec->proof = undigested;
+    spec->part_proofs.clear();
+  }
+  auto* r = fleet_.receiver_of(actor);
+  if (!r || !r->undigested) return;
+  const auto* attach = content_of<attach_msg>(message);
+  r->undigested->attach_to(attach ? std::optional(attach->target.state) : std::nullopt);
+  const auto hide = [](auto* m) {
+    if (!m) return;
+    if constexpr (requires { m->target; }) m->target.state = undigested;
+    if constexpr (requires { m->base_state; }) m->base_state = undigested;
+    if constexpr (requires { m->target_state; }) m->target_state = undigested;
+  };
+  hide(content_of<attach_msg>(message));
+  hide(content_of<full_begin_msg>(message));
+  hide(content_of<prepare_msg>(message));
+  hide(content_of<commit_msg>(message));
+  hide(content_of<redo_msg>(message));
 }
 
 void saboteur::after(caf::scheduled_actor& actor) {

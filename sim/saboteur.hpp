@@ -12,7 +12,7 @@ namespace lockstep::sim {
 /// Stands between the actors and changes what they see, as one `variant` says.
 class saboteur final : public translator {
  public:
-  saboteur(variant how, fleet& of) : how_(how), fleet_(of) {}
+  saboteur(const run_options& o, fleet& of) : how_(o.broken), digests_(o.digests), fleet_(of) {}
 
   // As an actor's step begins and ends.
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
@@ -59,8 +59,10 @@ class saboteur final : public translator {
   void on_commit(receiver_process& r, receiver_state& s, const commit_msg& m);
   void name_attempt(txn_ref txn);
   void rename(wire_message& m) const;
+  void hide_digests(caf::scheduled_actor& actor, caf::mailbox_element* message) const;
 
   variant how_;
+  bool digests_;
   fleet& fleet_;
   std::map<endpoint, memory> receivers_;
   std::map<std::uint64_t, numbers> runs_;

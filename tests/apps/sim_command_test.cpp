@@ -272,6 +272,26 @@ TEST_CASE("a protocol is broken with fan-out and with ranks too, and shown by th
   }
 }
 
+TEST_CASE("digests are switched off, and whoever asks for what they alone find is told") {
+  const arguments broken{"--break", "off-by-one", "--seed", "0", "--json"};
+  const auto promise_and_replay = [&](arguments all) {
+    const auto r = sim(all);
+    CHECK(r.status == 1);
+    const auto line = json::parse(lines_of(r.out).at(0));
+    return std::pair(line["what"].get<std::string>().substr(0, 2),
+                     line["replay"].get<std::string>());
+  };
+  CHECK(promise_and_replay(broken).first == "L1");
+  auto undigested = broken;
+  undigested.push_back("--no-digests");
+  const auto [promise, replay] = promise_and_replay(undigested);
+  CHECK(promise == "I3");
+  CHECK_THAT(replay, Catch::Matchers::Contains(" --no-digests"));
+  for (const char* fault : {"lie=0.5", "rot=0.5"})
+    check_refusal(sim({"--no-digests", "--seed", "0", "--fault", fault}),
+                  {std::string(fault).substr(0, 3), "--no-digests"});
+}
+
 TEST_CASE("what links are measured with leaves nothing unsaid") {
   const auto measured =
       sim({"--link-mb-s", "10", "--receivers", "2", "--fanout", "1", "--seed", "3", "--json"});
@@ -281,7 +301,7 @@ TEST_CASE("what links are measured with leaves nothing unsaid") {
       {"--seeds", "2"},    {"--minutes", "1"}, {"--syncs", "2"},          {"--faults", "/dev/null"},
       {"--fault", "none"}, {"--list-faults"},  {"--break", "serve-torn"}, {"--keep", "none"},
       {"--jobs", "1"},     {"--stop"},         {"--no-shrink"},           {"--trace"},
-      {"--events"},        {"--parts", "2"},   {"--ranks", "2"}};
+      {"--events"},        {"--parts", "2"},   {"--ranks", "2"},          {"--no-digests"}};
   for (const auto& more : of_no_use) {
     arguments all{"--link-mb-s", "100"};
     all.insert(all.end(), more.begin(), more.end());

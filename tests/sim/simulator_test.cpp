@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "messages/errors.hpp"
@@ -163,14 +164,21 @@ std::vector<kind_of_fleet> kinds_of_fleets() {
           {"--receivers 6 --ranks 2 --parts 3 --fanout 2", all}};
 }
 
+kind_of_fleet without_digests() {
+  run_options plain;
+  plain.digests = false;
+  return {"--no-digests --receivers 4", plain};
+}
+
 }  // namespace
 
 namespace {
 
 /// The promises that a broken protocol breaks (docs/protocol.md). Whoever catches it by another has
 /// not seen what is wrong, or sees what is not.
-std::vector<std::string_view> broken_by(variant how) {
+std::vector<std::string_view> broken_by(variant how, bool digests) {
   using v = variant;
+  using promises = std::vector<std::string_view>;
   switch (how) {
     case v::none:
       return {};
@@ -180,8 +188,9 @@ std::vector<std::string_view> broken_by(variant how) {
     case v::only_not_advance:
       return {"I1", "I3"};  // also where somebody serves what was called off
     case v::reuse_version:
+      return digests ? promises{"L1"} : promises{"L1", "I3"};
     case v::off_by_one:
-      return {"L1"};  // the digests keep the bytes from being served
+      return {digests ? "L1" : "I3"};  // the digests keep the bytes from being served
     case v::no_run_fence:
       return {"I3", "L1"};
     case v::no_incarnation:
@@ -219,7 +228,9 @@ TEST_CASE("every broken protocol is caught by its promise within a thousand seed
   o.stop_at_first = true;
   for (const auto& row : variant_table()) {
     std::string cells = " |";
-    for (const auto& fleet : kinds_of_fleets()) {
+    auto fleets = kinds_of_fleets();
+    fleets.push_back(without_digests());
+    for (const auto& fleet : fleets) {
       CAPTURE(row.name, fleet.options);
       o.each = fleet.each;
       o.each.broken = row.id;
@@ -227,7 +238,7 @@ TEST_CASE("every broken protocol is caught by its promise within a thousand seed
       REQUIRE(sums.first_bad_seed);
       CAPTURE(sums.first_violation);
       const auto promise = promise_of(sums.first_violation);
-      CHECK(std::ranges::count(broken_by(row.id), promise) == 1);
+      CHECK(std::ranges::count(broken_by(row.id, fleet.each.digests), promise) == 1);
       const auto seed = std::to_string(*sums.first_bad_seed);
       CHECK(std::ranges::count(known, std::string(row.name) + ' ' + std::string(fleet.options) +
                                           ": " + seed + ", " + sums.first_violation) == 1);
@@ -275,7 +286,7 @@ TEST_CASE("what is caught is what is broken, whatever fails, and whatever is cal
   // of another: whoever is said to hold other bytes has been judged by another name than it was
   // told. Under `only_not_advance` nobody waits for what will not come.
   for (const auto how : {variant::reuse_version, variant::only_not_advance}) {
-    const auto promises = broken_by(how);
+    const auto promises = broken_by(how, true);
     for (auto [options, each] : kinds_of_fleets()) {
       each.broken = how;
       each.rates[fault_id::rot] = 0;
@@ -292,6 +303,51 @@ TEST_CASE("what is caught is what is broken, whatever fails, and whatever is cal
       CHECK(aborted > 20);
       CHECK(caught > 10);
     }
+  }
+}
+
+TEST_CASE("without digests the fences alone keep every promise") {
+  for (const auto& [options, each] : kinds_of_fleets()) {
+    CAPTURE(options);
+    campaign_options o;
+    o.each = each;
+    o.each.digests = false;
+    o.seeds = many / 4;
+    const auto sums = run_campaign(o);
+    INFO(sums.first_violation);
+    CHECK(sums.violations == 0);
+    // What nothing but a digest finds does not strike.
+    CHECK(sums.faults[static_cast<std::size_t>(fault_id::lie)] == 0);
+    CHECK(sums.faults[static_cast<std::size_t>(fault_id::rot)] == 0);
+    CHECK(sums.faults[static_cast<std::size_t>(fault_id::crash_receiver)] > 0);
+    CHECK(sums.recovered > 0);
+    CHECK(sums.reseeds > 0);
+  }
+}
+
+TEST_CASE("what digests alone keep from being served is served without them") {
+  // An attempt that is called off when all have voted, and one who is not told, has staged what the
+  // next attempt of that number is not.
+  run_options attempts;
+  attempts.broken = variant::reuse_version;
+  attempts.syncs = 40;
+  attempts.rates.rate.fill(0);
+  attempts.rates.swarm = false;
+  attempts.rates[fault_id::lose] = 0.03;
+  attempts.rates[fault_id::refuse_delta] = 0.3;
+  run_options further;
+  further.broken = variant::off_by_one;
+  for (auto each : {attempts, further}) {
+    std::map<std::string, unsigned> with, without;
+    for (each.seed = 0; each.seed < 40; ++each.seed) {
+      each.digests = true;
+      ++with[promise_of(run(each).violation)];
+      each.digests = false;
+      ++without[promise_of(run(each).violation)];
+    }
+    CHECK(with["L1"] > 10);
+    CHECK(with["I3"] == 0);
+    CHECK(without["I3"] > 3);
   }
 }
 
