@@ -287,7 +287,7 @@ TEST_CASE("digests are switched off, and whoever asks for what they alone find i
   const auto [promise, replay] = promise_and_replay(undigested);
   CHECK(promise == "I3");
   CHECK_THAT(replay, Catch::Matchers::Contains(" --no-digests"));
-  for (const char* fault : {"lie=0.5", "rot=0.5"})
+  for (const char* fault : {"lie=0.5", "rot=0.05"})
     check_refusal(sim({"--no-digests", "--seed", "0", "--fault", fault}),
                   {std::string(fault).substr(0, 3), "--no-digests"});
 }
