@@ -18,6 +18,7 @@ class network::proxy final : public caf::actor_proxy {
       : caf::actor_proxy(cfg), network_(on), owner_(owner), target_(target) {}
 
   void enqueue(caf::mailbox_element_ptr what, caf::execution_unit*) override {
+    if (network_.witness_) network_.witness_(owner_, target_, what->content());
     if (broken_) return;
     const auto sender = what->sender;
     network_.send(owner_, target_, sender, what->move_content_to_message());

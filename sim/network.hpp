@@ -103,6 +103,12 @@ class network {
   void set_listener(std::function<void(endpoint from, endpoint to, const wire_message& m)> l) {
     listener_ = std::move(l);
   }
+  /// Called for whatever an actor says to another process, also where its handle is broken and
+  /// nobody hears it.
+  void set_witness(
+      std::function<void(endpoint from, const address& to, const caf::type_erased_tuple& m)> w) {
+    witness_ = std::move(w);
+  }
 
   /// A bucket of which a bit flipped before its message was sealed: only its receiver can see that.
   bool was_spoilt(const bucket_msg& m) const {
@@ -158,6 +164,7 @@ class network {
   directory& directory_;
   translator* translator_ = nullptr;
   std::function<void(endpoint, endpoint, const wire_message&)> listener_;
+  std::function<void(endpoint, const address&, const caf::type_erased_tuple&)> witness_;
   random_stream random_;
   std::map<std::pair<endpoint, address>, caf::strong_actor_ptr> handles_;
   std::map<std::pair<endpoint, endpoint>, link> links_;

@@ -44,14 +44,17 @@ struct sender_step {
     enum kind : std::uint8_t { attach, full, prepare, commit, abort, redo };
     participant to;
     kind what = attach;
+    txn_ref txn = {};  ///< of the message, if that was looked at
   };
   sync_fsm::summary before;
   sync_fsm::summary after;
   sender_event event = sender_event::tick;
   std::optional<round_result> result;  ///< of a round
   std::vector<word> sent;
-  /// `sent` is complete: what the model sends to the living must be in it.
+  /// `sent` is complete: what the model sends to the living must be in it,
   bool all_sent = false;
+  std::vector<participant> unreached;  ///< but not what goes to these,
+  std::vector<participant> unshipped;  ///< nor what flushers say to these
 };
 
 /// The lines of tests/model/transitions.txt that were taken.

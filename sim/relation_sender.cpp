@@ -140,6 +140,12 @@ std::set<participant> everybody(const sender_step& step) {
   return out;
 }
 
+/// Whether this could not have been seen to be sent.
+bool unseen(const sender_step& step, const participant& who, word::kind what) {
+  const bool shipped = what == word::full || what == word::prepare || what == word::redo;
+  return !step.all_sent || has(step.unreached, who) || (shipped && has(step.unshipped, who));
+}
+
 /// A commit that is repeated, and a full whose bytes took their time: the model sent them before.
 bool sent_before(const sender_step& step) {
   const auto all_are = [&](word::kind what) {
@@ -151,7 +157,10 @@ bool sent_before(const sender_step& step) {
     return all_are(word::commit);
   if (step.event == sender_event::full_encoded && step.before.phase == sync_phase::full_encoding &&
       step.after.phase == sync_phase::seeding)
-    return all_are(word::full) && (!step.all_sent || step.sent.size() >= step.after.view.size());
+    return all_are(word::full) && std::ranges::all_of(step.after.view, [&](const auto& p) {
+             return unseen(step, p, word::full) ||
+                    std::ranges::any_of(step.sent, [&](const word& w) { return w.to == p; });
+           });
   return step.sent.empty();
 }
 
@@ -175,6 +184,8 @@ std::optional<std::string> check_frame(const sender_step& step) {
     return p == sync_phase::encoding || p == sync_phase::proving || p == sync_phase::full_encoding;
   };
   if (after.txn < before.txn) return "the transaction's number went back";
+  for (const auto& w : step.sent)
+    if (w.txn && w.txn != before.txn && w.txn != after.txn) return "speaks of another transaction";
   if (fresh(after.phase) && after.phase != before.phase && after.txn == before.txn)
     return "the transaction's number was used before";
   if (!fresh(after.phase) && after.txn != before.txn && after.phase != sync_phase::voting &&
@@ -251,9 +262,10 @@ class sender_check {
   }
   bool found_sending(const std::string& to, std::string_view sent, const participant& who) const {
     bool any = found(to + std::string(sent));
-    if (sent != "-" || !may_be_silent(who)) return any;
-    for (const auto what : {"attach", "full", "prepare", "commit", "abort", "redo"})
-      any |= found(to + what);
+    if (sent != "-") return any;
+    for (const auto what :
+         {word::attach, word::full, word::prepare, word::commit, word::abort, word::redo})
+      if (may_be_silent(who, what)) any |= found(to + std::string(sent_word(what)));
     return any;
   }
   /// Whoever takes part in what begins is asked.
@@ -262,9 +274,9 @@ class sender_check {
   }
   /// Nothing was seen to be sent although the model sends: it was lost, or there is nobody any
   /// more, or the bytes take their time.
-  bool may_be_silent(const participant& who) const {
-    return !step_.all_sent || has(step_.before.down, who) ||
-           step_.after.phase == sync_phase::full_encoding;
+  bool may_be_silent(const participant& who, word::kind what) const {
+    const bool later = what == word::full && step_.after.phase == sync_phase::full_encoding;
+    return unseen(step_, who, what) || has(step_.before.down, who) || later;
   }
 
   std::optional<std::string> together() const {

@@ -60,7 +60,9 @@ class simulation final : public spectator {
         checker_.on_sent(from, m);
       else if (to < fleet_.receivers().size() && !fleet::is_rank(from))
         checker_.on_said(fleet_.trainer_at(from), to, m);
-      validator_.on_sent(from, to, m);
+    });
+    network_.set_witness([this](endpoint from, const address& to, const auto& m) {
+      validator_.on_said(from, to, m);
     });
     fleet_.on_lie = [this] { validator_.on_lie(); };
     striker_.begin_trainer = [this](std::uint64_t chance) { begin_trainer(chance); };

@@ -1,5 +1,7 @@
 #include "sim/validator.hpp"
 
+#include <algorithm>
+
 namespace lockstep::sim {
 
 namespace {
@@ -46,6 +48,22 @@ std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
   return std::nullopt;
 }
 
+using word = sender_step::word;
+
+template <class Handle>
+caf::strong_actor_ptr strong(const Handle& handle) {
+  return caf::actor_cast<caf::strong_actor_ptr>(handle);
+}
+
+/// What a flusher is asked to announce, and in which transaction.
+std::optional<std::pair<word::kind, envelope>> announced(const ship_request& m) {
+  using found = std::pair<word::kind, envelope>;
+  if (const auto* p = std::get_if<prepare_msg>(&m.head)) return found{word::prepare, p->env};
+  if (const auto* r = std::get_if<redo_msg>(&m.head)) return found{word::redo, r->env};
+  if (const auto* f = std::get_if<full_begin_msg>(&m.head)) return found{word::full, f->env};
+  return std::nullopt;  // another rank has said it
+}
+
 }  // namespace
 
 void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
@@ -80,22 +98,44 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
     if (s) sender_->before = s->machine->summarize();
     sender_->event = *event;
     if (*event == sender_event::round) sender_->result = content->get_as<round_result>(0);
+    shipped_.clear();
+    if (!s) return;
+    for (const auto& [who, route] : s->routes)
+      shipped_.emplace_back(who, waiting_at<ship_request>(actor, strong(route.flusher)));
   }
 }
 
-void validator::on_sent(endpoint from, endpoint to, const wire_message& m) {
+void validator::on_said(endpoint from, const address& to, const caf::type_erased_tuple& m) {
   if (from != where_) return;
   if (receiver_) {
-    if (const auto* reply = std::get_if<reply_msg>(&m)) receiver_->replies.push_back(*reply);
-  } else if (sender_ && to < fleet_.receivers().size()) {
-    using word = sender_step::word;
+    if (m.match_elements<reply_msg>()) receiver_->replies.push_back(m.get_as<reply_msg>(0));
+  } else if (sender_ && to.what == role::receiver) {
     const auto say = [&](const envelope& env, word::kind what) {
-      sender_->sent.push_back({{fleet_.receivers()[to].id, env.inc}, what});
+      sender_->sent.push_back({{fleet_.receivers()[to.where].id, env.inc}, what, env.txn});
     };
-    if (const auto* a = std::get_if<attach_msg>(&m)) say(a->env, word::attach);
-    if (const auto* c = std::get_if<commit_msg>(&m)) say(c->env, word::commit);
-    if (const auto* b = std::get_if<abort_msg>(&m)) say(b->env, word::abort);
+    if (m.match_elements<attach_msg>()) say(m.get_as<attach_msg>(0).env, word::attach);
+    if (m.match_elements<commit_msg>()) say(m.get_as<commit_msg>(0).env, word::commit);
+    if (m.match_elements<abort_msg>()) say(m.get_as<abort_msg>(0).env, word::abort);
   }
+}
+
+/// What the sender has asked its flushers for in this step, and to whom it has no way.
+void validator::note_shipped(const sender_state& s) {
+  auto& step = *sender_;
+  for (const auto& [who, flusher] : shipped_)
+    flusher.each_new([&, id = who.id](const ship_request& m) {
+      if (const auto what = announced(m))
+        step.sent.push_back({{id, what->second.inc}, what->first, what->second.txn});
+    });
+  for (const auto& [who, route] : s.routes)
+    if (!scheduled_of(route.flusher)) step.unshipped.push_back(who);
+  // There is a way to one life of a receiver at a time.
+  for (const auto* some : {&step.before.view, &step.before.members})
+    for (const auto& who : *some)
+      if (!s.routes.contains(who) &&
+          std::ranges::any_of(s.routes, [&](const auto& r) { return r.first.id == who.id; }))
+        step.unreached.push_back(who);
+  step.all_sent = true;
 }
 
 void validator::after(caf::scheduled_actor& actor) {
@@ -136,6 +176,7 @@ void validator::finish(trainer_process& t) {
   if (!s) return;
   auto& step = *sender_;
   step.after = s->machine->summarize();
+  note_shipped(*s);
   // Where one rank of several has advanced, the others are waited for: nothing to the model.
   if (!s->setup.ranks.empty() && step.event == sender_event::advanced &&
       step.after.phase == sync_phase::advancing)

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "sim/fleet.hpp"
+#include "sim/mailbox.hpp"
 #include "sim/relation.hpp"
 
 namespace lockstep::sim {
@@ -19,8 +20,8 @@ class validator {
   // Around the handling of one message by one actor.
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
   void after(caf::scheduled_actor& actor);
-  /// What it says meanwhile.
-  void on_sent(endpoint from, endpoint to, const wire_message& m);
+  /// What it says to another process meanwhile, whether or not anybody hears it.
+  void on_said(endpoint from, const address& to, const caf::type_erased_tuple& m);
   /// The executor of the receiver whose step this is makes up its answer.
   void on_lie() { lied_ = true; }
 
@@ -32,12 +33,15 @@ class validator {
  private:
   void finish(receiver_process& r);
   void finish(trainer_process& t);
+  void note_shipped(const sender_state& s);
   /// `what` begins the violation, which names the promise as the checker's do.
   void judge(std::string_view what, const std::optional<std::string>& why);
 
   fleet& fleet_;
   std::optional<receiver_step> receiver_;
   std::optional<sender_step> sender_;
+  /// At the flusher for each of those to whom the sender has a way.
+  std::vector<std::pair<participant, waiting_at<ship_request>>> shipped_;
   bool born_ = false;  ///< the step is its machine's first
   bool lied_ = false;
   endpoint where_ = 0;

@@ -3,32 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "sim/mailbox.hpp"
+
 namespace lockstep {
 
 namespace {
 
+using sim::each_waiting;
+using sim::scheduled;
+using sim::scheduled_of;
 using word = sim::sender_step::word;
-
-caf::scheduled_actor* scheduled(const caf::strong_actor_ptr& who) {
-  if (!who || who->get()->getf(caf::abstract_actor::is_terminated_flag)) return nullptr;
-  return dynamic_cast<caf::scheduled_actor*>(who->get());
-}
-template <class Handle>
-caf::scheduled_actor* scheduled_of(const Handle& handle) {
-  return handle ? scheduled(caf::actor_cast<caf::strong_actor_ptr>(handle)) : nullptr;
-}
-
-/// Calls `f` with each message of type `T` that waits at `who`, the oldest first.
-template <class T, class F>
-void each_waiting(caf::scheduled_actor* who, F f) {
-  // Looking into the mailbox of an actor that sleeps would take away what wakes it.
-  if (who == nullptr || who->mailbox().blocked()) return;
-  who->mailbox().fetch_more();
-  who->mailbox().queue().peek_all([&](const caf::mailbox_element& e) {
-    const auto content = e.copy_content_to_message();
-    if (content.match_elements<T>()) f(content.get_as<T>(0));
-  });
-}
 
 template <class T>
 bool take(const caf::message& m, std::optional<wire_message>& into) {

@@ -1,0 +1,58 @@
+// Decides how messages that wait at an actor are looked at without being taken.
+#pragma once
+
+#include <caf/scheduled_actor.hpp>
+
+namespace lockstep::sim {
+
+/// The actor behind a handle; null where there is none, or it has ended.
+inline caf::scheduled_actor* scheduled(const caf::strong_actor_ptr& who) {
+  if (!who || who->get()->getf(caf::abstract_actor::is_terminated_flag)) return nullptr;
+  return dynamic_cast<caf::scheduled_actor*>(who->get());
+}
+template <class Handle>
+caf::scheduled_actor* scheduled_of(const Handle& handle) {
+  return handle ? scheduled(caf::actor_cast<caf::strong_actor_ptr>(handle)) : nullptr;
+}
+
+/// Calls `f` with each message of type `T` that waits at `who`, the oldest first; with those that
+/// `from` has sent, if somebody is named. Works where one thread runs one actor at a time.
+template <class T, class F>
+void each_waiting(caf::scheduled_actor* who, F f, const caf::abstract_actor* from = nullptr) {
+  // Looking into the mailbox of an actor that sleeps would take away what wakes it.
+  if (who == nullptr || who->mailbox().blocked()) return;
+  who->mailbox().fetch_more();
+  who->mailbox().queue().peek_all([&](const caf::mailbox_element& e) {
+    if (from != nullptr && (!e.sender || e.sender->get() != from)) return;
+    const auto& content = e.content();
+    if (content.match_elements<T>()) f(content.get_as<T>(0));
+  });
+}
+
+/// Messages of one type from one actor that wait at another, and which of them came since.
+template <class T>
+class waiting_at {
+ public:
+  waiting_at(const caf::abstract_actor& from, caf::strong_actor_ptr at)
+      : from_(&from), at_(std::move(at)) {
+    each_waiting<T>(
+        scheduled(at_), [this](const T&) { ++before_; }, from_);
+  }
+
+  /// Calls `f` with each that came since. False: nobody is there any more, so none can be seen.
+  template <class F>
+  bool each_new(F f) const {
+    auto* const who = scheduled(at_);
+    auto left = before_;
+    const auto look = [&](const T& m) { return left > 0 ? void(--left) : f(m); };
+    each_waiting<T>(who, look, from_);
+    return who != nullptr;
+  }
+
+ private:
+  const caf::abstract_actor* from_;
+  caf::strong_actor_ptr at_;
+  std::size_t before_ = 0;
+};
+
+}  // namespace lockstep::sim
