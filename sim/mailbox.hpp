@@ -5,14 +5,26 @@
 
 namespace lockstep::sim {
 
-/// The actor behind a handle; null where there is none, or it has ended.
+inline bool has_ended(const caf::abstract_actor& who) {
+  return who.getf(caf::abstract_actor::is_terminated_flag);
+}
+
+/// The actor behind a handle; null where there is none, it has ended, or is in another process.
 inline caf::scheduled_actor* scheduled(const caf::strong_actor_ptr& who) {
-  if (!who || who->get()->getf(caf::abstract_actor::is_terminated_flag)) return nullptr;
+  if (!who || has_ended(*who->get())) return nullptr;
   return dynamic_cast<caf::scheduled_actor*>(who->get());
 }
 template <class Handle>
 caf::scheduled_actor* scheduled_of(const Handle& handle) {
   return handle ? scheduled(caf::actor_cast<caf::strong_actor_ptr>(handle)) : nullptr;
+}
+/// The same of one that was started in this process with this state.
+template <class State, class Handle>
+caf::scheduled_actor* started(const Handle& handle) {
+  if (!handle) return nullptr;
+  auto* const actor = caf::actor_cast<caf::abstract_actor*>(handle);
+  using pointer = typename Handle::template stateful_pointer<State>;
+  return has_ended(*actor) ? nullptr : static_cast<pointer>(actor);
 }
 
 /// Calls `f` with each message of type `T` that waits at `who`, the oldest first; with those that
@@ -33,25 +45,26 @@ void each_waiting(caf::scheduled_actor* who, F f, const caf::abstract_actor* fro
 template <class T>
 class waiting_at {
  public:
-  waiting_at(const caf::abstract_actor& from, caf::strong_actor_ptr at)
-      : from_(&from), at_(std::move(at)) {
+  waiting_at(const caf::abstract_actor& from, caf::scheduled_actor* at)
+      : from_(&from), at_(at), kept_(at ? at->ctrl() : nullptr) {
     each_waiting<T>(
-        scheduled(at_), [this](const T&) { ++before_; }, from_);
+        at_, [this](const T&) { ++before_; }, from_);
   }
 
   /// Calls `f` with each that came since. False: nobody is there any more, so none can be seen.
   template <class F>
   bool each_new(F f) const {
-    auto* const who = scheduled(at_);
+    if (at_ == nullptr || has_ended(*at_)) return false;
     auto left = before_;
     const auto look = [&](const T& m) { return left > 0 ? void(--left) : f(m); };
-    each_waiting<T>(who, look, from_);
-    return who != nullptr;
+    each_waiting<T>(at_, look, from_);
+    return true;
   }
 
  private:
   const caf::abstract_actor* from_;
-  caf::strong_actor_ptr at_;
+  caf::scheduled_actor* at_;
+  caf::strong_actor_ptr kept_;
   std::size_t before_ = 0;
 };
 

@@ -35,4 +35,13 @@ bool allowed(std::string_view from, std::string_view to) {
          std::find(it->second.begin(), it->second.end(), to) != it->second.end();
 }
 
+bool in_doubt(errc reason) {
+  return reason == errc::wrong_base || reason == errc::not_serving || reason == errc::torn;
+}
+
+std::string reply_word(const reply_msg& m) {
+  if (m.kind == reply_kind::vote_no && in_doubt(m.reason)) return "doubt";
+  return std::string(to_string(m.kind));
+}
+
 }  // namespace lockstep::sim

@@ -75,12 +75,6 @@ std::string state_words(const summary& s, const subject& x) {
   return out;
 }
 
-std::string reply_word(const reply_msg& m) {
-  const bool own_state =
-      m.reason == errc::wrong_base || m.reason == errc::not_serving || m.reason == errc::torn;
-  return m.kind == reply_kind::vote_no && own_state ? "doubt" : std::string(to_string(m.kind));
-}
-
 /// The same to whoever looks through the model's eyes, and more.
 bool same_state(const summary& a, const summary& b) {
   auto x = a, y = b;

@@ -119,9 +119,7 @@ std::string_view answer_word(const sender_step& step, std::string_view event,
     return o.status == terminal::nack && o.reason != errc::false_ack ? "no" : "silent";
   if (o.status != terminal::no) return "silent";
   if (event == "attached") return o.reason == errc::behind ? "no" : "silent";
-  const bool own_state =
-      o.reason == errc::wrong_base || o.reason == errc::not_serving || o.reason == errc::torn;
-  return own_state ? "doubt" : "no";
+  return in_doubt(o.reason) ? "doubt" : "no";
 }
 
 /// Was taken out of the view by the attach that began in this step, after all else: the model does

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "messages/from_receiver.hpp"
+
 namespace lockstep::sim {
 
 /// tests/model/transitions.txt, as it stands.
@@ -19,5 +21,10 @@ const transition_table& transitions();
 
 /// Whether the table has this line.
 bool allowed(std::string_view from, std::string_view to);
+
+/// Whether who refuses a delta so cannot say what it holds itself.
+bool in_doubt(errc reason);
+/// The model's name of an answer.
+std::string reply_word(const reply_msg& m);
 
 }  // namespace lockstep::sim

@@ -50,11 +50,6 @@ std::optional<sender_event> event_of(const caf::type_erased_tuple& m) {
 
 using word = sender_step::word;
 
-template <class Handle>
-caf::strong_actor_ptr strong(const Handle& handle) {
-  return caf::actor_cast<caf::strong_actor_ptr>(handle);
-}
-
 /// What a flusher is asked to announce, and in which transaction.
 std::optional<std::pair<word::kind, envelope>> announced(const ship_request& m) {
   using found = std::pair<word::kind, envelope>;
@@ -69,9 +64,16 @@ std::optional<std::pair<word::kind, envelope>> announced(const ship_request& m) 
 void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
   receiver_.reset();
   sender_.reset();
+  join_.reset();
+  snapshot_.reset();
+  flusher_.reset();
   lied_ = false;
   const auto* content = message ? &message->content() : nullptr;
-  if (std::string_view(actor.name()) == "relay") return;  // decides nothing that the model knows
+  const std::string_view name = actor.name();
+  if (name == "relay") return;  // decides nothing that the model knows
+  if (message && name == "join") return before_join(actor, *message);
+  if (message && name == "snapshot") return before_snapshot(actor, *message);
+  if (message && name == "flusher") return before_flusher(actor, *content);
   if (auto* r = fleet_.receiver_of(actor)) {
     const auto* s = fleet_.state_of_receiver(*r);
     auto event = content ? wire_of(*content) : std::nullopt;
@@ -84,7 +86,7 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
     born_ = s == nullptr;
     if (s) receiver_->before = s->machine->summarize();
     receiver_->event = idle ? std::optional<wire_message>(pong_msg{}) : std::move(event);
-  } else if (auto* t = fleet_.trainer_of(actor); t && std::string_view(actor.name()) == "sender") {
+  } else if (auto* t = fleet_.trainer_of(actor); t && name == "sender") {
     const auto* s = fleet_.actors_of(*t).sender;
     const auto event = content        ? event_of(*content)
                        : s == nullptr ? std::optional(sender_event::membership)
@@ -101,7 +103,8 @@ void validator::before(caf::scheduled_actor& actor, caf::mailbox_element* messag
     shipped_.clear();
     if (!s) return;
     for (const auto& [who, route] : s->routes)
-      shipped_.emplace_back(who, waiting_at<ship_request>(actor, strong(route.flusher)));
+      shipped_.emplace_back(who,
+                            waiting_at<ship_request>(actor, started<flusher_state>(route.flusher)));
   }
 }
 
@@ -109,6 +112,8 @@ void validator::on_said(endpoint from, const address& to, const caf::type_erased
   if (from != where_) return;
   if (receiver_) {
     if (m.match_elements<reply_msg>()) receiver_->replies.push_back(m.get_as<reply_msg>(0));
+  } else if (flusher_ && to.what == role::receiver) {
+    note_announced(m);
   } else if (sender_ && to.what == role::receiver) {
     const auto say = [&](const envelope& env, word::kind what) {
       sender_->sent.push_back({{fleet_.receivers()[to.where].id, env.inc}, what, env.txn});
@@ -128,7 +133,7 @@ void validator::note_shipped(const sender_state& s) {
         step.sent.push_back({{id, what->second.inc}, what->first, what->second.txn});
     });
   for (const auto& [who, route] : s.routes)
-    if (!scheduled_of(route.flusher)) step.unshipped.push_back(who);
+    if (!started<flusher_state>(route.flusher)) step.unshipped.push_back(who);
   // There is a way to one life of a receiver at a time.
   for (const auto* some : {&step.before.view, &step.before.members})
     for (const auto& who : *some)
@@ -140,7 +145,10 @@ void validator::note_shipped(const sender_state& s) {
 
 void validator::after(caf::scheduled_actor& actor) {
   // The last step of a life that ended in it is a crash, which may come at any moment.
-  if (actor.getf(caf::abstract_actor::is_terminated_flag)) return;
+  if (has_ended(actor)) return void(joins_.erase(actor.id()));
+  if (join_) return finish_join();
+  if (snapshot_) return finish_snapshot(actor);
+  if (flusher_) return finish_flusher();
   if (receiver_) {
     if (auto* r = fleet_.receiver_of(actor)) finish(*r);
   } else if (sender_) {
@@ -149,7 +157,6 @@ void validator::after(caf::scheduled_actor& actor) {
 }
 
 void validator::judge(std::string_view what, const std::optional<std::string>& why) {
-  ++steps_;
   if (why && violation_.empty()) violation_ = std::string(what) + *why;
 }
 
@@ -168,7 +175,7 @@ void validator::finish(receiver_process& r) {
     step.replies.clear();  // the executor's lie: its machine still waits to hear of the write
     step.mute = true;
   }
-  judge("model: a receiver's step: ", check(step, &seen_));
+  judge("model: a receiver's step: ", check(step));
 }
 
 void validator::finish(trainer_process& t) {
@@ -188,7 +195,7 @@ void validator::finish(trainer_process& t) {
                       .summarize();
     judge("model: a run's beginning: ", check_start(step.before));
   }
-  judge("model: a sender's step: ", check(step, &seen_));
+  judge("model: a sender's step: ", check(step));
 }
 
 }  // namespace lockstep::sim

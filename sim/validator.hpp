@@ -2,6 +2,7 @@
 // step by step.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,10 +10,12 @@
 #include "sim/fleet.hpp"
 #include "sim/mailbox.hpp"
 #include "sim/relation.hpp"
+#include "sim/relation_trainer.hpp"
 
 namespace lockstep::sim {
 
-/// Trace validation: every step of a receiver or a sender is looked up in the model's transitions.
+/// Trace validation: every step of a receiver or a sender is looked up in the model's transitions,
+/// and what joins, snapshots and flushers do of it for the sender is held to be that.
 class validator {
  public:
   explicit validator(fleet& of) : fleet_(of) {}
@@ -27,12 +30,20 @@ class validator {
 
   /// Empty while every step was the model's.
   const std::string& violation() const noexcept { return violation_; }
-  std::uint64_t steps() const noexcept { return steps_; }
-  const coverage& seen() const noexcept { return seen_; }
 
  private:
   void finish(receiver_process& r);
   void finish(trainer_process& t);
+  // validator_trainer.cpp
+  void before_join(caf::scheduled_actor& actor, const caf::mailbox_element& message);
+  void before_snapshot(caf::scheduled_actor& actor, const caf::mailbox_element& message);
+  void note_announced(const caf::type_erased_tuple& m);
+  void before_flusher(caf::scheduled_actor& actor, const caf::type_erased_tuple& content);
+  void finish_join();
+  void finish_snapshot(caf::scheduled_actor& actor);
+  void finish_flusher();
+  std::optional<std::string> check_advance(const caf::scheduled_actor& actor);
+
   void note_shipped(const sender_state& s);
   /// `what` begins the violation, which names the promise as the checker's do.
   void judge(std::string_view what, const std::optional<std::string>& why);
@@ -42,11 +53,32 @@ class validator {
   std::optional<sender_step> sender_;
   /// At the flusher for each of those to whom the sender has a way.
   std::vector<std::pair<participant, waiting_at<ship_request>>> shipped_;
-  bool born_ = false;  ///< the step is its machine's first
+  /// A join's step.
+  struct join_half {
+    join_relation* told = nullptr;
+    std::optional<waiting_at<round_result>> results;  ///< at its sender
+    std::optional<conclude_request> asked;
+    std::optional<waiting_at<join_verdict>> verdicts;  ///< at its snapshot, where that is known
+  };
+  /// A snapshot's, at whatever rank.
+  struct snapshot_half {
+    snapshot_step step;
+    waiting_at<stage_result> staged;  ///< at who asks
+    waiting_at<advance_result> advanced;
+  };
+  /// A flusher's, likewise.
+  using announcement = std::pair<std::size_t, envelope>;  ///< which of those of `ship_request`
+  struct flusher_half {
+    std::vector<announcement> told;  ///< to announce,
+    std::vector<announcement> said;  ///< and what it has announced
+  };
+  std::optional<join_half> join_;
+  std::optional<snapshot_half> snapshot_;
+  std::optional<flusher_half> flusher_;
+  std::map<caf::actor_id, join_relation> joins_;  ///< that have not ended
+  bool born_ = false;                             ///< the step is its machine's first
   bool lied_ = false;
   endpoint where_ = 0;
-  coverage seen_;
-  std::uint64_t steps_ = 0;
   std::string violation_;
 };
 

@@ -245,7 +245,7 @@ c_code {
   (cur[e] != 0 && SEQ(e, cur[e]) == SEQ(e, s) && kind[X(e, cur[e])] == kind[X(e, s)] && \
    phase[e] != IDLE && rnd[e] == (r))
 #define REPLY(set, e, s, r) \
-  SAY(set); \
+  SAY(set, e, s, r); \
   if \
   :: ASKS(e, s, r) && (asked[e] & ~(ok[e] | bad[e] | doubt[e]) & BIT(i)) -> set[e] = set[e] | BIT(i) \
   :: else \

@@ -5,6 +5,7 @@
  * words from real steps.
  *
  *   receiver EVENT FENCE PHASE SLOT TAG ATTACH > FENCE PHASE SLOT TAG ATTACH REPLY
+ *   join ROUND WHOSE REPLY > yes|no|doubt|-                       for each answer given: as what it counts
  *   sender EVENT PHASE > PHASE ANSWER in|out > in|out SENT       for each participant
  *   sender EVENT PHASE > PHASE advanced|same some|nobody          for all of them: votes, acks
  *
@@ -13,11 +14,13 @@
 #ifdef RELATION
 int was;     /* the event and what it found */
 byte said;   /* the answer given */
+bool quotes; /* the round that is under way */
+byte heard_of; /* whether the receiver is asked in that round, and what it has answered, as bits */
 byte s_phase, s_memb, s_view, s_asked, s_ok, s_bad, s_doubt, s_snapv, heard, sent;
 #define SAID_ok 1
 #define SAID_bad 2
 #define SAID_doubt 3
-#define SAY(set) said = SAID_##set
+#define SAY(set, e, s, r) said = SAID_##set; quotes = phase[e] != 0 && ASKS(e, s, r)
 #define HEARD(who) ; heard = who
 #define SENDS(who) sent = who
 #define START c_code { rel_start(PReceiver->i); }
@@ -80,13 +83,31 @@ c_code {
     sprintf(out, "%s %s %s %s %s", rel_fence[a % 5], rel_phase[a / 5 % 3], rel_slot[a / 15 % 6],
             rel_tag[a / 90 % 4], rel_att[a / 360]);
   }
+  static int rel_heard(int i, int e) {
+    int b = 1 << i;
+    return !!(now.asked[e] & b) + 2 * !!(now.ok[e] & b) + 4 * !!(now.bad[e] & b) +
+           8 * !!(now.doubt[e] & b);
+  }
   static void rel_before(int i, int x, const char *event) {
     int n = 0, fits = now.ph[i] == SERVING && now.trun[i] == x / NS && now.tver[i] == now.base[x];
     while (rel_events[n] && strcmp(rel_events[n], event)) n++;
     if (n == 0 && !fits) n = 1;
     if (n == 13 && !now.lacks[i]) n = 14;
     now.was = n + 16 * rel_alpha(i, x);
-    now.said = 0;
+    now.said = now.quotes = 0;
+    now.heard_of = rel_heard(i, x / NS);
+  }
+  /* The sender's join, which the model has in the sender, as it hears an answer. */
+  static void rel_join(int i, int e, const char *reply) {
+    static const char *rounds[] = {"none", "none", "vote", "commit", "attach", "full"};
+    int more = rel_heard(i, e) & ~now.heard_of;
+    const char *round = now.phase[e] == COMMITTING && now.rnd[e] > 1 ? "redo" : rounds[now.phase[e]];
+    const char *whose = !now.quotes ? "other" : !(now.heard_of & 1) ? "stranger"
+                        : now.heard_of > 1 ? "answered" : "asked";
+    char line[120];
+    sprintf(line, "join %s %s %s > %s", round, whose, now.quotes ? reply : "any",
+            more & 2 ? "yes" : more & 4 ? "no" : more & 8 ? "doubt" : "-");
+    rel_note(line);
   }
   static void rel_after(int i, int x) {
     static const char *words[][4] = {{"-", "attached", "need_full", "?"},
@@ -100,7 +121,8 @@ c_code {
     rel_state(to, b);
     sprintf(line, "receiver %s %s > %s %s", rel_names[n], from, to, words[family][now.said]);
     if (a != b || now.said) rel_note(line);
-    now.was = now.said = 0;
+    if (now.said) rel_join(i, x / NS, words[family][now.said]);
+    now.was = now.said = now.quotes = now.heard_of = 0;
   }
 
   static void rel_start(int i) { /* a new life: the same to every transaction */
@@ -156,7 +178,7 @@ c_code {
   }
 };
 #else
-#define SAY(set) skip
+#define SAY(set, e, s, r) skip
 #define HEARD(who)
 #define SENDS(who) skip
 #define START skip

@@ -264,7 +264,157 @@ sender_mutations deeds_of_a_sender() {
   };
 }
 
+/// What a join said of a round, and what it had been told.
+struct join_word {
+  join_relation told;
+  join_fsm::emitted said;
+};
+std::optional<std::string> check(join_word w) {
+  return w.told.check(w.said ? &*w.said : nullptr);
+}
+
+/// Changes the first outcome with this status.
+bool becomes(join_word& w, terminal from, terminal to) {
+  if (!w.said) return false;
+  for (auto& o : w.said->outcomes)
+    if (o.status == from) {
+      o.status = to;
+      return true;
+    }
+  return false;
+}
+
+std::vector<mutation<join_word>> words_of_a_join() {
+  using t = terminal;
+  return {
+      {"takes silence for a yes", [](auto& w) { return becomes(w, t::timeout, t::ok); }},
+      {"takes a refusal for a yes", [](auto& w) { return becomes(w, t::no, t::ok); }},
+      {"takes a failure for a yes", [](auto& w) { return becomes(w, t::nack, t::ok); }},
+      {"takes an end for a yes", [](auto& w) { return becomes(w, t::dead, t::ok); }},
+      {"does not count a yes", [](auto& w) { return becomes(w, t::ok, t::timeout); }},
+      {"believes a lie",
+       [](auto& w) {
+         if (!w.said) return false;
+         for (auto& o : w.said->outcomes)
+           if (o.reason == errc::false_ack) {
+             o.status = terminal::ok;
+             return true;
+           }
+         return false;
+       }},
+      {"takes a refusal of the delta for doubt",
+       [](auto& w) {
+         if (!w.said || w.said->kind != round_kind::vote) return false;
+         for (auto& o : w.said->outcomes)
+           if (o.status == terminal::no && o.reason == errc::no_memory) {
+             o.reason = errc::torn;
+             return true;
+           }
+         return false;
+       }},
+      {"leaves somebody out",
+       [](auto& w) {
+         if (!w.said || w.said->outcomes.empty()) return false;
+         w.said->outcomes.pop_back();
+         return true;
+       }},
+      {"ends another round", [](auto& w) { return w.said && ++w.said->number != 0; }},
+      {"ends another transaction's", [](auto& w) { return w.said && ++w.said->txn.seq != 0; }},
+      {"says of somebody what he holds, and he does not",
+       [](auto& w) {
+         if (!w.said || w.said->kind != round_kind::attach) return false;
+         for (auto& o : w.said->outcomes)
+           if (o.status == terminal::no) {
+             ++o.held.lane0;
+             return true;
+           }
+         return false;
+       }},
+      {"does not say that all have answered",
+       [](auto& w) {
+         if (!w.said) return false;
+         for (const auto& o : w.said->outcomes)
+           if (o.status == terminal::timeout) return false;
+         w.said.reset();
+         return true;
+       }},
+  };
+}
+
 }  // namespace
+
+TEST_CASE("what a join says that the model does not count is caught") {
+  auto words = words_of_a_join();
+  watcher watch{[](const receiver_step&) {}, [](const sender_step&) {}, [](const auto&) {},
+                [](const auto&) {}};
+  watch.join = [&](const join_relation& told, const join_fsm::emitted& said) {
+    const join_word word{told, said};
+    if (said) apply(words, word);
+  };
+  for (std::uint64_t seed = 1; seed <= 500; ++seed)
+    run_cluster(seed, {broken::no, true, 20, &watch});
+  all_caught(words);
+}
+
+TEST_CASE("a join that ends a round too soon, or says what was not acknowledged, is caught") {
+  const participant a{1, {1, 1}}, b{2, {2, 2}};
+  const envelope env{7, {1, 4}, a.inc};
+  const round_spec spec{7, {1, 4}, 1, round_kind::commit, {a, b}, {3, 3}, {}};
+  const reply_msg ack{env, 1, 1, reply_kind::ack, errc::none, {}, {3, 3}};
+  join_relation told;
+  told.on_open(spec);
+  told.on_reply(ack);
+  CHECK(told.check(nullptr) == std::nullopt);
+  const round_result early{
+      {1, 4}, 1, round_kind::commit, {{a, terminal::ok, {}, {}}, {b, terminal::timeout, {}, {}}}};
+  auto copy = told;
+  CHECK(copy.check(&early));
+  copy = told;
+  copy.on_tick();
+  CHECK(copy.check(&early) == std::nullopt);
+  CHECK(copy.check(&early));  // it is over
+  CHECK(copy.check_verdict({1, 4}, {a}, true) == std::nullopt);
+  CHECK(copy.check_verdict({1, 4}, {}, true) == std::nullopt);
+  CHECK(copy.check_verdict({1, 4}, {a, b}, true));
+  CHECK(copy.check_verdict({1, 5}, {a}, true));
+  CHECK(copy.check_verdict({1, 4}, {a}, false));
+  CHECK(copy.check_verdict({1, 4}, {a}, std::nullopt));
+}
+
+TEST_CASE("a snapshot's step that no sender of the model may make is caught") {
+  using s = snapshot_step;
+  const target_info base{{1, 3}, {3, 3}, 30}, target{{1, 4}, {4, 4}, 40};
+  const snapshot_fsm::pending pending{{1, 4}, target};
+  s stage{{base, {}}, {base, pending}, s::stage, {1, 4}, base.version, target, false, true, true};
+  s advance{{base, pending}, {target, {}}, s::verdict, {1, 4}, {}, {}, true, true, true};
+  s drop{{base, pending}, {base, {}}, s::drop, {1, 4}, {}, {}, false, false, {}};
+  s other{{base, pending}, {base, pending}, s::other, {}, {}, {}, false, false, {}};
+  for (const auto& step : {stage, advance, drop, other}) CHECK(check(step) == std::nullopt);
+  const auto caught = [](s step, auto spoil) {
+    spoil(step);
+    return check(step).has_value();
+  };
+  // What it keeps.
+  CHECK(caught(stage, [](s& x) { x.base = {1, 2}; }));
+  CHECK(caught(stage, [](s& x) { x.txn = {1, 5}; }));
+  CHECK(caught(stage, [](s& x) { x.after.staged->target.label = 41; }));
+  CHECK(caught(stage, [](s& x) { x.after.staged.reset(); }));
+  CHECK(caught(stage, [](s& x) { x.done = false; }));
+  CHECK(caught(stage, [](s& x) { x.done.reset(); }));
+  CHECK(caught(drop, [&](s& x) { x.after.staged = pending; }));
+  CHECK(caught(drop, [](s& x) { x.txn = {1, 5}; }));
+  CHECK(caught(other, [](s& x) { x.after.staged.reset(); }));
+  // When it moves.
+  CHECK(caught(advance, [](s& x) { x.all_ok = false; }));
+  CHECK(caught(advance, [](s& x) { x.txn = {1, 5}; }));
+  CHECK(caught(advance, [](s& x) { x.before.staged.reset(); }));
+  CHECK(caught(advance, [](s& x) { x.after.held.label = 41; }));
+  CHECK(caught(advance, [&](s& x) { x.after.staged = pending; }));
+  CHECK(caught(advance, [](s& x) { x.done = false; }));
+  CHECK(caught(advance, [&](s& x) { x.after = {base, {}}; }));  // it says that it has
+  for (const auto& step : {stage, drop, other})
+    CHECK(caught(step, [&](s& x) { x.after.held = target; }));
+}
 
 TEST_CASE("a receiver's step that the model has not is caught") {
   auto lies = lies_of_a_receiver();

@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <map>
+#include <random>
 
 #include "sim/relation_table.hpp"
 #include "tests/sim/relation_fuzz.hpp"
@@ -59,6 +60,67 @@ TEST_CASE("whatever is said to a receiver, its steps are the model's") {
   CHECK(never() == std::vector<std::string>{});
 }
 
+TEST_CASE("whatever is said to a join, it counts what the model counts") {
+  std::mt19937_64 random(7);
+  const auto below = [&](std::uint64_t n) { return random() % n; };
+  const participant all[] = {{1, {1, 1}}, {2, {2, 2}}, {3, {3, 3}}, {3, {4, 4}}};
+  const auto some = [&] {
+    std::vector<participant> out;
+    for (const auto& p : all)
+      if (below(3) != 0) out.push_back(p);
+    return out;
+  };
+  const digest proof{5, 5}, other{6, 6};
+  const errc reasons[] = {errc::no_memory, errc::torn, errc::behind};
+  coverage seen;
+  join_fsm join;
+  join_relation told;
+  round_spec spec;
+  time_point now{};
+  int rounds = 0;
+  for (int i = 0; i < 300'000; ++i) {
+    CAPTURE(i);
+    join_fsm::emitted said;
+    const auto what = below(40);
+    if (what < 4) {
+      const auto kind = static_cast<round_kind>(below(5));
+      const auto number = kind == round_kind::commit ? 1u : kind == round_kind::redo ? 2u : 0u;
+      spec = {9, {2, 10 + below(2)}, number, kind, some(), proof, now + std::chrono::seconds(1)};
+      if (below(4) == 0) spec.part_proofs[all[0]] = other;  // who takes a part proves a part
+      told.on_open(spec);
+      said = join.on_open(spec);
+    } else if (what < 5) {
+      now += std::chrono::milliseconds(below(1500));
+      told.on_tick();
+      said = join.on_tick(now);
+    } else if (what < 7) {
+      const auto& who = all[below(4)];
+      told.on_down(who);
+      said = join.on_down(who, errc::dead);
+    } else {
+      const auto& who = all[below(4)];
+      reply_msg m;
+      m.env = {9, spec.txn, who.inc};
+      m.id = who.id;
+      m.round = below(8) == 0 ? static_cast<std::uint32_t>(below(3)) : spec.number;
+      m.kind = static_cast<reply_kind>(below(8));
+      m.reason = reasons[below(3)];
+      m.proof = below(8) == 0 ? other : proof;
+      if (below(8) == 0) --m.env.txn.seq;
+      if (below(16) == 0) ++m.env.cluster;
+      told.on_reply(m, &seen);
+      said = join.on_reply(m);
+    }
+    rounds += said.has_value();
+    REQUIRE(told.check(said ? &*said : nullptr) == std::nullopt);
+    const auto view = some();
+    const bool confirmed = told.check_verdict(spec.txn, view, true) == std::nullopt;
+    REQUIRE(confirmed == join.all_ok(spec.txn, view));
+  }
+  CHECK(rounds > 5'000);
+  CHECK(missing(seen, "join") == std::vector<std::string>{});
+}
+
 TEST_CASE("every step of whole clusters under faults is the model's") {
   coverage seen;
   std::size_t steps = 0;
@@ -67,9 +129,17 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
     ++steps;
     if (const auto why = check(step, &seen)) ++bad[*why];
   };
-  const watcher watch{judge, judge,
-                      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
-                      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); }};
+  const auto say = [&](const std::optional<std::string>& why) {
+    ++steps;
+    if (why) ++bad[*why];
+  };
+  const watcher watch{
+      judge,
+      judge,
+      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
+      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); },
+      [&](join_relation told, const auto& said) { say(told.check(said ? &*said : nullptr)); },
+      say};
   // Not taken here. The model tells who attaches out of the view when the attach leaves, the code
   // before; it may run out of transactions; nothing rots in these clusters; and who follows with a
   // full after others have caught up is chosen when the bytes are there.

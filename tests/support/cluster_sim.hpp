@@ -17,6 +17,7 @@
 #include "protocol/supervision_fsm.hpp"
 #include "protocol/sync_fsm.hpp"
 #include "sim/relation.hpp"
+#include "sim/relation_trainer.hpp"
 
 namespace lockstep::sim {
 
@@ -43,6 +44,10 @@ struct watcher {
   std::function<void(const sender_step&)> sender;
   std::function<void(const receiver_fsm::summary&)> born;
   std::function<void(const sync_fsm::summary&)> booted;
+  /// What a join says in a step, or that it says nothing, and what it has been told before.
+  std::function<void(const join_relation&, const join_fsm::emitted&)> join = {};
+  /// What is wrong with its word that all have acknowledged.
+  std::function<void(const std::optional<std::string>&)> verdict = {};
 };
 
 struct options {

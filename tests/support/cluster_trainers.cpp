@@ -78,7 +78,10 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
 }
 
 void cluster::conclude(trainer& t, const sa::conclude& a) {
-  const bool ok = opt_.variant == broken::advance_at_decision || t.join.all_ok(a.txn, a.view);
+  const bool all_ok = t.join.all_ok(a.txn, a.view);
+  if (opt_.watch && opt_.watch->verdict)
+    opt_.watch->verdict(t.told.check_verdict(a.txn, a.view, all_ok));
+  const bool ok = opt_.variant == broken::advance_at_decision || all_ok;
   if (!t.snapshot->may_advance(a.txn, ok)) {
     // Too late: the sender has stopped waiting and dropped it.
     if (t.sync->phase() == sync_phase::failed) return;
@@ -127,6 +130,8 @@ void cluster::encode_full(trainer& t, const sa::encode_full& a) {
 }
 
 void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
+  if (opt_.watch && opt_.watch->join) opt_.watch->join(t.told, r);
+  t.told.check(r ? &*r : nullptr);
   if (!r) return;
   const bool acks = r->kind == round_kind::commit || r->kind == round_kind::redo;
   for (const auto& o : r->outcomes) {
@@ -202,6 +207,7 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
       [&](const sa::open_round& a) {
         const bool blind =
             opt_.variant == broken::advance_at_decision && a.spec.kind == round_kind::commit;
+        t.told.on_open(a.spec);
         auto r = t.join.on_open(a.spec);
         if (blind) {
           r = round_result{a.spec.txn, a.spec.number, a.spec.kind, {}};
@@ -246,7 +252,10 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
         for (auto& [id, f] : t.flushers) f.on_stop();
         t.snapshot->on_drop(a.txn);
       },
-      [&](const sa::mark_down& a) { on_emitted(t, t.join.on_down(a.who, a.reason)); },
+      [&](const sa::mark_down& a) {
+        t.told.on_down(a.who);
+        on_emitted(t, t.join.on_down(a.who, a.reason));
+      },
       [&](const sa::evicted& a) {
         supervise([this, a](auto& s) { return s.on_evicted(now_, a.who, a.reason, a.detail); });
       },
