@@ -210,6 +210,8 @@ void cluster::one_step() {
 bool cluster::whole() const {
   const auto& t = trainers_.back();
   if (t.open || t.sync->phase() != sync_phase::idle) return false;
+  // Whatever was said of lives while there were faults has been heard.
+  if (!t.to_sync.empty() || !t.to_supervision.empty()) return false;
   const auto members = t.sync->members();
   return members.size() == nodes_.size() &&
          std::all_of(nodes_.begin(), nodes_.end(), [&](const auto& n) {
