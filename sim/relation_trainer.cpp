@@ -131,6 +131,13 @@ void join_relation::on_down(const participant& who) {
   if (heard.empty()) heard = "dead";
 }
 
+void join_relation::on(const join_event& m, coverage* seen) {
+  if (const auto* spec = std::get_if<round_spec>(&m)) on_open(*spec);
+  if (const auto* reply = std::get_if<reply_msg>(&m)) on_reply(*reply, seen);
+  if (const auto* who = std::get_if<participant>(&m)) on_down(*who);
+  if (std::holds_alternative<std::monostate>(m)) on_tick();
+}
+
 std::optional<std::string> join_relation::check(const round_result* said) {
   const bool may_end = std::exchange(ticked_, false);
   if (said == nullptr) {
@@ -153,10 +160,10 @@ std::optional<std::string> join_relation::check(const round_result* said) {
     if (o.who != over.spec.who[i]) return of(" is left out");
     const auto word = counted(over.spec.kind, o);
     if (word != over.heard[i])
-      return of(" is said to be " + std::string(to_string(o.status)) +
-                ", which to the model is '" + std::string(word) + "' and not '" +
-                std::string(over.heard[i]) + "'");
-    if (over.spec.kind == round_kind::attach && word == "no" && o.held != over.held[i]) return of(" is said to hold what it does not");
+      return of(" is said to be " + std::string(to_string(o.status)) + ", which to the model is '" +
+                std::string(word) + "' and not '" + std::string(over.heard[i]) + "'");
+    if (over.spec.kind == round_kind::attach && word == "no" && o.held != over.held[i])
+      return of(" is said to hold what it does not");
   }
   return std::nullopt;
 }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "protocol/join_fsm.hpp"
@@ -12,6 +13,9 @@
 #include "sim/relation.hpp"
 
 namespace lockstep::sim {
+
+/// What a join is told: a round, an answer, that a life has ended, or that time has passed.
+using join_event = std::variant<round_spec, reply_msg, participant, std::monostate>;
 
 /// What a join has been told, counted as the model counts it; held against what it says. Looks at
 /// nothing in the join, and says nothing of time: a round may end at any tick.
@@ -22,6 +26,7 @@ class join_relation {
   void on_reply(const reply_msg& m, coverage* seen = nullptr);
   void on_down(const participant& who);
   void on_tick() { ticked_ = true; }
+  void on(const join_event& m, coverage* seen = nullptr);
 
   /// At the step's end: `said` of the round, if it has said anything. Nothing, or what is wrong.
   std::optional<std::string> check(const round_result* said);

@@ -31,7 +31,8 @@ void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_elem
   if (m.match_elements<down_notice>()) told.on_down(m.get_as<down_notice>(0).who);
   if (m.match_elements<tick>()) told.on_tick();
   const auto& state = state_in<join_actor, join_state>(actor);
-  step.results.emplace(actor, opens ? scheduled(message.sender) : started<sender_state>(state.opener));
+  step.results.emplace(actor,
+                       opens ? scheduled(message.sender) : started<sender_state>(state.opener));
   if (!m.match_elements<conclude_request>()) return;
   step.asked = m.get_as<conclude_request>(0);
   const auto* t = fleet_.trainer_of(actor);

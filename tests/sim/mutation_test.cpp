@@ -347,12 +347,18 @@ TEST_CASE("what a join says that the model does not count is caught") {
   auto words = words_of_a_join();
   watcher watch{[](const receiver_step&) {}, [](const sender_step&) {}, [](const auto&) {},
                 [](const auto&) {}};
-  watch.join = [&](const join_relation& told, const join_fsm::emitted& said) {
+  std::map<std::uint64_t, join_relation> joins;
+  watch.join = [&](auto run, const join_event& event, const join_fsm::emitted& said) {
+    auto& told = joins[run];
+    told.on(event);
     const join_word word{told, said};
     if (said) apply(words, word);
+    told.check(said ? &*said : nullptr);
   };
-  for (std::uint64_t seed = 1; seed <= 500; ++seed)
+  for (std::uint64_t seed = 1; seed <= 500; ++seed) {
+    joins.clear();
     run_cluster(seed, {broken::no, true, 20, &watch});
+  }
   all_caught(words);
 }
 

@@ -129,17 +129,22 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
     ++steps;
     if (const auto why = check(step, &seen)) ++bad[*why];
   };
+  std::map<std::uint64_t, join_relation> joins;  // by run, of this seed
   const auto say = [&](const std::optional<std::string>& why) {
     ++steps;
     if (why) ++bad[*why];
   };
-  const watcher watch{
-      judge,
-      judge,
-      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
-      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); },
-      [&](join_relation told, const auto& said) { say(told.check(said ? &*said : nullptr)); },
-      say};
+  const watcher watch{judge,
+                      judge,
+                      [](const auto& born) { REQUIRE(check_start(born) == std::nullopt); },
+                      [](const auto& booted) { REQUIRE(check_start(booted) == std::nullopt); },
+                      [&](auto run, const auto& event, const auto& said) {
+                        joins[run].on(event);
+                        say(joins[run].check(said ? &*said : nullptr));
+                      },
+                      [&](auto run, auto txn, const auto& view, bool all_ok) {
+                        say(joins[run].check_verdict(txn, view, all_ok));
+                      }};
   // Not taken here. The model tells who attaches out of the view when the attach leaves, the code
   // before; it may run out of transactions; nothing rots in these clusters; and who follows with a
   // full after others have caught up is chosen when the bytes are there.
@@ -153,6 +158,7 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
     CAPTURE(seed);
     options opt;
     opt.watch = &watch;
+    joins.clear();
     REQUIRE(run_cluster(seed, opt).violation.empty());
   }
   for (const auto& [why, times] : bad) WARN(times << ": " << why);

@@ -57,7 +57,7 @@ class cluster {
   void perform(trainer& t, sender_event event, const sa::list& actions,
                const round_result* result = nullptr);
   void perform(trainer& t, const va::list& actions);
-  void on_emitted(trainer& t, const join_fsm::emitted& r);
+  void on_emitted(trainer& t, const join_event& told, const join_fsm::emitted& r);
   void encode_delta(trainer& t, const sa::encode& a);
   void conclude(trainer& t, const sa::conclude& a);
   void encode_full(trainer& t, const sa::encode_full& a);

@@ -134,7 +134,6 @@ struct trainer {
   std::vector<std::pair<weights, positions>> history;
   std::optional<sync_fsm> sync;
   join_fsm join;
-  join_relation told;  ///< the join
   std::optional<snapshot_fsm> snapshot;
   std::optional<supervision_fsm> supervision;
   std::map<receiver_id, flusher_fsm> flushers;

@@ -141,8 +141,7 @@ void cluster::deliver_to_trainer(trainer& t, packet& p) {
     if (const auto it = t.alias.find(t.sync_txn.seq);
         it != t.alias.end() && it->second == r->env.txn.seq)
       r->env.txn.seq = t.sync_txn.seq;
-    t.told.on_reply(*r);
-    on_emitted(t, t.join.on_reply(*r));
+    on_emitted(t, *r, t.join.on_reply(*r));
   }
 }
 

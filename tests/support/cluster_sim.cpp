@@ -107,10 +107,7 @@ void cluster::tick() {
   for (auto& t : trainers_) {
     if (!t.alive) continue;
     if (due(t.sync->deadline())) perform(t, sender_event::tick, t.sync->on_tick(now_));
-    if (due(t.join.deadline())) {
-      t.told.on_tick();
-      on_emitted(t, t.join.on_tick(now_));
-    }
+    if (due(t.join.deadline())) on_emitted(t, std::monostate{}, t.join.on_tick(now_));
     if (due(t.supervision->deadline(now_))) perform(t, t.supervision->on_tick(now_));
     if (due(t.sync->deadline()) || due(t.join.deadline()) || due(t.supervision->deadline(now_)))
       violated("a deadline passed and nothing was done about it");

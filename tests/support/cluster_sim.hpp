@@ -44,10 +44,11 @@ struct watcher {
   std::function<void(const sender_step&)> sender;
   std::function<void(const receiver_fsm::summary&)> born;
   std::function<void(const sync_fsm::summary&)> booted;
-  /// What a join says in a step, or that it says nothing, and what it has been told before.
-  std::function<void(const join_relation&, const join_fsm::emitted&)> join = {};
-  /// What is wrong with its word that all have acknowledged.
-  std::function<void(const std::optional<std::string>&)> verdict = {};
+  /// What the join of a run is told in a step, and what it says.
+  std::function<void(std::uint64_t run, const join_event&, const join_fsm::emitted&)> join = {};
+  /// Whether it says that all of these have acknowledged.
+  std::function<void(std::uint64_t run, txn_ref, const std::vector<participant>&, bool)> verdict =
+      {};
 };
 
 struct options {

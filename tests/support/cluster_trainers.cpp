@@ -79,8 +79,7 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
 
 void cluster::conclude(trainer& t, const sa::conclude& a) {
   const bool all_ok = t.join.all_ok(a.txn, a.view);
-  if (opt_.watch && opt_.watch->verdict)
-    opt_.watch->verdict(t.told.check_verdict(a.txn, a.view, all_ok));
+  if (opt_.watch && opt_.watch->verdict) opt_.watch->verdict(t.run, a.txn, a.view, all_ok);
   const bool ok = opt_.variant == broken::advance_at_decision || all_ok;
   if (!t.snapshot->may_advance(a.txn, ok)) {
     // Too late: the sender has stopped waiting and dropped it.
@@ -129,9 +128,8 @@ void cluster::encode_full(trainer& t, const sa::encode_full& a) {
       t.sync->on_full_encoded(now_, a.txn, t.outgoing.content.bytes, key, dig(t.held, key), known));
 }
 
-void cluster::on_emitted(trainer& t, const join_fsm::emitted& r) {
-  if (opt_.watch && opt_.watch->join) opt_.watch->join(t.told, r);
-  t.told.check(r ? &*r : nullptr);
+void cluster::on_emitted(trainer& t, const join_event& told, const join_fsm::emitted& r) {
+  if (opt_.watch && opt_.watch->join) opt_.watch->join(t.run, told, r);
   if (!r) return;
   const bool acks = r->kind == round_kind::commit || r->kind == round_kind::redo;
   for (const auto& o : r->outcomes) {
@@ -207,13 +205,12 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
       [&](const sa::open_round& a) {
         const bool blind =
             opt_.variant == broken::advance_at_decision && a.spec.kind == round_kind::commit;
-        t.told.on_open(a.spec);
         auto r = t.join.on_open(a.spec);
         if (blind) {
           r = round_result{a.spec.txn, a.spec.number, a.spec.kind, {}};
           for (const auto& p : a.spec.who) r->outcomes.push_back({p, terminal::ok, {}, {}});
         }
-        on_emitted(t, r);
+        on_emitted(t, a.spec, r);
       },
       [&](const sa::hurry_round& a) { t.join.on_hurry(a.what); },
       [&](const sa::send_attach& a) {
@@ -252,10 +249,7 @@ void cluster::perform(trainer& t, sender_event event, const sa::list& actions,
         for (auto& [id, f] : t.flushers) f.on_stop();
         t.snapshot->on_drop(a.txn);
       },
-      [&](const sa::mark_down& a) {
-        t.told.on_down(a.who);
-        on_emitted(t, t.join.on_down(a.who, a.reason));
-      },
+      [&](const sa::mark_down& a) { on_emitted(t, a.who, t.join.on_down(a.who, a.reason)); },
       [&](const sa::evicted& a) {
         supervise([this, a](auto& s) { return s.on_evicted(now_, a.who, a.reason, a.detail); });
       },
