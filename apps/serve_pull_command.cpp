@@ -18,6 +18,7 @@
 #include "apps/standard_output.hpp"
 #include "apps/stop_signal.hpp"
 #include "transport/http.hpp"
+#include "transport/http_address.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"

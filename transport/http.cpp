@@ -9,14 +9,12 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <charconv>
 #include <set>
 #include <thread>
 #include <utility>
 
 #include "messages/errors.hpp"
-#include "messages/printable.hpp"
-#include "transport/address.hpp"
+#include "transport/http_address.hpp"
 #include "transport/http_session.hpp"
 #include "transport/sockets.hpp"
 
@@ -110,43 +108,14 @@ std::uint16_t http_server::port() const noexcept {
   return state_->acceptor.local_endpoint(ignored).port();
 }
 
-namespace {
-
-/// As people write it, too.
-std::string without_slash(std::string base) {
-  if (base.ends_with('/')) base.pop_back();
-  return base;
-}
-
-}  // namespace
-
-http_address parse_http_address(const std::string& given) {
-  const auto base = without_slash(given);
-  constexpr std::string_view scheme = "http://";
-  const auto refused = [&] {
-    return error(errc::bad_setting, fmt::format("'{}' is not http://HOST:PORT", printable(given)));
-  };
-  const auto colon = base.rfind(':');
-  if (!base.starts_with(scheme) || colon <= scheme.size()) throw refused();
-  http_address out{base.substr(scheme.size(), colon - scheme.size()), base.substr(colon + 1)};
-  const bool bracketed = out.host.size() > 2 && out.host.front() == '[' && out.host.back() == ']';
-  if (bracketed) out.host = out.host.substr(1, out.host.size() - 2);
-  if (!is_host(out.host, bracketed)) throw refused();
-  std::uint16_t port = 0;
-  const auto* end = out.port.data() + out.port.size();
-  const auto [rest, problem] = std::from_chars(out.port.data(), end, port);
-  if (problem != std::errc() || rest != end || port == 0) throw refused();
-  return out;
-}
-
 http_response http_call(const std::string& given, const http_request& what,
                         std::chrono::milliseconds patience, const std::function<bool()>& stopping) {
-  const auto base = without_slash(given);
-  const auto address = parse_http_address(base);
+  const auto address = parse_http_address(given);
+  const auto url = "http://" + address.authority + what.path;
   asio::io_context io;
   beast::tcp_stream stream(io);
   tcp::resolver resolver(io);
-  http_exchange exchange(what, base.substr(base.rfind('/') + 1));
+  http_exchange exchange(what, address.authority);
   beast::error_code failure = asio::error::timed_out;
   bool done = false;
   const auto ended = [&](beast::error_code why) {
@@ -166,11 +135,10 @@ http_response http_call(const std::string& given, const http_request& what,
   while (!io.stopped() && std::chrono::steady_clock::now() < until) {
     io.run_until(std::min(until, std::chrono::steady_clock::now() + slice));
     if (!done && stopping && stopping())
-      throw error(errc::shut_down, fmt::format("{}{} is not waited for", base, what.path));
+      throw error(errc::shut_down, fmt::format("{} is not waited for", url));
   }
   if (!done || failure)
-    throw error(errc::unreachable,
-                fmt::format("{}{} does not answer: {}", base, what.path, failure.message()));
+    throw error(errc::unreachable, fmt::format("{} does not answer: {}", url, failure.message()));
   return exchange.answer();
 }
 

@@ -62,16 +62,6 @@ class http_server {
   std::unique_ptr<state> state_;
 };
 
-/// Where an `http://HOST:PORT` leads.
-struct http_address {
-  std::string host;  ///< a name, or an address without brackets
-  std::string port;  ///< from 1 to 65535, in decimal
-};
-
-/// Throws `error{bad_setting}` on anything but `http://HOST:PORT`, with a slash after it or
-/// without, HOST being a name, an address of four numbers or one of IPv6 in brackets.
-http_address parse_http_address(const std::string& base);
-
 /// Asks `http://host:port/path` and returns what is answered, of at most a MiB. `stopping` (may be
 /// empty) is asked now and then whether to give up. Throws `error{unreachable}` where there is no
 /// answer within `patience`, `error{shut_down}`, `error{bad_setting}` on another kind of address.

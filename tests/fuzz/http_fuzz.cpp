@@ -17,6 +17,7 @@
 #include "fuzz/refusal.hpp"
 #include "messages/errors.hpp"
 #include "transport/http.hpp"
+#include "transport/http_address.hpp"
 #include "transport/http_session.hpp"
 
 namespace {
@@ -154,6 +155,8 @@ void find(const std::string& input) {
   http_address out;
   if (!fuzz::accepted({errc::bad_setting}, [&] { out = parse_http_address(input); })) return;
   fuzz::demand(!out.host.empty() && input.find(out.host) != input.npos, "a host was named");
+  fuzz::demand("http://" + out.authority == input || "http://" + out.authority + "/" == input,
+               "what requests repeat is what was given");
   fuzz::demand(std::ranges::all_of(out.port, [](char c) { return c >= '0' && c <= '9'; }) &&
                    std::stoul(out.port) >= 1 && std::stoul(out.port) <= 65'535,
                "a port is a number");
