@@ -44,6 +44,12 @@ void keep_times(const fs::path& from, const fs::path& to) {
   copy.sync();
 }
 
+void require_no_directory(const fs::path& file) {
+  std::error_code ignored;
+  if (fs::is_directory(fs::symlink_status(file, ignored)))
+    refuse(errc::unwritable, file, "is a directory");
+}
+
 [[noreturn]] void refuse_again(const fs::path& file, const std::string& what) {
   throw try_again_error(errc::unwritable, one_line(file.native()) + ": " + what);
 }
@@ -219,9 +225,7 @@ void host_checkpoint::move_in(const std::vector<std::string>& names) {
     const auto from = incoming() / name;
     if (!stands(from)) continue;  // moved before an interruption
     const auto to = dir_ / name;
-    std::error_code ignored;
-    if (fs::is_directory(fs::symlink_status(to, ignored)))
-      refuse(errc::unwritable, to, "is a directory");
+    require_no_directory(to);
     if (::rename(from.c_str(), to.c_str()) != 0) refuse_write(to, "cannot be replaced", errno);
   }
   for (const auto& file : files_in(dir_)) {
@@ -274,6 +278,8 @@ std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_
 
 void host_checkpoint::replace_by(const version_record& what,
                                  const std::vector<std::string>& names) {
+  // Found when some have been moved in it would leave a mix that no pull can end.
+  for (const auto& name : names) require_no_directory(dir_ / name);
   sync_directory(incoming());
   intent declared;
   declared.record = what;

@@ -66,7 +66,8 @@ class host_checkpoint {
   std::uint64_t change_to(const version_record& what, const redo_seal& seal,
                           const std::vector<std::string>& files);
   /// Takes `names`, all that stands in `incoming()`, in place of files of their names and of all
-  /// weights of this directory. Durable on return. Throws likewise.
+  /// weights of this directory. Durable on return. Throws likewise, and `error{unwritable}` if one
+  /// of the names is a directory's here.
   void replace_by(const version_record& what, const std::vector<std::string>& names);
   /// Notes that what is there is `what` already. Durable on return. Throws likewise.
   void note(const version_record& what);

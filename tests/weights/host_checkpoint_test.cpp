@@ -135,3 +135,25 @@ TEST_CASE("what an interrupted change left is cleared away, whatever it is", "[h
   for (const auto* name : {"intent.json", "private.tmp", "redo.log"})
     CHECK_FALSE(fs::exists(p.sync(name)));
 }
+
+// Others' names came first in the alphabet: what stands in the way of the last was found when the
+// weights were in place.
+TEST_CASE("a directory in the way of a file is found before anything changes", "[host]") {
+  place p;
+  p.host->note({3, {}, {}, {}, {}});
+  p.host->clear_incoming();
+  put(p.host->incoming() / "model.safetensors", with_header(p.header, "full"));
+  put(p.host->incoming() / "tokenizer.json", "{}");
+  fs::create_directory(p.dir / "tokenizer.json");
+  check_refused(
+      [&] {
+        p.host->replace_by({4, {}, {}, {}, {}}, {"model.safetensors", "tokenizer.json"});
+      },
+      errc::unwritable, {"tokenizer.json: is a directory"});
+  CHECK(p.live() == "old.");
+  CHECK_FALSE(fs::exists(p.sync("intent.json")));
+  p.host.reset();
+  p.host.emplace(p.dir.path(), 0ms);
+  CHECK(p.host->version() == 3);
+  CHECK(p.host->torn().empty());
+}
