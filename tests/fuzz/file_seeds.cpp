@@ -207,6 +207,21 @@ void rare_stream_seeds(const fs::path& dir) {
   more["z"] = {{"dtype", "U8"}, {"shape", {1}}, {"data_offsets", {80, 81}}};
   put_files(dir / "tensor-too-many", stream_names,
             {{"step_4/model.safetensors", safetensors_of(more, 81)}});
+  const json byte{{"dtype", "U8"}, {"shape", {1}}, {"data_offsets", {0, 1}}};
+  put_files(dir / "tensor-missing", stream_names,
+            {{"step_4/model.safetensors", safetensors_of({{"z", byte}}, 1)}});
+  // Of what ranks leave: no tensor in a file, and no file; what an index does not name.
+  put_files(dir / "rank-without-tensors", stream_names,
+            {{v1 + shard, safetensors_of(json::object(), 0)}});
+  put_files(dir / "index-of-nothing", stream_names, {{v1 + index_json, R"({"weight_map":{}})"}});
+  json map;
+  const auto header = header_of(base);
+  for (const auto& [name, tensor] : header.items())
+    if (name != "__metadata__") map[name] = shard;
+  put_files(dir / "single-file-beside-an-index", stream_names,
+            {{v1 + index_json, json{{"weight_map", map}}.dump()},
+             {v1 + shard, base},
+             {v1 + "model.safetensors", base}});
 }
 
 }  // namespace

@@ -56,6 +56,9 @@ inline const std::vector<std::string>& follow_names() {
                                "model.safetensors"})
         names.push_back(dir + "/" + file);
     }
+    // What came later stands at the end: kept inputs go by number.
+    names.insert(names.end(), {"checkpoint/.weight_sync", "source/weight_v000001/tokenizer.json",
+                               "checkpoint/tokenizer.json/in-the-way"});
     return names;
   }();
   return all;

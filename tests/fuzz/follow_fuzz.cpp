@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -137,7 +138,8 @@ class host {
     fs::create_directories(source_);
     if ((wishes & fuzz::wish_new) != 0) fs::remove_all(dir_);
     if ((wishes & fuzz::wish_damaged) != 0) damage();
-    if ((wishes & fuzz::wish_unmarked) != 0) fs::remove(dir_ / ".weight_sync/state.json");
+    std::error_code nowhere;
+    if ((wishes & fuzz::wish_unmarked) != 0) fs::remove(dir_ / ".weight_sync/state.json", nowhere);
     bring(wishes, target);
   }
 
@@ -231,12 +233,23 @@ class host {
     std::size_t asked = 0;
     if ((wishes & fuzz::wish_stop) != 0) o.stopping = [&asked] { return ++asked > 3; };
     std::optional<pull_report> done;
+    bool unsaid = false;
     {
       const fuzz::held_bytes bound(held_max);
-      accepted([&] { done = pull(o); });
+      accepted([&] {
+        try {
+          done = pull(o);
+        } catch (const error& e) {
+          unsaid = e.code() == errc::unreachable;
+          if (!unsaid) throw;
+          fuzz::demand_message(e.what());
+        }
+      });
     }
     if (done)
       check_done(o, *done, before);
+    else if (unsaid)
+      check_unsaid(o, before);
     else
       check_refused(o, before, marker);
   }
@@ -276,17 +289,33 @@ class host {
                  "who is there stays as it is");
   }
 
+  /// It is there, and whoever wants to hear of it cannot be told.
+  void check_unsaid(const pull_options& o, const std::optional<weight_buffer>& before) const {
+    const auto live = live_in(dir_);
+    const auto target = o.target ? *o.target : newest_published(source_).value_or(0);
+    fuzz::demand(!o.name.empty() && live && marker_in(dir_) == target,
+                 "what cannot be said is that it is there");
+    fuzz::demand(leads_to(o, *live, before, target), "and it is exactly what the stream says");
+  }
+
   void check_refused(const pull_options& o, const std::optional<weight_buffer>& before,
                      const std::optional<std::uint64_t>& marker) const {
     const auto now = marker_in(dir_);
     const auto live = live_in(dir_);
     if (same(live, before)) return;
     fuzz::demand(live && now && now != marker, "what is refused leads to a version or nowhere");
-    const auto by = way_to(source_, *now);
-    bool any = is_whole(o, by, *live);
-    for (std::size_t n = 0; n <= by.deltas.size(); ++n)
-      any = any || is_before(before, by, n, *live);
-    fuzz::demand(any, "an earlier version is exactly what the stream says");
+    fuzz::demand(leads_to(o, *live, before, *now),
+                 "an earlier version is exactly what the stream says");
+  }
+
+  /// Whether the stream leads from what was live, or from a whole checkpoint, to `live` as that
+  /// version.
+  bool leads_to(const pull_options& o, const weight_buffer& live,
+                const std::optional<weight_buffer>& before, std::uint64_t version) const {
+    const auto by = way_to(source_, version);
+    bool any = is_whole(o, by, live);
+    for (std::size_t n = 0; n <= by.deltas.size(); ++n) any = any || is_before(before, by, n, live);
+    return any;
   }
 
   /// A window of the log, and for each of some deltas two of what is compressed.

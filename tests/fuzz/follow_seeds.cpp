@@ -13,6 +13,7 @@
 namespace lockstep::fuzz {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 namespace {
 
@@ -71,6 +72,41 @@ class made_stream {
   std::unique_ptr<publisher> to_;
   std::uint64_t version_ = 0;
 };
+
+/// The index of a version of these, with other metadata.
+template <class Change>
+named_files changed(named_files files, unsigned version, Change change) {
+  for (auto& [name, contents] : files) {
+    if (name != "source/" + published_dir("", version).string() + "/" + index_json) continue;
+    auto index = json::parse(contents);
+    change(index["metadata"]);
+    contents = index.dump();
+  }
+  return files;
+}
+
+/// Indexes that do not lead where the host is.
+void contradictions(const fs::path& dir, const made_stream& deltas) {
+  const auto based = static_cast<unsigned>(wish_based);
+  const auto index = [&](unsigned version, auto change) {
+    return changed(deltas.files_of_version(version), version, change);
+  };
+  const auto first = deltas.files_of_version(1);
+  put(dir / "base-is-no-number", round(based, 1, first) + round(0, 2, index(2, [](json& metadata) {
+                                                                  metadata["base_version"] = "one";
+                                                                })));
+  put(dir / "base-is-behind-the-host",
+      round(based, 2, deltas.files()) +
+          round(0, 3, index(3, [](json& metadata) { metadata["base_version"] = "000001"; })));
+  put(dir / "base-is-said-otherwise",
+      round(based, 3, deltas.files()) + round(wish_new | based, 3, index(3, [](json& metadata) {
+                                                auto& base = metadata[std::string(own_key::base)];
+                                                base = std::string(32, '0');
+                                              })));
+  auto damaged = deltas.files_of_version(2);
+  damaged.emplace_back("source/weight_v000001/" + index_json, "{");
+  put(dir / "base-is-damaged-that-is-held", round(based, 1, first) + round(0, 2, damaged));
+}
 
 void follow_seeds(const fs::path& dir) {
   const auto scratch = dir / "scratch";
@@ -138,6 +174,11 @@ void follow_seeds(const fs::path& dir) {
   anew.add(1).add(9);
   put(dir / "another-run", round(based, 0, deltas.files_of_version(1)) + round(0, 0, anew.files()));
   put(dir / "another-run-behind", round(based, 3, chain) + round(0, 1, anew.files()));
+  made_stream shorter(scratch / "shorter", "other", 0);
+  shorter.add(1 ^ 2).add(4);
+  put(dir / "another-run-has-the-same-earlier",
+      round(based, 2, chain) + round(0, 1, shorter.files()));
+  contradictions(dir, deltas);
 
   version_options meant;
   meant.full = true;
@@ -155,6 +196,11 @@ void follow_seeds(const fs::path& dir) {
   auto unheard = asked.files();
   unheard.emplace_back("source/acks/host.json", "x");
   put(dir / "asked-after-nonsense", round(based | wish_named, 0, unheard));
+  const auto asked_nonsense = changed(asked.files_of_version(1), 1, [](json& metadata) {
+    metadata[std::string(own_key::challenge)] = "0123";
+  });
+  put(dir / "asked-nonsense", round(based | wish_named, 0, asked_nonsense));
+  put(dir / "asked-nonsense-without-base", round(wish_named, 0, asked_nonsense));
 
   const auto model = get(test_data / "published/adler32/base/model.safetensors");
   put(dir / "lone-checkpoint", round(0, 1, {{"source/weight_v000001/model.safetensors", model}}));
@@ -187,6 +233,7 @@ void follow_seeds(const fs::path& dir) {
              link("source/weight_v000001/" + shard, 5)));
   put(dir / "shard-of-a-full-one-is-a-link",
       linked(0, {}, link("source/weight_v000001/model.safetensors", 1)));
+  put(dir / "notes-are-a-link", linked(based, three, link("checkpoint/.weight_sync", 0)));
   put(dir / "left-by-killed-publishers",
       round(based, 0,
             {{"source/.lockstep-ranks/plan.json", "{}"},

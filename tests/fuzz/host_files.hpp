@@ -14,6 +14,8 @@ inline constexpr std::array host_names{
     "checkpoint/.weight_sync/incoming/model.safetensors",
     "checkpoint/model.safetensors.index.json",
     "version/model.safetensors.index.json",
+    "checkpoint/.weight_sync/incoming/config.json",
+    "checkpoint/config.json/in-the-way",
 };
 
 }  // namespace lockstep::fuzz

@@ -1,6 +1,7 @@
 // The bytes are files that hosts leave beside a checkpoint and a stream, for each a byte that
 // chooses its name, two of its length, and its contents: what a publisher, a reader of notes and
 // the next process at the checkpoint take from them.
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "weights/host_checkpoint.hpp"
 #include "weights/host_record.hpp"
 #include "weights/plain_file.hpp"
+#include "weights/published_shards.hpp"
 #include "weights/redo_log.hpp"
 
 namespace {
@@ -29,11 +31,29 @@ bool accepted(Action action) {
   return fuzz::accepted({errc::bad_input, errc::unwritable, errc::torn}, action);
 }
 
+/// What says that it is a host's name is that of one file there, or no name.
+void check_name(const fs::path& acks, const std::string& said) {
+  const bool file = fuzz::accepted({errc::bad_input}, [&] { require_host_name(said); });
+  fuzz::demand(file == is_host_name(said), "what is no name is refused");
+  if (file)
+    fuzz::demand(said.size() <= 64 && std::ranges::all_of(said, [](char c) { return c > ' '; }) &&
+                     (acks / (said + ".json")).lexically_normal().parent_path() == acks,
+                 "a name is that of a file there");
+}
+
 void check_acknowledgement(const fs::path& acks) {
   std::optional<acknowledgement> heard;
   if (!accepted([&] { heard = read_acknowledgement(acks, "host"); }) || !heard) return;
   fuzz::demand(heard->detail.size() <= reply_detail_max, "a detail is short");
   if (!heard->detail.empty()) fuzz::demand_message(heard->detail);
+  check_name(acks, heard->detail);
+  const auto seal = seal_of(heard->challenge, heard->proof);
+  auto other = heard->proof;
+  other.lane0 ^= 1;
+  fuzz::demand(is_digest(published_checksum::xxh3_128, seal) &&
+                   seal != seal_of(heard->challenge, other) &&
+                   seal != seal_of(heard->challenge ^ 1, heard->proof),
+               "a seal is of one proof to one challenge");
   write_acknowledgement(acks, "host", *heard);
   const auto again = read_acknowledgement(acks, "host");
   fuzz::demand(again && again->version == heard->version && again->challenge == heard->challenge &&
@@ -87,7 +107,8 @@ void check_recovery(const fs::path& checkpoint) {
         version = first.version();
         torn = first.torn();
       }))
-    return;
+    return fuzz::demand(!accepted([&] { const host_checkpoint second(checkpoint, patience); }),
+                        "what could not be ended is not called ended");
   fuzz::demand(torn.empty() || !version, "what is torn has no version");
   if (!torn.empty()) fuzz::demand_message(torn);
   const host_checkpoint second(checkpoint, patience);

@@ -192,6 +192,13 @@ void rare_host_seeds(const fs::path& dir) {
   hidden["files"] = {"../model.safetensors"};
   seed("declared-elsewhere",
        {{notes + "redo.log", good.bytes}, {notes + "intent.json", hidden.dump()}});
+  auto in_the_way = json::parse(intent("full", plain, good));
+  in_the_way["files"] = {"config.json"};
+  seed("declared-where-a-directory-stands", {{notes + "incoming/config.json", "{}"},
+                                             {notes + "intent.json", in_the_way.dump()},
+                                             {"checkpoint/config.json/in-the-way", ""}});
+  write_acknowledgement(scratch, "host", {7, 0x1234, errc::none, "r-3.of_7", {3, 4}});
+  seed("says-a-name", {{"acks/host.json", get(scratch / "host.json")}});
   seed("says-nonsense",
        {{"acks/host.json",
          R"({"version":"7","challenge":"0000000000000001","reason":"?","proof":""})"}});
@@ -245,6 +252,21 @@ void rare_rank_seeds(const fs::path& dir) {
   const json header{{"a", {{"dtype", "U8"}, {"shape", {1}}, {"data_offsets", {0, 1}}}}};
   const json one{{"a", {"U8", "", digest, "1"}}};
   seed("one-tensor", one, {{rank_names[2], {"a"}}}, header, 1);
+  // A shard's bytes need not be in the order of its names.
+  const auto at = [](int begin) {
+    return json{{"dtype", "U8"}, {"shape", {1}}, {"data_offsets", {begin, begin + 1}}};
+  };
+  json said_of;
+  for (const auto* name : {"a", "b", "c"}) said_of[name] = {"U8", "", digest, "1"};
+  const json three{{"plan", plan.nonce},
+                   {"rank", "1"},
+                   {"tensors", said_of},
+                   {"shards", {{rank_names[2], {"a", "b", "c"}}}}};
+  put_files(
+      dir / "tensors-in-another-order", rank_names,
+      {{rank_names[0], said},
+       {rank_names[1], three.dump()},
+       {rank_names[2], safetensors_of({{"a", at(2)}, {"b", at(0)}, {"c", at(1)}}, 0) + "bca"}});
   seed("tensor-in-two-shards", one, {{rank_names[2], {"a"}}, {rank_names[3], {"a"}}}, header, 1);
   seed("tensor-of-other-type", {{"a", {"I8", "", digest, "1"}}}, {{rank_names[2], {"a"}}}, header,
        1);
@@ -252,6 +274,17 @@ void rare_rank_seeds(const fs::path& dir) {
   seed("tensor-too-large",
        {{"a", {"U8", "", digest, "18446744073709551615", "18446744073709551615"}}},
        {{rank_names[2], {"a"}}}, header, 1);
+}
+
+void refusal_seeds(const fs::path& dir) {
+  const auto scratch = dir / "scratch";
+  fs::create_directories(scratch);
+  write_refusal(scratch, {rank_nonce, "rank 1 has another tensor"});
+  const std::pair<std::string, std::string> refusal("refusal.json", get(scratch / "refusal.json"));
+  fs::remove_all(scratch);
+  put_files(dir / "refused", rank_names, {refusal});
+  put_files(dir / "refused-by-nonsense", rank_names, {{"refusal.json", R"({"why":"\uD800"})"}});
+  put_files(dir / "refused-while-a-rank-writes", rank_names, {refusal, {rank_names[1], "{"}});
 }
 
 void run_seeds(const fs::path& dir) {
@@ -291,6 +324,7 @@ void put_host_seeds(const fs::path& dir) {
   rare_host_seeds(dir / "host");
   rank_seeds(dir / "rank");
   rare_rank_seeds(dir / "rank");
+  refusal_seeds(dir / "rank");
   run_seeds(dir / "run");
 }
 

@@ -1,8 +1,8 @@
 // The bytes are whom a port of ours meets, one after the other: the first byte says whether it
-// wants a key, and whether it is closed while some wait; then of each peer come a byte that says
-// whether it waits before it speaks, two of how much it says, and that. Who waits speaks after all
-// others, and takes up a place until then. What is held for them is counted in the port's one
-// thread.
+// wants a key, and whether it is closed while some wait, or waits for none of them long; then of
+// each peer come a byte that says whether it waits before it speaks and from which of two addresses
+// it comes, two of how much it says, and that. Who waits speaks after all others, and takes up a
+// place until then. What is held for them is counted in the port's one thread.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -39,8 +39,21 @@ using bytes = std::span<const std::byte>;
 constexpr std::size_t peers_max = 8;
 /// Who may be in the handshake at a time.
 constexpr std::uint32_t places = 3;
+/// And from one address.
+constexpr std::uint32_t places_of_one = 2;
 /// For what takes microseconds.
 constexpr std::chrono::seconds patience{2};
+/// Of a port that waits for nobody long.
+constexpr std::chrono::milliseconds haste{10};
+
+/// What the first byte says of the port.
+constexpr unsigned port_keyed = 1;
+constexpr unsigned port_closes = 2;
+/// Nobody says more than what is not yet a greeting's length. These bits alone, and those of keys.
+constexpr unsigned port_hasty = 4;
+/// And a peer's first byte of it.
+constexpr unsigned peer_waits = 1;
+constexpr unsigned peer_elsewhere = 2;
 
 /// What a port may hold for an input of `size` bytes: whoever is in the handshake and, in clear,
 /// all who have entered.
@@ -51,12 +64,16 @@ constexpr std::size_t held_max(std::size_t size, bool keyed) {
 /// A port, and who came through it.
 class listener {
  public:
-  explicit listener(security_options with) {
+  explicit listener(security_options with,
+                    std::chrono::milliseconds deadline = acceptor_options().handshake_deadline) {
     acceptor_options o;
     o.self = fuzz::listener_greeting();
+    o.handshake_deadline = deadline;
     o.unauthenticated_max = places;
+    o.unauthenticated_of_one_max = places_of_one;
     const auto admit = [](const greeting& who, const std::string& address) -> failure {
-      fuzz::demand(address.starts_with("127.0.0.1:"), "an address is that of the peer");
+      fuzz::demand(address.starts_with("127.0.0.1:") || address.starts_with("127.0.0.2:"),
+                   "an address is that of the peer");
       if (who.name == fuzz::unwanted_name) return {errc::fenced, "not wanted"};
       return {};
     };
@@ -70,11 +87,19 @@ class listener {
                                        admit, take, say);
   }
 
-  int dial() const {
+  /// From another address of this machine, if it says so.
+  int dial(bool elsewhere) const {
     const int out = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     fuzz::demand(out >= 0, "a socket");
     const timeval limit{patience.count(), 0};
     ::setsockopt(out, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    const int later = 1;  // its port, which need not be free for all
+    ::setsockopt(out, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &later, sizeof later);
+    sockaddr_in own{};
+    own.sin_family = AF_INET;
+    own.sin_addr.s_addr = htonl(elsewhere ? INADDR_LOOPBACK + 1 : INADDR_LOOPBACK);
+    fuzz::demand(::bind(out, reinterpret_cast<const sockaddr*>(&own), sizeof own) == 0,
+                 "all of 127.0.0.0/8 is this machine");
     sockaddr_in where{};
     where.sin_family = AF_INET;
     where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -225,15 +250,17 @@ void speak_past_tls(int socket, bytes words) {
 /// The peer at the front of `rest`, which is taken from it.
 struct peer {
   bool waits = false;
+  bool elsewhere = false;
   bytes words;
 };
 
 peer next_peer(bytes& rest) {
   const auto length = std::to_integer<std::size_t>(rest[1]) | std::to_integer<std::size_t>(rest[2])
                                                                   << 8;
-  const bool waits = (rest[0] & std::byte{1}) != std::byte{0};
+  const auto how = std::to_integer<unsigned>(rest[0]);
   rest = rest.subspan(3);
-  const peer out{waits, rest.first(std::min(length, rest.size()))};
+  const peer out{(how & peer_waits) != 0, (how & peer_elsewhere) != 0,
+                 rest.first(std::min(length, rest.size()))};
   rest = rest.subspan(out.words.size());
   return out;
 }
@@ -249,10 +276,55 @@ acceptor_counters settled(const listener& port, std::size_t waiting) {
   }
 }
 
+/// Who waits in the handshake.
+class waiting_peers {
+ public:
+  struct one {
+    int socket;
+    bool elsewhere;
+    bytes words;
+  };
+
+  /// Whether there is no place for one more from there.
+  bool crowd_out(bool elsewhere) const {
+    return all_.size() == places ||
+           std::ranges::count(all_, elsewhere, &one::elsewhere) == places_of_one;
+  }
+  void add(const one& who) { all_.push_back(who); }
+  const std::vector<one>& all() const noexcept { return all_; }
+
+ private:
+  std::vector<one> all_;
+};
+
+/// At a port that waits for nobody long. To one that wants a key nobody says anything.
+void meet_hastily(listener& port, bool keyed, bytes rest) {
+  const auto before = port.counters();
+  const auto since_then = std::chrono::steady_clock::now();
+  waiting_peers waiting;
+  for (std::size_t i = 0; i < peers_max && rest.size() >= 3; ++i) {
+    const auto who = next_peer(rest);
+    if (waiting.crowd_out(who.elsewhere)) continue;  // or would be, but for the clock
+    const auto begun = who.words.first(
+        std::min<std::size_t>(keyed ? 0 : greeting_header_bytes - 1, who.words.size()));
+    const int socket = port.dial(who.elsewhere);
+    uninterrupted([&] { return ::send(socket, begun.data(), begun.size(), MSG_NOSIGNAL); });
+    waiting.add({socket, who.elsewhere, begun});
+  }
+  for (const auto& who : waiting.all()) {
+    fuzz::demand(hear(who.socket, 1).empty(), "who does not speak in time hears nothing");
+    fuzz::demand(std::chrono::steady_clock::now() - since_then >= haste, "and has the time");
+    ::close(who.socket);
+  }
+  acceptor_counters all;
+  all.timed_out = waiting.all().size();
+  fuzz::demand(same(since(before, settled(port, 0)), all), "and is counted for that");
+}
+
 void meet(listener& port, bool keyed, bool closes, bytes rest) {
   const auto before = port.counters();
   outcome all;
-  std::vector<std::pair<int, bytes>> waiting;
+  waiting_peers waiting;
   std::uint64_t spoke = 0;
   const auto speak_to = [&](int socket, bytes words) {
     ++spoke;
@@ -263,20 +335,20 @@ void meet(listener& port, bool keyed, bool closes, bytes rest) {
   };
   for (std::size_t i = 0; i < peers_max && rest.size() >= 3; ++i) {
     const auto who = next_peer(rest);
-    const int socket = port.dial();
-    if (waiting.size() == places) {
+    const int socket = port.dial(who.elsewhere);
+    if (waiting.crowd_out(who.elsewhere)) {
       ++all.counters.crowded_out;
       fuzz::demand(hear(socket, 1).empty(), "who comes while too many wait is parted from");
       ::close(socket);
     } else if (who.waits) {
-      waiting.emplace_back(socket, who.words);
+      waiting.add({socket, who.elsewhere, who.words});
     } else {
       speak_to(socket, who.words);
-      settled(port, waiting.size());  // who is refused keeps its place for a moment
+      settled(port, waiting.all().size());  // who is refused keeps its place for a moment
     }
   }
   if (closes) port.close();
-  for (const auto& [socket, words] : waiting) {
+  for (const auto& [socket, elsewhere, words] : waiting.all()) {
     if (!closes) {
       speak_to(socket, words);
       continue;
@@ -312,13 +384,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto input = fuzz::input_of(data, size);
   if (input.empty()) return 0;
   const auto how = std::to_integer<unsigned>(input[0]);
-  const bool wants_key = (how & 1) != 0;
-  const bool closes = (how & 2) != 0;
+  const bool wants_key = (how & port_keyed) != 0;
+  const bool hastens = (how & ~port_keyed) == port_hasty;
+  const bool closes = (how & port_closes) != 0;
   std::optional<listener> brief;
+  if (hastens) brief.emplace(wants_key ? key : security_options(), haste);
   if (closes) brief.emplace(wants_key ? key : security_options());
-  auto& port = closes ? *brief : wants_key ? keyed : clear;
+  auto& port = brief ? *brief : wants_key ? keyed : clear;
   port.count(held_max(size, wants_key));
-  meet(port, wants_key, closes, input.subspan(1));
+  if (hastens)
+    meet_hastily(port, wants_key, input.subspan(1));
+  else
+    meet(port, wants_key, closes, input.subspan(1));
   port.counted();
   return 0;
 }

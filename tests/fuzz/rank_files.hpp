@@ -11,6 +11,7 @@ inline constexpr std::array rank_names{
     "rank-00001-0123456789abcdef-t.json",
     "rank-00001-0123456789abcdef-t-00000.safetensors",
     "rank-00001-0123456789abcdef-t-00001.safetensors",
+    "refusal.json",
 };
 
 }  // namespace lockstep::fuzz

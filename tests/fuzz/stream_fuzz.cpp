@@ -13,6 +13,7 @@
 #include "messages/errors.hpp"
 #include "weights/byte_source.hpp"
 #include "weights/checkpoint.hpp"
+#include "weights/checkpoint_index.hpp"
 #include "weights/part_stream.hpp"
 #include "weights/published.hpp"
 #include "weights/weight_buffer.hpp"
@@ -76,6 +77,23 @@ void check_parts(const published_delta& delta, const weight_buffer& base) {
   fuzz::demand(applied || !all, "what is refused whole is refused window by window");
 }
 
+/// What one rank may have is what all of them may have together, or no tensor in some file.
+void check_ranks(const fs::path& dir) {
+  std::optional<checkpoint> all;
+  std::optional<checkpoint> one;
+  const bool plain = accepted([&] { checkpoint::open(dir); });
+  accepted([&] { all = checkpoint::open_ranks(dir); });
+  accepted([&] { one = checkpoint::open_rank(dir); });
+  fuzz::demand(all || !plain, "a checkpoint is one whoever wrote it");
+  if (!one) return fuzz::demand(!all, "what many may have one may have");
+  if (!all)
+    return fuzz::demand(one->shape().count() == 0 && (one->file_count() > 0 || has_index(dir)),
+                        "one may have no tensor, but not no file");
+  fuzz::demand(one->shape() == all->shape(), "and it is the same");
+  for (std::size_t i = 0; i < all->shape().count(); ++i)
+    fuzz::demand(std::ranges::equal(one->tensor(i), all->tensor(i)), "to the byte");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -94,8 +112,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const fuzz::held_bytes bound(64 * size + (512 << 10));
     go_through(files.path(), base);
     for (const auto* dir : fuzz::stream_dirs) {
-      accepted([&] { checkpoint::open(files.path() / dir); });
-      accepted([&] { checkpoint::open_ranks(files.path() / dir); });
+      check_ranks(files.path() / dir);
       accepted([&] { deltas.push_back(published_delta::open(files.path() / dir, base.shape())); });
     }
   }

@@ -308,9 +308,9 @@ void port_seeds(const fs::path& dir) {
   const auto elsewhere = text_of(encode_greeting(g));
   auto later = welcome;
   later[3] = 9;
-  const auto peer = [](bool waits, const std::string& says) {
-    return std::string{static_cast<char>(waits), static_cast<char>(says.size()),
-                       static_cast<char>(says.size() >> 8)} +
+  const auto peer = [](bool waits, const std::string& says, bool elsewhere = false) {
+    return std::string{static_cast<char>((waits ? 1 : 0) | (elsewhere ? 2 : 0)),
+                       static_cast<char>(says.size()), static_cast<char>(says.size() >> 8)} +
            says;
   };
   const std::string open(1, '\0');
@@ -320,9 +320,15 @@ void port_seeds(const fs::path& dir) {
                           peer(false, "GET / HTTP/1.1\r\n\r\n") + peer(false, "");
   put(dir / "one-of-each", open + all);
   put(dir / "one-of-each-without-the-key", keyed + all);
-  const std::string three = peer(true, welcome) + peer(true, "") + peer(true, elsewhere);
+  const std::string three = peer(true, welcome) + peer(true, "") + peer(true, elsewhere, true);
   put(dir / "all-places-taken", open + three + peer(false, welcome) + peer(true, welcome));
   put(dir / "all-places-taken-without-the-key", keyed + three + peer(false, welcome));
+  put(dir / "all-places-of-one-taken", open + peer(true, welcome) + peer(true, unwanted) +
+                                           peer(false, welcome) + peer(false, welcome, true) +
+                                           peer(true, "", true));
+  const std::string late = peer(true, "") + peer(true, "LK", true) + peer(false, welcome);
+  put(dir / "nobody-speaks-in-time", std::string(1, '\4') + late);
+  put(dir / "nobody-speaks-in-time-without-the-key", std::string(1, '\5') + late);
   put(dir / "a-place-left", open + peer(true, welcome) + peer(true, welcome + "more") +
                                 peer(false, welcome) + peer(false, unwanted));
   put(dir / "closed-meanwhile", std::string(1, '\2') + three + peer(false, welcome));
