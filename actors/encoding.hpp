@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "actors/snapshot_store.hpp"
+#include "config/settings.hpp"
 #include "kernels/coded.hpp"
 
 namespace lockstep {
