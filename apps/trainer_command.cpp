@@ -221,16 +221,19 @@ class player {
     }
   }
 
-  /// All of the fleet before the first sync. In a run that follows a lost one whoever has come
-  /// within two leases, in which all that live do: who died meanwhile holds nobody up, but one
-  /// there must be. False if told to stop before.
+  /// All of the fleet before the first sync. In a run that follows a lost one, after two leases, in
+  /// which all that live have announced themselves, those that are there once nobody is being given
+  /// weights: who died meanwhile holds nobody up, but one there must be. False if told to stop
+  /// before.
   bool wait_for_fleet(const trainer& t) {
     const auto began = clock::now();
     const auto until = began + milliseconds(options_.patience_ms);
     while (!t.wait_for_members(options_.receivers, pause)) {
       if (stop_.wait_for(milliseconds(0))) return false;
       require_run(t);
-      if (came_ && clock::now() >= began + 2 * lease_ && t.wait_for_members(1, milliseconds(0))) {
+      const auto comes = [](const receiver_status& r) { return r.standing == "attaching"; };
+      if (came_ && clock::now() >= began + 2 * lease_ && t.wait_for_members(1, milliseconds(0)) &&
+          std::ranges::none_of(t.receivers(), comes)) {
         std::fprintf(stderr, "lockstep: fewer than %u receivers have come back; going on without\n",
                      options_.receivers);
         break;
@@ -371,8 +374,8 @@ void add_trainer_command(CLI::App& program, std::function<int()>& run) {
   command
       ->add_option(
           "--receivers", o->receivers,
-          "How many must be there before the first sync; after a rank was lost, those that come "
-          "within two leases do")
+          "How many must be there before the first sync; after a rank was lost, those that "
+          "come back do")
       ->check(plain_number(0, 65'536))
       ->type_name("N")
       ->capture_default_str();

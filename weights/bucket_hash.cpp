@@ -3,6 +3,7 @@
 #include <openssl/sha.h>
 
 #include <array>
+#include <new>
 
 #include "kernels/hash.hpp"
 
@@ -13,8 +14,11 @@ hash128 hash_of(std::span<const std::byte> bytes, bucket_hash how) {
     const auto hash = kernels::hash_bytes({bytes.data(), bytes.size()});
     return {hash.hi, hash.lo};
   }
-  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest;
-  ::SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data());
+  std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+  // Asks a provider of OpenSSL's, and memory.
+  if (::SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.data()) ==
+      nullptr)
+    throw std::bad_alloc();
   const auto word = [&](std::size_t at) {
     std::uint64_t out = 0;
     for (std::size_t i = 0; i < 8; ++i) out = out << 8 | digest[at + i];

@@ -144,6 +144,10 @@ class packer {
 
   std::vector<payload> finish() {
     if (!open_.empty()) close();
+    const auto first = content_.buckets.size() - buckets_.size();
+    for_each_index(buckets_.size(), [&](std::size_t i) {
+      content_.buckets[first + i].hash = hash_of(buckets_[i], form_.hash);
+    });
     return std::move(buckets_);
   }
 
@@ -151,7 +155,7 @@ class packer {
   void close() {
     open_.shrink_to_fit();
     payload bucket(std::exchange(open_, {}));
-    content_.buckets.push_back({bucket.size(), hash_of(bucket, form_.hash)});
+    content_.buckets.push_back({bucket.size(), {}});
     content_.bytes += bucket.size();
     buckets_.push_back(std::move(bucket));
   }

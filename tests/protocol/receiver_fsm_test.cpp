@@ -97,6 +97,16 @@ TEST_CASE_METHOD(fixture, "receiver: a fresh life serves nothing") {
   CHECK(f.on_prepare(t0, delta()).empty());  // not attached in this run
 }
 
+TEST_CASE_METHOD(fixture, "receiver: what is announced is known as long as it is under way") {
+  CHECK(f.announced().empty());
+  serve();
+  CHECK(f.announced().empty());
+  f.on_prepare(t0, delta());
+  CHECK(std::ranges::equal(f.announced(), delta().content.buckets));
+  f.on_abort(t0, {env(2)});
+  CHECK(f.announced().empty());
+}
+
 TEST_CASE_METHOD(fixture, "receiver: strangers, other lives and no transaction are ignored") {
   serve();
   auto m = attach_msg{env(9), at(0, d0), layout, 1};

@@ -95,9 +95,44 @@ void check_coded(weight_buffer& base, weight_buffer& target, std::uint64_t bytes
   }
 }
 
+TEST_CASE("a bucket's other name is the first half of its SHA-256") {
+  // FIPS 180-2, appendix B.1.
+  const payload abc(std::vector<std::byte>{std::byte{'a'}, std::byte{'b'}, std::byte{'c'}});
+  CHECK(hash_of(abc, bucket_hash::sha256) == hash128{0xba7816bf8f01cfea, 0x414140de5dae2223});
+  CHECK_FALSE(hash_of(abc) == hash_of(abc, bucket_hash::sha256));
+}
+
+/// Whatever makes buckets names them in the way that it is told.
+void check_names(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
+  const auto& shape = base.shape();
+  for (const auto how : {bucket_hash::xxh3, bucket_hash::sha256}) {
+    const bucket_form form{bytes_max, how};
+    const auto check = [&](const manifest& content, const std::vector<payload>& buckets) {
+      REQUIRE(content.buckets.size() == buckets.size());
+      for (std::size_t i = 0; i < buckets.size(); ++i) {
+        const auto& name = content.buckets[i].hash;
+        CHECK(name == hash_of(buckets[i], how));
+        CHECK(name == hash_like(name, buckets[i]));
+      }
+    };
+    const auto delta = encode_delta(shape, views(base), views(target), form);
+    check(delta.content, delta.buckets);
+    const auto again = repacked(shape, delta.buckets, views(base), form);
+    check(again.content, again.buckets);
+    const auto part = carved(shape, delta.buckets, views(base), form);
+    check(part.content, part.buckets);
+    const full_plan plan(shape, views(target), form);
+    std::vector<payload> all;
+    for (std::size_t i = 0; i < plan.content().buckets.size(); ++i)
+      all.push_back(plan.make(i, views(target)));
+    check(plan.content(), all);
+  }
+}
+
 void check_both_ways(weight_buffer& base, weight_buffer& target, std::uint64_t bytes_max) {
   const auto& shape = base.shape();
   check_coded(base, target, bytes_max);
+  check_names(base, target, bytes_max);
   digest encoded;
   const auto delta = encode_delta(shape, views(base), views(target), bytes_max,
                                   kernels::encoding_choice::raw, &encoded);
