@@ -14,11 +14,12 @@ namespace {
 /// A rank that owns everything, and the test as its coordinator.
 struct rank_stage : stage {
   rank_stage() : rank_stage(rank_dialer()) {}
-  /// Likewise, and it dials so.
-  explicit rank_stage(rank_dialer dial) {
+  /// Likewise, and it dials so, or has no fan-out of its own.
+  explicit rank_stage(rank_dialer dial, std::uint32_t fanout = 2) {
     auto made = std::make_shared<actor_env>(*env);
     made->options.transport.rank = 1;
     made->options.transport.ranks = 2;
+    made->options.transport.fanout = fanout;
     // What others are to bring does not fall to the rank meanwhile.
     made->options.transport.relay_stall_ms = 600'000;
     made->options.transport.retry_ms = made->options.transport.retry_ms_max = 600'000;
@@ -275,6 +276,17 @@ TEST_CASE("a rank leaves to others what they bring, of this shipment and to this
   if (!linked_first) s.reaches(4, s.first, true);
   s.say(s.ship({2, 1}));
   CHECK(s.sends() == sends);
+}
+
+TEST_CASE("a rank without a fan-out of its own leaves nothing to others") {
+  rank_stage s({}, 0);
+  s.encoded();
+  s.hello(s.engine);
+  s.reaches(4, s.first, true);
+  s.say(shard_route_msg{s.env->cluster, 4, s.first, packed_route({{receiver_id{9}, 2}})});
+  s.say(shard_among_msg{s.env->cluster, {2, 1}, 0, packed_ids({4, 9})});
+  s.say(s.ship({2, 1}));
+  CHECK(s.sends());
 }
 
 TEST_CASE("a rank calls off the transaction that is named, and no other") {

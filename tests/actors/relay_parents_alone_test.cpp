@@ -56,6 +56,20 @@ TEST_CASE("a relay hands on what was announced, and ends the link to who brings 
   s.hands_nothing_on();
 }
 
+TEST_CASE("a relay takes nothing that is known by a hash which can be forged, and blames nobody") {
+  fed_stage s;
+  const txn_ref txn{2, 5};
+  s.announces({s.cluster, txn, s.inc}, bucket_hash::xxh3);
+  s.brings(1);
+  const auto credit = next_of<credit_msg>(s.parent, 5s);
+  REQUIRE(credit);
+  CHECK(*credit == credit_msg{{s.cluster, txn, s.inc}, 1, 1});
+  s.hands_nothing_on();
+  s.begin({2, 6});
+  s.brings(3, {s.cluster, {2, 6}, s.inc});
+  s.hands_on(3);
+}
+
 TEST_CASE("a relay hands on nothing of another shipment, and early what is early") {
   fed_stage s;
   const txn_ref txn{2, 5};

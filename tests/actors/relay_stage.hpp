@@ -34,9 +34,9 @@ struct relay_stage : stage {
   }
   /// A shipment of seven is announced.
   void begin(txn_ref txn) { announces({cluster, txn, inc}); }
-  void announces(const envelope& e) {
+  void announces(const envelope& e, bucket_hash how = bucket_hash::sha256) {
     auto infos = std::make_shared<std::vector<bucket_info>>(7);
-    for (auto& info : *infos) info = {some.size(), hash_of(some)};
+    for (auto& info : *infos) info = {some.size(), hash_of(some, how)};
     test->send(relay, relay_begin{e, std::move(infos), caf::actor_cast<flusher_actor>(test)});
   }
   /// The receiver has taken a bucket of it: staged, or written if there are no bytes.
