@@ -8,7 +8,7 @@ needed=(docs/fuzzing.md tests/fuzz/decoders.txt "${targets[@]}"
 source "$(dirname "${BASH_SOURCE[0]}")/spoilt.sh"
 
 right
-spoilt "a decoder that the document lacks" docs/fuzzing.md 's/, `bucket_stage.cpp` not measured//' \
+spoilt "a decoder that the document lacks" docs/fuzzing.md 's/, `bucket_stage.cpp` [0-9.]* %//' \
   "decoder bucket_stage.cpp stands there 0 times, not 1"
 spoilt "a decoder that is in no list" docs/fuzzing.md 's/`address.cpp` 100.0 %/&, `channel.cpp` 100.0 %/' \
   "decoder channel.cpp stands there 1 times, not 0"
