@@ -50,7 +50,7 @@ struct digest {
   static constexpr auto fields(auto& x) { return std::tie(x.lane0, x.lane1); }
 };
 
-/// XXH3-128 of a byte string (a bucket, a layout).
+/// XXH3-128 of a byte string (a bucket, a layout; of some buckets half of the SHA-256).
 struct hash128 {
   std::uint64_t hi = 0;
   std::uint64_t lo = 0;

@@ -21,7 +21,8 @@ struct envelope {
   static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.txn, x.inc); }
 };
 
-/// Size in bytes and XXH3-128 of one bucket.
+/// Size in bytes and hash of one bucket: XXH3-128, or half of SHA-256 where receivers may pass it
+/// on.
 struct bucket_info {
   std::uint64_t bytes = 0;
   hash128 hash;

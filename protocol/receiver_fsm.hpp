@@ -177,12 +177,12 @@ class receiver_fsm {
   bool awaits(const envelope& env, std::uint32_t index) const;
   /// When `on_tick` has something to do, if no message comes before.
   std::optional<time_point> deadline() const;
-  /// Messages that a fence did not let through: zombies, duplicates and strangers.
   /// All buckets of the transfer under way; none if there is none.
   std::span<const bucket_info> announced() const noexcept {
     if (!slot_) return {};
     return slot_->buckets;
   }
+  /// Messages that a fence did not let through: zombies, duplicates and strangers.
   std::uint64_t ignored() const noexcept { return ignored_; }
   const identity& self() const noexcept { return self_; }
 
