@@ -36,9 +36,11 @@ void require_threads(std::size_t count) {
   std::vector<pthread_t> all;
   all.reserve(count);
   std::latch end(1);
+  constexpr std::size_t least_bytes = 64 << 10;
   ::pthread_attr_t small;
   ::pthread_attr_init(&small);
-  ::pthread_attr_setstacksize(&small, std::max<std::size_t>(PTHREAD_STACK_MIN, 64 << 10));
+  ::pthread_attr_setstacksize(&small,
+                              std::max(static_cast<std::size_t>(PTHREAD_STACK_MIN), least_bytes));
   int why = 0;
   while (all.size() < count && why == 0) {
     pthread_t one;

@@ -22,7 +22,7 @@ std::pair<std::size_t, envelope> announcement_of(const decltype(ship_request::he
 
 void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_element& message) {
   const auto& m = message.content();
-  auto& step = join_.emplace();
+  auto& step = join_.emplace(join_half{});
   auto& told = joins_[actor.id()];
   step.told = &told;
   const bool opens = m.match_elements<round_spec>();
