@@ -107,7 +107,7 @@ class full_cut {
 /// needs no second copy of the weights.
 class full_plan {
  public:
-  /// Hashes every bucket of `tensors` once.
+  /// Hashes every bucket of `tensors` once, on several threads, each of which holds one.
   full_plan(const layout& shape, const tensor_views& tensors, const bucket_form& form);
 
   const manifest& content() const noexcept { return content_; }

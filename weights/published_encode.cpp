@@ -1,10 +1,10 @@
 #include "weights/published_encode.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
 #include "kernels/coded.hpp"
+#include "weights/byte_changes.hpp"
 #include "weights/compressed.hpp"
 #include "weights/part_stream.hpp"
 #include "weights/sparse_frame.hpp"
@@ -29,23 +29,6 @@ void for_each_window(bytes_in base, bytes_in target, Visit visit) {
     const auto size = std::min(window_bytes, target.size() - at);
     visit(at, base.subspan(at, size), target.subspan(at, size));
   }
-}
-
-// Calls `visit(position)` for each byte of a window that differs, ascending.
-template <class Visit>
-void for_each_difference(bytes_in old, bytes_in fresh, Visit visit) {
-  std::size_t at = 0;
-  for (; at + 8 <= old.size(); at += 8) {
-    std::uint64_t a;
-    std::uint64_t b;
-    std::memcpy(&a, old.data() + at, 8);
-    std::memcpy(&b, fresh.data() + at, 8);
-    if (a == b) continue;
-    for (std::size_t i = at; i < at + 8; ++i)
-      if (old[i] != fresh[i]) visit(i);
-  }
-  for (; at < old.size(); ++at)
-    if (old[at] != fresh[at]) visit(at);
 }
 
 void append_little_endian32(std::vector<std::byte>& out, std::size_t value) {
