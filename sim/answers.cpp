@@ -2,14 +2,11 @@
 
 #include <algorithm>
 
+#include "sim/relation_table.hpp"
+
 namespace lockstep::sim {
 
 namespace {
-
-bool answers_to(round_kind round, reply_kind kind) {
-  if (round == round_kind::vote) return kind == reply_kind::vote_yes || kind == reply_kind::vote_no;
-  return kind == reply_kind::ack || kind == reply_kind::nack;
-}
 
 bool counts(round_kind round) {
   return round == round_kind::vote || round == round_kind::commit || round == round_kind::redo;

@@ -35,6 +35,22 @@ bool allowed(std::string_view from, std::string_view to) {
          std::find(it->second.begin(), it->second.end(), to) != it->second.end();
 }
 
+bool answers_to(round_kind round, reply_kind kind) {
+  using k = reply_kind;
+  switch (round) {
+    case round_kind::attach:
+      return kind == k::attached || kind == k::need_full;
+    case round_kind::full:
+      return kind == k::full_ok || kind == k::full_fail;
+    case round_kind::vote:
+      return kind == k::vote_yes || kind == k::vote_no;
+    case round_kind::commit:
+    case round_kind::redo:
+      return kind == k::ack || kind == k::nack;
+  }
+  return false;
+}
+
 bool in_doubt(errc reason) {
   return reason == errc::wrong_base || reason == errc::not_serving || reason == errc::torn;
 }

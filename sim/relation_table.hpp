@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "messages/from_receiver.hpp"
+#include "protocol/join_fsm.hpp"
 
 namespace lockstep::sim {
 
@@ -22,6 +23,9 @@ const transition_table& transitions();
 /// Whether the table has this line.
 bool allowed(std::string_view from, std::string_view to);
 
+/// Whether a round can get this answer. Not asked of the join's machine, which is what is looked
+/// at.
+bool answers_to(round_kind round, reply_kind kind);
 /// Whether who refuses a delta so cannot say what it holds itself.
 bool in_doubt(errc reason);
 /// The model's name of an answer.

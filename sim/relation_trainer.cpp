@@ -26,23 +26,6 @@ std::string_view word_of(round_kind kind) {
   return "?";
 }
 
-/// Whether a round of the model can get this answer.
-bool is_of(round_kind round, reply_kind kind) {
-  using k = reply_kind;
-  switch (round) {
-    case round_kind::attach:
-      return kind == k::attached || kind == k::need_full;
-    case round_kind::full:
-      return kind == k::full_ok || kind == k::full_fail;
-    case round_kind::vote:
-      return kind == k::vote_yes || kind == k::vote_no;
-    case round_kind::commit:
-    case round_kind::redo:
-      return kind == k::ack || kind == k::nack;
-  }
-  return false;
-}
-
 /// The model knows no liars: who says yes without the proof of it has said no, and is found out.
 bool lies(const round_spec& spec, const reply_msg& m) {
   if (spec.kind == round_kind::vote) return false;
@@ -91,7 +74,7 @@ std::string_view join_relation::whose(const reply_msg& m) const {
   if (!round_) return "other";
   const auto& spec = round_->spec;
   if (m.env.cluster != spec.cluster || m.env.txn != spec.txn || m.round != spec.number ||
-      !is_of(spec.kind, m.kind))
+      !answers_to(spec.kind, m.kind))
     return "other";
   const auto it = std::ranges::find(spec.who, participant{m.id, m.env.inc});
   if (it == spec.who.end()) return "stranger";
