@@ -22,13 +22,14 @@ class made_for_now {
   explicit made_for_now(const fs::path& dir) {
     std::error_code failure;
     auto missing = fs::absolute(dir, failure);
+    if (failure) refuse_write(dir, "cannot be looked for", failure.value());
     if (!missing.has_filename()) missing = missing.parent_path();  // "DIR/"
-    for (; !failure && !fs::exists(missing, failure) && !failure; missing = missing.parent_path())
+    for (; !fs::exists(missing, failure) && !failure; missing = missing.parent_path())
       made_.push_back(missing);
     if (failure) refuse_write(missing, "cannot be looked at", failure.value());
     try {
       make_directories(dir);
-    } catch (const error&) {
+    } catch (...) {
       remove();
       throw;
     }
