@@ -11,10 +11,10 @@ must not be ended by a signal, whatever it refuses, and must never be counted as
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import shutil
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "nodes"))
@@ -78,6 +78,30 @@ def well(ended, code, errors, versions, what):
     require(not bad, f"{what}: {bad}")
 
 
+def sweep(options, scratch):
+    tiny, large = make(scratch / "tiny", 0.05), make(scratch / "large", options.mebibytes)
+    weights = weights_of(large)
+    ended, code, errors, idle = play(options.program, tiny, scratch / "tiny")
+    well(ended, code, errors, tiny, "a tiny model")
+    budget = idle + weights + STAGED
+    ended, code, errors, most = play(options.program, large, scratch / "large", int(1.1 * budget))
+    well(ended, code, errors, large, "within its budget")
+    print(f"ok   weights {weights / MIB:.0f} MiB, staged at most {STAGED / MIB:.0f}, a tiny model's receiver "
+          f"{idle / MIB:.0f}: may have {1.1 * budget / MIB:.0f}, had {most / MIB:.0f}")
+    ended, code, errors, _ = play(options.program, large, scratch / "large", int(weights / 2))
+    require(code == 4 and len(errors) == 1 and errors[0].startswith("lockstep: "),
+            f"with half of its weights: {code}, {errors}, {ended}")
+    print(f"ok   with half of its weights: {errors[0]}")
+    for more in (0, 8):
+        ended, code, errors, most = play(options.program, large, scratch / "large",
+                                         idle + weights + more * MIB)
+        require(code is None or code > 0, f"with {more} MiB to spare: ended by signal {-(code or 0)}: {errors}")
+        if ended and ended.code == 0:
+            well(ended, code, errors, large, f"with {more} MiB to spare")
+        said = f"the receiver ended with {code}: {errors}" if code else f"the trainer with {ended.code}"
+        print(f"ok   with its weights and {more} MiB: {said}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
@@ -86,35 +110,8 @@ def main():
     if not shutil.which("prlimit"):
         print("skipped: no prlimit")
         return fleet.SKIPPED
-    with tempfile.TemporaryDirectory(prefix="lockstep-memory-") as scratch:
-        scratch = pathlib.Path(scratch)
-        tiny, large = make(scratch / "tiny", 0.05), make(scratch / "large", options.mebibytes)
-        weights = weights_of(large)
-        ended, code, errors, idle = play(options.program, tiny, scratch / "tiny")
-        well(ended, code, errors, tiny, "a tiny model")
-        budget = idle + weights + STAGED
-        ended, code, errors, most = play(options.program, large, scratch / "large", int(1.1 * budget))
-        well(ended, code, errors, large, "within its budget")
-        print(f"ok   weights {weights / MIB:.0f} MiB, staged at most {STAGED / MIB:.0f}, a tiny model's receiver "
-              f"{idle / MIB:.0f}: may have {1.1 * budget / MIB:.0f}, had {most / MIB:.0f}")
-        ended, code, errors, _ = play(options.program, large, scratch / "large", int(weights / 2))
-        require(code == 4 and len(errors) == 1 and errors[0].startswith("lockstep: "),
-                f"with half of its weights: {code}, {errors}, {ended}")
-        print(f"ok   with half of its weights: {errors[0]}")
-        for more in (0, 8):
-            ended, code, errors, most = play(options.program, large, scratch / "large",
-                                             idle + weights + more * MIB)
-            require(code is None or code > 0, f"with {more} MiB to spare: ended by signal {-(code or 0)}: {errors}")
-            if ended and ended.code == 0:
-                well(ended, code, errors, large, f"with {more} MiB to spare")
-            said = f"the receiver ended with {code}: {errors}" if code else f"the trainer with {ended.code}"
-            print(f"ok   with its weights and {more} MiB: {said}")
-    return 0
+    return fleet.verdict_on("memory", functools.partial(sweep, options))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (fleet.Failed, fleet.Late) as problem:
-        print(f"FAILED {problem}")
-        sys.exit(1)
+    sys.exit(main())

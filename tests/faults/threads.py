@@ -9,11 +9,11 @@ needs. It must not be ended by a signal, nor stand still, nor be deaf to SIGTERM
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "nodes"))
@@ -47,6 +47,28 @@ def one(program, versions, role, limit):
         return None if code in (0, 1) and not process.errors else (code, list(process.errors))
 
 
+def play(options, scratch):
+    versions = model.synthetic(scratch / "model", 1, versions=2, mebibytes=0.05)
+    program = scratch / "lockstep"
+    shutil.copy(options.program, program)
+    for at, _, files in os.walk(scratch):
+        os.chmod(at, 0o755)
+        for file in files:
+            (pathlib.Path(at) / file).chmod(0o755)
+    for role in ("receiver", "trainer"):
+        worked = []
+        for limit in range(1, ENOUGH + 1):
+            ended = one(program, versions, role, limit)
+            if ended is None:
+                worked.append(limit)
+                continue
+            code, lines = ended
+            require(code == 4 and len(lines) == 1 and lines[0].startswith("lockstep: "),
+                    f"a {role} with {limit} threads ended with {code}: {lines}")
+        require(worked and worked == list(range(worked[0], ENOUGH + 1)), f"a {role} worked with {worked} threads")
+        print(f"ok   a {role} needs {worked[0]} threads, and says so with fewer")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
@@ -54,32 +76,8 @@ def main():
     if os.geteuid() != 0 or not shutil.which("setpriv") or not shutil.which("prlimit"):
         print("skipped: needs root, setpriv and prlimit")
         return fleet.SKIPPED
-    with tempfile.TemporaryDirectory(prefix="lockstep-threads-") as scratch:
-        versions = model.synthetic(pathlib.Path(scratch) / "model", 1, versions=2, mebibytes=0.05)
-        program = pathlib.Path(scratch) / "lockstep"
-        shutil.copy(options.program, program)
-        for at, _, files in os.walk(scratch):
-            os.chmod(at, 0o755)
-            for file in files:
-                (pathlib.Path(at) / file).chmod(0o755)
-        for role in ("receiver", "trainer"):
-            worked = []
-            for limit in range(1, ENOUGH + 1):
-                ended = one(program, versions, role, limit)
-                if ended is None:
-                    worked.append(limit)
-                    continue
-                code, lines = ended
-                require(code == 4 and len(lines) == 1 and lines[0].startswith("lockstep: "),
-                        f"a {role} with {limit} threads ended with {code}: {lines}")
-            require(worked and worked == list(range(worked[0], ENOUGH + 1)), f"a {role} worked with {worked} threads")
-            print(f"ok   a {role} needs {worked[0]} threads, and says so with fewer")
-    return 0
+    return fleet.verdict_on("threads", functools.partial(play, options))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (fleet.Failed, fleet.Late) as problem:
-        print(f"FAILED {problem}")
-        sys.exit(1)
+    sys.exit(main())
