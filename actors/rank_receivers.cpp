@@ -42,6 +42,7 @@ void on_ship(pointer self, const shard_ship_msg& m) {
     state.receivers[m.id].early = m;
     return;
   }
+  source->expect(1);
   const auto& a = state.among;
   self->send(r->second.flusher,
              ship_request{part_head{{m.cluster, m.txn, m.inc}, m.round, m.first}, source,

@@ -70,6 +70,11 @@ class performer {
                           const part_shipments& from, std::uint32_t round,
                           const std::shared_ptr<const shipped_to>& ids, Source source, Make make) {
     std::uint64_t bytes = 0;
+    for (const auto& p : who) {  // before the first of them asks for a bucket
+      const auto* r = route(p);
+      const auto* s = r == nullptr ? nullptr : find(from, r->taken);
+      if (const auto buckets = s == nullptr ? nullptr : source(p, *s)) buckets->expect(1);
+    }
     for (const auto& p : who) {
       const auto it = state_.routes.find(p);
       if (it == state_.routes.end()) continue;

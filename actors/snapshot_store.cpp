@@ -24,17 +24,26 @@ full_source::full_source(std::shared_ptr<const snapshot_store> store, const buck
       })),
       kept_max_(kept_max) {}
 
+void full_source::expect(std::size_t flushers) {
+  const std::lock_guard lock(mutex_);
+  flushers_ += flushers;
+}
+
 payload full_source::bucket(std::uint32_t index) {
   const std::lock_guard lock(mutex_);
-  if (const auto it = kept_.find(index); it != kept_.end()) return it->second;
   payload made;
+  if (const auto it = kept_.find(index); it != kept_.end()) {
+    made = it->second.bytes;
+    if (--it->second.awaited == 0) kept_.erase(it);
+    return made;
+  }
   store_->read_if(generation_, [&](const tensor_views& tensors) {
     made = plan_.make(index, part_of(tensors, taken_));
   });
-  if (made.size() == 0) return made;
+  if (made.size() == 0 || flushers_ < 2) return made;
   // Flushers move forward at about the same pace; whoever is far behind makes its bucket anew.
   if (kept_.size() == kept_max_) kept_.erase(kept_.begin());
-  kept_.emplace(index, made);
+  kept_.emplace(index, kept{made, flushers_ - 1});
   return made;
 }
 

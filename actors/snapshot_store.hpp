@@ -101,6 +101,8 @@ class bucket_source {
  public:
   virtual ~bucket_source() = default;
   virtual const manifest& content() const = 0;
+  /// So many flushers more are about to ask for the buckets.
+  virtual void expect(std::size_t /*flushers*/) {}
   /// Bucket `index`; empty if its bytes are gone, which ends the stream.
   virtual payload bucket(std::uint32_t index) = 0;
   /// Bytes of weights that are read while it is staged; 0 for what is written where it arrives.
@@ -124,7 +126,8 @@ class delta_source final : public bucket_source {
 };
 
 /// All weights: each bucket is made from the snapshot when the first flusher asks for it, and kept
-/// for those close behind.
+/// for those close behind: where a slow receiver is alone, what is held for it is what is under way
+/// to it.
 class full_source final : public bucket_source {
  public:
   /// `kept_max`: buckets kept, at least 1. `taken`: which tensors; empty: all. Throws
@@ -132,6 +135,7 @@ class full_source final : public bucket_source {
   full_source(std::shared_ptr<const snapshot_store> store, const bucket_form& form,
               std::size_t kept_max, shard_mask taken = {});
   const manifest& content() const override { return plan_.content(); }
+  void expect(std::size_t flushers) override;
   payload bucket(std::uint32_t index) override;
   std::uint64_t staged_over() const override { return 0; }
 
@@ -141,8 +145,13 @@ class full_source final : public bucket_source {
   std::uint64_t generation_;
   full_plan plan_;
   std::size_t kept_max_;
-  std::mutex mutex_;
-  std::map<std::uint32_t, payload> kept_;
+  struct kept {
+    payload bytes;
+    std::size_t awaited;  ///< flushers that have not asked for it
+  };
+  std::mutex mutex_;  // of what follows
+  std::size_t flushers_ = 0;
+  std::map<std::uint32_t, kept> kept_;
 };
 
 }  // namespace lockstep

@@ -66,6 +66,21 @@ struct flusher_stage : stage {
 
 }  // namespace
 
+TEST_CASE("a bucket of all weights is kept while others are to ask for it, and no longer") {
+  flusher_stage s;
+  const auto alone = s.source->bucket(0);
+  CHECK(s.source->bucket(0).data() != alone.data());
+  s.source->expect(2);
+  const auto first = s.source->bucket(0);
+  CHECK(first == alone);
+  CHECK(s.source->bucket(0).data() == first.data());
+  CHECK(s.source->bucket(0).data() != first.data());
+  s.source->expect(1);
+  const auto of_three = s.source->bucket(1);
+  for (int i = 0; i < 2; ++i) CHECK(s.source->bucket(1).data() == of_three.data());
+  CHECK(s.source->bucket(1).data() != of_three.data());
+}
+
 TEST_CASE("a flusher stops for the end of its own transaction, and of no other") {
   flusher_stage s;
   s.ship(false);
