@@ -258,31 +258,27 @@ full_plan::full_plan(const layout& shape, const tensor_views& tensors, const buc
 
 std::optional<bucket_failure> check_buckets(std::span<const payload> buckets,
                                             const tensor_views& tensors) {
-  // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what will
-  // be written. Within a bucket they ascend; over all of them only where the trainer has one rank.
-  std::vector<range_of_tensor> seen;
-  bool all_ascend = true;
+  // Within a bucket ranges ascend; over all of them only where the trainer has one rank.
+  range_claims claims(tensors);
   for (std::size_t i = 0; i < buckets.size(); ++i) {
-    bool ascending = true;
-    const auto first_here = seen.size();
+    const char* wrong = nullptr;
+    std::optional<std::pair<std::uint32_t, std::uint64_t>> last;
     auto failure = for_each_frame(buckets[i], tensors, [&](const kernels::frame& f) {
-      const range_of_tensor at{f.tensor, f.offset};
-      const bool follows = seen.empty() || seen.back() < at;
-      ascending = follows || seen.size() == first_here;
-      all_ascend = all_ascend && follows;
-      seen.push_back(at);
-      return ascending;
+      const std::pair at(f.tensor, f.offset);
+      if (last && at <= *last)
+        wrong = ranges_disordered;
+      else if (!claims.claim(f.tensor, f.offset))
+        wrong = range_twice;
+      last = at;
+      return wrong == nullptr;
     });
-    if (!ascending) failure = bucket_failure{errc::bad_frame, ranges_disordered};
+    if (wrong != nullptr) failure = bucket_failure{errc::bad_frame, wrong};
     if (failure) {
       failure->detail = "bucket " + std::to_string(i) + ", " + failure->detail;
       return failure;
     }
   }
-  if (all_ascend) return std::nullopt;
-  std::ranges::sort(seen);
-  if (std::ranges::adjacent_find(seen) == seen.end()) return std::nullopt;
-  return bucket_failure{errc::bad_frame, range_twice};
+  return std::nullopt;
 }
 
 digest predict(std::uint64_t seed, const digest& base, std::span<const payload> buckets,

@@ -60,8 +60,39 @@ inline bucket_failure failed_at(std::size_t byte, kernels::frame_status status) 
           std::string("frame at byte ") + std::to_string(byte) + ": " + kernels::to_string(status)};
 }
 
-/// Where a range begins.
-using range_of_tensor = std::pair<std::uint32_t, std::uint64_t>;
+/// Which ranges of all weights have a frame: a bit for each MiB, and one for the rest of each
+/// tensor. Ranges lie on a grid: those that begin apart are apart, so that what is predicted of
+/// frames is what will be written.
+class range_claims {
+ public:
+  explicit range_claims(const tensor_views& tensors) {
+    std::size_t count = 0;
+    for (const auto& t : tensors) {
+      first_.push_back(count);
+      count += t.bytes.size / kernels::frame_span_bytes_max + 1;
+    }
+    claimed_.resize(count);
+  }
+
+  /// False if it had one.
+  bool claim(std::uint32_t tensor, std::uint64_t offset) {
+    auto bit = claimed_[place(tensor, offset)];
+    if (bit) return false;
+    bit = true;
+    return true;
+  }
+  bool has(std::uint32_t tensor, std::uint64_t offset) const {
+    return claimed_[place(tensor, offset)];
+  }
+
+ private:
+  std::size_t place(std::uint32_t tensor, std::uint64_t offset) const {
+    return first_[tensor] + static_cast<std::size_t>(offset / kernels::frame_span_bytes_max);
+  }
+
+  std::vector<std::size_t> first_;  ///< bit of each tensor
+  std::vector<bool> claimed_;
+};
 
 inline constexpr const char* ranges_disordered = "ranges are not in order";
 inline constexpr const char* range_twice = "a range is there twice";
@@ -71,7 +102,8 @@ struct frame_at {
   std::size_t at;  ///< in its bucket
 };
 
-/// Appends all frames of `bucket`, coded ones too.
+/// Appends all frames of `bucket`, coded ones too. Their ranges must ascend, so that there are no
+/// more of them than ranges.
 inline std::optional<bucket_failure> parse_bucket(const payload& bucket,
                                                   const tensor_views& tensors,
                                                   std::vector<frame_at>& out) {
@@ -81,23 +113,13 @@ inline std::optional<bucket_failure> parse_bucket(const payload& bucket,
     const auto status =
         kernels::parse_frame({bucket.data() + at, bucket.size() - at}, tensors, frame, length);
     if (status != kernels::frame_status::ok) return failed_at(at, status);
+    const auto where = [](const kernels::frame& f) { return std::pair(f.tensor, f.offset); };
+    if (!out.empty() && where(frame) <= where(out.back().frame))
+      return bucket_failure{errc::bad_frame, ranges_disordered};
     out.push_back({frame, at});
     at += length;
   }
   return std::nullopt;
-}
-
-/// The same; their ranges must ascend.
-inline std::optional<bucket_failure> parse_in_order(const payload& bucket,
-                                                    const tensor_views& tensors,
-                                                    std::vector<frame_at>& out) {
-  if (auto failure = parse_bucket(bucket, tensors, out)) return failure;
-  const auto range = [](const frame_at& f) {
-    return range_of_tensor{f.frame.tensor, f.frame.offset};
-  };
-  // Not ascending, or the same.
-  if (std::ranges::adjacent_find(out, std::ranges::greater_equal{}, range) == out.end()) return {};
-  return bucket_failure{errc::bad_frame, ranges_disordered};
 }
 
 /// Calls `visit(frame)`, or `visit(frame, all its bytes)`, for every frame of `bucket`; stops at

@@ -109,12 +109,12 @@ std::vector<stage_job> jobs_of(const std::vector<std::vector<frame_at>>& frames)
   return out;
 }
 
-/// Digests of the ranges of `which` that are not among `seen`, which ascend.
+/// Digests of the ranges of `which` that no frame was for.
 staged_sums digest_rest(const staging_keys& keys, std::span<const tensor_part> which,
-                        const tensor_views& tensors, const std::vector<range_of_tensor>& seen) {
+                        const tensor_views& tensors, const range_claims& claims) {
   staged_sums sums;
   for_each_range(which, [&](std::uint32_t tensor, std::size_t at) {
-    if (std::ranges::binary_search(seen, range_of_tensor{tensor, at})) return;
+    if (claims.has(tensor, at)) return;
     const auto range = range_at(tensors[tensor], at);
     // Tile by tile: what one key reads is in the cache for the next.
     for (std::size_t tile = 0; tile < range.size; tile += kernels::digest_tile_bytes)
@@ -139,14 +139,19 @@ std::size_t window_of(std::span<const payload> buckets) {
 /// Stages these buckets in place; which of them failed, and why, if one did.
 std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
     const staging_keys& keys, std::span<payload> buckets, const tensor_views& tensors,
-    staging_room& room, staged_sums& sums, std::vector<range_of_tensor>& seen) {
+    staging_room& room, staged_sums& sums, range_claims& claims) {
   std::vector<std::vector<frame_at>> frames(buckets.size());
   std::vector<std::optional<bucket_failure>> failures(buckets.size());
   for_each_index(buckets.size(), [&](std::size_t i) {
-    failures[i] = parse_in_order(buckets[i], tensors, frames[i]);
+    failures[i] = parse_bucket(buckets[i], tensors, frames[i]);
   });
-  for (std::size_t i = 0; i < buckets.size(); ++i)
+  for (std::size_t i = 0; i < buckets.size(); ++i) {
     if (failures[i]) return std::pair(i, *failures[i]);
+    // Before the work for any of them: few bytes of a frame stand for a range of a MiB.
+    for (const auto& [frame, at] : frames[i])
+      if (!claims.claim(frame.tensor, frame.offset))
+        return std::pair(i, bucket_failure{errc::bad_frame, range_twice});
+  }
   auto jobs = jobs_of(frames);
   run_jobs<stager>(jobs.size(),
                    [&](std::size_t i, auto& tool) { stage(keys, tensors, tool, room, jobs[i]); });
@@ -155,7 +160,6 @@ std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
     if (job.failure) return std::pair(job.bucket, *job.failure);
     sizes[job.bucket] += job.staged.size();
     add(sums, job.sums);
-    for (const auto& f : job.frames) seen.emplace_back(f.frame.tensor, f.frame.offset);
   }
   auto job = jobs.begin();
   for (std::size_t i = 0; i < buckets.size(); ++i) {
@@ -173,17 +177,19 @@ std::optional<std::pair<std::size_t, bucket_failure>> stage_window(
 }  // namespace
 
 struct bucket_stager::staging {
+  staging(staging_keys under, tensor_views of, std::uint64_t bytes_max)
+      : keys(std::move(under)), tensors(std::move(of)), room(bytes_max), claims(tensors) {}
+
   staging_keys keys;
   tensor_views tensors;
   staging_room room;
   staged_sums sums;
-  std::vector<range_of_tensor> seen;
+  range_claims claims;
 };
 
 bucket_stager::bucket_stager(std::uint64_t seed, tensor_views tensors, std::uint64_t bytes_max,
                              std::optional<std::uint64_t> other_seed)
-    : staging_(new staging{
-          staging_keys(seed, other_seed), std::move(tensors), staging_room{bytes_max}, {}, {}}) {}
+    : staging_(new staging(staging_keys(seed, other_seed), std::move(tensors), bytes_max)) {}
 bucket_stager::bucket_stager(bucket_stager&&) noexcept = default;
 bucket_stager& bucket_stager::operator=(bucket_stager&&) noexcept = default;
 bucket_stager::~bucket_stager() = default;
@@ -192,7 +198,7 @@ std::optional<bucket_failure> bucket_stager::stage(std::span<payload> buckets, s
   auto& s = *staging_;
   for (std::size_t from = 0; from < buckets.size();) {
     const auto some = buckets.subspan(from, window_of(buckets.subspan(from)));
-    if (auto failure = stage_window(s.keys, some, s.tensors, s.room, s.sums, s.seen)) {
+    if (auto failure = stage_window(s.keys, some, s.tensors, s.room, s.sums, s.claims)) {
       auto& [index, why] = *failure;
       why.detail = "bucket " + std::to_string(first + from + index) + ", " + why.detail;
       return std::move(why);
@@ -204,15 +210,11 @@ std::optional<bucket_failure> bucket_stager::stage(std::span<payload> buckets, s
 
 std::optional<bucket_failure> bucket_stager::finish(staged_states& states) {
   auto& s = *staging_;
-  std::ranges::sort(s.seen);
-  // Ranges lie on a grid: those that begin apart are apart, so that what is predicted is what
-  // will be written.
-  if (std::ranges::adjacent_find(s.seen) != s.seen.end())
-    return bucket_failure{errc::bad_frame, range_twice};
   const batches all(s.tensors);
   std::vector<staged_sums> rest(all.count());
-  for_each_index(all.count(),
-                 [&](std::size_t i) { rest[i] = digest_rest(s.keys, all[i], s.tensors, s.seen); });
+  for_each_index(all.count(), [&](std::size_t i) {
+    rest[i] = digest_rest(s.keys, all[i], s.tensors, s.claims);
+  });
   for (const auto& part : rest) add(s.sums, part);
   const auto target = [&](std::size_t i) { return to_digest(s.sums[i].base + s.sums[i].change); };
   states = {to_digest(s.sums[0].base), target(0), to_digest(s.sums[1].base), target(1)};

@@ -232,7 +232,7 @@ bucket_failure device_stage::refusal(std::uint32_t index, const payload& bucket,
   // Where several things are wrong the device names any of them, and the host this.
   std::vector<frame_at> frames;
   if (leads_from_ == from::base)
-    if (auto failed = parse_in_order(bucket, model_.lengths, frames)) why = std::move(*failed);
+    if (auto failed = parse_bucket(bucket, model_.lengths, frames)) why = std::move(*failed);
   why.detail = "bucket " + std::to_string(index) + ", " + why.detail;
   return why;
 }

@@ -88,11 +88,12 @@ TEST_CASE("what comes apart is looked at together") {
   SECTION("a range that was there is there again") {
     auto again = s.buckets[1];
     bucket_stager stager(seed, views(s.base), UINT64_MAX);
-    for (auto* b : {&s.buckets[1], &s.buckets[2], &again}) REQUIRE_FALSE(stager.stage({b, 1}, 0));
-    const auto failure = stager.finish(states);
+    for (auto* b : {&s.buckets[1], &s.buckets[2]}) REQUIRE_FALSE(stager.stage({b, 1}, 0));
+    // At once: its few bytes could stand for all weights, again and again.
+    const auto failure = stager.stage({&again, 1}, 3);
     REQUIRE(failure);
     CHECK(failure->reason == errc::bad_frame);
-    CHECK(failure->detail == "a range is there twice");
+    CHECK(failure->detail == "bucket 3, a range is there twice");
   }
   SECTION("all of them take what they may, and no more") {
     auto staged = s.buckets;
