@@ -69,7 +69,7 @@ void ship(pointer self, txn_ref txn) {
   auto bytes = all.content.bytes;
   for (const auto& [who, route] : s.routes)
     if (all.absorbing && takes_raw(s, who)) bytes = std::max(bytes, all.absorbing->content().bytes);
-  perform(self, s.machine->on_encoded(now, txn, bytes, all.state));
+  perform(self, s.machine->on_encoded(now, txn, {bytes, all.content.changed}, all.state));
 }
 
 /// Whether somebody is to have the delta in a form that is there only once the snapshot has staged

@@ -253,7 +253,8 @@ receiver_fsm::actions receiver_fsm::on_prepare(time_point now, const prepare_msg
     refuse(bad);
   } else {
     open_slot(slot_kind::delta, m.env, m.target, m.content,
-              now + undecided_timeout(settings_, m.content.bytes, self_.model_bytes));
+              now + undecided_timeout(settings_, {m.content.bytes, m.content.changed},
+                                      self_.model_bytes));
     slot_->base_state = m.base_state;
     if (slot_->buckets.empty()) slot_complete(out);
   }
@@ -379,8 +380,9 @@ receiver_fsm::actions receiver_fsm::on_redo(time_point now, const redo_msg& m) {
     answer(out, m.env, m.round, reply_kind::nack, bad);
     return out;
   }
-  open_slot(slot_kind::redo, m.env, m.target, m.content,
-            now + undecided_timeout(settings_, m.content.bytes, self_.model_bytes));
+  open_slot(
+      slot_kind::redo, m.env, m.target, m.content,
+      now + undecided_timeout(settings_, {m.content.bytes, m.content.changed}, self_.model_bytes));
   slot_->challenge = m.challenge;
   slot_->round = m.round;
   if (slot_->buckets.empty()) slot_complete(out);

@@ -124,12 +124,12 @@ void sync_fsm::start_sync(actions& out) {
 
 // --- a delta ------------------------------------------------------------------------------------
 
-sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_t bytes,
+sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, const delta_size& size,
                                        const digest& target) {
   actions out;
   if (!is_current(txn, sync_phase::encoding)) return out;
   target_.state = target;
-  bytes_ = bytes;
+  size_ = size;
   staged_.reset();
   redo_left_ = settings_.sync.redo_max;
   view_ = members();
@@ -146,9 +146,8 @@ sync_fsm::actions sync_fsm::on_encoded(time_point now, txn_ref txn, std::uint64_
     return out;
   }
   phase_ = sync_phase::voting;
-  proof_until_ = now + proof_timeout(settings_, bytes_, model_bytes_);
-  open_round(out, round_kind::vote, view_, {},
-             now + stage_timeout(settings_, bytes_, model_bytes_));
+  proof_until_ = now + proof_timeout(settings_, size_, model_bytes_);
+  open_round(out, round_kind::vote, view_, {}, now + stage_timeout(settings_, size_, model_bytes_));
   out.push_back(act::ship_delta{txn_, view_, snapshot_, target_});
   return out;
 }
@@ -285,7 +284,7 @@ void sync_fsm::on_acks(time_point now, actions& out, const round_result& result)
     ++round_;
     const auto time = std::chrono::milliseconds(settings_.sync.commit_timeout_ms) +
                       scan_time(settings_, model_bytes_) +
-                      stage_timeout(settings_, bytes_, model_bytes_);
+                      stage_timeout(settings_, size_, model_bytes_);
     open_round(out, round_kind::redo, again, proof_, now + time);
     out.push_back(act::ship_redo{txn_, again, target_, challenge_, round_});
     return;

@@ -14,6 +14,7 @@
 #include "config/settings.hpp"
 #include "messages/report.hpp"
 #include "messages/to_receiver.hpp"
+#include "protocol/deadlines.hpp"
 #include "protocol/join_fsm.hpp"
 
 namespace lockstep {
@@ -184,7 +185,7 @@ class sync_fsm {
   actions on_next_wanted(time_point now);
 
   // From the executor.
-  actions on_encoded(time_point now, txn_ref txn, std::uint64_t bytes, const digest& target);
+  actions on_encoded(time_point now, txn_ref txn, const delta_size& size, const digest& target);
   /// The snapshot has staged the delta. Nothing is committed before, and if this does not come in
   /// time the sync aborts.
   actions on_delta_proven(time_point now, txn_ref txn, std::uint64_t challenge,
@@ -294,7 +295,7 @@ class sync_fsm {
   // The transaction under way.
   txn_ref txn_;
   target_info target_;
-  std::uint64_t bytes_ = 0;
+  delta_size size_;
   std::uint64_t challenge_ = 0;
   digest proof_;
   /// What participant number zero says of the delta: `errc::none` is its yes. None: it stages.

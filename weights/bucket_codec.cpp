@@ -55,27 +55,11 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
                           const std::vector<kernels::class_model>& models,
                           kernels::encoding_choice choice, const kernels::digest_key* key,
                           kernels::delta_encoder& encoder) {
-  // Above this density coded frames save little, and take far longer to stage than deadlines allow.
-  constexpr std::uint64_t dense_share = 4;
   batch_frames out;
-  bool dense = false;  // as the range before was
   for_each_range(which, [&](std::uint32_t i, std::size_t at) {
-    const auto start = out.bytes.size();
-    const auto encode = [&] {
-      const auto how = dense && choice == kernels::encoding_choice::coded
-                           ? kernels::encoding_choice::raw
-                           : choice;
-      return encoder.encode(i, base[i], target[i], at, models[i], how, out.bytes);
-    };
-    auto changed = encode();
+    out.changed += encoder.encode(i, base[i], target[i], at, models[i], choice, out.bytes);
     const auto range = range_at(target[i], at);
     if (key != nullptr) out.state += kernels::digest_range(*key, i, at, range);  // it is cached
-    const bool is_dense = changed * dense_share > range.size / base[i].unit;
-    if (std::exchange(dense, is_dense) != is_dense && choice == kernels::encoding_choice::coded) {
-      out.bytes.resize(start);
-      changed = encode();
-    }
-    out.changed += changed;
     if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
       out.ends.push_back(out.bytes.size());
   });

@@ -130,6 +130,27 @@ TEST_CASE("coded frames lead from base to target where elements are any bits") {
   });
 }
 
+TEST_CASE("a coded change may follow another by more than a raw gap holds") {
+  // Staged, the last has escapes in front of it: one, and as many as a range can have.
+  std::mt19937_64 random(11);
+  for (const unsigned unit : {1u, 2u}) {
+    const auto elements = frame_span_bytes_max / unit;
+    for (const std::size_t front : {std::size_t{1}, std::size_t{300'000}}) {
+      const buffer base = random_bytes(random, frame_span_bytes_max);
+      buffer target = base;
+      for (std::size_t i = 0; i < front; ++i) target[i * unit] ^= std::byte{1};
+      target[(elements - 1) * unit] ^= std::byte{1};
+      for (const auto which : available_implementations()) {
+        INFO(to_string(which) << ", unit " << unit << ", " << front << " changes in front");
+        const forced choice(which);
+        class_model model;
+        model.classes = 1;
+        require_round_trip(base, target, unit, model, random);
+      }
+    }
+  }
+}
+
 TEST_CASE("coded frames of tensors around the borders of ranges, chunks and blocks") {
   std::mt19937_64 random(7);
   for (const auto& kind : kinds()) {

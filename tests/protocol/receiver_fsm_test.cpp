@@ -735,6 +735,25 @@ TEST_CASE_METHOD(fixture, "receiver: a staged delta expires, and its base is ser
   CHECK(f.state().phase == receiver_phase::serving);
 }
 
+TEST_CASE("receiver: a delta of many changes is kept as long as its votes may take") {
+  const settings s;
+  const std::uint64_t model = 8'000'000'000;
+  receiver_fsm f({9, 7, {1, 1}, {}, model}, s);
+  f.on_attach(t0, {{9, {1, 1}, {1, 1}}, {{1, 0}, {}, 0}, {}, 5});
+  f.on_digest({1, 1}, {}, {});
+  prepare_msg m{{9, {1, 2}, {1, 1}}, {1, 0}, {}, {{1, 2}, {}, 0}, {}};
+  m.content.changed = 1'000'000'000;
+  m.content.bytes = 100;
+  m.content.buckets = {{100, {}}};
+  CHECK(f.on_prepare(t0, m).empty());
+  REQUIRE(f.summarize().slot);
+  const auto until = t0 + 2 * stage_timeout(s, {100, 1'000'000'000}, model);
+  f.on_tick(until - milliseconds(1));
+  CHECK(f.summarize().slot);
+  f.on_tick(until);
+  CHECK_FALSE(f.summarize().slot);
+}
+
 TEST_CASE_METHOD(fixture,
                  "receiver: what was announced is waited for as long as the document says") {
   // In seconds: all weights take 10 over a link, 1 to be read, and a delta takes 2.

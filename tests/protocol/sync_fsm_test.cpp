@@ -1018,3 +1018,22 @@ TEST_CASE_METHOD(fixture, "sync: an admission that is quicker than votes is not 
   CHECK(find<act::hurry_round>(l)->what.deadline ==
         t0 + std::chrono::milliseconds(5) + scan_time(s, 1000));
 }
+
+TEST_CASE("deadlines count the changes that have to be decoded, no more of them than bytes") {
+  const settings s;
+  const std::uint64_t model = 8'000'000'000;
+  const auto none = stage_timeout(s, 100, model);
+  CHECK(stage_timeout(s, {100, 1'000'000'000}, model) == none + std::chrono::seconds(50));
+  CHECK(stage_timeout(s, {100, ~std::uint64_t{0}}, model) == none + std::chrono::seconds(400));
+  CHECK(undecided_timeout(s, {100, 1'000'000'000}, model) ==
+        2 * stage_timeout(s, {100, 1'000'000'000}, model));
+  sync_fsm f(9, 1, {}, 0, model, s);
+  f.on_admit(t0, {1, {1, 1}});
+  f.on_proof(t0, {1, 1}, 5, {});
+  f.on_round(t0, {{1, 1}, 0, round_kind::attach, {{{1, {1, 1}}, terminal::ok, errc::none, {}}}});
+  REQUIRE(f.members().size() == 1);
+  f.on_sync(t0, 1);
+  const auto shipped = f.on_encoded(t0, {1, 2}, {100, 1'000'000'000}, {});
+  REQUIRE(find<act::open_round>(shipped));
+  CHECK(find<act::open_round>(shipped)->spec.deadline == t0 + none + std::chrono::seconds(50));
+}

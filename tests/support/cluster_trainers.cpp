@@ -60,7 +60,8 @@ void cluster::encode_delta(trainer& t, const sa::encode& a) {
   if (!t.snapshot->on_stage(a.txn, a.base.version, {target, state, a.label}, dig(predicted, 0)))
     violated("the snapshot refused an honest encoding");
   perform(t, sender_event::encoded,
-          t.sync->on_encoded(now_, a.txn, t.outgoing.content.bytes, state));
+          t.sync->on_encoded(now_, a.txn, {t.outgoing.content.bytes, t.outgoing.content.changed},
+                             state));
   const auto prove = [this, &t, txn = a.txn, target = t.target] {
     const auto challenge = rng_();
     if (fault(trouble_))

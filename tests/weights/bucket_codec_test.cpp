@@ -225,7 +225,8 @@ TEST_CASE("coded buckets are refused where only absorbing ones may be") {
   CHECK(refusal({joined(delta.buckets[0], flipped(delta.buckets[0], 0))}, room).reason ==
         errc::bad_frame);
 
-  CHECK(refusal({delta.buckets[0], delta.buckets[0]}, room).detail == "a range is there twice");
+  CHECK(refusal({delta.buckets[0], delta.buckets[0]}, room).detail ==
+        "bucket 1, a range is there twice");
   CHECK(refusal({joined(delta.buckets[0], delta.buckets[0])}, room).detail ==
         "bucket 0, ranges are not in order");
 }
@@ -250,31 +251,33 @@ TEST_CASE("buckets may be in any order, and ranges in one of them only ascend") 
   CHECK(staged({joined(b, a)}) == "bucket 0, ranges are not in order");
 }
 
-TEST_CASE("what is dense is not coded, and what follows it is again") {
-  // Of the four ranges the middle ones change in every other element.
-  const layout shape({{"t", dtype::bf16, {4, 512 * 1024}}});
-  weight_buffer base(shape);
-  auto target = base.clone();
-  for (std::size_t i = 0; i < 4 * 512 * 1024; ++i) {
-    const auto range = i / (512 * 1024);
-    if (i % (range == 1 || range == 2 ? 2 : 50) == 0) target.tensor(0)[2 * i] = std::byte{1};
+TEST_CASE("what is dense is coded too, and shorter so") {
+  std::mt19937_64 rng(9);
+  SECTION("bf16, of which a third changes by a step") {
+    auto base = random_weights(layout({{"t", dtype::bf16, {4, 512 * 1024}}}), rng);
+    auto target = base.clone();
+    for (std::size_t i = 0; i < 4 * 512 * 1024; ++i)
+      if (rng() % 3 == 0) target.tensor(0)[2 * i] ^= std::byte{1};
+    const auto delta = encode_delta(base.shape(), views(base), views(target), 4 * limit,
+                                    kernels::encoding_choice::coded);
+    // A bit and a half tells which third it is.
+    CHECK(delta.content.bytes < base.shape().total_bytes() / 8);
+    check_both_ways(base, target, 4 * limit);
   }
-  const auto delta =
-      encode_delta(shape, views(base), views(target), 4 * limit, kernels::encoding_choice::coded);
-  CHECK(delta.content.changed == 512 * 1024 + 2 * (512 * 1024 / 50 + 1));
-  REQUIRE(delta.buckets.size() == 1);
-  std::vector<kernels::frame_encoding> found;
-  for (std::size_t at = 0; at < delta.buckets[0].size();) {
-    kernels::frame f;
-    std::size_t length = 0;
-    REQUIRE(kernels::parse_frame({delta.buckets[0].data() + at, delta.buckets[0].size() - at},
-                                 views(base), f, length) == kernels::frame_status::ok);
-    found.push_back(f.encoding);
-    at += length;
+  SECTION("fp32, all of which change a little, as master copies do") {
+    auto base = random_weights(layout({{"t", dtype::f32, {1024, 1024}}}), rng);
+    const auto floats = [](weight_buffer& w) {
+      return reinterpret_cast<float*>(w.tensor(0).data());
+    };
+    std::normal_distribution<float> weight(0, 0.02f), step(0, 1e-6f);
+    for (std::size_t i = 0; i < 1024 * 1024; ++i) floats(base)[i] = weight(rng);
+    auto target = base.clone();
+    for (std::size_t i = 0; i < 1024 * 1024; ++i) floats(target)[i] += step(rng);
+    const auto delta = encode_delta(base.shape(), views(base), views(target), 4 * limit,
+                                    kernels::encoding_choice::coded);
+    CHECK(delta.content.bytes < base.shape().total_bytes() / 2);
+    check_both_ways(base, target, 4 * limit);
   }
-  using enum kernels::frame_encoding;
-  CHECK(found == std::vector{coded, full, full, coded});
-  check_both_ways(base, target, 4 * limit);
 }
 
 TEST_CASE("staged buckets grow to what they may and not beyond") {
@@ -301,7 +304,8 @@ TEST_CASE("staged buckets grow to what they may and not beyond") {
 
   // One range again and again, each time of a MiB.
   std::vector<payload> many(100, delta.buckets[0]);
-  CHECK(stage_buckets(seed, many, views(base), 3 * bytes, states)->reason == errc::bad_manifest);
+  CHECK(stage_buckets(seed, many, views(base), UINT64_MAX, states)->detail ==
+        "bucket 1, a range is there twice");
 }
 
 TEST_CASE("deltas and full transfers of every dtype lead to the target, bit for bit") {
@@ -497,7 +501,7 @@ TEST_CASE("ranges must ascend within a bucket, and none may be there twice") {
   const auto twice = [&](const std::vector<payload>& buckets) {
     const auto failure = check_buckets(buckets, views(base));
     return failure && failure->reason == errc::bad_frame &&
-           failure->detail == "a range is there twice";
+           failure->detail.find("a range is there twice") != std::string::npos;
   };
   CHECK(twice({b[0], b[0]}));
   CHECK(twice({b[1], b[0], b[1]}));
