@@ -5,7 +5,9 @@
 
 #include "actors/patience.hpp"
 #include "actors/runtime_parts.hpp"
+#include "messages/wire_stream.hpp"
 #include "protocol/deadlines.hpp"
+#include "weights/bucket_codec.hpp"
 
 namespace lockstep {
 
@@ -19,7 +21,7 @@ milliseconds sync_patience(const settings& s, std::uint64_t model_bytes) {
   const auto scan = transfer_time(s, model_bytes);
   const auto attach = milliseconds(s.sync.attach_timeout_ms) + scan;
   const auto full = full_timeout(s, 2 * model_bytes);
-  const auto stage = stage_timeout(s, 2 * model_bytes, model_bytes);
+  const auto stage = stage_timeout(s, {2 * model_bytes, model_bytes}, model_bytes);
   const auto commit = milliseconds(s.sync.commit_timeout_ms) + scan;
   const auto recovery = milliseconds(s.sync.recovery_timeout_ms) + scan;
   const auto ranks = s.transport.ranks > 1 ? 3 * (recovery + scan) : milliseconds(0);
@@ -47,6 +49,24 @@ observation observe(runtime& on, question what, milliseconds patience) {
   return wait_for(answer, patience, "receivers");
 }
 
+/// All weights of this layout can be announced to a receiver over a link: their manifest is one
+/// message, with room for what else is in it, and for a bucket more of each rank.
+void require_announceable(const settings& s, const layout& shape) {
+  if (s.transport.listen.empty()) return;
+  tensor_views sizes;
+  for (std::size_t i = 0; i < shape.count(); ++i)
+    sizes.push_back({{nullptr, shape.bytes(i)}, unit_bytes(shape[i].type)});
+  const auto buckets = full_cut(sizes, s.bucket.bytes_max).count() + s.transport.ranks;
+  constexpr std::uint64_t rest = 4096;
+  const auto most = std::min<std::uint64_t>((control_bytes_max - rest) / bucket_info_bytes,
+                                            s.receiver.buckets_max);
+  if (buckets > most)
+    throw setting_error("bucket.bytes_max is " + std::to_string(s.bucket.bytes_max) +
+                        ": all weights are " + std::to_string(buckets) +
+                        " buckets, of which receivers take at most " + std::to_string(most) +
+                        " at a time; every process needs it larger");
+}
+
 }  // namespace
 
 bool ticket::done() const {
@@ -70,6 +90,7 @@ trainer::trainer(runtime& on, layout shape, shard_mask owned)
     : on_(on), shape_(std::move(shape)), owned_(std::move(owned)) {
   if (owned_.size() != shape_.count())
     throw error(errc::wrong_layout, "a mask of another number of tensors");
+  require_announceable(on_.options(), shape_);
   part_ = shard_layout(shape_, owned_);
   if (!on_.inside().claim_trainer())
     throw error(errc::bad_input, "this runtime has a trainer already");

@@ -72,7 +72,7 @@ class dtype_step {
   staged_states stage(std::vector<payload>& buckets) const {
     staged_states states;
     const auto failure =
-        stage_buckets(public_digest_seed, buckets, as_views(live_), 4 * bytes_ + (1 << 20), states);
+        stage_buckets(public_digest_seed, buckets, as_views(live_), UINT64_MAX, states);
     if (failure) throw error(failure->reason, failure->detail);
     return states;
   }

@@ -26,8 +26,7 @@ constexpr std::array<std::string_view, kinds> kind_names{
     "relayed_line", "shard_reach", "shard_route",  "shard_among", "shard_stalled", "relay_lend",
     "refused",      "failed_line"};
 
-/// A bucket's size and hash in a manifest, as long as in memory: see the bound on allocations.
-constexpr std::size_t bucket_info_bytes = 24;
+/// As long as in memory: see the bound on allocations.
 static_assert(sizeof(bucket_info) <= bucket_info_bytes);
 static_assert(wire_limits{}.buckets_max * bucket_info_bytes <= payload_bytes_max);
 

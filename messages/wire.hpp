@@ -50,6 +50,8 @@ struct wire_limits {
   std::uint64_t buckets_max = 1'048'576;                          ///< of one manifest
 };
 
+/// A bucket's size and hash in a manifest, in bytes.
+inline constexpr std::size_t bucket_info_bytes = 24;
 /// What surrounds every message's fields, in bytes.
 inline constexpr std::size_t wire_header_bytes = 16;
 inline constexpr std::size_t wire_checksum_bytes = 16;

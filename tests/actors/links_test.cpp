@@ -466,6 +466,25 @@ TEST_CASE("a peer whose message does not end is cut off, though it goes on talki
   talking.get();
 }
 
+TEST_CASE("a trainer of more buckets than a link can announce is refused by name") {
+  const auto of = [](std::uint64_t mebibytes) {
+    return layout({{"a", dtype::bf16, {mebibytes, 1024, 512}}});
+  };
+  auto s = quiet();
+  s.bucket.bytes_max = 5 << 18;  // holds one frame of a MiB
+  {
+    runtime alone(s);
+    CHECK_NOTHROW(trainer(alone, of(1'000'000)));
+  }
+  s.transport.listen = "127.0.0.1:0";
+  runtime linked(s);
+  CHECK_NOTHROW(trainer(linked, of(174'000)));
+  CHECK_THROWS_WITH(trainer(linked, of(175'000)), Catch::Contains("bucket.bytes_max is 1310720"));
+  s.bucket.bytes_max = 64 << 20;
+  runtime wide(s);
+  CHECK_NOTHROW(trainer(wide, of(2'000'000)));  // a trillion elements
+}
+
 TEST_CASE("a runtime says what is wrong with where it listens") {
   auto s = listening();
   for (const auto* bad :
