@@ -12,6 +12,7 @@
 #include "actors/runtime_parts.hpp"
 #include "actors/states.hpp"
 #include "actors/thread_room.hpp"
+#include "kernels/dispatch.hpp"
 #include "weights/workers.hpp"
 
 namespace lockstep {
@@ -37,6 +38,15 @@ void keep_memory_private() {
     throw error(errc::bad_setting,
                 "runtime.core_dumps is false, which this system does not allow: " +
                     std::generic_category().message(errno));
+}
+
+/// From now on the kernels run as that.
+void choose_kernels(simd_choice choice) {
+  if (choice == simd_choice::automatic) return;
+  const auto which = static_cast<kernels::implementation>(static_cast<unsigned>(choice) - 1);
+  if (!kernels::set_implementation(which))
+    throw setting_error("runtime.simd is \"" + std::string(kernels::to_string(which)) +
+                        "\", which this machine does not have");
 }
 
 /// Dials rank 0 as another rank. What it captures is not called back once the gateway is closed.
@@ -75,6 +85,8 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
 
   const auto threads =
       options.runtime.threads != 0 ? options.runtime.threads : std::thread::hardware_concurrency();
+  choose_kernels(options.runtime.simd);
+  env->log->debug("kernels run as {}", kernels::to_string(kernels::active_implementation()));
   config.set("scheduler.max-threads", static_cast<std::size_t>(threads));
   // One queue whose workers sleep until there is work. Those of CAF's default poll: each wakes
   // some 500 times in 25 ms after every job, and 100 times a second for ever.

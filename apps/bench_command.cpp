@@ -232,7 +232,7 @@ void add_bench_command(CLI::App& program, std::function<int()>& run) {
       ->capture_default_str();
   codec
       ->add_option("--implementation", o->implementations,
-                   "Only this one: portable, sse4, avx2, avx512, neon. May be repeated")
+                   "Only this one: portable, sse4, avx2, avx512, avx512_dl, neon. May be repeated")
       ->type_name("NAME")
       ->allow_extra_args(false);
   codec->add_option("--write", o->write, "Write the first step as a folder for --trace")

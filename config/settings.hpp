@@ -20,6 +20,18 @@ enum class delta_encoding : std::uint8_t {
   raw         ///< least work
 };
 
+/// Which of the kernels' implementations runs. Others than the first are one each of
+/// `kernels::implementation`, by its name.
+enum class simd_choice : std::uint8_t {
+  automatic,  ///< the best that this machine has
+  portable,
+  sse4,
+  avx2,
+  avx512,
+  avx512_dl,
+  neon
+};
+
 /// Least severe kind of line that is logged.
 enum class log_level : std::uint8_t { trace, debug, info, warn, error, off };
 
@@ -114,7 +126,8 @@ struct transport_settings {
 /// Resources of this process.
 struct runtime_settings {
   std::uint32_t threads = 0;  ///< 0: as many as there are cores
-  bool core_dumps = true;     ///< whether this process may leave its memory to others
+  simd_choice simd = simd_choice::automatic;
+  bool core_dumps = true;  ///< whether this process may leave its memory to others
 };
 
 /// Where this process logs, and how much.

@@ -14,6 +14,8 @@ using enum setting_scope;
 
 constexpr std::string_view reseed_names[] = {"failed", "all"};
 constexpr std::string_view encoding_names[] = {"auto", "coded", "raw"};
+constexpr std::string_view simd_names[] = {"auto",   "portable",  "sse4", "avx2",
+                                           "avx512", "avx512_dl", "neon"};
 constexpr std::string_view level_names[] = {"trace", "debug", "info", "warn", "error", "off"};
 
 constexpr std::uint64_t KiB = 1024;
@@ -267,6 +269,9 @@ constexpr setting_row table[] = {
 
   integer<&root::runtime, &runtime_settings::threads>("runtime.threads", node, 0, "", 0, 256,
     "Worker threads, and threads of one pass over all weights; 0 takes as many as there are cores."),
+  choice<&root::runtime, &runtime_settings::simd, simd_names>("runtime.simd", node, "auto",
+    "Instructions that the kernels use, of the whole process: auto takes the best that this machine "
+    "has; what it lacks is refused. All give the same bytes."),
   boolean<&root::runtime, &runtime_settings::core_dumps>("runtime.core_dumps", node, true,
     "Whether this process may leave a core dump, which holds weights, and be traced by others of its "
     "user."),

@@ -378,14 +378,13 @@ const all_coded_loops& vector_coded_loops(implementation which) noexcept {
 #endif
 #if HWY_TARGETS & HWY_AVX3
     case implementation::avx512: {
-#if HWY_TARGETS & HWY_AVX3_DL
-      static constexpr all_coded_loops newer = N_AVX3_DL::coded_loops_as(implementation::avx512);
-      // Highway does not ask for GFNI, which all machines with the others have.
-      static const bool has_newer =
-          (hwy::SupportedTargets() & HWY_AVX3_DL) != 0 && __builtin_cpu_supports("gfni") != 0;
-      if (has_newer) return newer;
-#endif
       static constexpr all_coded_loops loops = N_AVX3::coded_loops_as(implementation::avx512);
+      return loops;
+    }
+#endif
+#if HWY_TARGETS & HWY_AVX3_DL
+    case implementation::avx512_dl: {
+      static constexpr all_coded_loops loops = N_AVX3_DL::coded_loops_as(implementation::avx512_dl);
       return loops;
     }
 #endif

@@ -9,7 +9,7 @@ namespace lockstep::kernels {
 namespace {
 
 struct catalogue {
-  std::array<const inner_loops*, 5> all{};
+  std::array<const inner_loops*, 6> all{};
   std::size_t count = 0;
 
   catalogue() noexcept {
@@ -40,6 +40,8 @@ const char* to_string(implementation which) noexcept {
       return "avx2";
     case implementation::avx512:
       return "avx512";
+    case implementation::avx512_dl:
+      return "avx512_dl";
     case implementation::neon:
       return "neon";
   }

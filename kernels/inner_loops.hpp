@@ -41,7 +41,7 @@ struct inner_loops {
 /// Always there.
 const inner_loops& portable_loops() noexcept;
 
-/// The vector implementations this machine runs, slowest first: writes up to 4 to `found`.
+/// The vector implementations this machine runs, slowest first: writes up to 5 to `found`.
 /// @returns how many.
 std::size_t vector_loops(const inner_loops** found) noexcept;
 

@@ -6,6 +6,7 @@
 #include <hwy/foreach_target.h>  // includes this file again for each target
 #include <hwy/highway.h>
 
+#include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
 
 // Plain C++ is portable.cpp's part.
@@ -108,6 +109,12 @@ std::size_t vector_loops(const inner_loops** found) noexcept {
 #if HWY_TARGETS & HWY_AVX3
   static constexpr inner_loops avx512 = N_AVX3::loops_as(implementation::avx512);
   if ((supported & HWY_AVX3) != 0) found[count++] = &avx512;
+  // Only loops of the coded encoding differ. Highway does not ask for GFNI, which all machines with
+  // the others have.
+  static constexpr inner_loops avx512_dl = N_AVX3::loops_as(implementation::avx512_dl);
+  const bool built = vector_coded_loops(avx512_dl.which).which == avx512_dl.which;
+  if (built && (supported & HWY_AVX3_DL) != 0 && __builtin_cpu_supports("gfni") != 0)
+    found[count++] = &avx512_dl;
 #endif
   static_cast<void>(found);
   return count;

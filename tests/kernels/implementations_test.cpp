@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "kernels/coded_loops.hpp"
 #include "kernels/inner_loops.hpp"
 #include "tests/kernels/tensors.hpp"
 
@@ -47,6 +48,16 @@ TEST_CASE("the portable implementation is always there, and the best one is used
   CHECK(available.front() == implementation::portable);
   CHECK(active_implementation() == available.back());
   CHECK(available.size() == all_loops().size());
+#ifdef __x86_64__
+  const auto has = [&](implementation which) {
+    return std::find(available.begin(), available.end(), which) != available.end();
+  };
+  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512bitalg") &&
+      __builtin_cpu_supports("gfni"))
+    CHECK(has(implementation::avx512_dl));
+  else
+    CHECK_FALSE(has(implementation::avx512_dl));
+#endif
 #ifdef __aarch64__
   CHECK(available.back() == implementation::neon);
 #endif
@@ -58,16 +69,22 @@ TEST_CASE("a forced implementation is the one that runs") {
     CHECK(active_implementation() == loops->which);
     CHECK(active_loops().compare == loops->compare);
     CHECK(active_loops().add_words == loops->add_words);
-    for (const auto* other : all_loops())
-      CHECK((other->compare == loops->compare) == (other->which == loops->which));
+    CHECK(active_coded_loops().which == loops->which);
+    const auto classify = active_coded_loops().of<std::uint16_t>().classify;
+    for (const auto* other : all_loops()) {
+      const forced too(other->which);
+      CHECK((active_coded_loops().of<std::uint16_t>().classify == classify) ==
+            (other->which == loops->which));
+    }
   }
 }
 
 TEST_CASE("an implementation this machine lacks cannot be forced") {
   const auto before = active_implementation();
   const auto available = available_implementations();
-  for (const auto which : {implementation::sse4, implementation::avx2, implementation::avx512,
-                           implementation::neon, static_cast<implementation>(99)}) {
+  for (const auto which :
+       {implementation::sse4, implementation::avx2, implementation::avx512,
+        implementation::avx512_dl, implementation::neon, static_cast<implementation>(99)}) {
     if (std::find(available.begin(), available.end(), which) != available.end()) continue;
     CHECK_FALSE(set_implementation(which));
     CHECK(active_implementation() == before);
