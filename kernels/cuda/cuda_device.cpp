@@ -1,8 +1,10 @@
 // A CUDA device, by CUDA's runtime interface.
 #include "kernels/cuda/cuda_device.hpp"
 
+#include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
+#include <optional>
 #include <string>
 
 #include "kernels/cuda/device_runtime.hpp"
@@ -14,6 +16,47 @@ void require(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // so that no later call finds it; what cannot be forgiven stays
   throw device_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+/// Those calls of the driver that make a device current and nothing else. `cudaSetDevice`, to go
+/// back with, makes a context on the device that was current, hundreds of megabytes on one that the
+/// process may have nothing to do with; a context that is pushed is popped, and no other touched.
+struct context_calls {
+  PFN_cuDevicePrimaryCtxRetain_v7000 retain = nullptr;
+  PFN_cuDevicePrimaryCtxRelease_v11000 release = nullptr;
+  PFN_cuCtxPushCurrent_v4000 push = nullptr;
+  PFN_cuCtxPopCurrent_v4000 pop = nullptr;
+
+  /// The driver is there already: nothing is linked.
+  context_calls() {
+    find(retain, "cuDevicePrimaryCtxRetain");
+    find(release, "cuDevicePrimaryCtxRelease");
+    find(push, "cuCtxPushCurrent");
+    find(pop, "cuCtxPopCurrent");
+  }
+
+ private:
+  template <class Call>
+  static void find(Call& call, const char* name) {
+    void* found = nullptr;
+    auto status = cudaDriverEntryPointSymbolNotFound;
+#if CUDART_VERSION >= 12050
+    constexpr unsigned version = 11000;
+    require(cudaGetDriverEntryPointByVersion(name, &found, version, cudaEnableDefault, &status),
+            "the driver does not say what it can do");
+#else
+    require(cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &status),
+            "the driver does not say what it can do");
+#endif
+    if (status != cudaDriverEntryPointSuccess || found == nullptr)
+      throw device_error(std::string("the driver has no ") + name);
+    call = reinterpret_cast<Call>(found);
+  }
+};
+
+void require(CUresult status, const char* what) {
+  if (status != CUDA_SUCCESS)
+    throw device_error(std::string(what) + ": the driver's error " + std::to_string(status));
 }
 
 class cuda_device final : public device_runtime {
@@ -28,23 +71,30 @@ class cuda_device final : public device_runtime {
     require(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, ordinal),
             "the device does not say what it can do");
     if (pools == 0) throw device_error("the device cannot allocate in the order of a stream");
-    const int before = enter();
-    kernels_ = cuda_kernels();
-    leave(before);
-    if (kernels_ == nullptr)
-      throw device_error("there is no code for CUDA device " + std::to_string(ordinal));
+    calls_.emplace();
+    require(calls_->retain(&context_, ordinal), "the device has no room for a context");
+    try {
+      const int before = enter();
+      kernels_ = cuda_kernels();
+      leave(before);
+      if (kernels_ == nullptr)
+        throw device_error("there is no code for CUDA device " + std::to_string(ordinal));
+    } catch (...) {
+      calls_->release(ordinal);
+      throw;
+    }
   }
+  ~cuda_device() override { calls_->release(ordinal_); }
 
   const device_kernels& kernels() const noexcept override { return *kernels_; }
 
   int enter() override {
-    int before = 0;
-    require(cudaGetDevice(&before), "no device is current");
-    if (before != ordinal_) require(cudaSetDevice(ordinal_), "the device did not become current");
-    return before;
+    require(calls_->push(context_), "the device did not become current");
+    return 0;
   }
-  void leave(int before) noexcept override {
-    if (before != ordinal_) cudaSetDevice(before);
+  void leave(int) noexcept override {
+    CUcontext own = nullptr;
+    calls_->pop(&own);
   }
 
   void* allocate(std::uint64_t bytes, stream on) override {
@@ -58,7 +108,7 @@ class cuda_device final : public device_runtime {
     return memory;
   }
   void release(void* memory, stream on) noexcept override {
-    if (memory != nullptr) while_current([&] { cudaFreeAsync(memory, on); });
+    if (memory != nullptr) while_current([&] { return cudaFreeAsync(memory, on); });
   }
   void require_here(const void* memory, std::uint64_t bytes) override {
     if (bytes == 0) return;
@@ -89,7 +139,7 @@ class cuda_device final : public device_runtime {
     return made;
   }
   void end_stream(stream which) noexcept override {
-    if (which != nullptr) while_current([&] { cudaStreamDestroy(which); });
+    if (which != nullptr) while_current([&] { return cudaStreamDestroy(which); });
   }
   stream_mark make_mark() override {
     cudaEvent_t made = nullptr;
@@ -97,7 +147,7 @@ class cuda_device final : public device_runtime {
     return made;
   }
   void end_mark(stream_mark which) noexcept override {
-    if (which != nullptr) while_current([&] { cudaEventDestroy(which); });
+    if (which != nullptr) while_current([&] { return cudaEventDestroy(which); });
   }
   void set_mark(stream_mark which, stream on) override {
     require(cudaEventRecord(which, on), "no event was recorded");
@@ -116,16 +166,18 @@ class cuda_device final : public device_runtime {
   /// What frees may be called by any thread, whatever is current there. If it fails the device is
   /// beyond help, which the next call that can throw says.
   template <class Work>
-  void while_current(Work work) const noexcept {
-    int before = ordinal_;
-    cudaGetDevice(&before);
-    if (before != ordinal_) cudaSetDevice(ordinal_);
-    work();
-    if (before != ordinal_) cudaSetDevice(before);
-    cudaGetLastError();
+  void while_current(Work work) noexcept {
+    try {
+      const int before = enter();
+      if (work() != cudaSuccess) cudaGetLastError();  // so that no later call finds it
+      leave(before);
+    } catch (const device_error&) {
+    }
   }
 
   int ordinal_;
+  std::optional<context_calls> calls_;
+  CUcontext context_ = nullptr;
   const device_kernels* kernels_ = nullptr;
 };
 
