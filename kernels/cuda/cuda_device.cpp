@@ -90,11 +90,21 @@ class cuda_device final : public device_runtime {
 
   int enter() override {
     require(calls_->push(context_), "the device did not become current");
-    return 0;
+    // Otherwise whatever another thread of the process captures would forbid our calls, and a
+    // question such as `passed` would end its capture: engines capture graphs at any time.
+    auto mode = cudaStreamCaptureModeThreadLocal;
+    try {
+      require(cudaThreadExchangeStreamCaptureMode(&mode), "the thread's captures are not its own");
+    } catch (...) {
+      pop();
+      throw;
+    }
+    return mode;
   }
-  void leave(int) noexcept override {
-    CUcontext own = nullptr;
-    calls_->pop(&own);
+  void leave(int before) noexcept override {
+    auto mode = static_cast<cudaStreamCaptureMode>(before);
+    if (cudaThreadExchangeStreamCaptureMode(&mode) != cudaSuccess) cudaGetLastError();
+    pop();
   }
 
   void* allocate(std::uint64_t bytes, stream on) override {
@@ -173,6 +183,11 @@ class cuda_device final : public device_runtime {
       leave(before);
     } catch (const device_error&) {
     }
+  }
+
+  void pop() noexcept {
+    CUcontext own = nullptr;
+    calls_->pop(&own);
   }
 
   int ordinal_;

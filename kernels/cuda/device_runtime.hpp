@@ -29,7 +29,7 @@ class device_runtime {
   virtual const device_kernels& kernels() const noexcept = 0;
 
   /// Makes it the calling thread's current device, on which all other calls but those that free
-  /// act, kernels too.
+  /// act, kernels too. Until `leave` no call is in the way of graphs that other threads capture.
   /// @returns what `leave` needs to make that current which was before.
   virtual int enter() = 0;
   virtual void leave(int before) noexcept = 0;

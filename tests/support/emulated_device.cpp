@@ -81,6 +81,7 @@ void emulated_device::release(void* memory, stream) noexcept {
 }
 
 void emulated_device::require_here(const void* memory, std::uint64_t bytes) {
+  require_entered();
   const auto* const first = static_cast<const std::byte*>(memory);
   const std::lock_guard<std::mutex> lock(mutex_);
   auto found = blocks_.upper_bound(first);

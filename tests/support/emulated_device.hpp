@@ -40,12 +40,12 @@ class emulated_device final : public device_runtime {
   void require_here(const void* memory, std::uint64_t bytes) override;
   void to_device(void* to, const void* from, std::uint64_t bytes, stream on) override;
   void to_host(void* to, const void* from, std::uint64_t bytes, stream on) override;
-  stream make_stream() override { return nullptr; }
+  stream make_stream() override { return require_entered(), nullptr; }
   void end_stream(stream) noexcept override {}
-  stream_mark make_mark() override { return nullptr; }
+  stream_mark make_mark() override { return require_entered(), nullptr; }
   void end_mark(stream_mark) noexcept override {}
   void set_mark(stream_mark, stream) override { require_entered(); }
-  bool passed(stream_mark) override { return !hangs_; }
+  bool passed(stream_mark) override { return require_entered(), !hangs_; }
 
  private:
   void require_entered() const;

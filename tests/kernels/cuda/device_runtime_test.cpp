@@ -91,7 +91,11 @@ TEST_CASE("a CUDA device that is not there is refused with the reason") {
 TEST_CASE("an emulated device fails as it is told, once") {
   emulated_device device;
   std::vector<char> here(8);
-  CHECK_THROWS_AS(device.allocate(8, nullptr), device_error);  // it is not current
+  // While it is not current nothing asks it anything: not even questions are free of CUDA's rules.
+  CHECK_THROWS_AS(device.allocate(8, nullptr), device_error);
+  CHECK_THROWS_AS(device.make_stream(), device_error);
+  CHECK_THROWS_AS(device.passed(nullptr), device_error);
+  CHECK_THROWS_AS(device.require_here(nullptr, 0), device_error);
   device.enter();
   CHECK_THROWS_AS(device.enter(), device_error);
   void* const memory = device.allocate(8, nullptr);
