@@ -1,17 +1,11 @@
 // The kernels of CUDA devices.
 #include <cuda_runtime.h>
 
-#include <string>
-
+#include "kernels/cuda/cuda_status.hpp"
 #include "kernels/cuda/launches.hpp"
 
 namespace lockstep::kernels::cuda {
 namespace {
-
-void require(cudaError_t status, const char* what) {
-  if (status != cudaSuccess)
-    throw device_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 struct cuda_grid {
   template <class Kernel>
@@ -19,8 +13,12 @@ struct cuda_grid {
     // The device numbers blocks with 31 bits: 16 TiB of tiles.
     if (blocks > 0x7fffffff) throw std::invalid_argument("device_kernels: too many ranges at once");
     if (blocks == 0) return;
-    run_kernel<<<static_cast<unsigned>(blocks), Kernel::threads, 0, on>>>(kernel);
-    require(cudaGetLastError(), "a kernel was not launched");
+    // Not <<<>>>, whose status has to be asked for: the answer may be an error of an earlier call,
+    // the engine's even, and who believes that nothing was enqueued frees what is being read.
+    void* arguments[] = {const_cast<Kernel*>(&kernel)};
+    require(cudaLaunchKernel(run_kernel<Kernel>, dim3(static_cast<unsigned>(blocks)),
+                             dim3(Kernel::threads), arguments, 0, on),
+            "a kernel was not launched");
   }
   static void fill(void* memory, int byte, std::uint64_t size, stream on) {
     if (size != 0) require(cudaMemsetAsync(memory, byte, size, on), "memory was not set");

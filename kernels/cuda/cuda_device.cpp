@@ -7,16 +7,11 @@
 #include <optional>
 #include <string>
 
+#include "kernels/cuda/cuda_status.hpp"
 #include "kernels/cuda/device_runtime.hpp"
 
 namespace lockstep::kernels::cuda {
 namespace {
-
-void require(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // so that no later call finds it; what cannot be forgiven stays
-  throw device_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 /// Those calls of the driver that make a device current and nothing else. `cudaSetDevice`, to go
 /// back with, makes a context on the device that was current, hundreds of megabytes on one that the
@@ -54,7 +49,7 @@ struct context_calls {
   }
 };
 
-void require(CUresult status, const char* what) {
+void require_driver(CUresult status, const char* what) {
   if (status != CUDA_SUCCESS)
     throw device_error(std::string(what) + ": the driver's error " + std::to_string(status));
 }
@@ -72,7 +67,7 @@ class cuda_device final : public device_runtime {
             "the device does not say what it can do");
     if (pools == 0) throw device_error("the device cannot allocate in the order of a stream");
     calls_.emplace();
-    require(calls_->retain(&context_, ordinal), "the device has no room for a context");
+    require_driver(calls_->retain(&context_, ordinal), "the device has no room for a context");
     try {
       const int before = enter();
       kernels_ = cuda_kernels();
@@ -89,7 +84,7 @@ class cuda_device final : public device_runtime {
   const device_kernels& kernels() const noexcept override { return *kernels_; }
 
   int enter() override {
-    require(calls_->push(context_), "the device did not become current");
+    require_driver(calls_->push(context_), "the device did not become current");
     // Otherwise whatever another thread of the process captures would forbid our calls, and a
     // question such as `passed` would end its capture: engines capture graphs at any time.
     auto mode = cudaStreamCaptureModeThreadLocal;
