@@ -25,6 +25,14 @@ struct cuda_grid {
   }
 };
 
+struct cuda_loader {
+  template <class Kernel>
+  static bool load() {
+    cudaFuncAttributes attributes{};
+    return cudaFuncGetAttributes(&attributes, run_kernel<Kernel>) == cudaSuccess;
+  }
+};
+
 }  // namespace
 
 const device_kernels* cuda_kernels() noexcept {
@@ -34,8 +42,7 @@ const device_kernels* cuda_kernels() noexcept {
     cudaGetLastError();  // so that no later call finds it
     return nullptr;
   }
-  cudaFuncAttributes attributes{};
-  if (cudaFuncGetAttributes(&attributes, run_kernel<expand_key>) != cudaSuccess) {
+  if (!all_kernels::load<cuda_loader>()) {
     cudaGetLastError();
     return nullptr;
   }

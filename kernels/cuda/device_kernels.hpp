@@ -99,7 +99,8 @@ std::uint64_t coded_memory_bytes(std::uint64_t ranges, std::uint64_t changes,
 /// a change.
 std::uint64_t decode_memory_bytes(std::uint64_t frames, std::uint64_t changes) noexcept;
 
-/// Those of the CUDA device that is current; null if there is none that this build has code for.
+/// Those of the CUDA device that is current, all of them loaded there, which may wait for what runs
+/// on it; null if there is none that this build has code for, or no room for that.
 const device_kernels* cuda_kernels() noexcept;
 
 }  // namespace lockstep::kernels::cuda

@@ -1,6 +1,8 @@
 // Decides which kernels a call of device_kernels launches; the same on a device and emulated.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/coded_encode_kernels.hpp"
 #include "kernels/cuda/device_kernels.hpp"
 #include "kernels/cuda/place_kernels.hpp"
@@ -91,10 +93,38 @@ struct plan_full {
   }
 };
 
-/// `Grid` has `launch(kernel, blocks, stream)`, which runs nothing for no blocks, and
+/// Kernels, by name.
+template <class... Kernels>
+struct kernel_list {
+  template <class Kernel>
+  static constexpr bool has = (std::is_same_v<Kernel, Kernels> || ...);
+
+  /// Whether `Loader` could load each: `Loader::load<Kernel>()`.
+  template <class Loader>
+  static bool load() {
+    return (Loader::template load<Kernels>() && ...);
+  }
+};
+
+/// All that are launched. A device loads them before its first call: a kernel that is loaded when
+/// it is launched first may wait for all that runs there, and may find no memory.
+using all_kernels = kernel_list<apply_frames, check_frames, code_ranges, compare_tiles, copy_ranges,
+                                digest_ranges, expand_key, lay_out_ranges, place_coded,
+                                place_frames, place_lists, plan_full, prove_states, read_coded,
+                                seal_frames, size_lists, unpack_coded, write_coded, write_tiles>;
+
+/// `Target` has `launch(kernel, blocks, stream)`, which runs nothing for no blocks, and
 /// `fill(memory, byte, size, stream)`.
-template <class Grid>
+template <class Target>
 struct launches {
+  struct Grid : Target {
+    template <class Kernel>
+    static void launch(const Kernel& kernel, std::uint64_t blocks, stream on) {
+      static_assert(all_kernels::has<Kernel>, "a kernel that is not loaded in time");
+      Target::launch(kernel, blocks, on);
+    }
+  };
+
   static void expand(std::uint64_t seed, device_key* key, stream on) {
     Grid::launch(expand_key{seed, key}, expand_key::blocks, on);
   }
