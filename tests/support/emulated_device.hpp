@@ -10,7 +10,9 @@
 namespace lockstep::kernels::cuda {
 
 /// The emulated grid with memory of its own: what is allocated holds garbage, and only that is
-/// "here". Everything is done when the call that enqueues it is back.
+/// "here". Everything is done when the call that enqueues it is back, but nobody may count on that:
+/// until a mark behind it has passed, what a stream uses is its own. Who frees it, or uses it on
+/// another stream, ends the program.
 class emulated_device final : public device_runtime {
  public:
   emulated_device();
@@ -27,10 +29,19 @@ class emulated_device final : public device_runtime {
   void fail_apply(std::uint64_t number) { applies_left_ = number; }
   /// No mark is passed from now on.
   void hang(bool on) { hangs_ = on; }
+  /// On this stream no mark can be set from now on; null: on every one it can.
+  void deny_marks(stream on) { denied_ = on; }
 
   /// What is allocated and not released, without what is lent, and the most that ever was.
   std::uint64_t bytes_held() const { return held_; }
   std::uint64_t bytes_held_max() const { return held_max_; }
+
+  /// What was enqueued on a stream: kernels that write weights, and all else.
+  struct work {
+    std::uint64_t writes = 0;
+    std::uint64_t others = 0;
+  };
+  work enqueued_on(stream on);
 
   const device_kernels& kernels() const noexcept override { return kernels_; }
   int enter() override;
@@ -40,19 +51,42 @@ class emulated_device final : public device_runtime {
   void require_here(const void* memory, std::uint64_t bytes) override;
   void to_device(void* to, const void* from, std::uint64_t bytes, stream on) override;
   void to_host(void* to, const void* from, std::uint64_t bytes, stream on) override;
-  stream make_stream() override { return require_entered(), nullptr; }
-  void end_stream(stream) noexcept override {}
-  stream_mark make_mark() override { return require_entered(), nullptr; }
-  void end_mark(stream_mark) noexcept override {}
-  void set_mark(stream_mark, stream) override { require_entered(); }
-  bool passed(stream_mark) override { return require_entered(), !hangs_; }
+  stream make_stream() override;
+  void end_stream(stream which) noexcept override;
+  stream_mark make_mark() override;
+  void end_mark(stream_mark which) noexcept override;
+  void set_mark(stream_mark which, stream on) override;
+  bool passed(stream_mark which) override;
 
  private:
+  /// A call of `device_kernels`, and what it uses of the device (emulated_device.cpp).
+  template <auto Member>
+  struct through;
+
+  struct line {
+    work counts;
+    std::uint64_t last = 0;  ///< the number of what was enqueued last
+    std::uint64_t done = 0;  ///< and of what a mark was passed behind
+  };
+  struct place {
+    stream on = nullptr;
+    std::uint64_t behind = 0;
+  };
+  struct block {
+    std::uint64_t bytes;
+    bool lent;
+    std::map<stream, std::uint64_t> uses;  ///< the last one of each stream
+    place written;
+  };
+
   void require_entered() const;
-  void copy(void* to, const void* from, std::uint64_t bytes);
-  static void apply(const device_layout& layout, const std::byte* frames,
-                    const checked_frame* checked, std::uint64_t count, const stage_result* result,
-                    stream on);
+  /// `here`: that of both which is the device's.
+  void copy(void* to, const void* from, std::uint64_t bytes, const void* here, stream on);
+  // With the mutex held.
+  line& line_of(stream on);
+  block* block_of(const void* memory);
+  bool is_done(const place& of) const;
+  void use(const void* memory, const place& by, bool writes);
 
   device_kernels kernels_;
   std::atomic<std::uint64_t> allocations_left_ = 0;
@@ -61,12 +95,11 @@ class emulated_device final : public device_runtime {
   std::atomic<std::uint64_t> held_ = 0;
   std::atomic<std::uint64_t> held_max_ = 0;
   std::atomic<bool> hangs_ = false;
+  std::atomic<stream> denied_ = nullptr;
   std::mutex mutex_;
-  struct block {
-    std::uint64_t bytes;
-    bool lent;
-  };
   std::map<const std::byte*, block> blocks_;  ///< by where each begins
+  std::map<stream, line> lines_;
+  std::map<stream_mark, place> marks_;
 };
 
 }  // namespace lockstep::kernels::cuda

@@ -23,6 +23,14 @@ inline bool on_device() {
   return wish != nullptr && std::string_view(wish) == "emulated";
 }
 
+/// A stream of this device, as an engine has one.
+inline kernels::cuda::stream engine_stream(emulated_device& device) {
+  const int before = device.enter();
+  const auto made = device.make_stream();
+  device.leave(before);
+  return made;
+}
+
 /// Tensors that are there, as memory of this device. They must outlive it.
 inline device_weights lent_to(std::shared_ptr<emulated_device> device,
                               const std::vector<std::span<std::byte>>& memory) {
@@ -31,6 +39,7 @@ inline device_weights lent_to(std::shared_ptr<emulated_device> device,
     if (!tensor.empty()) device->lend(tensor.data(), tensor.size());
     out.tensors.push_back(tensor.empty() ? nullptr : tensor.data());
   }
+  out.stream = engine_stream(*device);
   out.device = std::move(device);
   return out;
 }
@@ -46,6 +55,7 @@ inline device_weights made_on(std::shared_ptr<emulated_device> device, const lay
     if (bytes != 0) std::memset(out.tensors.back(), 0, bytes);
   }
   device->leave(0);
+  out.stream = engine_stream(*device);
   out.device = std::move(device);
   return out;
 }

@@ -162,6 +162,31 @@ TEST_CASE("a device writes all weights, bucket by bucket") {
     }
 }
 
+TEST_CASE("what writes weights is on the engine's stream, and nothing else is") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    const auto device = std::make_shared<emulated_device>();
+    weights_there there(device, t.base);
+    device_memory m(small, there.lent());
+    REQUIRE(said(prove(m, t)) == "ok");
+    CHECK(device->enqueued_on(there.engine()).writes == 0);
+    CHECK(said(apply(m)) == "ok");
+    const auto applied = device->enqueued_on(there.engine()).writes;
+    CHECK(applied >= t.buckets.size());
+    m.forget();
+    CHECK(m.state() == t.target_state);
+    const auto bucket = full_cut(views_of(t.base), no_limit).make(0, views_of(t.base));
+    std::vector<std::size_t> touched;
+    CHECK(said(m.write(bucket, touched)) == "ok");
+    CHECK(device->enqueued_on(there.engine()).writes > applied);
+    CHECK(m.state() == t.base_state);
+    CHECK(m.cut(no_limit, 1, 0) == bucket);
+    CHECK(device->enqueued_on(there.engine()).others == 0);
+    CHECK(device->enqueued_on(nullptr).writes == 0);
+    CHECK(device->enqueued_on(nullptr).others == 0);
+  }
+}
+
 TEST_CASE("every flipped bit of a delta is refused by a device as by the host") {
   for (const auto& device : devices())
     for (const auto choice : choices) {

@@ -48,14 +48,20 @@ class weights_there {
     const device_queue::scope here(queue_);
     memory_ = {queue_, std::span<const std::byte>(all)};
     queue_.wait();
+    engine_ = device_->make_stream();
   }
+  ~weights_there() { device_->end_stream(engine_); }
+  weights_there(const weights_there&) = delete;
+  weights_there& operator=(const weights_there&) = delete;
 
   device_weights lent() const {
     device_weights out;
     out.device = device_;
+    out.stream = engine_;
     for (const auto start : starts_) out.tensors.push_back(memory_.data() + start);
     return out;
   }
+  kernels::cuda::stream engine() const { return engine_; }
   void set(const weight_buffer& content) {
     const device_queue::scope here(queue_);
     auto all = bytes();
@@ -87,6 +93,7 @@ class weights_there {
 
   std::vector<std::byte> bytes() {
     std::vector<std::byte> all(static_cast<std::size_t>(memory_.size()));
+    queue_.wait_for(engine_);
     memory_.get(all);
     return all;
   }
@@ -96,6 +103,7 @@ class weights_there {
   device_queue queue_;
   std::vector<std::size_t> starts_;
   device_block<std::byte> memory_;
+  kernels::cuda::stream engine_ = nullptr;  ///< on which receivers write
 };
 
 inline tensor_spans spans_of(weight_buffer& w) {
