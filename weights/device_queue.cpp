@@ -52,4 +52,13 @@ void device_queue::wait_for(stream on) {
   }
 }
 
+void device_queue::settle(stream on) noexcept {
+  if (lost_) return;
+  try {
+    wait_for(on);
+  } catch (const std::exception&) {
+    lost_ = true;
+  }
+}
+
 }  // namespace lockstep

@@ -16,9 +16,9 @@ namespace lockstep {
 using kernels::cuda::device_error;
 using kernels::cuda::device_runtime;
 
-/// One user's stream of a device. Every wait has a deadline: a device that has missed it once is
-/// lost, takes no more work, and keeps what it was lent, since it may still write there. One thread
-/// at a time.
+/// One user's stream of a device. Every wait has a deadline: a device that has missed it once, or
+/// that does not say whether it is done, is lost, takes no more work, and keeps what it was lent,
+/// since it may still read and write there. One thread at a time.
 class device_queue {
  public:
   using stream = kernels::cuda::stream;
@@ -51,6 +51,19 @@ class device_queue {
   /// failed, or patience ended.
   void wait_for(stream on);
   void wait() { wait_for(stream_); }
+  /// Enqueues by `work` on the stream of somebody else, and waits until all there is done. Whatever
+  /// is thrown, nothing there uses any more what it was given, or the device is lost: what is freed
+  /// here is freed in the order of the own stream, which knows nothing of the other one.
+  template <class Work>
+  void run_on(stream on, Work work) {
+    try {
+      work();
+      wait_for(on);
+    } catch (...) {
+      settle(on);
+      throw;
+    }
+  }
   bool lost() const noexcept { return lost_; }
 
   void* allocate(std::uint64_t bytes) { return device_->allocate(bytes, stream_); }
@@ -60,6 +73,9 @@ class device_queue {
   }
 
  private:
+  /// Waits once more, or loses the device.
+  void settle(stream on) noexcept;
+
   std::shared_ptr<device_runtime> device_;
   std::chrono::milliseconds patience_;
   stream stream_ = nullptr;

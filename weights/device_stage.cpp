@@ -259,24 +259,26 @@ void device_stage::write(device_queue::stream on, std::uint64_t frames_max,
     touched.insert(touched.end(), bucket.touched.begin(), bucket.touched.end());
   std::ranges::sort(touched);
   touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
-  for (const auto& bucket : buckets_) {
-    const auto count = std::min(frames_max, bucket.count);
-    for (const auto* frames : {&bucket.came, &bucket.made})
-      if (frames->checked.size() != 0)
-        queue_.run().apply(model_.layout, frames->frames.data(), frames->checked.data(), count,
-                           result_.data(), on);
-    frames_max -= count;
-  }
-  queue_.wait_for(on);
+  queue_.run_on(on, [&] {
+    for (const auto& bucket : buckets_) {
+      const auto count = std::min(frames_max, bucket.count);
+      for (const auto* frames : {&bucket.came, &bucket.made})
+        if (frames->checked.size() != 0)
+          queue_.run().apply(model_.layout, frames->frames.data(), frames->checked.data(), count,
+                             result_.data(), on);
+      frames_max -= count;
+    }
+  });
 }
 
 void device_stage::roll_back(device_queue::stream on) {
-  for (const auto& bucket : buckets_)
-    for (const auto* frames : {&bucket.came, &bucket.made})
-      if (frames->undo.size() != 0)
-        queue_.run().apply(model_.layout, frames->undo.data(), frames->checked.data(), bucket.count,
-                           result_.data(), on);
-  queue_.wait_for(on);
+  queue_.run_on(on, [&] {
+    for (const auto& bucket : buckets_)
+      for (const auto* frames : {&bucket.came, &bucket.made})
+        if (frames->undo.size() != 0)
+          queue_.run().apply(model_.layout, frames->undo.data(), frames->checked.data(),
+                             bucket.count, result_.data(), on);
+  });
 }
 
 }  // namespace lockstep

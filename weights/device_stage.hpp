@@ -61,7 +61,8 @@ class device_stage {
   std::uint64_t bytes() const noexcept { return bytes_; }
   std::uint64_t frames() const noexcept;
 
-  /// Writes the first `frames_max` frames on stream `on`, and waits for it. Must be sound.
+  /// Writes the first `frames_max` frames on stream `on`, and waits for it. Must be sound. If this
+  /// throws and `on` cannot be waited for at all, the device is lost; `roll_back` likewise.
   void write(device_queue::stream on, std::uint64_t frames_max, std::vector<std::size_t>& touched);
   /// Writes on stream `on` what was there before, after a part of `write` too, and waits for it.
   void roll_back(device_queue::stream on);

@@ -2,6 +2,7 @@
 // a launch, and one that never answers. Nothing that was not proven is written, and what is left
 // keeps nothing from succeeding later.
 #include <catch2/catch.hpp>
+#include <functional>
 
 #include "tests/weights/there.hpp"
 
@@ -175,6 +176,44 @@ TEST_CASE("a device that never answers is lost after its patience, and nothing o
   CHECK_THROWS_AS(m.state(), device_error);
   m.forget();
   CHECK(device->bytes_held() == held);
+}
+
+TEST_CASE("what a device may still read is not freed, whatever became of the write") {
+  for (const auto choice : choices) {
+    const transition t(small, choice, 20, 600);
+    const auto whole = full_cut(views_of(t.target), no_limit).make(0, views_of(t.target));
+    std::vector<std::size_t> touched;
+    const std::function<failure(device_memory&)> writes[] = {
+        [&](auto& m) { return m.apply(touched); },
+        [&](auto& m) { return m.apply_share(0.5, touched); },
+        [&](auto& m) { return m.write(whole, touched); }};
+    for (const auto& write : writes) {
+      failing f(t);
+      REQUIRE(said(prove(f.m, t)) == "ok");
+      // Nobody can say when what was enqueued is done.
+      f.device->deny_marks(f.there.engine());
+      CHECK(said(write(f.m)).find("apply_failed: no mark was set") == 0);
+      const auto held = f.device->bytes_held();
+      f.m.forget();
+      CHECK(f.device->bytes_held() == held);
+      f.device->deny_marks(nullptr);
+      CHECK(said(apply(f.m)).find("did not answer before") != std::string::npos);
+      CHECK(f.device->bytes_held() == held);
+    }
+  }
+}
+
+TEST_CASE("a write that failed is waited for before what it reads is freed") {
+  const transition t(small, kernels::encoding_choice::coded, 20, 600);
+  failing f(t);
+  const auto held = f.device->bytes_held();
+  REQUIRE(said(prove(f.m, t)) == "ok");
+  f.device->fail_apply(2);
+  std::vector<std::size_t> touched;
+  CHECK(said(f.m.apply_share(1, touched)) == "apply_failed: nothing was launched, on purpose");
+  f.m.forget();
+  CHECK(f.device->bytes_held() < held + 100'000);
+  CHECK(said(prove(f.m, t)).substr(0, 10) == "wrong_base");
 }
 
 TEST_CASE("memory that is not a layout's, or not of its device, is refused") {
