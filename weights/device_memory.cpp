@@ -55,6 +55,10 @@ std::uint64_t part_of_frames(std::uint64_t frames, double share) {
 device_memory::device_memory(const layout& shape, device_weights weights) try
     : weights_(checked(shape, std::move(weights))), queue_(weights_.device, weights_.patience) {
   const device_queue::scope here(queue_);
+  // What is enqueued there may still write the weights: an engine's work, or what a receiver before
+  // this one gave up waiting for. And a stream that is none of the device's is found here, not in
+  // the pause of the first commit.
+  queue_.wait_for(weights_.stream);
   for (std::size_t i = 0; i < shape.count(); ++i)
     queue_.device().require_here(weights_.tensors[i], shape.bytes(i));
   model_.emplace(queue_, shape, weights_.tensors);

@@ -16,8 +16,10 @@ namespace lockstep {
 /// `device_error` elsewhere. `read` may be called on any thread at any time.
 class device_memory final : public weight_memory {
  public:
-  /// Throws `error{wrong_layout}` if the tensors are not those of the layout, `error{no_memory}` if
-  /// the device has no memory for it, and `error{bad_input}` with what else it says.
+  /// Waits for all that is enqueued on the engine's stream. Throws `error{wrong_layout}` if the
+  /// tensors are not those of the layout, `error{no_memory}` if the device has no memory for it,
+  /// and `error{bad_input}` with what else it says: patience that ended, a stream of another
+  /// device.
   device_memory(const layout& shape, device_weights weights);
 
   std::span<const std::byte> tensor(std::size_t) const noexcept override { return {}; }

@@ -24,8 +24,9 @@ struct device_weights {
   /// lie one element after the other, need no alignment (16 bytes are fastest), and must be there,
   /// written by nobody else, for as long as the receiver is.
   std::vector<std::byte*> tensors;
-  /// The engine's stream, a `cudaStream_t`, null for the default one: all that is written is
-  /// written in its order, so that what the engine has enqueued there still reads the old weights.
+  /// The engine's stream, a `cudaStream_t` of this device, null for the default one: all that is
+  /// written is written in its order, so that what the engine has enqueued there still reads the
+  /// old weights. Before a receiver is there all that stands in it is waited for.
   CUstream_st* stream = nullptr;
   /// A device that has not done what it was given for so long is held to be lost: the receiver
   /// touches nothing of it any more.

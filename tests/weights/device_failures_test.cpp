@@ -178,6 +178,30 @@ TEST_CASE("a device that never answers is lost after its patience, and nothing o
   CHECK(device->bytes_held() == held);
 }
 
+TEST_CASE("what hangs in an engine's stream is waited for by the next receiver over its weights") {
+  const transition t(small, kernels::encoding_choice::coded);
+  const auto device = std::make_shared<emulated_device>();
+  const weights_there there(device, t.base);
+  auto lent = there.lent();
+  lent.patience = 20ms;
+  device_memory first(small, lent);
+  REQUIRE(said(prove(first, t)) == "ok");
+  device->hang(true);
+  REQUIRE(said(apply(first)) != "ok");
+  // While it hangs there is none: its weights may change at any time.
+  try {
+    device_memory second(small, lent);
+    FAIL("taken");
+  } catch (const error& e) {
+    CHECK(e.code() == errc::bad_input);
+    CHECK(e.what() == std::string("the device has not done its work for 20 ms"));
+  }
+  device->hang(false);
+  device_memory third(small, lent);
+  CHECK(third.state() == t.base_state);
+  CHECK(said(prove(third, t)) == "ok");
+}
+
 TEST_CASE("what a device may still read is not freed, whatever became of the write") {
   for (const auto choice : choices) {
     const transition t(small, choice, 20, 600);
@@ -240,6 +264,14 @@ TEST_CASE("memory that is not a layout's, or not of its device, is refused") {
   CHECK(code(lent) == errc::none);
   auto here = some_weights(small, 2);
   lent.tensors[0] = here.tensor(0).data();
+  CHECK(code(lent) == errc::bad_input);
+  // Nor is a stream that nobody can wait for, or that of another device.
+  device->deny_marks(there.engine());
+  CHECK(code(there.lent()) == errc::bad_input);
+  device->deny_marks(nullptr);
+  emulated_device another;
+  lent = there.lent();
+  lent.stream = engine_stream(another);
   CHECK(code(lent) == errc::bad_input);
   device->fail_allocation(1);
   CHECK(code(there.lent()) == errc::no_memory);
