@@ -144,7 +144,7 @@ std::string device_memory::roll_back() {
   if (!stage_->keeps_base()) return {};
   try {
     stage_->roll_back(weights_.stream);
-    return "; rolled back";
+    return queue_.lost() ? "; the undo stands behind it" : "; rolled back";
   } catch (const device_error& e) {
     return std::string("; not rolled back: ") + e.what();
   }

@@ -272,13 +272,18 @@ void device_stage::write(device_queue::stream on, std::uint64_t frames_max,
 }
 
 void device_stage::roll_back(device_queue::stream on) {
-  queue_.run_on(on, [&] {
+  const auto undo = [&] {
     for (const auto& bucket : buckets_)
       for (const auto* frames : {&bucket.came, &bucket.made})
         if (frames->undo.size() != 0)
           queue_.run().apply(model_.layout, frames->undo.data(), frames->checked.data(),
                              bucket.count, result_.data(), on);
-  });
+  };
+  // Of a lost device all memory is kept: what is enqueued may run whenever the write has.
+  if (queue_.lost())
+    undo();
+  else
+    queue_.run_on(on, undo);
 }
 
 }  // namespace lockstep

@@ -64,7 +64,8 @@ class device_stage {
   /// Writes the first `frames_max` frames on stream `on`, and waits for it. Must be sound. If this
   /// throws and `on` cannot be waited for at all, the device is lost; `roll_back` likewise.
   void write(device_queue::stream on, std::uint64_t frames_max, std::vector<std::size_t>& touched);
-  /// Writes on stream `on` what was there before, after a part of `write` too, and waits for it.
+  /// Writes on stream `on` what was there before, after a part of `write` too, and waits for it,
+  /// unless the device is lost: then it stands behind what is there, whenever that is done.
   void roll_back(device_queue::stream on);
 
  private:

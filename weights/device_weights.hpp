@@ -29,7 +29,8 @@ struct device_weights {
   /// old weights. Before a receiver is there all that stands in it is waited for.
   CUstream_st* stream = nullptr;
   /// A device that has not done what it was given for so long is held to be lost: the receiver
-  /// touches nothing of it any more.
+  /// gives it no more work but the undo of a write that hangs, waits for nothing, and frees nothing
+  /// that it has there.
   std::chrono::milliseconds patience{60'000};
 };
 

@@ -157,25 +157,27 @@ TEST_CASE("what a device stages has a limit, also where a few bytes stand for ma
   f.m.forget();
 }
 
-TEST_CASE("a device that never answers is lost after its patience, and nothing of it is touched") {
+TEST_CASE("a device that never answers is lost after its patience, and given the undo alone") {
   const transition t(small, kernels::encoding_choice::coded);
   const auto device = std::make_shared<emulated_device>();
-  const weights_there there(device, t.base);
+  weights_there there(device, t.base);
   auto lent = there.lent();
   lent.patience = 20ms;
   device_memory m(small, lent);
   REQUIRE(said(prove(m, t)) == "ok");
   device->hang(true);
   CHECK(said(apply(m)) ==
-        "apply_failed: the device has not done its work for 20 ms; not rolled back: the device did "
-        "not answer before");
+        "apply_failed: the device has not done its work for 20 ms; the undo stands behind it");
+  const auto given = device->enqueued_on(there.engine()).writes;
   device->hang(false);
+  CHECK(there.hold(t.base));  // when both have been done
   // It may go on at any time: what it was lent stays lent.
   const auto held = device->bytes_held();
   CHECK(said(apply(m)).find("did not answer before") != std::string::npos);
   CHECK_THROWS_AS(m.state(), device_error);
   m.forget();
   CHECK(device->bytes_held() == held);
+  CHECK(device->enqueued_on(there.engine()).writes == given);
 }
 
 TEST_CASE("what hangs in an engine's stream is waited for by the next receiver over its weights") {
