@@ -231,9 +231,13 @@ bucket_failure device_stage::refusal(std::uint32_t index, const payload& bucket,
                                      bucket_failure why) const {
   // Where several things are wrong the device names any of them, and the host this.
   std::vector<frame_at> frames;
-  if (leads_from_ == from::base)
-    if (auto failed = parse_bucket(bucket, model_.lengths, frames)) why = std::move(*failed);
-  why.detail = "bucket " + std::to_string(index) + ", " + why.detail;
+  auto failed = leads_from_ == from::base
+                    ? parse_bucket(bucket, model_.lengths, frames)
+                    : for_each_frame(bucket, model_.lengths, [](const auto&) { return true; });
+  if (failed) why = std::move(*failed);
+  // All weights come one bucket at a time, which has no number there.
+  if (leads_from_ != from::nothing)
+    why.detail = "bucket " + std::to_string(index) + ", " + why.detail;
   return why;
 }
 

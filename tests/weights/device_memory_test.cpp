@@ -80,6 +80,7 @@ class twins {
     const bool twice = !wanted && got && got->detail.find("twice") != std::string::npos;
     if (wanted.has_value() != got.has_value() && !twice) FAIL("one of them took it");
     if (wanted && wanted->reason != got->reason) FAIL("for different reasons");
+    if (wanted && wanted->detail != got->detail) FAIL("with different words");
     if (got && !there_.hold(t_.base)) FAIL("written in part");
     if (!got && touched != touched_there) FAIL("other tensors are said to be written");
     if (!got && !there_.hold(here_)) FAIL("other bytes are written");
