@@ -73,8 +73,7 @@ device_memory::device_memory(const layout& shape, device_weights weights) try
 void device_memory::read(std::size_t index, std::span<std::byte> out) {
   const std::lock_guard lock(mutex_);
   const device_queue::scope here(queue_);
-  queue_.device().to_host(out.data(), weights_.tensors[index], out.size(), queue_.on());
-  queue_.wait();
+  queue_.to_host(out.data(), weights_.tensors[index], out.size());
 }
 
 // --- a delta

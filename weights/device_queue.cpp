@@ -1,5 +1,7 @@
 #include "weights/device_queue.hpp"
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <thread>
 
@@ -21,9 +23,48 @@ device_queue::device_queue(std::shared_ptr<device_runtime> device,
 }
 
 device_queue::~device_queue() {
+  if (room_used_ != 0 && !lost_) settle_own();
   if (lost_) return;
+  device_->give_room(room_);
   device_->end_mark(mark_);
   device_->end_stream(stream_);
+}
+
+// A room that a copy may still write to is nobody else's.
+void device_queue::settle_own() noexcept {
+  try {
+    const scope here(*this);
+    settle(stream_);
+  } catch (const std::exception&) {
+    lost_ = true;
+  }
+}
+
+std::span<std::byte> device_queue::next_room(std::uint64_t bytes_max) {
+  if (room_ == nullptr) room_ = device_->take_room();
+  if (room_used_ == device_->room_bytes()) wait();
+  const std::span part(room_ + room_used_, std::min(bytes_max, device_->room_bytes() - room_used_));
+  room_used_ += part.size();
+  return part;
+}
+
+void device_queue::to_device(void* to, const void* from, std::uint64_t bytes) {
+  for (std::uint64_t done = 0; done < bytes;) {
+    const auto part = next_room(bytes - done);
+    std::memcpy(part.data(), static_cast<const std::byte*>(from) + done, part.size());
+    device_->to_device(static_cast<std::byte*>(to) + done, part.data(), part.size(), stream_);
+    done += part.size();
+  }
+}
+
+void device_queue::to_host(void* to, const void* from, std::uint64_t bytes) {
+  for (std::uint64_t done = 0; done < bytes;) {
+    const auto part = next_room(bytes - done);
+    device_->to_host(part.data(), static_cast<const std::byte*>(from) + done, part.size(), stream_);
+    wait();
+    std::memcpy(static_cast<std::byte*>(to) + done, part.data(), part.size());
+    done += part.size();
+  }
 }
 
 device_queue::scope::scope(device_queue& of) : device_(*of.device_) {
@@ -50,6 +91,7 @@ void device_queue::wait_for(stream on) {
     else
       std::this_thread::sleep_for(nap);
   }
+  if (on == stream_) room_used_ = 0;
 }
 
 void device_queue::settle(stream on) noexcept {

@@ -66,6 +66,14 @@ class device_queue {
   }
   bool lost() const noexcept { return lost_; }
 
+  /// Copies to the device, in the order of the stream; `from` is the caller's when the call is
+  /// back. Waits where that is longer than the room for copies. Throws `std::bad_alloc` if there is
+  /// none.
+  void to_device(void* to, const void* from, std::uint64_t bytes);
+  /// Waits for all that is enqueued, and copies from the device. `to` is written after the last
+  /// wait for each part of it, and never when the call is back, whatever is thrown.
+  void to_host(void* to, const void* from, std::uint64_t bytes);
+
   void* allocate(std::uint64_t bytes) { return device_->allocate(bytes, stream_); }
   /// In a scope or not.
   void release(void* memory) noexcept {
@@ -75,12 +83,17 @@ class device_queue {
  private:
   /// Waits once more, or loses the device.
   void settle(stream on) noexcept;
+  void settle_own() noexcept;
+  /// A part of the room, of at most so many bytes, that no copy uses. Waits where there is none.
+  std::span<std::byte> next_room(std::uint64_t bytes_max);
 
   std::shared_ptr<device_runtime> device_;
   std::chrono::milliseconds patience_;
   stream stream_ = nullptr;
   kernels::cuda::stream_mark mark_ = nullptr;
   bool lost_ = false;
+  std::byte* room_ = nullptr;    ///< from the first copy on
+  std::uint64_t room_used_ = 0;  ///< of it, by copies that were not waited for
 };
 
 /// An array in a device's memory; the queue must outlive it.
@@ -111,17 +124,13 @@ class device_block {
   std::uint64_t size() const noexcept { return count_; }
   std::uint64_t bytes() const noexcept { return count_ * sizeof(T); }
 
-  /// Enqueues a copy of the first values.
+  /// Copies the first values there, see `device_queue::to_device`.
   void set(std::span<const T> values) {
-    queue_->device().to_device(data_, values.data(), values.size_bytes(), queue_->on());
+    queue_->to_device(data_, values.data(), values.size_bytes());
   }
   void set_one(const T& value) { set(std::span(&value, 1)); }
   /// Waits, and copies the first values.
-  void get(std::span<T> out) const {
-    queue_->wait();
-    queue_->device().to_host(out.data(), data_, out.size_bytes(), queue_->on());
-    queue_->wait();
-  }
+  void get(std::span<T> out) const { queue_->to_host(out.data(), data_, out.size_bytes()); }
   T one() const {
     T out;
     get(std::span(&out, 1));

@@ -4,6 +4,8 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
+#include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 
@@ -53,6 +55,37 @@ void require_driver(CUresult status, const char* what) {
   if (status != CUDA_SUCCESS)
     throw device_error(std::string(what) + ": the driver's error " + std::to_string(status));
 }
+
+/// A bucket or a good part of one.
+constexpr std::uint64_t room_size = 4 << 20;
+
+/// Rooms that nobody has at the moment, of all devices: as many as there ever were users at a time.
+class kept_rooms {
+ public:
+  static std::byte* take() noexcept {
+    kept_rooms& all = of_process();
+    const std::lock_guard<std::mutex> lock(all.mutex_);
+    link* const first = all.first_;
+    if (first != nullptr) all.first_ = first->next;
+    return reinterpret_cast<std::byte*>(first);
+  }
+  static void keep(std::byte* room) noexcept {
+    kept_rooms& all = of_process();
+    const std::lock_guard<std::mutex> lock(all.mutex_);
+    all.first_ = new (room) link{all.first_};
+  }
+
+ private:
+  struct link {
+    link* next;
+  };
+  static kept_rooms& of_process() noexcept {
+    static kept_rooms all;
+    return all;
+  }
+  std::mutex mutex_;
+  link* first_ = nullptr;  ///< each begins with where the next one is
+};
 
 class cuda_device final : public device_runtime {
  public:
@@ -128,14 +161,29 @@ class cuda_device final : public device_runtime {
     }
   }
 
-  // From memory that is not pinned the driver has copied to its own when the call is back.
-  void to_device(void* to, const void* from, std::uint64_t bytes, stream on) override {
-    if (bytes != 0)
-      require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, on), "nothing was copied");
+  std::byte* take_room() override {
+    if (std::byte* const kept = kept_rooms::take()) return kept;
+    void* memory = nullptr;
+    const cudaError_t status = cudaHostAlloc(&memory, room_size, cudaHostAllocPortable);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    require(status, "there is no memory for copies");
+    return static_cast<std::byte*>(memory);
   }
-  void to_host(void* to, const void* from, std::uint64_t bytes, stream on) override {
+  void give_room(std::byte* room) noexcept override {
+    if (room != nullptr) kept_rooms::keep(room);
+  }
+  std::uint64_t room_bytes() const noexcept override { return room_size; }
+
+  void to_device(void* to, const std::byte* room, std::uint64_t bytes, stream on) override {
     if (bytes != 0)
-      require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, on), "nothing was copied");
+      require(cudaMemcpyAsync(to, room, bytes, cudaMemcpyHostToDevice, on), "nothing was copied");
+  }
+  void to_host(std::byte* room, const void* from, std::uint64_t bytes, stream on) override {
+    if (bytes != 0)
+      require(cudaMemcpyAsync(room, from, bytes, cudaMemcpyDeviceToHost, on), "nothing was copied");
   }
 
   stream make_stream() override {

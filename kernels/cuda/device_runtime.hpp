@@ -43,10 +43,20 @@ class device_runtime {
   /// write.
   virtual void require_here(const void* memory, std::uint64_t bytes) = 0;
 
-  /// Enqueues a copy; what `from` says may change when the call is back.
-  virtual void to_device(void* to, const void* from, std::uint64_t bytes, stream on) = 0;
-  /// Enqueues a copy to memory that must stay until it is done.
-  virtual void to_host(void* to, const void* from, std::uint64_t bytes, stream on) = 0;
+  /// Memory of the host that the device reads and writes by itself, `room_bytes()` of it, for
+  /// copies: those of other memory may wait, for nobody knows how long, or go on when it is gone.
+  /// May wait for all that runs on the device.
+  /// @throws std::bad_alloc if there is none.
+  virtual std::byte* take_room() = 0;
+  /// No copy uses it any more; nothing for null. It is kept for who asks next: CUDA would free it
+  /// after all that runs on the device.
+  virtual void give_room(std::byte* room) noexcept = 0;
+  virtual std::uint64_t room_bytes() const noexcept = 0;
+
+  /// Enqueues a copy from a room; what is there must not change until it is done.
+  virtual void to_device(void* to, const std::byte* room, std::uint64_t bytes, stream on) = 0;
+  /// Enqueues a copy to a room.
+  virtual void to_host(std::byte* room, const void* from, std::uint64_t bytes, stream on) = 0;
 
   /// A stream that waits for no other one, the default one included.
   virtual stream make_stream() = 0;

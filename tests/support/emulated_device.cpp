@@ -258,12 +258,38 @@ void emulated_device::copy(void* to, const void* from, std::uint64_t bytes, cons
   if (bytes != 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
-void emulated_device::to_device(void* to, const void* from, std::uint64_t bytes, stream on) {
-  copy(to, from, bytes, to, on);
+std::byte* emulated_device::take_room() {
+  require_entered();
+  std::unique_ptr<std::byte[]> made(new std::byte[room_bytes()]);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::byte* const room = made.get();
+  rooms_[room] = std::move(made);
+  return room;
 }
 
-void emulated_device::to_host(void* to, const void* from, std::uint64_t bytes, stream on) {
-  copy(to, from, bytes, from, on);
+void emulated_device::give_room(std::byte* room) noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (room != nullptr && rooms_.erase(room) == 0) broken("a room is given back that was not taken");
+}
+
+void emulated_device::require_room(const std::byte* room, std::uint64_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  auto found = rooms_.upper_bound(room);
+  if (found == rooms_.begin()) throw device_error("memory that copies cannot be made from and to");
+  --found;
+  const auto offset = static_cast<std::uint64_t>(room - found->first);
+  if (offset > room_bytes() || bytes > room_bytes() - offset)
+    throw device_error("memory that copies cannot be made from and to");
+}
+
+void emulated_device::to_device(void* to, const std::byte* room, std::uint64_t bytes, stream on) {
+  require_room(room, bytes);
+  copy(to, room, bytes, to, on);
+}
+
+void emulated_device::to_host(std::byte* room, const void* from, std::uint64_t bytes, stream on) {
+  require_room(room, bytes);
+  copy(room, from, bytes, from, on);
 }
 
 stream emulated_device::make_stream() {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <map>
+#include <memory>
 #include <mutex>
 
 #include "kernels/cuda/device_runtime.hpp"
@@ -49,8 +50,12 @@ class emulated_device final : public device_runtime {
   void* allocate(std::uint64_t bytes, stream on) override;
   void release(void* memory, stream on) noexcept override;
   void require_here(const void* memory, std::uint64_t bytes) override;
-  void to_device(void* to, const void* from, std::uint64_t bytes, stream on) override;
-  void to_host(void* to, const void* from, std::uint64_t bytes, stream on) override;
+  std::byte* take_room() override;
+  void give_room(std::byte* room) noexcept override;
+  /// Little: most copies take several of them.
+  std::uint64_t room_bytes() const noexcept override { return 4096; }
+  void to_device(void* to, const std::byte* room, std::uint64_t bytes, stream on) override;
+  void to_host(std::byte* room, const void* from, std::uint64_t bytes, stream on) override;
   stream make_stream() override;
   void end_stream(stream which) noexcept override;
   stream_mark make_mark() override;
@@ -82,6 +87,7 @@ class emulated_device final : public device_runtime {
   void require_entered() const;
   /// `here`: that of both which is the device's.
   void copy(void* to, const void* from, std::uint64_t bytes, const void* here, stream on);
+  void require_room(const std::byte* room, std::uint64_t bytes);
   // With the mutex held.
   line& line_of(stream on);
   block* block_of(const void* memory);
@@ -98,6 +104,7 @@ class emulated_device final : public device_runtime {
   std::atomic<stream> denied_ = nullptr;
   std::mutex mutex_;
   std::map<const std::byte*, block> blocks_;  ///< by where each begins
+  std::map<const std::byte*, std::unique_ptr<std::byte[]>> rooms_;
   std::map<stream, line> lines_;
   std::map<stream_mark, place> marks_;
 };

@@ -180,6 +180,23 @@ TEST_CASE("a device that never answers is lost after its patience, and given the
   CHECK(device->enqueued_on(there.engine()).writes == given);
 }
 
+TEST_CASE("what a device copies late is not written where the caller's memory was") {
+  const transition t(small, kernels::encoding_choice::raw);
+  auto w = t.base.clone();
+  const auto device = std::make_shared<emulated_device>();
+  std::vector<std::span<std::byte>> memory;
+  for (std::size_t i = 0; i < small.count(); ++i) memory.push_back(w.tensor(i));
+  auto lent = lent_to(device, memory);
+  lent.patience = 20ms;
+  device_memory m(small, lent);
+  std::vector<std::byte> out(t.base.tensor(0).size());
+  device->hang(true);
+  CHECK_THROWS_AS(m.read(0, out), device_error);
+  // The emulated device has copied by now, as another one may at any time.
+  CHECK(std::ranges::count(out, std::byte{0}) == std::ptrdiff_t(out.size()));
+  device->hang(false);
+}
+
 TEST_CASE("what hangs in an engine's stream is waited for by the next receiver over its weights") {
   const transition t(small, kernels::encoding_choice::coded);
   const auto device = std::make_shared<emulated_device>();

@@ -35,20 +35,22 @@ TEST_CASE("bytes that are copied to a device come back, in the order of its stre
     const int before = device->enter();
     const stream on = device->make_stream();
     const stream_mark mark = device->make_mark();
-    std::vector<unsigned char> sent(100'001), got(sent.size());
-    for (std::size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<unsigned char>(i * 7);
-    const auto wanted = sent;
-    void* const memory = device->allocate(sent.size(), on);
-    device->require_here(memory, sent.size());
-    device->require_here(static_cast<char*>(memory) + 1, sent.size() - 1);
-    device->to_device(memory, sent.data(), sent.size(), on);
-    std::fill(sent.begin(), sent.end(), static_cast<unsigned char>(0));  // it is the caller's again
+    const std::uint64_t size = device->room_bytes() - 95;
+    std::byte* const sent = device->take_room();
+    std::byte* const got = device->take_room();
+    for (std::uint64_t i = 0; i < size; ++i) sent[i] = static_cast<std::byte>(i * 7);
+    void* const memory = device->allocate(size, on);
+    device->require_here(memory, size);
+    device->require_here(static_cast<char*>(memory) + 1, size - 1);
+    device->to_device(memory, sent, size, on);
+    device->to_host(got, memory, size, on);
     device->set_mark(mark, on);
     wait_for(*device, mark);
-    device->to_host(got.data(), memory, got.size(), on);
-    device->set_mark(mark, on);
-    wait_for(*device, mark);
-    CHECK((got == wanted));
+    CHECK(std::equal(sent, sent + size, got));
+    device->give_room(sent);
+    CHECK(device->take_room() != got);
+    device->give_room(got);
+    device->give_room(nullptr);
     device->release(memory, on);
     device->release(nullptr, on);
     device->end_mark(mark);
@@ -68,8 +70,14 @@ TEST_CASE("memory of the host is not a device's, and too much is not there") {
     CHECK_THROWS_AS(device->allocate(std::uint64_t{1} << 60, on), std::bad_alloc);
     // Nothing of that sticks.
     void* const memory = device->allocate(64, on);
-    CHECK_NOTHROW(device->to_device(memory, here.data(), here.size(), on));
+    std::byte* const room = device->take_room();
+    CHECK_NOTHROW(device->to_device(memory, room, 64, on));
     device->release(memory, on);
+    const stream_mark mark = device->make_mark();
+    device->set_mark(mark, on);
+    wait_for(*device, mark);
+    device->give_room(room);
+    device->end_mark(mark);
     device->end_stream(on);
     device->leave(before);
   }
@@ -90,7 +98,6 @@ TEST_CASE("a CUDA device that is not there is refused with the reason") {
 
 TEST_CASE("an emulated device fails as it is told, once") {
   emulated_device device;
-  std::vector<char> here(8);
   // While it is not current nothing asks it anything: not even questions are free of CUDA's rules.
   CHECK_THROWS_AS(device.allocate(8, nullptr), device_error);
   CHECK_THROWS_AS(device.make_stream(), device_error);
@@ -106,8 +113,12 @@ TEST_CASE("an emulated device fails as it is told, once") {
   CHECK_THROWS_AS(device.allocate(1, nullptr), std::bad_alloc);
   device.release(device.allocate(1, nullptr), nullptr);
   device.fail_copy(1);
-  CHECK_THROWS_AS(device.to_device(memory, here.data(), 8, nullptr), device_error);
-  CHECK_NOTHROW(device.to_device(memory, here.data(), 8, nullptr));
+  std::byte* const room = device.take_room();
+  CHECK_THROWS_AS(device.to_device(memory, room, 8, nullptr), device_error);
+  CHECK_NOTHROW(device.to_device(memory, room, 8, nullptr));
+  std::byte elsewhere[8] = {};
+  CHECK_THROWS_AS(device.to_device(memory, elsewhere, 8, nullptr), device_error);
+  CHECK_THROWS_AS(device.to_host(room + device.room_bytes() - 7, memory, 8, nullptr), device_error);
   device.hang(true);
   CHECK_FALSE(device.passed(nullptr));
   device.release(memory, nullptr);
