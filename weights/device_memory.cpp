@@ -160,8 +160,17 @@ weight_memory::failure device_memory::apply_share(double share, std::vector<std:
 
 void device_memory::forget() noexcept {
   const std::lock_guard lock(mutex_);
-  stage_.reset();
   std::vector<payload>().swap(kept_);
+  if (!stage_) return;
+  stage_.reset();
+  // Others on the device have use for it, as soon as nothing of ours is in its way.
+  try {
+    const device_queue::scope here(queue_);
+    queue_.wait();
+    queue_.device().trim();
+  } catch (const std::exception&) {
+    // Of a lost device everything is kept; one that fails says so to the next call.
+  }
 }
 
 std::uint64_t device_memory::staged_bytes() const noexcept {

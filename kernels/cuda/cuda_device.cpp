@@ -56,6 +56,9 @@ void require_driver(CUresult status, const char* what) {
     throw device_error(std::string(what) + ": the driver's error " + std::to_string(status));
 }
 
+/// Of free memory: what a bucket takes, so that the next one finds it.
+constexpr std::uint64_t kept_bytes = 64 << 20;
+
 /// A bucket or a good part of one.
 constexpr std::uint64_t room_size = 4 << 20;
 
@@ -102,17 +105,17 @@ class cuda_device final : public device_runtime {
     calls_.emplace();
     require_driver(calls_->retain(&context_, ordinal), "the device has no room for a context");
     try {
-      const int before = enter();
+      const entered here(*this);
       kernels_ = cuda_kernels();
-      leave(before);
       if (kernels_ == nullptr)
         throw device_error("there is no code for CUDA device " + std::to_string(ordinal));
+      make_pool();
     } catch (...) {
-      calls_->release(ordinal);
+      end();
       throw;
     }
   }
-  ~cuda_device() override { calls_->release(ordinal_); }
+  ~cuda_device() override { end(); }
 
   const device_kernels& kernels() const noexcept override { return *kernels_; }
 
@@ -137,7 +140,7 @@ class cuda_device final : public device_runtime {
 
   void* allocate(std::uint64_t bytes, stream on) override {
     void* memory = nullptr;
-    const cudaError_t status = cudaMallocAsync(&memory, bytes, on);
+    const cudaError_t status = cudaMallocFromPoolAsync(&memory, bytes, pool_, on);
     if (status == cudaErrorMemoryAllocation) {
       cudaGetLastError();
       throw std::bad_alloc();
@@ -147,6 +150,9 @@ class cuda_device final : public device_runtime {
   }
   void release(void* memory, stream on) noexcept override {
     if (memory != nullptr) while_current([&] { return cudaFreeAsync(memory, on); });
+  }
+  void trim() noexcept override {
+    while_current([&] { return cudaMemPoolTrimTo(pool_, kept_bytes); });
   }
   void require_here(const void* memory, std::uint64_t bytes) override {
     if (bytes == 0) return;
@@ -216,14 +222,42 @@ class cuda_device final : public device_runtime {
   }
 
  private:
+  struct entered {
+    explicit entered(cuda_device& device) : of(device), before(device.enter()) {}
+    ~entered() { of.leave(before); }
+    cuda_device& of;
+    int before;
+  };
+
+  /// Not the device's default pool, which the engine may allocate from as well: memory that it has
+  /// freed there in the order of its stream would make ours wait for that. Within the pool streams
+  /// do not wait for each other either.
+  void make_pool() {
+    cudaMemPoolProps wish{};
+    wish.allocType = cudaMemAllocationTypePinned;
+    wish.location.type = cudaMemLocationTypeDevice;
+    wish.location.id = ordinal_;
+    require(cudaMemPoolCreate(&pool_, &wish), "the device gives no pool of memory");
+    int no = 0;
+    require(cudaMemPoolSetAttribute(pool_, cudaMemPoolReuseAllowInternalDependencies, &no),
+            "the pool of memory is not as it must be");
+    std::uint64_t kept = kept_bytes;
+    require(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &kept),
+            "the pool of memory is not as it must be");
+  }
+
+  void end() noexcept {
+    if (pool_ != nullptr) while_current([&] { return cudaMemPoolDestroy(pool_); });
+    calls_->release(ordinal_);
+  }
+
   /// What frees may be called by any thread, whatever is current there. If it fails the device is
   /// beyond help, which the next call that can throw says.
   template <class Work>
   void while_current(Work work) noexcept {
     try {
-      const int before = enter();
+      const entered here(*this);
       if (work() != cudaSuccess) cudaGetLastError();  // so that no later call finds it
-      leave(before);
     } catch (const device_error&) {
     }
   }
@@ -236,6 +270,7 @@ class cuda_device final : public device_runtime {
   int ordinal_;
   std::optional<context_calls> calls_;
   CUcontext context_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
   const device_kernels* kernels_ = nullptr;
 };
 

@@ -34,11 +34,14 @@ class device_runtime {
   virtual int enter() = 0;
   virtual void leave(int before) noexcept = 0;
 
-  /// Memory for what is enqueued on `on` from now on. Waits for no other stream.
+  /// Memory for what is enqueued on `on` from now on. Waits for no other stream, nor makes `on`
+  /// wait for one.
   /// @throws std::bad_alloc if there is not so much.
   virtual void* allocate(std::uint64_t bytes, stream on) = 0;
-  /// Free once `on` has come so far; nothing for null.
+  /// Free once `on` has come so far, for who allocates next; nothing for null.
   virtual void release(void* memory, stream on) noexcept = 0;
+  /// Gives back to the device what is free, but for a little. Streams need not have come so far.
+  virtual void trim() noexcept = 0;
   /// @throws device_error unless all of it is memory that kernels of this device may read and
   /// write.
   virtual void require_here(const void* memory, std::uint64_t bytes) = 0;

@@ -228,8 +228,22 @@ void emulated_device::release(void* memory, stream on) noexcept {
     if (user != on && !is_done({user, number}))
       broken("memory is freed that another stream may still use");
   held_ -= found->second.bytes;
+  kept_ += found->second.bytes;
+  const auto last = found->second.uses.find(on);
+  freed_.push_back(
+      {{on, last == found->second.uses.end() ? 0 : last->second}, found->second.bytes});
   blocks_.erase(found);
   std::free(memory);
+}
+
+void emulated_device::trim() noexcept {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto end = std::remove_if(freed_.begin(), freed_.end(), [&](const auto& freed) {
+    if (!is_done(freed.first)) return false;
+    kept_ -= freed.second;
+    return true;
+  });
+  freed_.erase(end, freed_.end());
 }
 
 void emulated_device::require_here(const void* memory, std::uint64_t bytes) {

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "kernels/cuda/device_runtime.hpp"
 
@@ -36,6 +38,8 @@ class emulated_device final : public device_runtime {
   /// What is allocated and not released, without what is lent, and the most that ever was.
   std::uint64_t bytes_held() const { return held_; }
   std::uint64_t bytes_held_max() const { return held_max_; }
+  /// What was released and not given back by `trim`, but for what streams have not come past.
+  std::uint64_t bytes_kept() const { return kept_; }
 
   /// What was enqueued on a stream: kernels that write weights, and all else.
   struct work {
@@ -49,6 +53,7 @@ class emulated_device final : public device_runtime {
   void leave(int before) noexcept override;
   void* allocate(std::uint64_t bytes, stream on) override;
   void release(void* memory, stream on) noexcept override;
+  void trim() noexcept override;
   void require_here(const void* memory, std::uint64_t bytes) override;
   std::byte* take_room() override;
   void give_room(std::byte* room) noexcept override;
@@ -100,6 +105,7 @@ class emulated_device final : public device_runtime {
   std::atomic<std::uint64_t> applies_left_ = 0;
   std::atomic<std::uint64_t> held_ = 0;
   std::atomic<std::uint64_t> held_max_ = 0;
+  std::atomic<std::uint64_t> kept_ = 0;
   std::atomic<bool> hangs_ = false;
   std::atomic<stream> denied_ = nullptr;
   std::mutex mutex_;
@@ -107,6 +113,7 @@ class emulated_device final : public device_runtime {
   std::map<const std::byte*, std::unique_ptr<std::byte[]>> rooms_;
   std::map<stream, line> lines_;
   std::map<stream_mark, place> marks_;
+  std::vector<std::pair<place, std::uint64_t>> freed_;  ///< behind what, and how many bytes
 };
 
 }  // namespace lockstep::kernels::cuda

@@ -68,6 +68,7 @@ TEST_CASE(
     f.m.forget();
     // All is given back but what is kept to be used again.
     CHECK(f.device->bytes_held() < held + 100'000);
+    CHECK(f.device->bytes_kept() == 0);
     const auto after = f.device->bytes_held();
     f.there.set(t.base);
     for (int i = 0; i < 3; ++i) {
