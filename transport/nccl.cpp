@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <cstring>
+#include <exception>
 #include <thread>
 
 namespace lockstep {
@@ -124,8 +125,8 @@ failure nccl_group::settle(int status, const char* what, const done_function& do
   const auto text = [&](int of) {
     return std::string("NCCL: ") + what + ": " + call.error_string(of);
   };
-  if (communicator_ == nullptr)
-    return {errc::dead, text(status == nccl_success ? nccl_remote_error : status)};
+  if (communicator_ == nullptr && (status == nccl_success || status == nccl_in_progress))
+    status = nccl_remote_error;  // and nothing to ask why
   if (status != nccl_success && status != nccl_in_progress)
     return give_up(status == nccl_remote_error ? errc::dead : errc::bad_input, text(status));
   for (;;) {
@@ -133,7 +134,11 @@ failure nccl_group::settle(int status, const char* what, const done_function& do
     status = call.async_error(communicator_, &state);
     if (status != nccl_success) state = status;
     if (state != nccl_success && state != nccl_in_progress) return give_up(errc::dead, text(state));
-    if (state == nccl_success && (!done || done())) return {};
+    try {
+      if (state == nccl_success && (!done || done())) return {};
+    } catch (const std::exception& e) {
+      return give_up(errc::apply_failed, std::string("NCCL: ") + what + ": " + e.what());
+    }
     if (clock::now() >= until)
       return give_up(errc::timeout, std::string("NCCL: ") + what + ": not all answered in time");
     std::this_thread::sleep_for(poll_interval);

@@ -45,7 +45,8 @@ using nccl_id = std::array<std::byte, 128>;
 class nccl_group {
  public:
   using clock = std::chrono::steady_clock;
-  /// Whether the work that was enqueued on a stream is done (cudaStreamQuery).
+  /// Whether the work that was enqueued on a stream is done (cudaStreamQuery). Throws what the
+  /// device says, a std::exception, if it failed.
   using done_function = std::function<bool()>;
 
   explicit nccl_group(std::shared_ptr<const nccl_library> library);
@@ -62,7 +63,8 @@ class nccl_group {
 
   /// Enqueues on `stream` the broadcast of `bytes` bytes of the device's memory from `root` into
   /// `buffer` of all, and waits until `done`. Every member calls it. errc::timeout if it was not
-  /// done before `until`, errc::dead if NCCL found somebody gone.
+  /// done before `until`, errc::dead if NCCL found somebody gone, errc::apply_failed if `done`
+  /// threw.
   failure broadcast(void* buffer, std::size_t bytes, int root, void* stream,
                     const done_function& done, clock::time_point until);
 

@@ -1,7 +1,9 @@
 // Decides how NCCL's C symbols behave in tests: memory of the host over sockets of the loopback, a
 // broadcast that is done when all have it. A stream is a `std::atomic<int>` that becomes 1 when the
-// work on it is done. FAKE_NCCL in the environment may be "hang" (never send a byte) or "fail" (an
-// error from broadcasts), for the member that has it.
+// work on it is done. FAKE_NCCL in the environment may be "hang" (never send a byte), "fail" (an
+// error from broadcasts), "refuse" (an error from joining, and no communicator), "refuse late" (an
+// error from joining, with one) or "slow" (broadcasts are said to be in progress before they are
+// enqueued), for the member that has it.
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -16,6 +18,7 @@
 namespace {
 
 constexpr int success = 0;
+constexpr int invalid_usage = 5;
 constexpr int remote_error = 6;
 constexpr int in_progress = 7;
 
@@ -92,6 +95,7 @@ struct communicator {
   }
 
   // One broadcast at a time.
+  int root = 0;
   void* buffer = nullptr;
   std::size_t bytes = 0;
   std::atomic<int>* stream = nullptr;
@@ -99,7 +103,11 @@ struct communicator {
   bool move() {
     char token = 't';
     while (has_fault("hang") && !over) ::usleep(1000);
+    if (has_fault("slow")) ::usleep(20'000);
     bool good = true;
+    if (root != 0 && rank == root) good = send_all(peers[0], buffer, bytes);
+    if (root != 0 && rank == 0)
+      good = receive_all(peers[static_cast<std::size_t>(root)], buffer, bytes);
     if (rank == 0) {
       for (int i = 1; i < size; ++i)
         good = good && send_all(peers[static_cast<std::size_t>(i)], buffer, bytes);
@@ -108,7 +116,7 @@ struct communicator {
       for (int i = 1; i < size; ++i)
         good = good && send_all(peers[static_cast<std::size_t>(i)], &token, 1);
     } else {
-      good = receive_all(peers[0], buffer, bytes) && send_all(peers[0], &token, 1) &&
+      good = good && receive_all(peers[0], buffer, bytes) && send_all(peers[0], &token, 1) &&
              receive_all(peers[0], &token, 1);
     }
     if (good) *stream = 1;
@@ -156,11 +164,14 @@ int ncclGetUniqueId(fake_id* id) {
 }
 
 int ncclCommInitRankConfig(void** result, int size, fake_id id, int rank, void*) {
+  *result = nullptr;
+  if (has_fault("refuse")) return invalid_usage;
   auto* const made = new communicator(size);
   made->size = size;
   made->rank = rank;
   made->id = id;
   *result = made;
+  if (has_fault("refuse late")) return invalid_usage;
   made->start(&communicator::meet);
   return in_progress;
 }
@@ -180,10 +191,16 @@ int ncclCommAbort(void* of) {
 int ncclBroadcast(const void*, void* buffer, std::size_t count, int, int root, void* of,
                   void* stream) {
   auto* const on = static_cast<communicator*>(of);
-  if (root != 0 || has_fault("fail")) return remote_error;
+  if (root < 0 || root >= on->size || has_fault("fail")) return remote_error;
+  on->root = root;
   on->buffer = buffer;
   on->bytes = count;
   on->stream = static_cast<std::atomic<int>*>(stream);
+  if (has_fault("slow")) {
+    on->state = in_progress;
+    on->start(&communicator::move);
+    return in_progress;
+  }
   on->start(&communicator::move);
   return success;
 }

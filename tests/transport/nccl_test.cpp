@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 #include <cstdlib>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -67,17 +68,27 @@ class member {
     return group_->join(id, size, number_, clock_type::now() + within);
   }
 
-  /// Whether everybody has what process 0 sends is checked by everybody.
-  failure broadcast(std::chrono::milliseconds within) {
-    std::vector<unsigned char> bytes(1 << 20, static_cast<unsigned char>(number_ == 0 ? 7 : 0));
+  /// Whether everybody has what process `root` sends is checked by everybody.
+  failure broadcast(std::chrono::milliseconds within, int root = 0) {
+    std::vector<unsigned char> bytes(1 << 20, static_cast<unsigned char>(number_ == root ? 7 : 0));
     std::atomic<int> stream{0};
     auto why = group_->broadcast(
-        bytes.data(), bytes.size(), 0, &stream, [&] { return stream == 1; },
+        bytes.data(), bytes.size(), root, &stream, [&] { return stream == 1; },
         clock_type::now() + within);
     if (why) return why;
     for (const auto byte : bytes)
       if (byte != 7) return {errc::bad_checksum, "other bytes"};
     return {};
+  }
+
+  /// A broadcast on a stream that cannot be asked whether it is done.
+  failure broadcast_on_bad_stream(std::chrono::milliseconds within) {
+    char byte = 0;
+    std::atomic<int> stream{0};
+    return group_->broadcast(
+        &byte, 1, 0, &stream,
+        []() -> bool { throw std::runtime_error("an illegal address was encountered"); },
+        clock_type::now() + within);
   }
 
   bool joined() const { return group_->joined(); }
@@ -195,6 +206,68 @@ TEST_CASE("an error that NCCL reports at once ends the group") {
     return self.broadcast(5s).reason == errc::dead ? 0 : 4;
   });
   CHECK(results == std::vector<int>{0, 0, 0});
+}
+
+TEST_CASE("every member may be the one that sends") {
+  const meeting where;
+  const auto results = in_processes([&](int number) {
+    member self(where, number);
+    if (self.join(members, 10s)) return 1;
+    for (int root = members - 1; root >= 0; --root)
+      if (self.broadcast(10s, root)) return 2;
+    return 0;
+  });
+  CHECK(results == std::vector<int>{0, 0, 0});
+}
+
+TEST_CASE("a broadcast that NCCL has not enqueued yet is waited for") {
+  const meeting where;
+  const auto results = in_processes([&](int number) {
+    member self(where, number);
+    if (self.join(members, 10s)) return 1;
+    if (number != 1) ::setenv("FAKE_NCCL", "slow", 1);
+    for (int i = 0; i < 3; ++i)
+      if (self.broadcast(10s)) return 2;
+    return 0;
+  });
+  CHECK(results == std::vector<int>{0, 0, 0});
+}
+
+TEST_CASE(
+    "a device that fails under a broadcast ends the group at once, and nobody else is blamed") {
+  const meeting where;
+  const auto results = in_processes([&](int number) {
+    member self(where, number);
+    if (self.join(members, 10s)) return 1;
+    const auto start = clock_type::now();
+    if (number != 2) {
+      const auto why = self.broadcast(20s);  // it may be done before the other one gives up
+      if (why && why.reason != errc::dead) return 2;
+    } else {
+      const auto why = self.broadcast_on_bad_stream(20s);
+      if (why.reason != errc::apply_failed) return 3;
+      if (why.detail != "NCCL: broadcast: an illegal address was encountered") return 4;
+      if (self.joined()) return 5;
+    }
+    return clock_type::now() - start < 10s ? 0 : 6;
+  });
+  CHECK(results == std::vector<int>{0, 0, 0});
+}
+
+TEST_CASE("joining that NCCL refuses at once leaves no group behind") {
+  for (const char* how : {"refuse", "refuse late"}) {
+    const meeting where;
+    const auto results = in_processes([&](int number) {
+      if (number != 0) return 0;
+      member self(where, number);
+      ::setenv("FAKE_NCCL", how, 1);
+      const auto why = self.join(1, 10s);
+      if (why.reason != errc::bad_input) return 1;
+      if (why.detail != "NCCL: joining: some error") return 2;
+      return self.joined() ? 3 : 0;
+    });
+    CHECK(results == std::vector<int>{0, 0, 0});
+  }
 }
 
 TEST_CASE("a library that is not NCCL, or not there, is refused with a reason") {
