@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -37,18 +38,34 @@ __device__ std::uint64_t scatter(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// Made-up bf16 weights of which about `density` take a step: the chance doubles with every octave
-/// that a weight is smaller, most steps are of one place.
+constexpr int octaves = 16;
+
+/// The chance of a step in the octave before the first one, so that `density` of all weights take
+/// one: octave n has 2^-n of the weights (the last as many as the one before it), and twice the
+/// chance of the one before it, at most 1.
+double chance_for(double density) {
+  double low = 0, high = 1;
+  for (int i = 0; i < 60; ++i) {
+    const double chance = (low + high) / 2;
+    double sum = 0;
+    for (int n = 1; n <= octaves; ++n)
+      sum += std::exp2(-std::min(n, octaves - 1)) * std::min(1.0, chance * std::exp2(n));
+    (sum < density ? low : high) = chance;
+  }
+  return high;
+}
+
+/// Made-up bf16 weights: the chance of a step doubles with every octave that a weight is smaller,
+/// see `chance_for`; most steps are of one place.
 __global__ void make_weights(std::uint16_t* base, std::uint16_t* target, std::uint64_t count,
-                             float density) {
+                             float first_chance) {
   const std::uint64_t stride = std::uint64_t{gridDim.x} * blockDim.x;
   for (std::uint64_t i = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
        i += stride) {
     const std::uint64_t random = scatter(i + 1);
-    const int octave = min(__ffs(static_cast<int>(random | 0x80000000u)), 16);
+    const int octave = min(__ffs(static_cast<int>(random | 0x80000000u)), octaves);
     const auto weight = static_cast<std::uint16_t>((random >> 32 & 0x807f) | (123 - octave) << 7);
-    // Octave n has 2^-n of the weights, so each adds the same to the changes: 16 of them.
-    const float chance = fminf(1.0f, density / 16 * exp2f(static_cast<float>(octave)));
+    const float chance = fminf(1.0f, first_chance * exp2f(static_cast<float>(octave)));
     const std::uint64_t other = scatter(random);
     const bool changes = static_cast<float>(other & 0xffffff) < chance * 0x1000000;
     const int size = (other >> 24 & 15) != 0 ? 1 : 2 + static_cast<int>(other >> 28 & 3);
@@ -69,7 +86,7 @@ class bench {
     target_ = room_for<std::byte>(bytes);
     make_weights<<<4096, 256, 0, stream_>>>(reinterpret_cast<std::uint16_t*>(base_),
                                             reinterpret_cast<std::uint16_t*>(target_), bytes / 2,
-                                            static_cast<float>(density));
+                                            static_cast<float>(chance_for(density)));
     std::vector<device_tensor> tensors(1);
     tensors[0].base = base_;
     tensors[0].target = target_;
@@ -98,7 +115,7 @@ class bench {
     const double encoded = measure([&] { encode(); });
     const encode_result result = read(result_);
     const auto changes = static_cast<double>(result.changes);
-    line("encode_raw", encoded, 2 * size);
+    line("encode_raw", encoded, 2 * size, 1.5);
     line("digest", measure([&] { digest(); }), size);
     // A sector read for each change.
     line("check_raw", measure([&] { check(); }), 32 * changes);
@@ -108,31 +125,34 @@ class bench {
       check();
       apply();
     };
-    line("receive_raw", measure(receive), 64 * changes);
+    const double received = measure(receive);
+    line("receive_raw", received, 64 * changes, 2);
     const double sync = measure([&] {
       encode();
       receive();
     });
-    line("sync_raw", sync, 2 * size + 64 * changes);
+    sync_line("sync_raw", sync, encoded + received);
     // Fewer ranges at a time: working memory against the time between launches.
     for (batch_ = 128; batch_ <= 4096; batch_ *= 4)
       line("encode_raw_" + std::to_string(batch_), measure([&] { encode(); }), 2 * size);
     batch_ = 1024;
     prepare_coded(result.changes);
-    line("encode_coded", measure([&] { encode_coded(); }), 2 * size);
+    const double coded_encoded = measure([&] { encode_coded(); });
+    line("encode_coded", coded_encoded, 2 * size, 3);
     const encode_result coded = read(result_);
     line("decode_coded", measure([&] { decode(); }), size + 32 * changes);
-    line("receive_coded", measure([&] { receive_coded(); }), size + 32 * changes);
+    const double coded_received = measure([&] { receive_coded(); });
+    line("receive_coded", coded_received, size + 32 * changes, 2);
     refused = refused || read(stage_).refused != nothing_refused;
     const double coded_sync = measure([&] {
       encode_coded();
       receive_coded();
     });
-    line("sync_coded", coded_sync, 3 * size + 32 * changes);
+    sync_line("sync_coded", coded_sync, coded_encoded + coded_received);
     std::printf(
-        "\n  ],\n  \"changes\": %llu,\n  \"raw_bytes\": %llu,\n  \"coded_bytes\": %llu,\n"
+        "\n  ],\n  \"changes\": %llu,\n  \"changed\": %.5f,\n  \"raw_bytes\": %llu,\n  \"coded_bytes\": %llu,\n"
         "  \"refused\": %s\n}\n",
-        static_cast<unsigned long long>(result.changes),
+        static_cast<unsigned long long>(result.changes), changes / (size / 2),
         static_cast<unsigned long long>(result.bytes), static_cast<unsigned long long>(coded.bytes),
         refused ? "true" : "false");
     return !refused && result.missing == 0 && coded.missing == 0 ? 0 : 1;
@@ -142,7 +162,7 @@ class bench {
   void make_again() {
     make_weights<<<4096, 256, 0, stream_>>>(reinterpret_cast<std::uint16_t*>(base_),
                                             reinterpret_cast<std::uint16_t*>(target_), bytes_ / 2,
-                                            static_cast<float>(density_));
+                                            static_cast<float>(chance_for(density_)));
   }
 
   void prepare() {
@@ -273,11 +293,22 @@ class bench {
         card.name, static_cast<unsigned long long>(bytes_), density_, repeats_, bandwidth_ / 1e6);
   }
 
-  /// `moved`: bytes that the step has to read and write at least.
-  void line(const std::string& name, double milliseconds, double moved) {
-    const double floor = moved / bandwidth_;
-    std::printf("%s\n    {\"step\": \"%s\", \"ms\": %.3f, \"floor_ms\": %.3f, \"ratio\": %.2f}",
-                first_ ? "" : ",", name.c_str(), milliseconds, floor, milliseconds / floor);
+  /// `moved`: bytes that the step has to read and write at least. `bar`: the most that it may take,
+  /// in multiples of that; 0: there is none.
+  void line(const std::string& name, double milliseconds, double moved, double bar = 0) {
+    against(name, "floor_ms", milliseconds, moved / bandwidth_, bar);
+  }
+  /// The same for a sync on one device, against its two sides one by one.
+  void sync_line(const std::string& name, double milliseconds, double sides) {
+    against(name, "sides_ms", milliseconds, sides, 1.3);
+  }
+  void against(const std::string& name, const char* what, double milliseconds, double least,
+               double bar) {
+    const double ratio = milliseconds / least;
+    std::printf("%s\n    {\"step\": \"%s\", \"ms\": %.3f, \"%s\": %.3f, \"ratio\": %.2f",
+                first_ ? "" : ",", name.c_str(), milliseconds, what, least, ratio);
+    if (bar != 0) std::printf(", \"bar\": %g, \"met\": %s", bar, ratio <= bar ? "true" : "false");
+    std::printf("}");
     first_ = false;
   }
 
