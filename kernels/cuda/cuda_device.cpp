@@ -4,7 +4,8 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
-#include <mutex>
+#include <array>
+#include <atomic>
 #include <new>
 #include <optional>
 #include <string>
@@ -62,32 +63,29 @@ constexpr std::uint64_t kept_bytes = 64 << 20;
 /// A bucket or a good part of one.
 constexpr std::uint64_t room_size = 4 << 20;
 
-/// Rooms that nobody has at the moment, of all devices: as many as there ever were users at a time.
+/// Rooms that nobody has at the moment, of all devices of the process.
 class kept_rooms {
  public:
+  /// Null: there is none.
   static std::byte* take() noexcept {
-    kept_rooms& all = of_process();
-    const std::lock_guard<std::mutex> lock(all.mutex_);
-    link* const first = all.first_;
-    if (first != nullptr) all.first_ = first->next;
-    return reinterpret_cast<std::byte*>(first);
+    for (auto& slot : slots())
+      if (std::byte* const room = slot.exchange(nullptr)) return room;
+    return nullptr;
   }
-  static void keep(std::byte* room) noexcept {
-    kept_rooms& all = of_process();
-    const std::lock_guard<std::mutex> lock(all.mutex_);
-    all.first_ = new (room) link{all.first_};
+  /// @returns whether there was place for it.
+  static bool keep(std::byte* room) noexcept {
+    for (auto& slot : slots())
+      if (std::byte* none = nullptr; slot.compare_exchange_strong(none, room)) return true;
+    return false;
   }
 
  private:
-  struct link {
-    link* next;
-  };
-  static kept_rooms& of_process() noexcept {
-    static kept_rooms all;
-    return all;
+  /// More than a process has receivers at a time.
+  using all = std::array<std::atomic<std::byte*>, 64>;
+  static all& slots() noexcept {
+    static all of_process{};
+    return of_process;
   }
-  std::mutex mutex_;
-  link* first_ = nullptr;  ///< each begins with where the next one is
 };
 
 class cuda_device final : public device_runtime {
@@ -179,7 +177,8 @@ class cuda_device final : public device_runtime {
     return static_cast<std::byte*>(memory);
   }
   void give_room(std::byte* room) noexcept override {
-    if (room != nullptr) kept_rooms::keep(room);
+    if (room != nullptr && !kept_rooms::keep(room))
+      while_current([&] { return cudaFreeHost(room); });
   }
   std::uint64_t room_bytes() const noexcept override { return room_size; }
 
