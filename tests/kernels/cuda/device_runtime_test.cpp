@@ -1,12 +1,14 @@
 // What whoever works on a device relies on beside its kernels: memory, copies, order, refusals.
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/emulated.hpp"
 #include "tests/kernels/cuda/beds.hpp"
 #include "tests/support/emulated_device.hpp"
 
@@ -55,6 +57,38 @@ TEST_CASE("bytes that are copied to a device come back, in the order of its stre
     device->release(nullptr, on);
     device->end_mark(mark);
     device->end_stream(on);
+    device->leave(before);
+  }
+}
+
+TEST_CASE("what one stream has made another one sees, behind a mark that has passed") {
+  for (const auto& device : all_devices()) {
+    const int before = device->enter();
+    const stream first = device->make_stream(), second = device->make_stream();
+    CHECK(first != second);
+    const stream_mark mark = device->make_mark(), other = device->make_mark();
+    auto* const key = static_cast<device_key*>(device->allocate(sizeof(device_key), first));
+    std::byte* const got = device->take_room();
+    const auto size =
+        static_cast<std::size_t>(std::min<std::uint64_t>(device->room_bytes(), sizeof(device_key)));
+    for (const std::uint64_t seed : {1, 2, 3}) {
+      device->kernels().expand_key(seed, key, first);
+      device->set_mark(mark, first);
+      wait_for(*device, mark);
+      device->to_host(got, key, size, second);
+      device->set_mark(other, second);
+      wait_for(*device, other);
+      device_key wanted{};
+      emulated_kernels().expand_key(seed, &wanted, nullptr);
+      CHECK(std::memcmp(got, &wanted, size) == 0);
+    }
+    device->give_room(got);
+    device->release(key, first);
+    device->trim();
+    device->end_mark(mark);
+    device->end_mark(other);
+    device->end_stream(first);
+    device->end_stream(second);
     device->leave(before);
   }
 }
