@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -27,6 +28,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::size_t intent_bytes_max = 64 << 20;
+constexpr std::string_view sync_name = ".weight_sync";
 
 bool is_plain_name(const std::string& name) {
   return !name.empty() && !name.starts_with('.') && name.find('/') == std::string::npos &&
@@ -47,7 +49,13 @@ void keep_times(const fs::path& from, const fs::path& to) {
 void require_no_directory(const fs::path& file) {
   std::error_code ignored;
   if (fs::is_directory(fs::symlink_status(file, ignored)))
-    refuse(errc::unwritable, file, "is a directory");
+    refuse(errc::unwritable, file, "is a directory where a file is to be");
+}
+
+// A link to one may be shared with another checkpoint.
+void require_directory(const fs::path& dir) {
+  if (!fs::is_directory(fs::symlink_status(dir)))
+    refuse(errc::unwritable, dir, "is not a directory");
 }
 
 [[noreturn]] void refuse_again(const fs::path& file, const std::string& what) {
@@ -55,6 +63,24 @@ void require_no_directory(const fs::path& file) {
 }
 
 }  // namespace
+
+void require_workable(const fs::path& dir) {
+  const auto sync_dir = dir / sync_name;
+  if (!stands(sync_dir)) return;
+  require_directory(sync_dir);
+  require_no_directory(sync_dir / "lock");
+  require_no_directory(sync_dir / "private.tmp");
+  for (const std::string name : {"state.json", "lockstep.json", "intent.json", "redo.log"}) {
+    require_no_directory(sync_dir / name);
+    require_no_directory(sync_dir / (name + ".tmp"));
+  }
+}
+
+void require_room_for(const fs::path& dir, const std::vector<std::string>& names) {
+  for (const auto& name : names) require_no_directory(dir / name);
+  // Whatever comes would be read by what stands there, and cannot be.
+  require_no_directory(dir / index_name);
+}
 
 // What is being done, durable from before the first live byte changes until the marker stands.
 struct host_checkpoint::intent {
@@ -66,11 +92,10 @@ struct host_checkpoint::intent {
 
 host_checkpoint::host_checkpoint(fs::path dir, std::chrono::milliseconds patience,
                                  const std::function<bool()>& stopping)
-    : dir_(std::move(dir)), sync_dir_(dir_ / ".weight_sync"), stopping_(stopping) {
+    : dir_(std::move(dir)), sync_dir_(dir_ / sync_name), stopping_(stopping) {
   make_directories(dir_);
   make_directories(sync_dir_);
-  if (!fs::is_directory(fs::symlink_status(sync_dir_)))
-    refuse(errc::unwritable, sync_dir_, "is not a directory");
+  require_directory(sync_dir_);
   lock_.emplace(sync_dir_ / "lock", patience, stopping);
   recover();
 }
@@ -279,7 +304,7 @@ std::uint64_t host_checkpoint::change_to(const version_record& what, const redo_
 void host_checkpoint::replace_by(const version_record& what,
                                  const std::vector<std::string>& names) {
   // Found when some have been moved in it would leave a mix that no pull can end.
-  for (const auto& name : names) require_no_directory(dir_ / name);
+  require_room_for(dir_, names);
   sync_directory(incoming());
   intent declared;
   declared.record = what;

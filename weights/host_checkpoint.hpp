@@ -16,6 +16,14 @@
 
 namespace lockstep {
 
+/// Throws `error{unwritable}` that names it if something else than a directory is the
+/// `.weight_sync` of the checkpoint directory `dir`, or a directory stands where a file of it is to
+/// be.
+void require_workable(const std::filesystem::path& dir);
+/// Throws `error{unwritable}` unless a whole checkpoint of the files `names` can be moved into the
+/// directory `dir`: where one of them is to be, or an index, no directory may stand.
+void require_room_for(const std::filesystem::path& dir, const std::vector<std::string>& names);
+
 /// A checkpoint directory, locked for as long as this lives: `.weight_sync/lock`, held by whoever
 /// reads the format, on this host. Made if it is not there. Not thread-safe.
 ///
@@ -66,8 +74,7 @@ class host_checkpoint {
   std::uint64_t change_to(const version_record& what, const redo_seal& seal,
                           const std::vector<std::string>& files);
   /// Takes `names`, all that stands in `incoming()`, in place of files of their names and of all
-  /// weights of this directory. Durable on return. Throws likewise, and `error{unwritable}` if one
-  /// of the names is a directory's here.
+  /// weights of this directory. Durable on return. Throws likewise, and as `require_room_for`.
   void replace_by(const version_record& what, const std::vector<std::string>& names);
   /// Notes that what is there is `what` already. Durable on return. Throws likewise.
   void note(const version_record& what);

@@ -214,20 +214,6 @@ class pulling {
     host_.note(what);
   }
 
-  static std::vector<std::string> names_to_copy(const fs::path& from) {
-    std::vector<std::string> names;
-    const auto weights = weight_files(from);
-    for (const auto& file : files_in(from)) {
-      const auto name = file.filename().string();
-      if (name.starts_with('.') || name.ends_with(".tmp") || leads_to_directory(file)) continue;
-      // No delta would reach what the index does not name.
-      if (file.extension() == ".safetensors" && !std::ranges::binary_search(weights, name))
-        continue;
-      names.push_back(name);
-    }
-    return names;
-  }
-
   /// Takes all of `from`: staged, checked, then moved in. `next`: the delta on top of a base, if
   /// there is one.
   void copy(const fs::path& from, const version_record& what, const plan_step* next) {
@@ -235,6 +221,7 @@ class pulling {
     if (published) require_inside(options_.source, from);
     host_.clear_incoming();
     const auto names = names_to_copy(from);
+    require_room_for(host_.dir(), names);  // or all would be copied for nothing
     std::uint64_t all = 0;
     for (const auto& name : names) {
       if (published) require_inside(options_.source, from / name);

@@ -185,6 +185,19 @@ bool holds_checkpoint(const fs::path& dir) {
   return stands(dir / single_file_name) || has_index(dir);
 }
 
+std::vector<std::string> names_to_copy(const fs::path& dir) {
+  std::vector<std::string> names;
+  const auto weights = weight_files(dir);
+  for (const auto& file : files_in(dir)) {
+    const auto name = file.filename().string();
+    if (name.starts_with('.') || name.ends_with(".tmp") || leads_to_directory(file)) continue;
+    // No delta would reach what the index does not name.
+    if (file.extension() == ".safetensors" && !std::ranges::binary_search(weights, name)) continue;
+    names.push_back(name);
+  }
+  return names;
+}
+
 void require_inside(const fs::path& root, const fs::path& path) {
   std::error_code failure;
   const auto whole = fs::canonical(root, failure);

@@ -52,6 +52,10 @@ version_record record_of(const std::filesystem::path& source, std::uint64_t vers
 /// Whether a checkpoint, or what is left of one, stands in `dir`.
 bool holds_checkpoint(const std::filesystem::path& dir);
 
+/// The names of what a host takes of the whole checkpoint in `dir`, ascending: its weights, as its
+/// index names them, and the files beside them. Throws `error{bad_input}`.
+std::vector<std::string> names_to_copy(const std::filesystem::path& dir);
+
 /// Throws `error{bad_input}` unless `path`, with all links followed, is inside `root`.
 void require_inside(const std::filesystem::path& root, const std::filesystem::path& path);
 /// The same for everything in the directory `dir`.

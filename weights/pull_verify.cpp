@@ -12,6 +12,7 @@
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
 #include "weights/file_lock.hpp"
+#include "weights/host_checkpoint.hpp"
 #include "weights/host_record.hpp"
 #include "weights/published.hpp"
 #include "weights/pull.hpp"
@@ -48,6 +49,7 @@ class verifying {
     const auto target = options_.target ? options_.target : newest_published(options_.source);
     if (!target) refuse(errc::bad_input, options_.source, "holds no published version");
     report_.version = *target;
+    require_workable(options_.checkpoint);
     const auto notes = settled_notes();
     report_.from = notes.marker.value_or(0);
     const auto from = find_start(options_.source, options_.checkpoint, notes.marker, notes.record,
@@ -107,6 +109,9 @@ class verifying {
   }
 
   void way(const pull_plan& plan, const pull_start& from, const std::optional<checkpoint>& here) {
+    if (plan.whole || !from.version)
+      require_room_for(options_.checkpoint,
+                       names_to_copy(plan.whole ? plan.whole->dir : *options_.base));
     const auto start = plan.whole     ? open_whole(plan.whole->dir, options_.stopping)
                        : from.version ? *here
                                       : checkpoint::open(*options_.base);

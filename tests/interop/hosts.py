@@ -162,6 +162,37 @@ def test_verify_goes_the_way_of_a_pull_that_rebuilds(folder):
     verify(stream, other, 3, status=2, says=["weight_v000003", "does not match its checksum"])
 
 
+def test_a_directory_where_a_file_is_to_be_is_told_by_verify_and_before_a_copy(folder):
+    states = walk(1)
+    full = Place(folder, states)
+    fmt.publish_full(full.stream, 1, states[1])
+    lone = folder / "lone"  # of one file, which no index names
+    fmt.write_checkpoint(fmt.version_dir(lone, 1), states[1])
+    based = publish_series(folder / "based", states)
+    cases = ((full.stream, "config.json"), (full.stream, "model-00001-of-00001.safetensors"), (full.stream, fmt.INDEX),
+             (lone, fmt.INDEX), (lone, "model.safetensors"), (lone, ".weight_sync/lock"), (based, ".weight_sync/redo.log"),
+             (based, "config.json", "--base", folder / "based" / "step-0"))
+    for number, (stream, name, *more) in enumerate(cases):
+        host = folder / "hosts" / str(number)
+        if not more:
+            fmt.write_checkpoint(host, states[0])
+        if (host / name).exists():
+            (host / name).unlink()
+        (host / name / "of others").mkdir(parents=True)
+        before = snapshot(host)
+        said = [f"{host / name}: is a directory where a file is to be"]
+        verify(stream, host, 1, *more, status=2, says=said)
+        assert snapshot(host) == before and (host / ".weight_sync").exists() == name.startswith(".weight_sync")
+        pull(stream, host, 1, *more, status=2, says=[str(host / name)] if name.startswith(".weight_sync") else said)
+        assert snapshot(host) == before and not list(host.glob(".weight_sync/incoming/*"))
+        shutil.rmtree(host / name)
+        verify(stream, host, 1, *more)
+        pull(stream, host, 1, *more)
+        holds(host, states[1])
+    (folder / "hosts" / ".weight_sync").write_text("")
+    verify(full.stream, folder / "hosts", 1, status=2, says=[".weight_sync: is not a directory"])
+
+
 def verify_within(place, folder, held_mib, to=None, files_max=64, **environment):
     """Ends well with `held_mib` MiB resident at most, so many files open, and nothing left behind."""
     scratch = folder / "scratch"
