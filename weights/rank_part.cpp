@@ -408,6 +408,18 @@ void clear_refusal(const fs::path& staging) {
   fs::remove(staging, ignored);  // not with what another rank 0 has put there meanwhile
 }
 
+std::vector<std::string> rank_digests(std::string_view said, std::uint32_t ranks) {
+  std::vector<std::string> out;
+  // Counted first: whoever writes an index may have put millions of commas there.
+  if (said.empty() || std::ranges::count(said, ',') + 1 != std::ptrdiff_t{ranks}) return out;
+  for (std::size_t begin = 0; begin <= said.size();) {
+    const auto end = std::min(said.find(',', begin), said.size());
+    out.emplace_back(said.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
 std::string base_digest(const rank_part& part) {
   return digest_of(part, &rank_tensor::base);
 }

@@ -111,6 +111,10 @@ std::optional<rank_refusal> read_refusal(const std::filesystem::path& staging);
 /// Removes the refusal of a plan, and `staging` with it, once nothing else is in it.
 void clear_refusal(const std::filesystem::path& staging);
 
+/// What an index says of each rank's tensors (own_key::rank_targets), one digest for each of
+/// `ranks`; none if it speaks of another number of ranks, or of none.
+std::vector<std::string> rank_digests(std::string_view said, std::uint32_t ranks);
+
 /// state_digest of a rank's own tensors before and after.
 std::string base_digest(const rank_part& part);
 std::string target_digest(const rank_part& part);

@@ -5,11 +5,14 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <utility>
 
 #include "weights/acknowledgement.hpp"
 #include "weights/bucket_codec.hpp"
 #include "weights/file.hpp"
 #include "weights/host_record.hpp"
+#include "weights/json_events.hpp"
 #include "weights/plain_file.hpp"
 #include "weights/safetensors.hpp"
 
@@ -33,6 +36,50 @@ std::optional<std::uint32_t> number_in(const std::string& text) {
   if (text.empty() || problem != std::errc() || rest != end) return std::nullopt;
   return value;
 }
+
+// An order, word by word: made whole before it is looked at, a file of `part_bytes_max` would take
+// seventy times its length.
+class order_events final : public json_events {
+ public:
+  explicit order_events(const fs::path& file) : json_events(file) {}
+
+  bool start_object(std::size_t) override { return depth() == 0 ? enter() : unexpected("object"); }
+  bool start_array(std::size_t) override {
+    return depth() == 1 && key_ == "numbers" ? enter() : unexpected("array");
+  }
+  bool key(std::string& name) override {
+    key_ = std::move(name);
+    return true;
+  }
+  bool string(std::string& text) override {
+    if (depth() == 2)
+      add(text);
+    else if (depth() == 1 && (key_ == "part" || key_ == "challenge"))
+      (key_ == "part" ? part : challenge) = std::move(text);
+    else
+      return unexpected("string");
+    return true;
+  }
+
+  std::string part;
+  std::string challenge;
+  std::vector<std::optional<std::uint32_t>> numbers;
+
+ private:
+  // Tensors and those of the whole are both in the order of their names.
+  void add(const std::string& text) {
+    const auto number = number_in(text);
+    if (numbers.size() == file_limits{}.entry_count_max)
+      refuse(errc::bad_input, path(), "has more numbers than there can be tensors");
+    if (!text.empty() && (!number || *number >= file_limits{}.entry_count_max || *number < next_))
+      refuse(errc::bad_input, path(), "has what is no number of a later tensor");
+    if (number) next_ = *number + 1;
+    numbers.push_back(number);
+  }
+
+  std::string key_;
+  std::uint32_t next_ = 0;
+};
 
 }  // namespace
 
@@ -66,20 +113,12 @@ std::optional<rank_order> read_order(const fs::path& staging, std::string_view n
   try {
     const auto file = order_file(staging, nonce, rank);
     if (!stands(file)) return std::nullopt;
-    const auto said = read_object(file, part_bytes_max);
-    const auto challenge = parse_challenge(text_in(said, "challenge"));
-    const auto numbers = said.find("numbers");
-    if (!challenge || numbers == said.end() || !numbers->is_array()) return std::nullopt;
-    rank_order out{text_in(said, "part"), *challenge, {}};
-    for (const auto& n : *numbers) {
-      if (!n.is_string()) return std::nullopt;
-      const auto text = n.get<std::string>();
-      out.numbers.push_back(number_in(text));
-      if (!text.empty() &&
-          (!out.numbers.back() || *out.numbers.back() >= file_limits{}.entry_count_max))
-        return std::nullopt;
-    }
-    return out;
+    const auto text = read_small(file, part_bytes_max);
+    order_events said(file);
+    parse_json(std::as_bytes(std::span(text)), said);
+    const auto challenge = parse_challenge(said.challenge);
+    if (!challenge) return std::nullopt;
+    return rank_order{std::move(said.part), *challenge, std::move(said.numbers)};
   } catch (const error&) {
     return std::nullopt;  // it is going
   }
@@ -96,8 +135,8 @@ digest share_of(const rank_order& order, const published_source& own) {
   tensor_views whole;
   for (std::size_t i = 0; i < views.size(); ++i) {
     if (!order.numbers[i]) continue;
-    whole.resize(std::max<std::size_t>(whole.size(), *order.numbers[i] + std::size_t{1}));
-    whole[*order.numbers[i]] = views[i];
+    whole.resize(*order.numbers[i] + std::size_t{1});
+    whole.back() = views[i];
   }
   const auto out = digest_of(order.challenge, whole);
   if (own.done)

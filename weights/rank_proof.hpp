@@ -20,8 +20,11 @@ namespace lockstep {
 struct rank_order {
   std::string part;  ///< target_digest of the part that it is about
   std::uint64_t challenge = 0;
-  /// For each tensor of the part: its number; nothing where an earlier rank has it as well.
+  /// For each tensor of the part: its number, below `file_limits::entry_count_max` and above those
+  /// before it; nothing where an earlier rank has it as well.
   std::vector<std::optional<std::uint32_t>> numbers;
+
+  friend bool operator==(const rank_order&, const rank_order&) = default;
 };
 
 /// One for each of `parts`, of which `whole` was made.

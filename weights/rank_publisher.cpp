@@ -31,21 +31,9 @@ using clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds poll_every(10);
 
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> out(1);
-  for (const char c : text)
-    if (c == ',')
-      out.emplace_back();
-    else
-      out.back() += c;
-  return out;
-}
-
 // The digest of each rank's tensors in a version of as many ranks; else none.
 std::vector<std::string> rank_digests_in(const fs::path& dir, std::uint32_t ranks) {
-  auto out = split(metadata_in(dir, own_key::rank_targets));
-  if (out.size() != ranks || out.front().empty()) out.clear();
-  return out;
+  return rank_digests(metadata_in(dir, own_key::rank_targets), ranks);
 }
 
 // The first of `files`, ascending, whose name begins so; null if there is none.

@@ -1,5 +1,7 @@
-// Decides the seeds of `host`, `rank` and `run`: what processes leave in a directory of their own.
+// Decides the seeds of `host`, `rank`, `proof` and `run`: what processes leave in a directory of
+// their own.
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -7,6 +9,7 @@
 
 #include "actors/run_counter.hpp"
 #include "fuzz/host_files.hpp"
+#include "fuzz/proof_files.hpp"
 #include "fuzz/rank_files.hpp"
 #include "fuzz/seed_files.hpp"
 #include "kernels/hash.hpp"
@@ -16,6 +19,8 @@
 #include "weights/host_record.hpp"
 #include "weights/published_shards.hpp"
 #include "weights/rank_part.hpp"
+#include "weights/rank_proof.hpp"
+#include "weights/rank_publisher.hpp"
 #include "weights/redo_log.hpp"
 #include "weights/state_digest.hpp"
 #include "weights/weight_buffer.hpp"
@@ -287,6 +292,56 @@ void refusal_seeds(const fs::path& dir) {
   put_files(dir / "refused-while-a-rank-writes", rank_names, {refusal, {rank_names[1], "{"}});
 }
 
+/// What rank 0 asks rank 1 for, and what that answers.
+void proof_seeds(const fs::path& dir) {
+  const auto scratch = dir / "scratch";
+  const std::string order = proof_names[0], share = proof_names[1];
+  const std::string digest(32, 'a');
+  const auto seed = [&](const std::string& name, const named_files& files) {
+    put_files(dir / name, proof_names, files);
+  };
+  const auto ordered = [&](const std::vector<std::optional<std::uint32_t>>& numbers) {
+    write_order(scratch, proof_nonce, 1, {digest, 0x1234, numbers});
+    return get(scratch / order);
+  };
+  seed("order", {{order, ordered({0, 2, std::nullopt, 5})}});
+  seed("order-of-no-tensor", {{order, ordered({})}});
+  seed("order-of-tensors-that-others-have", {{order, ordered({std::nullopt, std::nullopt})}});
+  seed("order-far-away", {{order, ordered({999'999})}});
+  seed("order-too-far-away", {{order, ordered({1'000'000})}});
+  seed("order-of-one-tensor-twice", {{order, ordered({3, 3})}});
+  seed("order-backwards", {{order, ordered({3, 2})}});
+  const auto other = [&](const std::string& name, const char* key, const json& value) {
+    auto said = json::parse(ordered({1}));
+    said[key] = value;
+    seed(name, {{order, said.dump()}});
+  };
+  other("order-of-words", "numbers", {"1", "two"});
+  other("order-of-numbers", "numbers", {1, 2});
+  other("order-of-lists", "numbers", {json::array()});
+  other("order-of-a-word", "numbers", "1");
+  other("order-with-more", "more", "x");
+  other("order-without-challenge", "challenge", "1234");
+  // Made whole, this would be seventy times as long.
+  seed("order-nested", {{order, R"({"numbers":)" + std::string(16'000, '[')}});
+  seed("order-with-objects", {{order, R"({"part":{}})"}});
+  seed("order-that-is-none", {{order, R"("order")"}});
+  write_share(scratch / "share", {3, 4});
+  seed("share", {{share, get(scratch / "share")}});
+  seed("share-that-is-none", {{share, R"({"share":"x"})"}});
+  seed("share-too-long", {{share, R"({"share":")" + std::string(5'000, 'a') + R"("})"}});
+  const auto index = [](const std::string& digests) {
+    return json{{"metadata", {{own_key::rank_targets, digests}}}, {"weight_map", json::object()}}
+        .dump();
+  };
+  seed("digests", {{index_json, index(digest + ',' + digest)}});
+  seed("digests-of-three", {{index_json, index("a,b,c")}});
+  seed("digests-of-many", {{index_json, index(std::string(16'000, ','))}});
+  seed("digests-that-are-empty", {{index_json, index(",")}});
+  seed("digests-of-no-index", {{index_json, "{"}});
+  fs::remove_all(scratch);
+}
+
 void run_seeds(const fs::path& dir) {
   const auto scratch = dir / "scratch";
   const auto after = [&](std::uint64_t number) {
@@ -325,6 +380,7 @@ void put_host_seeds(const fs::path& dir) {
   rank_seeds(dir / "rank");
   rare_rank_seeds(dir / "rank");
   refusal_seeds(dir / "rank");
+  proof_seeds(dir / "proof");
   run_seeds(dir / "run");
 }
 
