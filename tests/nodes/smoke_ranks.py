@@ -241,3 +241,39 @@ def who_waits_for_a_lost_rank_yields_to_a_newer_run(world):
         require(ended.code == 2 and "a newer run of the trainer leads" in ended.errors[-1], ended)
         stays_ready(receiver, 1)
         require(last_state(receiver)["version"] == newer, receiver.said)
+
+
+@case
+def who_is_gone_holds_nobody_up_once_a_lost_rank_is_back(world):
+    """The whole fleet is waited for once. After a rank was lost those that come back within two leases go
+    on, and who comes later is taken in all the same."""
+    with world.fleet(settings={"receiver.lease_ms": 1000}) as f:
+        committed = []
+
+        def note(_, line):
+            if line.get("kind") == "sync" and line["result"] != "aborted":
+                committed.append([r["id"] for r in line["receivers"] if r["status"] == "ok"])
+        first = f.trainer("--ranks", "2", "--patience-ms", "60000", receivers=2, rounds=100_000,
+                          period_ms=50, on_object=note)
+        at, other = address_of(first), f"127.0.0.1:{fleet.free_port()}"
+
+        def start():
+            return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=other,
+                             rounds=100_000, period_ms=50, name="rank-1", rank=1)
+
+        def commits(ids, what, seconds=10):
+            since = len(committed)
+            wait_until(lambda: f"{what}: {committed[since:][-3:]} {first.said()}", lambda: sum(
+                c == ids for c in committed[since:]) >= 5, seconds)
+        second = start()
+        receivers = [f.receiver(i, f"{at},{other}") for i in range(2)]
+        commits([0, 1], "all sync", READY_S)
+        receivers[1].kill()
+        commits([0], "the other one goes on")
+        second.kill()
+        wait_until("rank 0 begins again", lambda: any("a rank was lost" in e for e in first.errors), 10)
+        start()
+        commits([0], "who came back goes on")
+        require(any("fewer than 2 receivers have come back" in e for e in first.errors), first.said)
+        f.receiver(1, f"{at},{other}")
+        commits([0, 1], "who was gone is back")
