@@ -27,6 +27,7 @@ void arm(pointer self) {
   if (!state.coordinator && !state.dialing) state.timer.arm(self, state.next_try);
   if (state.boot) state.timer.arm(self, state.boot->deadline);
   if (state.coordinator) state.timer.arm(self, state.next_count);
+  if (state.coordinator && state.hello && state.twin) state.timer.arm(self, state.twin->next_hello);
 }
 
 void dial(pointer self) {
@@ -72,6 +73,7 @@ void on_down(pointer self, const caf::down_msg& m) {
   auto& state = self->state;
   if (state.coordinator && state.coordinator.address() == m.source) {
     state.coordinator = nullptr;
+    state.twin.reset();
     state.next_try = self->clock().now() + milliseconds(state.env->options.transport.retry_ms);
     end_run(self, errc::unreachable, "the coordinator is gone");
     return arm(self);
@@ -110,11 +112,30 @@ void on_boot(pointer self, boot_request& m) {
     seed(self, *std::exchange(state.waiting, std::nullopt));
 }
 
+/// Whether another process of this number may be one that only seems to live: its link ends within
+/// two leases then, and until they are over this rank introduces itself again and again.
+bool may_take_place(pointer self, const refused_msg& m) {
+  auto& state = self->state;
+  const auto& o = state.env->options;
+  const auto now = self->clock().now();
+  if (!state.twin) {
+    state.twin = {now, 0, {}};
+    state.env->log->warn("refused by the coordinator for now: {}", m.detail);
+  }
+  if (now >= state.twin->since + 2 * milliseconds(o.receiver.lease_ms)) return false;
+  state.no_link = m.detail;
+  state.twin->next_hello =
+      now + wait_after(state.twin->refusals++, o.transport.retry_ms, o.transport.retry_ms_max);
+  arm(self);
+  return true;
+}
+
 /// As it is, this rank is of no use to the coordinator: the trainer is told so. It introduces
 /// itself anew if it is seeded again, perhaps with something else.
 void on_refused(pointer self, const refused_msg& m) {
   auto& state = self->state;
   if (m.cluster != state.env->cluster || m.inc != state.inc) return;
+  if (m.reason == errc::busy && may_take_place(self, m)) return;
   state.env->log->error("refused by the coordinator: {} {}", to_string(m.reason), m.detail);
   state.hello.reset();
   state.waiting.reset();
@@ -251,6 +272,10 @@ rank_actor::behavior_type rank_behavior(pointer self, std::shared_ptr<const acto
           refuse_boot(self, error(errc::timeout, "rank 0 has not seeded" +
                                                      (s.no_link.empty() ? "" : ": " + s.no_link)));
         if (!s.coordinator && !s.dialing && s.next_try <= now) dial(self);
+        if (s.coordinator && s.hello && s.twin && s.twin->next_hello <= now) {
+          s.twin->next_hello = now + milliseconds(s.env->options.transport.retry_ms_max);
+          introduce(self);
+        }
         tell_counts(self);
         arm(self);
       },

@@ -74,6 +74,13 @@ struct rank_state {
   errc last_failure = errc::none;
   std::string no_link;  ///< why there is none, as far as that is known
   time_point next_try;
+  /// Another process has this rank's number, as the coordinator says.
+  struct twin_watch {
+    time_point since;
+    std::uint32_t refusals = 0;
+    time_point next_hello;
+  };
+  std::optional<twin_watch> twin;
 
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
   sync_request current;              ///< the trainer's sync under way; no ticket if there is none

@@ -255,6 +255,8 @@ void do_task(pointer self, const shard_task_msg& t) {
 void on_task(pointer self, const shard_task_msg& t) {
   const auto& env = *self->state.env;
   if (t.cluster != env.cluster) return;
+  // Whoever else had this rank's number is gone.
+  if (std::exchange(self->state.twin, std::nullopt)) self->state.no_link.clear();
   const auto step = "rank." + std::string(to_string(t.what));
   if (env.drill) env.drill->pass(step, moment::before);
   do_task(self, t);

@@ -64,6 +64,8 @@ void on_reach(pointer self, const shard_reach_msg& m) {
   auto& state = self->state;
   const auto rank = state.ranks.find(m.rank);
   if (m.cluster != state.env->cluster || rank == state.ranks.end()) return;
+  // Another process of that number has no say in whom this one reaches.
+  if (rank->second.link != caf::actor_cast<rank_link_actor>(self->current_sender())) return;
   auto& sent = rank->second.sent;
   if (sent.contains(m.id) || sent.size() < supervision_fsm::receivers_max) sent[m.id] = m.sent;
   auto& reached = rank->second.reached;
@@ -217,9 +219,8 @@ void on_rank(pointer self, shard_hello_msg& m) {
   if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
     if (known->second.link == from) return;
     // Displaced, it would come back and displace this one in turn. A link that only seems to live
-    // ends by itself soon.
-    state.env->log->error("there is a rank {} already; another one is sent away", m.rank);
-    return self->send_exit(from, caf::exit_reason::user_shutdown);
+    // ends by itself soon: until then the newcomer asks again.
+    return refuse_rank(self, from, m, errc::busy, "there is one already, one process to a number");
   }
   self->monitor(from);
   state.env->log->info("rank {} is there", m.rank);

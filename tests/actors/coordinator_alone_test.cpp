@@ -243,6 +243,49 @@ TEST_CASE("a start waits for all ranks, and for what each says to it") {
   CHECK(begun.get().run == task->txn.run);
 }
 
+TEST_CASE("a second process of a rank is told so, and has its place once the first is gone") {
+  stage s;
+  auto made = std::make_shared<actor_env>(*s.env);
+  made->options.transport.ranks = 2;
+  const auto supervisor = s.spawn(supervisor_behavior, std::shared_ptr<const actor_env>(made));
+  const auto w = random_weights(small_layout(), 1);
+  const auto boot = [&] {
+    boot_request m;
+    m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+    m.shape = w.shape();
+    m.owned = whole_model(w.shape());
+    m.deadline = std::chrono::steady_clock::now() + 60s;
+    m.answer = std::make_shared<std::promise<version_ref>>();
+    auto begun = m.answer->get_future();
+    s.test->send(supervisor, m);
+    return begun;
+  };
+  const auto hello = [&](caf::scoped_actor& who, incarnation inc) {
+    who->send(supervisor, shard_hello_msg{s.env->cluster, 1, 2, inc, w.shape().fingerprint(), {}});
+  };
+  std::optional<caf::scoped_actor> first(*s.rt.inside().system);
+  caf::scoped_actor second(*s.rt.inside().system);
+  hello(*first, {1, 1});
+  for (int i = 0; i < 3; ++i) {
+    hello(second, {2, 2});
+    const auto refused = next_of<refused_msg>(second);
+    REQUIRE(refused);
+    CHECK(refused->reason == errc::busy);
+    CHECK(refused->inc == incarnation{2, 2});
+  }
+
+  auto begun = boot();
+  REQUIRE(next_of<shard_task_msg>(*first));
+  CHECK_FALSE(next_of<shard_task_msg>(second, 50ms));
+  first.reset();
+  CHECK_THROWS_AS(begun.get(), error);
+  begun = boot();
+  hello(second, {2, 2});
+  const auto seed = next_of<shard_task_msg>(second);
+  REQUIRE(seed);
+  CHECK(seed->what == shard_task::seed);
+}
+
 TEST_CASE("an audit compares with ranks that hold one version, and asks anew where they do not") {
   stage s;
   caf::scoped_actor rank{*s.rt.inside().system};

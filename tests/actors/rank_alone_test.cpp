@@ -14,8 +14,10 @@ namespace {
 /// A rank that owns everything, and the test as its coordinator.
 struct rank_stage : stage {
   rank_stage() : rank_stage(rank_dialer()) {}
-  /// Likewise, and it dials so, or has no fan-out of its own.
-  explicit rank_stage(rank_dialer dial, std::uint32_t fanout = 2) {
+  using adjustment = std::function<void(actor_env&)>;
+  /// Likewise, and it dials so, has no fan-out of its own, or something else is otherwise.
+  explicit rank_stage(
+      rank_dialer dial, std::uint32_t fanout = 2, const adjustment& adjust = [](actor_env&) {}) {
     auto made = std::make_shared<actor_env>(*env);
     made->options.transport.rank = 1;
     made->options.transport.ranks = 2;
@@ -24,6 +26,7 @@ struct rank_stage : stage {
     made->options.transport.relay_stall_ms = 600'000;
     made->options.transport.retry_ms = made->options.transport.retry_ms_max = 600'000;
     made->options.bucket.bytes_max = 4'096;  // several
+    adjust(*made);
     env = made;
     if (!dial)
       dial = [link = caf::actor_cast<coordinator_link_actor>(test)](const rank_actor& me) {
@@ -287,6 +290,58 @@ TEST_CASE("a rank without a fan-out of its own leaves nothing to others") {
   s.say(shard_among_msg{s.env->cluster, {2, 1}, 0, packed_ids({4, 9})});
   s.say(s.ship({2, 1}));
   CHECK(s.sends());
+}
+
+TEST_CASE("a rank whose number another process has asks again for two leases, and no longer") {
+  rank_stage s({}, 2, [](actor_env& e) {
+    e.options.receiver.lease_ms = 300;
+    e.options.transport.retry_ms = 20;
+    e.options.transport.retry_ms_max = 60;
+  });
+  const auto began = std::chrono::steady_clock::now();
+  auto seed = s.boot(0);
+  int asked = 0;
+  const auto refuse = [&] {
+    const auto m = s.next<shard_hello_msg>(20ms);
+    if (!m) return;
+    ++asked;
+    s.say(refused_msg{s.env->cluster, m->inc, errc::busy, "rank 1: there is one already"});
+  };
+  SECTION("it goes") {
+    for (int i = 0; i < 500 && asked < 3; ++i) refuse();
+    REQUIRE(asked == 3);
+    CHECK(seed.wait_for(0s) == std::future_status::timeout);
+    s.task(shard_task::seed, {2, 0}, 0);
+    s.answers(shard_task::seed, {2, 0});
+    CHECK(seed.get() == version_ref{2, 0});
+    // Nothing is waited for any more.
+    while (s.next<shard_hello_msg>(0ms)) {
+    }
+    CHECK_FALSE(s.next<shard_hello_msg>(200ms));
+  }
+  SECTION("it stays") {
+    while (seed.wait_for(0s) != std::future_status::ready &&
+           std::chrono::steady_clock::now() < began + 10s)
+      refuse();
+    CHECK(reason_of(seed) == errc::busy);
+    CHECK(std::chrono::steady_clock::now() >= began + 600ms);
+    CHECK(asked >= 5);
+    CHECK(asked <= 40);
+    CHECK_FALSE(s.next<shard_hello_msg>(200ms));
+  }
+  SECTION("the trainer waits no longer than it said") {
+    auto brief = s.boot(0, 100ms);
+    while (brief.wait_for(0s) != std::future_status::ready &&
+           std::chrono::steady_clock::now() < began + 10s)
+      refuse();
+    std::string why;
+    try {
+      brief.get();
+    } catch (const error& e) {
+      why = e.what();
+    }
+    CHECK(why == "rank 0 has not seeded: rank 1: there is one already");
+  }
 }
 
 TEST_CASE("a rank calls off the transaction that is named, and no other") {

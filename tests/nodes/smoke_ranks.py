@@ -277,3 +277,42 @@ def who_is_gone_holds_nobody_up_once_a_lost_rank_is_back(world):
         require(any("fewer than 2 receivers have come back" in e for e in first.errors), first.said)
         f.receiver(1, f"{at},{other}")
         commits([0, 1], "who was gone is back")
+
+
+@case
+def a_second_process_of_one_rank_is_told_so_and_ends(world):
+    """At once in its log, and with 5 once the first one has been heard for two leases: a process that
+    only seems to live, as after its machine was lost, has its place taken. Neither log fills up."""
+    quick = {"receiver.lease_ms": 1000, "receiver.ping_ms": 100, "log.level": "warn"}
+    with world.fleet(settings=quick) as f:
+        at = address_of(f.trainer("--ranks", "2", receivers=1, rounds=1, name="rank-0"))
+        first, places = f.processes[0], [f"127.0.0.1:{fleet.free_port()}" for _ in range(2)]
+
+        def start(place):
+            return f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, listen=place,
+                             rounds=1, name=f"rank-1 at {place}", rank=1)
+        one = start(places[0])
+        receiver = f.receiver(0, ",".join([at, *places]))
+        before = ready_at(receiver, world.last)["version"]
+        said = len(first.errors)
+        ended = f.ended(start(places[1]), 20)
+        require(ended.code == 5 and 2 <= ended.seconds < 8, ended)
+        require("there is one already" in ended.errors[-1] and ended.errors[-1].startswith(
+            "lockstep: rank 1: "), ended)
+        require("refused by the coordinator for now" in ended.errors[0], ended)
+        require(len(ended.errors) <= 4, lambda: f"it fills its log: {ended.errors}")
+        lines = list(first.errors)[said:]
+        require(len(lines) <= 10 and any("rank 1 is refused" in l for l in lines), lines)
+        stays_ready(receiver, 0.5)
+        require(last_state(receiver)["version"] == before, receiver.said)
+
+        # One that is stopped says nothing, and its link lives on for a while.
+        one.stop()
+        two = start(places[1])
+        receiver.wait_for("ready under the other one", lambda o: is_ready(o, world.last) and
+                          fleet.run_of(o["version"]) > fleet.run_of(before), READY_S)
+        one.go_on()
+        ended = f.ended(one, 20)
+        require(ended.code == 5 and "there is one already" in ended.errors[-1], ended)
+        require(two.running() and first.running(), first.said)
+        stays_ready(receiver, 0.5)
