@@ -142,6 +142,19 @@ void dial(pointer self, std::size_t index) {
                    });
 }
 
+/// Of a trainer of several ranks rank 0 takes receivers in, and no other.
+void look_for_leader(pointer self) {
+  auto& state = self->state;
+  const auto& doors = state.doors;
+  const bool leaderless =
+      std::ranges::all_of(doors, [](const auto& d) { return d.link && d.rank != 0; });
+  if (std::exchange(state.leaderless, leaderless) || !leaderless) return;
+  state.env->log->warn(
+      "{}: linked to rank {} of the trainer at {}:{}, which does not lead, and not to rank 0, for "
+      "which it waits: give it the addresses of all ranks (--connect, transport.connect)",
+      state.bytes->name(), doors.back().rank, doors.back().where.host, doors.back().where.port);
+}
+
 void on_dialed(pointer self, dialed& m) {
   auto& state = self->state;
   auto& d = state.doors[m.door];
@@ -158,11 +171,13 @@ void on_dialed(pointer self, dialed& m) {
   }
   d.failures = 0;
   d.last_failure = errc::none;
+  d.rank = m.channels.control->peer().id;
   d.link = caf::actor_cast<trainer_link_actor>(self->system().middleman().spawn_broker(
       trainer_link_behavior, state.env, std::move(m.channels), state.receiver,
       caf::actor_cast<caf::actor>(self)));
   self->monitor(d.link);
   state.env->log->info("{}: linked to {}:{}", state.bytes->name(), d.where.host, d.where.port);
+  look_for_leader(self);
   self->send(d.link, announced{state.seen});
   if (state.hello) self->send(d.link, *state.hello);
   if (state.offer) self->send(d.link, *state.offer);

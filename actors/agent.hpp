@@ -44,6 +44,7 @@ struct agent_state {
   struct door {
     node_address where;
     trainer_link_actor link;  ///< while there is one
+    std::uint32_t rank = 0;   ///< of the trainer, that was linked to last
     bool dialing = false;
     time_point next_try;
     std::uint32_t failures = 0;  ///< since there was a link
@@ -61,6 +62,7 @@ struct agent_state {
   std::optional<relay_offer_msg> offer;  ///< likewise
   shipment seen;                         ///< announced last
   std::vector<door> doors;
+  bool leaderless = false;  ///< and said so: all doors lead to ranks, and none to rank 0
   std::uint32_t restarts = 0;
   time_point born;
   std::optional<time_point> restart_at;

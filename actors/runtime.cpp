@@ -152,7 +152,9 @@ runtime::parts::~parts() {
 }
 
 void runtime::parts::listen(const node_address& at) {
-  ways->listen(at, ways->own_greeting(node_role::trainer), [this](link_channels link) {
+  auto g = ways->own_greeting(node_role::trainer);
+  g.id = env->options.transport.rank;  // receivers wait for rank 0, and for no other
+  ways->listen(at, std::move(g), [this](link_channels link) {
     auto& middleman = system->middleman();
     const auto role = link.control->peer().role;
     if (role == node_role::receiver)

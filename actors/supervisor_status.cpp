@@ -67,6 +67,25 @@ static std::vector<receiver_status> statuses(const supervisor_state& state, time
   return out;
 }
 
+/// Whom other ranks reach, and this one has never heard of: it may have been given their addresses
+/// only.
+static void add_unheard(const supervisor_state& state, std::vector<receiver_status>& out) {
+  std::map<receiver_id, std::uint32_t> linked;  // to the lowest of the ranks
+  for (const auto& [rank, r] : state.ranks)
+    for (const auto& [id, inc] : r.reached)
+      if (!state.policy->records().contains(id)) linked.emplace(id, rank);
+  for (const auto& [id, rank] : linked) {
+    receiver_status s;
+    s.id = id;
+    s.standing = to_string(standing::dead);
+    s.reason = errc::unreachable;
+    s.detail = "linked to rank " + std::to_string(rank) +
+               " and not to rank 0: it is to be given the addresses of all ranks (--connect)";
+    out.push_back(std::move(s));
+  }
+  std::ranges::sort(out, {}, &receiver_status::id);
+}
+
 static std::vector<receiver_failure> failures(const supervisor_state& state, time_point now) {
   std::vector<receiver_failure> out;
   for (const auto& [id, r] : state.policy->records()) {
@@ -111,6 +130,7 @@ void on_observe(pointer self, const observe_request& m) {
   auto& state = self->state;
   observation out;
   out.states = statuses(state, self->clock().now());
+  add_unheard(state, out.states);
   for (const auto& [id, c] : state.children) {
     const auto stripes = static_cast<std::uint32_t>(c.feeds.size());
     for (std::uint32_t s = 0; s < stripes; ++s)

@@ -81,7 +81,8 @@ class trainer {
   /// another thread. Thread-safe.
   void stop();
 
-  /// Every receiver that ever announced itself, ascending by id.
+  /// Every receiver that ever announced itself here, and every one that only another rank is linked
+  /// to, which has no name; ascending by id.
   std::vector<receiver_status> receivers() const;
 
   /// Who has what of whom, where receivers pass deltas on to receivers (`transport.fanout`).

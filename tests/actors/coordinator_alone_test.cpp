@@ -263,9 +263,20 @@ TEST_CASE("a second process of a rank is told so, and has its place once the fir
   const auto hello = [&](caf::scoped_actor& who, incarnation inc) {
     who->send(supervisor, shard_hello_msg{s.env->cluster, 1, 2, inc, w.shape().fingerprint(), {}});
   };
+  const auto reach = [&](caf::scoped_actor& who, receiver_id id) {
+    who->send(supervisor, shard_reach_msg{s.env->cluster, 1, id, {id, id}, true, 0});
+  };
+  const auto status = [&] {
+    auto answered = std::make_shared<std::promise<observation>>();
+    s.test->send(supervisor, observe_request{question::status, [answered](observation seen) {
+                                               answered->set_value(std::move(seen));
+                                             }});
+    return answered->get_future().get().states;
+  };
   std::optional<caf::scoped_actor> first(*s.rt.inside().system);
   caf::scoped_actor second(*s.rt.inside().system);
   hello(*first, {1, 1});
+  reach(*first, 8);
   for (int i = 0; i < 3; ++i) {
     hello(second, {2, 2});
     const auto refused = next_of<refused_msg>(second);
@@ -273,6 +284,17 @@ TEST_CASE("a second process of a rank is told so, and has its place once the fir
     CHECK(refused->reason == errc::busy);
     CHECK(refused->inc == incarnation{2, 2});
   }
+  // Of receivers only the first is believed; whom rank 0 never heard of the status names all the
+  // same.
+  reach(second, 9);
+  reach(second, 7);
+  const auto seen = status();
+  REQUIRE(seen.size() == 1);
+  CHECK(seen[0].id == 8);
+  CHECK_FALSE(seen[0].member);
+  CHECK(seen[0].standing == "dead");
+  CHECK(seen[0].reason == errc::unreachable);
+  CHECK(seen[0].detail.find("rank 1 and not to rank 0") != std::string::npos);
 
   auto begun = boot();
   REQUIRE(next_of<shard_task_msg>(*first));
@@ -284,6 +306,7 @@ TEST_CASE("a second process of a rank is told so, and has its place once the fir
   const auto seed = next_of<shard_task_msg>(second);
   REQUIRE(seed);
   CHECK(seed->what == shard_task::seed);
+  CHECK(status().empty());
 }
 
 TEST_CASE("an audit compares with ranks that hold one version, and asks anew where they do not") {

@@ -10,7 +10,8 @@ import time
 
 import fleet
 import model
-from cases import READY_S, case, is_refused, last_state, one_line, ready_at, stays_ready, told
+from cases import (READY_S, case, is_refused, last_state, one_line, ready_at, stays_ready, stays_unready,
+                   told)
 from fleet import address_of, is_ready, require, wait_until
 
 
@@ -316,3 +317,28 @@ def a_second_process_of_one_rank_is_told_so_and_ends(world):
         require(ended.code == 5 and "there is one already" in ended.errors[-1], ended)
         require(two.running() and first.running(), first.said)
         stays_ready(receiver, 0.5)
+
+
+@case
+def who_is_given_no_address_of_the_rank_that_leads_is_told_so(world):
+    """It waits, and says for whom and what to do; so does the status that rank 0 gives."""
+    with world.fleet(settings={"log.level": "warn"}) as f:
+        first = f.trainer("--ranks", "2", receivers=1, rounds=1)
+        at = address_of(first)
+        other = address_of(f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rank=1))
+        stray = f.receiver(5, other)
+        good = f.receiver(0, f"{at},{other}")
+        ready_at(good, world.last)
+        stays_unready(stray, 1)
+        said = [line for line in stray.errors if "rank 1" in line]
+        require(len(said) == 1 and all(w in said[0] for w in (
+            "does not lead", "waits", "rank 0", "--connect")), list(stray.errors))
+        require(not any("does not lead" in line for line in good.errors), list(good.errors))
+
+        def seen():
+            return {r["id"]: r for r in f.ask("status", at).find("status")["receivers"]}
+        line = seen()[5]
+        require(not line["ready"] and line["reason"] == "unreachable" and line["standing"] == "dead"
+                and "rank 1" in line["detail"] and "rank 0" in line["detail"], line)
+        stray.kill()
+        wait_until("it is forgotten", lambda: sorted(seen()) == [0], 10)
