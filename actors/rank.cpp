@@ -63,6 +63,7 @@ void on_dialed(pointer self, rank_dialed& m) {
   state.failures = 0;
   state.last_failure = errc::none;
   state.no_link.clear();
+  state.said_no_fanout = false;
   state.coordinator = std::move(m.link);
   self->monitor(state.coordinator);
   introduce(self);

@@ -81,6 +81,7 @@ struct rank_state {
     time_point next_hello;
   };
   std::optional<twin_watch> twin;
+  bool said_no_fanout = false;  ///< over this link
 
   std::optional<boot_request> boot;  ///< the trainer waits for the coordinator's word to seed
   sync_request current;              ///< the trainer's sync under way; no ticket if there is none

@@ -62,8 +62,10 @@ void on_route(pointer self, const shard_route_msg& m) {
   // What nobody may pass on, by what it is known by (`form_of`), comes from here.
   if (state.env->options.transport.fanout == 0 &&
       std::ranges::any_of(*from, [](const auto& place) { return place.parent.has_value(); })) {
-    state.env->log->warn("receiver {} is sent all from here: this rank has no transport.fanout",
-                         m.id);
+    if (!std::exchange(state.said_no_fanout, true))
+      state.env->log->warn(
+          "this rank has no transport.fanout, which rank 0 has: every receiver is sent all of this "
+          "rank's part from here");
     from->clear();
   }
   auto& r = state.receivers[m.id];

@@ -1,8 +1,13 @@
 // What a rank that does not lead obeys, and from whom: said to it by hand.
+#include <unistd.h>
+
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
 #include <future>
 
+#include "actors/log.hpp"
 #include "actors/packed.hpp"
 #include "actors/rank.hpp"
 #include "actors/stage.hpp"
@@ -290,6 +295,29 @@ TEST_CASE("a rank without a fan-out of its own leaves nothing to others") {
   s.say(shard_among_msg{s.env->cluster, {2, 1}, 0, packed_ids({4, 9})});
   s.say(s.ship({2, 1}));
   CHECK(s.sends());
+}
+
+TEST_CASE(
+    "a rank says once over a link that it has no fan-out of its own, however often plans change") {
+  const auto file = std::filesystem::temp_directory_path() /
+                    ("lockstep-rank-" + std::to_string(::getpid()) + ".log");
+  std::filesystem::remove(file);
+  {
+    rank_stage s({}, 0, [&](actor_env& e) { e.log = make_log({log_level::warn, file.string()}); });
+    s.seeded();
+    s.hello(s.engine);
+    s.reaches(4, s.first, true);
+    for (const receiver_id parent : {9u, 8u, 9u})
+      for (const receiver_id child : {4u, 5u})
+        s.say(shard_route_msg{s.env->cluster, child, s.first, packed_route({{parent, 2}})});
+    s.proves({2, 1});
+  }
+  std::ifstream in(file);
+  std::string line;
+  int said = 0;
+  while (std::getline(in, line)) said += line.find("no transport.fanout") != std::string::npos;
+  CHECK(said == 1);
+  std::filesystem::remove(file);
 }
 
 TEST_CASE("a rank whose number another process has asks again for two leases, and no longer") {
