@@ -282,6 +282,13 @@ class player {
         if (stop_.wait_for(milliseconds(0))) return false;
         if (t.ended_by() == errc::fenced)
           lose_run(errc::fenced, {}, ranks_);  // the report may not say so yet
+        if (!leads_ && !options_.serve && t.ended_by() == errc::detached) {
+          std::fprintf(stderr,
+                       "lockstep: rank 0 has ended the run before version %llu, which is this "
+                       "rank's next: it was told to, or its --stream or --rounds are others\n",
+                       static_cast<unsigned long long>(label));
+          return false;
+        }
         lose_run(report.reason, report.detail, ranks_);
       }
       summary_.add(report);

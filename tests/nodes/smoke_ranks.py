@@ -342,3 +342,20 @@ def who_is_given_no_address_of_the_rank_that_leads_is_told_so(world):
                 and "rank 1" in line["detail"] and "rank 0" in line["detail"], line)
         stray.kill()
         wait_until("it is forgotten", lambda: sorted(seen()) == [0], 10)
+
+
+@case
+def who_has_more_rounds_than_rank_0_ends_with_it(world):
+    """Rank 0 ends the run when it is done. Who had more to play says so and ends; it does not wait for a run
+    that nobody begins."""
+    with world.fleet() as f:
+        at = address_of(f.trainer("--ranks", "2", receivers=1, rounds=1, serve=False, name="rank 0"))
+        first = f.processes[0]
+        second = f.trainer("--ranks", "2", "--rank", "1", "--coordinator", at, rounds=2, rank=1,
+                           serve=False)
+        f.receiver(0, f"{at},{address_of(second)}")
+        require(f.ended(first, 20).code == 0, first.said)
+        ended = f.ended(second, 5)
+        require(ended.code == 0 and len(ended.errors) == 1, ended)
+        require(f"before version {world.last + 1}" in ended.errors[0] and "--rounds" in ended.errors[0],
+                ended)
