@@ -98,9 +98,10 @@ void acceptor::impl::warn() {
   const auto end = listener.local_endpoint(closed_already);
   if (closed_already || guard->mode() != security_mode::clear || end.address().is_loopback())
     return;
-  log(log_level::warn, text_of(end) +
-                           " is open to other machines, in clear: whoever reaches it can read and "
-                           "change all that is said");
+  log(log_level::warn, "in clear",
+      text_of(end) +
+          " is open to other machines, in clear: whoever reaches it can read and change all that "
+          "is said");
   warning.expires_after(options.warn_every);
   warning.async_wait([self = shared_from_this()](boost::system::error_code stopped) {
     if (!stopped) self->warn();
@@ -120,7 +121,8 @@ void acceptor::impl::accept() {
           const std::lock_guard lock(self->mutex);
           ++self->counters.accept_errors;
         }
-        self->log(log_level::error, "a connection could not be accepted: " + failed.message());
+        self->log(log_level::error, "not accepted",
+                  "a connection could not be accepted: " + failed.message());
         // Most often there are no descriptors left, and none will be at once.
         self->pause.expires_after(accept_pause);
         self->pause.async_wait([self](boost::system::error_code stopped) {
@@ -148,7 +150,7 @@ void acceptor::impl::arrived(tcp::socket socket) {
       arrivals.emplace(fresh.get(), place{fresh, from.to_string(), std::move(source)});
     }
   }
-  if (why != nullptr) return log(log_level::warn, address + " was closed: it " + why);
+  if (why != nullptr) return log(log_level::warn, why, address + " was closed: it " + why);
   fresh->run();
 }
 
@@ -201,7 +203,8 @@ void acceptor::impl::ended(const newcomer* who, const failure& why, bool not_adm
       return;
     }
   }
-  log(log_level::warn, address + " was refused: " + why.detail);
+  log(log_level::warn, not_admitted ? "not admitted" : to_string(why.reason),
+      address + " was refused: " + why.detail);
 }
 
 void acceptor::impl::close() {
@@ -213,6 +216,7 @@ void acceptor::impl::close() {
       if (auto alive = its.who.lock()) left.push_back(std::move(alive));
   }
   for (const auto& who : left) who->drop();
+  log.flush();
   asio::post(listener.get_executor(), [self = shared_from_this()] {
     boost::system::error_code ignored;
     self->pause.cancel(ignored);

@@ -5,6 +5,7 @@ Cases of smoke.py.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -233,3 +234,30 @@ def who_has_anothers_certificate_does_not_start(world):
             one_line(ended, 2)
             require("certificate" in ended.errors[0] and ".pem" in ended.errors[0], ended)
         one_line(f.ask("status", at, settings=certified(place, "trainer")), 2)
+
+
+@case
+def strangers_fill_no_log(world):
+    """Of each kind of refusal five lines come at once, then one a second; none is lost count of."""
+    strangers = 400
+    with world.fleet(settings={"log.level": "warn"}) as f:
+        trainer = f.trainer(receivers=1, rounds=1)
+        port = int(address_of(trainer).rpartition(":")[2])
+        began = time.monotonic()
+        for i in range(strangers):
+            with socket.create_connection(("127.0.0.1", port), 5) as s:
+                s.settimeout(5)
+                s.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                try:
+                    require(s.recv(1) == b"", "somebody talks to a stranger")
+                except ConnectionResetError:
+                    pass
+            if i % 100 == 0:
+                time.sleep(0.5)
+        took = time.monotonic() - began
+        require(trainer.terminate() == 1, trainer.said)  # no receiver passed an audit
+        lines = list(trainer.errors)
+        refused = [line for line in lines if "was refused" in line]
+        require(5 <= len(refused) <= 6 + took, lambda: f"{len(refused)} lines in {took:.1f} s")
+        kept = sum(int(n) for line in lines for n in re.findall(r"(\d+) lines? like", line))
+        require(len(refused) + kept == strangers, lambda: f"{len(refused)} and {kept}: {lines[-3:]}")
