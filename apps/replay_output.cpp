@@ -192,6 +192,9 @@ void replay_output::summary(const replay_summary& s) const {
                         static_cast<double>(s.full_bytes) / static_cast<double>(s.wire_bytes));
   text += fmt::format("; {} {}, {}", s.reseeds, s.reseeds == 1 ? "reseed" : "reseeds",
                       human_bytes(s.reseed_bytes));
+  std::uint64_t ever = 0;
+  for (const auto& r : s.receivers) ever += r.reseeds;
+  if (ever > s.reseeds) text += fmt::format("; {} more between syncs", ever - s.reseeds);
   if (s.catch_ups != 0)
     text += fmt::format("; {} caught up, {}", s.catch_ups, human_bytes(s.catch_up_bytes));
   text += '\n';

@@ -4,6 +4,7 @@ Cases of smoke.py.
 """
 from __future__ import annotations
 
+import pathlib
 import time
 
 import fleet
@@ -209,3 +210,22 @@ def a_summary_sums_up_its_lines(world):
             require(summary[key] == sum(s[key] for s in syncs), f"{key}: {summary}")
         for key in ("catch_ups", "reseeds"):
             require(summary[key] == sum(r[key] for s in syncs for r in s["receivers"]), f"{key}: {summary}")
+
+
+@case
+def the_summary_names_reseeds_between_syncs(world):
+    """A receiver that came with other bytes was reseeded before the first sync: not in it, and said to be."""
+    with world.fleet() as f:
+        newest = pathlib.Path(world.versions.stream) / f"step-{world.last}"
+        port = fleet.free_port()
+        receiver = f.receiver(0, f"127.0.0.1:{port}", checkpoint=newest)
+        receiver.wait_for("its state", lambda o: o.get("kind") == "state", READY_S)
+        play = fleet.Process("trainer", [
+            world.program, "trainer", "--base", world.versions.base, "--stream", world.versions.stream,
+            "--listen", f"127.0.0.1:{port}", "--receivers", "1"], f.settings)
+        f.processes.append(play)
+        ended = f.ended(play, 20)
+        require(ended.code == 0, ended)
+        said = [line for line in ended.garbage if "on the wire" in line]
+        require(len(said) == 1 and said[0].endswith("; 0 reseeds, 0 B; 1 more between syncs"),
+                lambda: f"{ended.garbage}")
