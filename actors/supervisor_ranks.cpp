@@ -218,6 +218,14 @@ void on_rank(pointer self, shard_hello_msg& m) {
                            std::to_string(ranks));
   if (const auto known = state.ranks.find(m.rank); known != state.ranks.end()) {
     if (known->second.link == from) return;
+    const auto& before = known->second;
+    // The same process has dialed anew: its other link has ended there, whatever it seems here.
+    if (before.hello.inc == m.inc) {
+      self->demonitor(before.link.address());
+      self->send_exit(before.link, caf::exit_reason::user_shutdown);
+      rank_died(self, m.rank);
+      return on_rank(self, m);
+    }
     // Displaced, it would come back and displace this one in turn. A link that only seems to live
     // ends by itself soon: until then the newcomer asks again.
     return refuse_rank(self, from, m, errc::busy, "there is one already, one process to a number");

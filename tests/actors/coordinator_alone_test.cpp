@@ -309,6 +309,41 @@ TEST_CASE("a second process of a rank is told so, and has its place once the fir
   CHECK(status().empty());
 }
 
+TEST_CASE("a rank that has dialed anew needs not wait for its other link to end here") {
+  stage s;
+  auto made = std::make_shared<actor_env>(*s.env);
+  made->options.transport.ranks = 2;
+  const auto supervisor = s.spawn(supervisor_behavior, std::shared_ptr<const actor_env>(made));
+  const auto w = random_weights(small_layout(), 1);
+  const auto hello = [&](caf::scoped_actor& who) {
+    who->send(supervisor,
+              shard_hello_msg{s.env->cluster, 1, 2, {1, 1}, w.shape().fingerprint(), {}});
+  };
+  const auto boot = [&] {
+    boot_request m;
+    m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+    m.shape = w.shape();
+    m.owned = whole_model(w.shape());
+    m.deadline = std::chrono::steady_clock::now() + 60s;
+    m.answer = std::make_shared<std::promise<version_ref>>();
+    auto begun = m.answer->get_future();
+    s.test->send(supervisor, m);
+    return begun;
+  };
+  caf::scoped_actor earlier(*s.rt.inside().system), later(*s.rt.inside().system);
+  hello(earlier);
+  auto begun = boot();
+  REQUIRE(next_of<shard_task_msg>(earlier));
+  hello(later);
+  // What it was asked over the earlier link it has forgotten.
+  CHECK_THROWS_AS(begun.get(), error);
+  begun = boot();
+  const auto task = next_of<shard_task_msg>(later);
+  REQUIRE(task);
+  CHECK(task->what == shard_task::seed);
+  CHECK_FALSE(next_of<refused_msg>(later, 0ms));
+}
+
 TEST_CASE("an audit compares with ranks that hold one version, and asks anew where they do not") {
   stage s;
   caf::scoped_actor rank{*s.rt.inside().system};
