@@ -40,7 +40,7 @@ struct remote {
   remote(std::uint16_t port, receiver_id id, receiver_options options = {}, settings s = settings())
       : rt(s.transport.connect.empty() ? connecting(port) : s), options_(std::move(options)) {
     options_.id = id;
-    rx.emplace(rt, small_layout(), std::move(options_));
+    rx.emplace(rt, small_layout(), placed(std::move(options_), small_layout()));
   }
   runtime rt;
   receiver_options options_;
