@@ -75,6 +75,18 @@ TEST_CASE("shards may be links, as in a hub cache, and are read through them") {
                 {index_file, "cannot be opened"});
 }
 
+TEST_CASE("a rank may have no tensor, but not no file", "[ranks]") {
+  temp_dir dir;
+  const auto tensors = [&] { return checkpoint::open_rank(dir.path()).shape().count(); };
+  check_refused(tensors, errc::bad_input, {dir.path().string(), "holds no file"});
+  put(dir / "rank-0.safetensors", with_header("{}"));
+  CHECK(tensors() == 0);
+  check_refused([&] { checkpoint::open_ranks(dir.path()); }, errc::bad_input, {"holds no tensor"});
+  fs::remove(dir / "rank-0.safetensors");
+  put(dir / index_name, R"({"weight_map":{}})");
+  CHECK(tensors() == 0);
+}
+
 TEST_CASE("what holds no weights is refused") {
   temp_dir dir;
   check_refused([&] { checkpoint::open(dir.path()); }, errc::bad_input,

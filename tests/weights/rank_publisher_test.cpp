@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "rank_states.hpp"
 #include "test_files.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/file.hpp"
@@ -18,49 +19,6 @@ using namespace lockstep::test;
 using nlohmann::ordered_json;
 
 namespace {
-
-weight_buffer filled(const layout& shape, unsigned seed) {
-  weight_buffer weights(shape);
-  for (std::size_t i = 0; i < shape.count(); ++i)
-    for (auto& b : weights.tensor(i)) b = static_cast<std::byte>((seed = seed * 1664525 + 1) >> 24);
-  return weights;
-}
-
-const layout first({{"a", dtype::bf16, {4, 4}}, {"c", dtype::f32, {2}}});
-const layout second({{"b", dtype::u8, {5}}, {"d", dtype::f64, {}}, {"e", dtype::f32, {0, 3}}});
-
-rank_options options_of(const fs::path& stream, std::uint32_t rank, std::uint32_t ranks = 2) {
-  rank_options out;
-  out.stream.out = stream;
-  out.rank = rank;
-  out.ranks = ranks;
-  out.patience = std::chrono::milliseconds(2000);
-  return out;
-}
-
-// Each rank's states, one after another, as versions 1, 2, … after the first; each rank a thread.
-// Gives what each of them ended with: nothing, or its error.
-std::vector<std::string> publish(const fs::path& stream,
-                                 const std::vector<std::vector<const weight_buffer*>>& ranks,
-                                 std::uint64_t full_every = 0) {
-  std::vector<std::future<std::string>> running;
-  for (std::uint32_t r = 0; r < ranks.size(); ++r)
-    running.push_back(std::async(std::launch::async, [&, r] {
-      try {
-        auto how = options_of(stream, r, static_cast<std::uint32_t>(ranks.size()));
-        how.stream.full_every = full_every;
-        rank_publisher rank(how);
-        for (std::size_t v = 1; v < ranks[r].size(); ++v)
-          rank.add(v, v - 1, source_of(*ranks[r][v - 1]), source_of(*ranks[r][v]));
-        return std::string();
-      } catch (const error& e) {
-        return std::string(to_string(e.code())) + ": " + e.what();
-      }
-    }));
-  std::vector<std::string> out;
-  for (auto& r : running) out.push_back(r.get());
-  return out;
-}
 
 void check_said(const std::string& what, const std::vector<std::string>& parts) {
   for (const auto& part : parts) CHECK_THAT(what, Catch::Matchers::Contains(part));
@@ -112,7 +70,7 @@ class left_part {
 
 }  // namespace
 
-TEST_CASE("ranks publish together what one process publishes") {
+TEST_CASE("ranks publish together what one process publishes", "[ranks]") {
   temp_dir dir;
   const auto together = layout({first[0], second[0], first[1], second[1], second[2]});
   const auto a0 = filled(first, 1), a1 = filled(first, 2), a2 = filled(first, 3);
@@ -146,7 +104,7 @@ TEST_CASE("ranks publish together what one process publishes") {
   CHECK_FALSE(stands(rank_staging(dir / "stream")));
 }
 
-TEST_CASE("a tensor that is the same at several ranks is published once") {
+TEST_CASE("a tensor that is the same at several ranks is published once", "[ranks]") {
   temp_dir dir;
   // All of a shard, some of one, and a tensor that does not change.
   const layout tied({first[0], second[0], second[1]});
@@ -182,7 +140,7 @@ TEST_CASE("a tensor that is the same at several ranks is published once") {
   CHECK_FALSE(stands(rank_staging(dir / "stream")));
 }
 
-TEST_CASE("ranks whose tensors do not make one model are refused") {
+TEST_CASE("ranks whose tensors do not make one model are refused", "[ranks]") {
   temp_dir dir;
   const auto a0 = filled(first, 1), a1 = filled(first, 2);
   SECTION("a tensor that two have") {
@@ -225,7 +183,7 @@ TEST_CASE("ranks whose tensors do not make one model are refused") {
   CHECK_FALSE(stands(rank_staging(dir / "stream")));
 }
 
-TEST_CASE("a rank says no to a rank that there cannot be") {
+TEST_CASE("a rank says no to a rank that there cannot be", "[ranks]") {
   temp_dir dir;
   check_refused([&] { rank_publisher(options_of(dir.path(), 2)); }, errc::bad_input,
                 {"rank 2 of 2"});
@@ -234,7 +192,7 @@ TEST_CASE("a rank says no to a rank that there cannot be") {
                 {"4096"});
 }
 
-TEST_CASE("a rank leaves nothing where rank 0 has no more use for it") {
+TEST_CASE("a rank leaves nothing where rank 0 has no more use for it", "[ranks]") {
   temp_dir dir;
   const auto staging = rank_staging(dir.path());
   const auto b0 = filled(second, 3), b1 = filled(second, 4);
@@ -264,7 +222,7 @@ TEST_CASE("a rank leaves nothing where rank 0 has no more use for it") {
   CHECK_FALSE(stands(staging));
 }
 
-TEST_CASE("a plan is read as it was written, and nothing else is one") {
+TEST_CASE("a plan is read as it was written, and nothing else is one", "[ranks]") {
   temp_dir dir;
   CHECK_FALSE(read_plan(dir.path()));
   const rank_plan plan{"0123456789abcdef",          7, 6, "run", true, published_encoding::coded,
@@ -297,7 +255,7 @@ TEST_CASE("a plan is read as it was written, and nothing else is one") {
   check_refused([&] { read_plan(dir.path()); }, errc::bad_input, {"the limit is 65536"});
 }
 
-TEST_CASE("a rank's part is read as it was written") {
+TEST_CASE("a rank's part is read as it was written", "[ranks]") {
   for (const bool full : {false, true}) {
     left_part left(full);
     const auto part = left.read();
@@ -314,7 +272,7 @@ TEST_CASE("a rank's part is read as it was written") {
   }
 }
 
-TEST_CASE("nothing in a rank's part is believed") {
+TEST_CASE("nothing in a rank's part is believed", "[ranks]") {
   left_part left;
   const auto change = [&](const std::vector<std::string>& parts, const auto& how) {
     auto other = left.said;
