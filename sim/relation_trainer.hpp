@@ -28,7 +28,8 @@ class join_relation {
   void on_tick() { ticked_ = true; }
   void on(const join_event& m, coverage* seen = nullptr);
 
-  /// At the step's end: `said` of the round, if it has said anything. Nothing, or what is wrong.
+  /// At the step's end: `said` of the round, if it has said anything; once for each word, and the
+  /// second is one too many. Nothing, or what is wrong.
   std::optional<std::string> check(const round_result* said);
   /// It was asked whether all of `view` have acknowledged `txn`, and has said `all_ok`, if
   /// anything.

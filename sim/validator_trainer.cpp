@@ -43,9 +43,14 @@ void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_elem
 
 void validator::finish_join() {
   auto& step = *join_;
-  std::optional<round_result> said;
-  if (!step.results->each_new([&](const round_result& r) { said = r; })) step.told->lose_sight();
-  judge("model: a join's step: ", step.told->check(said ? &*said : nullptr));
+  std::vector<round_result> said;
+  if (!step.results->each_new([&](const round_result& r) { said.push_back(r); }))
+    step.told->lose_sight();
+  const auto judge_word = [&](const round_result* r) {
+    judge("model: a join's step: ", step.told->check(r));
+  };
+  if (said.empty()) judge_word(nullptr);
+  for (const auto& r : said) judge_word(&r);
   if (!step.asked || !step.verdicts) return;
   std::optional<bool> verdict;
   const auto note = [&](const join_verdict& v) {
