@@ -151,16 +151,23 @@ std::optional<std::string> join_relation::check(const round_result* said) {
   return std::nullopt;
 }
 
-std::optional<std::string> join_relation::check_verdict(txn_ref txn,
-                                                        const std::vector<participant>& view,
-                                                        std::optional<bool> all_ok) const {
-  const bool all = view.empty() || (txn == acked_txn_ && std::ranges::all_of(view, [&](auto& p) {
-                                      return std::ranges::find(acked_, p) != acked_.end();
-                                    }));
-  const auto name = "join, " + to_string(txn) + ": ";
+std::optional<std::string> join_relation::check_verdicts(
+    const std::optional<sync_action::conclude>& asked, std::span<const verdict> said) const {
+  // It answers as it is asked, so no word of another transaction is only late.
+  for (const auto& v : said)
+    if (!asked || v.txn != asked->txn)
+      return "join, " + to_string(v.txn) + ": says who has acknowledged, and was not asked";
+  if (!asked) return std::nullopt;
+  const auto& view = asked->view;
+  const bool all =
+      view.empty() || (asked->txn == acked_txn_ && std::ranges::all_of(view, [&](auto& p) {
+                         return std::ranges::find(acked_, p) != acked_.end();
+                       }));
+  const auto name = "join, " + to_string(asked->txn) + ": ";
   if (!all) return name + "is asked whether those acknowledged who did not";
-  if (!all_ok) return name + "does not say whether everybody has acknowledged";
-  if (!*all_ok) return name + "denies what everybody in the view has acknowledged";
+  if (said.empty()) return name + "does not say whether everybody has acknowledged";
+  if (said.size() > 1) return name + "says more than once whether everybody has acknowledged";
+  if (!said.front().all_ok) return name + "denies what everybody in the view has acknowledged";
   return std::nullopt;
 }
 
@@ -176,20 +183,27 @@ std::optional<std::string> check(const snapshot_step& step) {
   const auto same = [](const auto& a, const auto& b) {
     return a.has_value() == b.has_value() && (!a || (a->txn == b->txn && a->target == b->target));
   };
+  const bool asked = step.event == s::verdict || step.event == s::stage;
+  // It answers as it is asked: none of another transaction, or of what it was asked before, is
+  // late.
+  for (const auto& a : step.said)
+    if (!asked || a.to != step.event || a.txn != step.txn)
+      return "snapshot, " + to_string(a.txn) + ": answers what it was not asked";
+  if (step.said.size() > 1) return wrong("answers more than once");
+  const bool done = !step.said.empty() && step.said.front().done;
   if (step.event == s::verdict && staged && step.all_ok && !stays) {
-    if (step.heard && step.done != true) return wrong("does not say that it has advanced");
+    if (step.heard && !done) return wrong("does not say that it has advanced");
     if (after.held != before.staged->target) return wrong("is not what was staged");
     if (after.staged) return wrong("keeps staged what it has become");
     return std::nullopt;
   }
-  const bool asked = step.event == s::verdict || step.event == s::stage;
-  if (asked && step.heard && !step.done) return wrong("does not answer");
+  if (asked && step.heard && step.said.empty()) return wrong("does not answer");
   if (!stays) return wrong("changed without having been acknowledged");
-  if (step.event == s::verdict && step.done == true) return wrong("says that it has advanced");
+  if (step.event == s::verdict && done) return wrong("says that it has advanced");
   if (step.event == s::stage) {
     const bool fits = step.base == before.held.version &&
                       step.target.version == version_ref{step.txn.run, step.txn.seq};
-    if (step.done && *step.done != after.staged.has_value())
+    if (step.heard && done != after.staged.has_value())
       return wrong("does not say whether it has staged");
     if (!after.staged) return std::nullopt;  // refused
     if (!fits || !same(after.staged, std::optional(snapshot_fsm::pending{step.txn, step.target})))

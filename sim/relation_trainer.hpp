@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -31,10 +32,14 @@ class join_relation {
   /// At the step's end: `said` of the round, if it has said anything; once for each word, and the
   /// second is one too many. Nothing, or what is wrong.
   std::optional<std::string> check(const round_result* said);
-  /// It was asked whether all of `view` have acknowledged `txn`, and has said `all_ok`, if
-  /// anything.
-  std::optional<std::string> check_verdict(txn_ref txn, const std::vector<participant>& view,
-                                           std::optional<bool> all_ok) const;
+  /// Likewise: `said` of transactions, where it was asked whether all of a view have acknowledged
+  /// one, if it was.
+  struct verdict {
+    txn_ref txn;
+    bool all_ok = false;
+  };
+  std::optional<std::string> check_verdicts(const std::optional<sync_action::conclude>& asked,
+                                            std::span<const verdict> said) const;
   /// What it said could not be seen.
   void lose_sight() { round_.reset(); }
 
@@ -65,6 +70,11 @@ struct snapshot_step {
     target_info held;
     std::optional<snapshot_fsm::pending> staged;
   };
+  struct answer {
+    what to = other;  ///< stage or verdict
+    txn_ref txn;
+    bool done = false;  ///< that it has, or has not
+  };
   standing before;
   standing after;
   what event = other;
@@ -72,8 +82,8 @@ struct snapshot_step {
   version_ref base;
   target_info target;
   bool all_ok = false;
-  bool heard = false;        ///< answers are seen: who asked is still there
-  std::optional<bool> done;  ///< what it answered to stage or verdict: that it has, or has not
+  bool heard = false;  ///< answers are seen: who asked is still there
+  std::vector<answer> said;
 };
 
 /// Nothing if the model's sender may do so with its snapshot; else what is wrong, for people.

@@ -57,7 +57,7 @@ class validator {
   struct join_half {
     join_relation* told = nullptr;
     std::optional<waiting_at<round_result>> results;  ///< at its sender
-    std::optional<conclude_request> asked;
+    std::optional<sync_action::conclude> asked;
     std::optional<waiting_at<join_verdict>> verdicts;  ///< at its snapshot, where that is known
   };
   /// A snapshot's, at whatever rank.

@@ -33,8 +33,10 @@ void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_elem
   const auto& state = state_in<join_actor, join_state>(actor);
   step.results.emplace(actor,
                        opens ? scheduled(message.sender) : started<sender_state>(state.opener));
-  if (!m.match_elements<conclude_request>()) return;
-  step.asked = m.get_as<conclude_request>(0);
+  if (m.match_elements<conclude_request>()) {
+    const auto& x = m.get_as<conclude_request>(0);
+    step.asked = {x.txn, x.view};
+  }
   const auto* t = fleet_.trainer_of(actor);
   const auto* s = t ? fleet_.actors_of(*t).supervisor : nullptr;
   if (s && s->trainer && s->trainer->join.id() == actor.id())
@@ -51,14 +53,11 @@ void validator::finish_join() {
   };
   if (said.empty()) judge_word(nullptr);
   for (const auto& r : said) judge_word(&r);
-  if (!step.asked || !step.verdicts) return;
-  std::optional<bool> verdict;
-  const auto note = [&](const join_verdict& v) {
-    if (v.txn == step.asked->txn) verdict = v.all_ok;
-  };
+  if (!step.verdicts) return;
+  std::vector<join_relation::verdict> verdicts;
+  const auto note = [&](const join_verdict& v) { verdicts.push_back({v.txn, v.all_ok}); };
   if (!step.verdicts->each_new(note)) return;
-  const auto& [txn, view] = *step.asked;
-  judge("model: a join's word: ", step.told->check_verdict(txn, view, verdict));
+  judge("model: a join's word: ", step.told->check_verdicts(step.asked, verdicts));
 }
 
 void validator::before_snapshot(caf::scheduled_actor& actor, const caf::mailbox_element& message) {
@@ -92,11 +91,13 @@ void validator::before_snapshot(caf::scheduled_actor& actor, const caf::mailbox_
 void validator::finish_snapshot(caf::scheduled_actor& actor) {
   auto& [step, staged, advanced] = *snapshot_;
   step.after = standing_of(state_in<snapshot_actor, snapshot_state>(actor));
-  const auto note = [&step = step](const auto& answer) {
-    if (answer.txn == step.txn) step.done = answer.reason == errc::none;
+  const auto note = [&step = step](snapshot_step::what to) {
+    return [&step, to](const auto& answer) {
+      step.said.push_back({to, answer.txn, answer.reason == errc::none});
+    };
   };
-  if (step.event == snapshot_step::stage) step.heard = staged.each_new(note);
-  if (step.event == snapshot_step::verdict) step.heard = advanced.each_new(note);
+  step.heard = staged.each_new(note(snapshot_step::stage)) &&
+               advanced.each_new(note(snapshot_step::verdict));
   auto why = check(step);
   if (!why && step.after.held != step.before.held) why = check_advance(actor);
   judge("model: a snapshot's step: ", why);

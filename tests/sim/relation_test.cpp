@@ -114,7 +114,9 @@ TEST_CASE("whatever is said to a join, it counts what the model counts") {
     rounds += said.has_value();
     REQUIRE(told.check(said ? &*said : nullptr) == std::nullopt);
     const auto view = some();
-    const bool confirmed = told.check_verdict(spec.txn, view, true) == std::nullopt;
+    const join_relation::verdict all_ok[] = {{spec.txn, true}};
+    const bool confirmed =
+        told.check_verdicts(sync_action::conclude{spec.txn, view}, all_ok) == std::nullopt;
     REQUIRE(confirmed == join.all_ok(spec.txn, view));
   }
   CHECK(rounds > 5'000);
@@ -143,7 +145,8 @@ TEST_CASE("every step of whole clusters under faults is the model's") {
                         say(joins[run].check(said ? &*said : nullptr));
                       },
                       [&](auto run, auto txn, const auto& view, bool all_ok) {
-                        say(joins[run].check_verdict(txn, view, all_ok));
+                        const join_relation::verdict said[] = {{txn, all_ok}};
+                        say(joins[run].check_verdicts(sync_action::conclude{txn, view}, said));
                       }};
   // Not taken here. The model tells who attaches out of the view when the attach leaves, the code
   // before; it may run out of transactions; nothing rots in these clusters; and who follows with a

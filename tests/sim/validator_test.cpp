@@ -140,3 +140,74 @@ TEST_CASE("a join that says something else before it says how a round ended is c
   };
   check_words(caught(before), "model: a join's step: ", "says how another round ended");
 }
+
+namespace {
+
+/// `say_it` in the same step after an actor of this name has handled a message of this type.
+template <class Handled>
+std::string caught_after(std::string_view name,
+                         void (*say_it)(watched_fleet&, caf::scheduled_actor&, txn_ref)) {
+  return caught([=](watched_fleet& f) -> watched_fleet::meddler {
+    return [&f, name, say_it](auto& actor, const auto& m) -> watched_fleet::deed {
+      if (!is(actor, name) || !m.template match_elements<Handled>()) return {};
+      return
+          [&f, &actor, say_it, txn = m.template get_as<Handled>(0).txn] { say_it(f, actor, txn); };
+    };
+  });
+}
+
+txn_ref next(txn_ref txn) {
+  return {txn.run, txn.seq + 1};
+}
+
+}  // namespace
+
+TEST_CASE("a snapshot's answer that nobody asked for is caught, whatever it answers besides") {
+  const auto staged = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.sender(), stage_result{txn, errc::none, {}, {}, nullptr});
+  };
+  const auto staged_next = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.sender(), stage_result{next(txn), errc::none, {}, {}, nullptr});
+  };
+  const auto advanced = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.sender(), advance_result{txn, errc::none, {}});
+  };
+  const auto advanced_next = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.sender(), advance_result{next(txn), errc::none, {}});
+  };
+  const std::string name = "snapshot";
+  const auto unasked = [](const std::string& violation) {
+    check_words(violation, "model: a snapshot's step: snapshot, ", "answers what it was not asked");
+  };
+  // Of another transaction than the one under way.
+  unasked(caught_after<stage_request>(name, staged_next));
+  unasked(caught_after<join_verdict>(name, advanced_next));
+  // Of that one, and not what it was asked of it.
+  unasked(caught_after<stage_request>(name, advanced));
+  unasked(caught_after<join_verdict>(name, staged));
+  unasked(caught_after<drop_request>(name, staged));
+  // And not twice.
+  const auto twice = [](const std::string& violation) {
+    check_words(violation, "model: a snapshot's step: ", "answers more than once");
+  };
+  twice(caught_after<stage_request>(name, staged));
+  twice(caught_after<join_verdict>(name, advanced));
+}
+
+TEST_CASE("a join's verdict that nobody asked for is caught, whatever it says besides") {
+  const auto all_ok = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.snapshot(), join_verdict{txn, true});
+  };
+  const auto all_ok_next = [](watched_fleet& f, auto& from, txn_ref txn) {
+    say(from, f.snapshot(), join_verdict{next(txn), true});
+  };
+  const std::string name = "join";
+  const auto unasked = [](const std::string& violation) {
+    check_words(violation, "model: a join's word: join, ",
+                "says who has acknowledged, and was not asked");
+  };
+  unasked(caught_after<conclude_request>(name, all_ok_next));
+  unasked(caught_after<round_spec>(name, all_ok));
+  check_words(caught_after<conclude_request>(name, all_ok),
+              "model: a join's word: ", "says more than once whether everybody has acknowledged");
+}
