@@ -24,13 +24,17 @@ void answers::on_opened(caf::actor_id join, const round_spec& round) {
 }
 
 void answers::on_hurried(caf::actor_id join, const round_hurry& h) {
-  auto& round = open_[join];
+  const auto it = open_.find(join);
+  if (it == open_.end()) return;
+  auto& round = it->second;
   if (round.txn == h.txn && round.number == h.number)
     round.deadline = std::min(round.deadline, h.deadline);
 }
 
 void answers::on_heard(caf::actor_id join, const reply_msg& m, time_point now) {
-  const auto& round = open_[join];
+  const auto it = open_.find(join);
+  if (it == open_.end()) return;
+  const auto& round = it->second;
   if (round.txn == m.env.txn && round.number == m.round && answers_to(round.kind, m.kind))
     note(join, {m.id, m.env.inc}, {m.kind, m.reason}, now);
 }
@@ -40,7 +44,9 @@ void answers::on_down(caf::actor_id join, const participant& who, time_point now
 }
 
 void answers::note(caf::actor_id join, const participant& who, heard what, time_point now) {
-  const auto& round = open_[join];
+  const auto it = open_.find(join);
+  if (it == open_.end()) return;
+  const auto& round = it->second;
   if (!counts(round.kind) || std::ranges::count(round.who, who) == 0) return;
   what.late = now >= round.deadline;
   heard_.try_emplace({round.txn, who, round.number}, what);

@@ -27,6 +27,8 @@ class answers {
   void on_hurried(caf::actor_id join, const round_hurry& h);
   void on_heard(caf::actor_id join, const reply_msg& m, time_point now);
   void on_down(caf::actor_id join, const participant& who, time_point now);
+  /// It hears nothing more.
+  void on_ended(caf::actor_id join) { open_.erase(join); }
 
   /// Whether a report of `txn` says of this life what was heard of it: each refusal once, each
   /// failed write as one redo or as its status, and no failure of another round.
@@ -38,6 +40,9 @@ class answers {
   std::string heard_text(txn_ref txn, const participant& who) const;
   /// The transaction has been reported.
   void forget(txn_ref txn);
+
+  /// How many joins have a round.
+  std::size_t joins() const noexcept { return open_.size(); }
 
  private:
   struct said {
@@ -65,7 +70,7 @@ class answers {
             std::uint32_t round) const;
 
   std::map<std::pair<txn_ref, receiver_id>, std::set<said>> said_;
-  std::map<caf::actor_id, round_spec> open_;  ///< by the join
+  std::map<caf::actor_id, round_spec> open_;  ///< by the join: its last
   std::map<place, heard> heard_;
 };
 

@@ -20,6 +20,7 @@ class checker {
 
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
   void after(caf::scheduled_actor& actor);
+  void on_ended(const caf::scheduled_actor& actor) { answers_.on_ended(actor.id()); }
   /// A receiver says something.
   void on_sent(endpoint from, const wire_message& m);
   /// A trainer says something to a receiver.
@@ -44,6 +45,9 @@ class checker {
   void violated(const std::string& what) {
     if (violation_.empty()) violation_ = what;
   }
+
+  /// Of how many joins it keeps the round that they were told of.
+  std::size_t joins_kept() const noexcept { return answers_.joins(); }
 
   /// Members that hold the snapshot, serve it, and whose trainer is at rest.
   bool is_whole(const trainer_process& t) const;

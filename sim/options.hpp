@@ -96,6 +96,8 @@ struct run_result {
   std::uint64_t reseeds = 0;
   std::uint64_t catch_ups = 0;
   std::chrono::microseconds elapsed{0};  ///< of virtual time
+  /// That observers still know something of at the end, all observers together.
+  std::size_t joins_kept = 0;
 };
 
 /// Runs one seed from its beginning to its end, or to the first violation.

@@ -91,6 +91,7 @@ class simulation final : public spectator {
       result_.faults[static_cast<std::size_t>(row.id)] = dice_.count(row.id);
     result_.met = fleet_.met();
     result_.met[static_cast<std::size_t>(consequence::lost_ack)] = network_.lost_acks();
+    result_.joins_kept = checker_.joins_kept() + validator_.joins_kept();
     result_.elapsed = std::chrono::floor<std::chrono::microseconds>(scheduler_.elapsed());
     return std::move(result_);
   }
@@ -135,6 +136,11 @@ class simulation final : public spectator {
     } else if (auto* p = fleet_.rank_of(actor)) {
       if (const auto report = training_.after(*p)) say_report(p->where, *report);
     }
+  }
+
+  void ended(const caf::scheduled_actor& actor) override {
+    checker_.on_ended(actor);
+    validator_.on_ended(actor);
   }
 
  private:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <caf/send.hpp>
 
+#include "sim/mailbox.hpp"
+
 namespace lockstep::sim {
 
 scheduler::config::config() {
@@ -69,12 +71,17 @@ void scheduler::kill(const caf::strong_actor_ptr& actor) {
     asleep_.erase(it);
     break;
   }
-  while (!actor->get()->getf(caf::abstract_actor::is_terminated_flag)) {
+  while (!has_ended(*actor->get())) {
     const auto at = std::ranges::find(jobs, job);
     if (at == jobs.end()) return;
     std::rotate(jobs.begin(), at, at + 1);
     coordinator_.try_run_once();
   }
+  tell_if_ended(dynamic_cast<const caf::scheduled_actor*>(actor->get()));
+}
+
+void scheduler::tell_if_ended(const caf::scheduled_actor* actor) {
+  if (spectator_ && actor && has_ended(*actor)) spectator_->ended(*actor);
 }
 
 bool scheduler::step() {
@@ -103,6 +110,7 @@ bool scheduler::run_job() {
     if (spectator_) spectator_->before(*actor, actor->mailbox().peek());
     coordinator_.try_run_once();
     if (spectator_) spectator_->after(*actor);
+    tell_if_ended(actor);
     return true;
   }
   return false;

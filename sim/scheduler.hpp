@@ -25,6 +25,8 @@ class spectator {
   virtual void before(caf::scheduled_actor& actor, caf::mailbox_element* message) = 0;
   /// It has; it may have ended.
   virtual void after(caf::scheduled_actor& actor) = 0;
+  /// It has ended, by a step of its own or with its process, and nothing more will be heard of it.
+  virtual void ended(const caf::scheduled_actor& actor) = 0;
 };
 
 /// An actor system in one thread. Two of the same seed that are asked the same do the same.
@@ -79,6 +81,7 @@ class scheduler {
     return a.when != b.when ? a.when > b.when : a.number > b.number;
   }
   void note(const caf::scheduled_actor& actor);
+  void tell_if_ended(const caf::scheduled_actor* actor);
   bool run_job();
   bool pass_time();
 

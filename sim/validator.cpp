@@ -145,7 +145,7 @@ void validator::note_shipped(const sender_state& s) {
 
 void validator::after(caf::scheduled_actor& actor) {
   // The last step of a life that ended in it is a crash, which may come at any moment.
-  if (has_ended(actor)) return void(joins_.erase(actor.id()));
+  if (has_ended(actor)) return;
   if (join_) return finish_join();
   if (snapshot_) return finish_snapshot(actor);
   if (flusher_) return finish_flusher();

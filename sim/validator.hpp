@@ -23,6 +23,7 @@ class validator {
   // Around the handling of one message by one actor.
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
   void after(caf::scheduled_actor& actor);
+  void on_ended(const caf::scheduled_actor& actor) { joins_.erase(actor.id()); }
   /// What it says to another process meanwhile, whether or not anybody hears it.
   void on_said(endpoint from, const address& to, const caf::type_erased_tuple& m);
   /// The executor of the receiver whose step this is makes up its answer.
@@ -30,6 +31,8 @@ class validator {
 
   /// Empty while every step was the model's.
   const std::string& violation() const noexcept { return violation_; }
+  /// Of how many joins it keeps what they were told.
+  std::size_t joins_kept() const noexcept { return joins_.size(); }
 
  private:
   void finish(receiver_process& r);
@@ -75,8 +78,8 @@ class validator {
   std::optional<join_half> join_;
   std::optional<snapshot_half> snapshot_;
   std::optional<flusher_half> flusher_;
-  std::map<caf::actor_id, join_relation> joins_;  ///< that have not ended
-  bool born_ = false;                             ///< the step is its machine's first
+  std::map<caf::actor_id, join_relation> joins_;
+  bool born_ = false;  ///< the step is its machine's first
   bool lied_ = false;
   endpoint where_ = 0;
   std::string violation_;

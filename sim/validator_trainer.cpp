@@ -21,6 +21,9 @@ std::pair<std::size_t, envelope> announcement_of(const decltype(ship_request::he
 }  // namespace
 
 void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_element& message) {
+  // What a process starts while it is ending is nobody's, and nothing ends it.
+  const auto* t = fleet_.trainer_of(actor);
+  if (t == nullptr) return;
   const auto& m = message.content();
   auto& step = join_.emplace(join_half{});
   auto& told = joins_[actor.id()];
@@ -37,8 +40,7 @@ void validator::before_join(caf::scheduled_actor& actor, const caf::mailbox_elem
     const auto& x = m.get_as<conclude_request>(0);
     step.asked = {x.txn, x.view};
   }
-  const auto* t = fleet_.trainer_of(actor);
-  const auto* s = t ? fleet_.actors_of(*t).supervisor : nullptr;
+  const auto* s = fleet_.actors_of(*t).supervisor;
   if (s && s->trainer && s->trainer->join.id() == actor.id())
     step.verdicts.emplace(actor, started<snapshot_state>(s->trainer->snapshot));
 }

@@ -371,6 +371,29 @@ TEST_CASE("what breaks is made small, and still breaks") {
   CHECK(run(none).violation.empty());
 }
 
+TEST_CASE("observers keep nothing of joins that have ended, in whatever way they did") {
+  // A trainer's end takes its actors with it; one that is killed has a last step of its own.
+  for (const auto how : {fault_id::crash_trainer, fault_id::zombie_trainer, fault_id::kill_actor}) {
+    for (const unsigned ranks : {1u, 2u}) {
+      run_options o;
+      o.ranks = ranks;
+      o.rates.rate.fill(0);
+      o.rates.swarm = false;
+      o.rates[how] = 0.002;
+      std::uint64_t struck = 0;
+      for (o.seed = 0; o.seed < 10; ++o.seed) {
+        CAPTURE(to_string(how), ranks, o.seed);
+        const auto r = run(o);
+        CHECK(r.violation.empty());
+        struck += r.struck.size();
+        // At the end there is one join, of which either observer knows.
+        CHECK(r.joins_kept == 2);
+      }
+      CHECK(struck > 10);
+    }
+  }
+}
+
 TEST_CASE("a run that breaks nothing is not made smaller") {
   CHECK_FALSE(shrink(of_seed(1)).run.keep);
 }

@@ -66,6 +66,7 @@ class watched_fleet final : public spectator {
     if (deed_) deed_();
     steps_.after(actor);
   }
+  void ended(const caf::scheduled_actor& actor) override { steps_.on_ended(actor); }
 
   run_options options_ = without_faults();
   trace trace_;
