@@ -33,14 +33,16 @@ layout small_model() {
 /// whatever had come has been handled.
 constexpr auto runs_for = milliseconds(100);
 
-/// What a sync without recovery may take, each of its rounds used in full.
+/// What a sync without recovery may take, each of its rounds used in full; the votes until the
+/// snapshot's word, which may come after all others.
 milliseconds prompt_within(const settings& s) {
   const auto admission = s.sync.attach_timeout_ms + s.sync.full_timeout_ms;
   const auto commit = s.sync.commit_timeout_ms * (1 + s.sync.redo_max);
   // Each of the questions to other ranks: encode, stage, carve, advance, and of an
   // admission two more.
   const auto ranks = s.transport.ranks > 1 ? 6 * s.sync.recovery_timeout_ms : 0;
-  return milliseconds(admission + s.sync.stage_timeout_ms * 3 / 2 + commit + ranks);
+  // No bytes: the time that those of so small a model take is none.
+  return proof_timeout(s, 0, 0) + milliseconds(admission + commit + ranks);
 }
 /// R15: twice what the deadlines of one sync add up to, each of its rounds used in full.
 milliseconds report_within(const settings& s) {
