@@ -110,7 +110,8 @@ class simulation final : public spectator {
     trace_.fold(message ? message->content().type_token() : 1);
     trace_.line(trace_level::steps, [&] { return step_text(actor, message); });
     strike_staging(actor, message);
-    waited_ = waits_for_snapshot(actor);
+    before_ = waiting_of(actor);
+    ticks_ = message != nullptr && message->content().match_elements<tick>();
     saboteur_.before(actor, message);
     checker_.before(actor, message);
     validator_.before(actor, message);
@@ -128,7 +129,10 @@ class simulation final : public spectator {
       if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
         fleet_.ended(*r, dice_.below(fault_id::crash_writing, 1u << 30));
     } else if (auto* t = fleet_.trainer_of(actor)) {
-      if (!waited_ && waits_for_snapshot(actor)) fleet_.count(consequence::snapshot_last);
+      const auto now = waiting_of(actor);
+      if (!before_.alone && now.alone) fleet_.count(consequence::snapshot_last);
+      // Nothing but time ends it so: the snapshot's word comes as a message.
+      if (ticks_ && before_.any && !now.any) fleet_.count(consequence::snapshot_late);
       // Only these say what became of a sync.
       const std::string_view name = actor.name();
       if (t->ticket && (name == "sender" || name == "supervisor")) look_for_report(*t, actor);
@@ -144,12 +148,17 @@ class simulation final : public spectator {
   }
 
  private:
-  /// A sender that has all votes but the snapshot's.
-  bool waits_for_snapshot(const caf::scheduled_actor& actor) {
-    if (std::string_view(actor.name()) != "sender") return false;
+  /// Whether a sender waits for its snapshot's word on a delta, and for nobody else's.
+  struct waiting {
+    bool any = false;
+    bool alone = false;
+  };
+  waiting waiting_of(const caf::scheduled_actor& actor) {
+    if (std::string_view(actor.name()) != "sender") return {};
     const auto* t = fleet_.trainer_of(actor);
     const auto* s = t ? fleet_.actors_of(*t).sender : nullptr;
-    return s && s->machine && s->machine->awaits_snapshot();
+    if (!s) return {};
+    return {s->machine->awaits_proof_of(t->sync_txn), s->machine->awaits_snapshot()};
   }
   void strike_staging(caf::scheduled_actor& actor, caf::mailbox_element* message) {
     if (message == nullptr) return;
@@ -243,8 +252,6 @@ class simulation final : public spectator {
     if (!report) return;
     t.ticket.reset();
     count(*report);
-    if (report->detail == "the snapshot has not staged the delta in time")
-      fleet_.count(consequence::snapshot_late);
     say_report(t.where, *report);
     checker_.on_report(t, *report, fleet_.is_current_sender(t, actor));
     last_ = report->result;
@@ -443,7 +450,8 @@ class simulation final : public spectator {
   std::size_t said_ = 0;          // how many strikes have been named
   std::uint64_t asked_step_ = 0;  // at which the leader asked for its last sync
   bool troubled_ = false;
-  bool waited_ = false;  // before this step, see waits_for_snapshot
+  waiting before_;      // this step
+  bool ticks_ = false;  // in it time passes, and nothing is said
   time_point asked_at_;
   sync_result last_ = sync_result::ok;
 };
