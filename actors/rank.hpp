@@ -4,6 +4,7 @@
 
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
+#include <deque>
 #include <functional>
 #include <set>
 
@@ -51,9 +52,11 @@ using rank_dialer = std::function<void(const rank_actor& me)>;
 
 struct rank_state {
   static inline const char* name = "rank";
+  static constexpr std::size_t superseded_max = 16;
   /// A receiver that is linked to this rank.
   struct reached {
     incarnation inc;
+    std::deque<incarnation> superseded;  ///< earlier lives, latest last; at most `superseded_max`
     std::string name;
     receiver_actor receiver;
     flusher_actor flusher;

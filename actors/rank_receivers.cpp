@@ -116,6 +116,17 @@ void on_hello(pointer self, const hello_msg& m) {
     return;
   }
   if (r.receiver == from && r.inc == m.inc) return;
+  // An older life's hello that was under way for long must not put out the newer one. But lives
+  // have no order: which was the older shows by whose link ends.
+  const auto earlier = std::ranges::find(r.superseded, m.inc);
+  if (earlier != r.superseded.end()) {
+    if (r.receiver) return;
+    r.superseded.erase(earlier);
+  }
+  if (r.inc && r.inc != m.inc) {
+    if (r.superseded.size() == rank_state::superseded_max) r.superseded.pop_front();
+    r.superseded.push_back(r.inc);
+  }
   unreach(self, m.id, r);
   r.inc = m.inc;
   r.name = m.name;

@@ -181,6 +181,21 @@ TEST_CASE("a rank tells which life of a receiver it reaches, once, and of its ow
     s.reaches(4, s.first, false);
     s.reaches(4, s.second, true);
   }
+  SECTION("another life, and a word of the one before that was long under way") {
+    {
+      caf::scoped_actor newer(*s.rt.inside().system);
+      s.hello(newer, s.second);
+      s.reaches(4, s.first, false);
+      s.reaches(4, s.second, true);
+      s.hello(s.engine);
+      s.say(goodbye_msg{s.env->cluster, 5, s.second});
+      another->send(s.rank, hello_msg{s.env->cluster, 5, "five", s.first, {}, {}});
+      s.reaches(5, s.first, true);  // and nothing of the other
+    }
+    s.reaches(4, s.second, false);
+    s.hello(s.engine);
+    s.reaches(4, s.first, true);
+  }
   SECTION("another connection of the same life") {
     s.hello(another);
     s.reaches(4, s.first, false);
