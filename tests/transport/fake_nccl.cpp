@@ -78,8 +78,10 @@ struct communicator {
     while (has_fault("hang") && !over) ::usleep(1000);
     if (rank == 0) {
       for (int i = 1; i < size; ++i) {
-        peers[static_cast<std::size_t>(i)] = ::accept(id.listener, nullptr, nullptr);
-        if (peers[static_cast<std::size_t>(i)] < 0) return false;
+        const int peer = ::accept(id.listener, nullptr, nullptr);
+        char of = 0;  // they come in any order
+        if (peer < 0 || !receive_all(peer, &of, 1)) return false;
+        peers[static_cast<std::size_t>(of)] = peer;
       }
       for (int i = 1; i < size; ++i)
         if (!send_all(peers[static_cast<std::size_t>(i)], &hello, 1)) return false;
@@ -90,8 +92,9 @@ struct communicator {
     address.sin_port = htons(static_cast<std::uint16_t>(id.port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     peers[0] = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const auto me = static_cast<char>(rank);
     return ::connect(peers[0], reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
-           receive_all(peers[0], &hello, 1);
+           send_all(peers[0], &me, 1) && receive_all(peers[0], &hello, 1);
   }
 
   // One broadcast at a time.
