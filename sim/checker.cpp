@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "sim/mailbox.hpp"
+
 namespace lockstep::sim {
 
 using std::chrono::seconds;
@@ -15,12 +17,6 @@ constexpr std::size_t mailbox_max = 400;
 constexpr std::size_t mailbox_of_receiver = 16;
 /// How long a coordinator may not know that a rank has lost its run: the link says so by ending.
 constexpr auto runless_max = seconds(10);
-
-template <class Message>
-const Message* content_of(caf::mailbox_element* m) {
-  const auto& content = m->content();
-  return content.match_elements<Message>() ? &content.get_as<Message>(0) : nullptr;
-}
 
 }  // namespace
 
@@ -41,69 +37,49 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   // Only now: to count the messages of an actor that waits for one would take it off its guard.
   check_bounds(actor);
   if (auto* r = fleet_.receiver_of(actor)) {
-    const auto heard = [&](const auto* m) {
-      if (!m) return;
-      if constexpr (requires { m->env; }) {
-        if (m->env.inc == r->inc) r->heard = fleet_.now();
-      } else if (m->inc == r->inc) {
-        r->heard = fleet_.now();
-      }
-    };
-    // A run keeps no tag of the run before it from falling silent, but for who attaches to it.
-    const auto* renewal = content_of<ping_msg>(message);
-    const auto* own = fleet_.state_of_receiver(*r);
-    const bool over = renewal && own && own->machine->state().phase == receiver_phase::serving &&
-                      own->machine->state().version.run < renewal->current.run &&
-                      !own->machine->summarize().attaching;
-    heard(over ? nullptr : renewal);
-    heard(content_of<attach_msg>(message));
-    heard(content_of<full_begin_msg>(message));
-    heard(content_of<prepare_msg>(message));
-    heard(content_of<commit_msg>(message));
-    heard(content_of<redo_msg>(message));
-    heard(content_of<bucket_msg>(message));
+    hear_lease(*r, *message);
     const auto fenced = [&](const envelope& env) {
       if (env.inc == r->inc) r->fence_run = std::max(r->fence_run, env.txn.run);
     };
     r->was_paused = r->paused;
     r->was_told = r->written = false;
     r->ticked =
-        content_of<tick>(message) != nullptr && std::string_view(actor.name()) == "receiver";
+        content_of<tick>(*message) != nullptr && std::string_view(actor.name()) == "receiver";
     r->was_unready = !r->served.ready;
     const auto* s = fleet_.state_of_receiver(*r);
     r->staged = s && s->machine->summarize().slot;
-    const auto* commit = content_of<commit_msg>(message);
+    const auto* commit = content_of<commit_msg>(*message);
     if (s && commit && commit->env.inc == r->inc &&
         (!r->staged || s->machine->summarize().slot->txn != commit->env.txn))
       fleet_.count(consequence::late_commit);
-    if (const auto* made = content_of<relay_made>(message); made && made->bytes.size() != 0)
+    if (const auto* made = content_of<relay_made>(*message); made && made->bytes.size() != 0)
       fleet_.count(consequence::lent);
-    const auto* ping = content_of<ping_msg>(message);
+    const auto* ping = content_of<ping_msg>(*message);
     if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
-    const auto* bucket = content_of<bucket_msg>(message);
+    const auto* bucket = content_of<bucket_msg>(*message);
     // A relay that finds one lets the trainer send it.
     if (bucket && std::string_view(actor.name()) == "receiver" && bucket->env.inc == r->inc &&
         fleet_.between().was_spoilt(*bucket) && fleet_.awaits(*r, bucket->env.txn, bucket->index))
       fleet_.note_failure(r->id, bucket->env.txn, fault_id::flip_bucket);
-    if (const auto* m = content_of<attach_msg>(message)) fenced(m->env);
-    if (const auto* m = content_of<full_begin_msg>(message)) fenced(m->env);
+    if (const auto* m = content_of<attach_msg>(*message)) fenced(m->env);
+    if (const auto* m = content_of<full_begin_msg>(*message)) fenced(m->env);
     return;
   }
   if (auto* p = fleet_.rank_of(actor)) {
-    const auto* task = content_of<shard_task_msg>(message);
+    const auto* task = content_of<shard_task_msg>(*message);
     if (task && task->what == shard_task::drop) p->dropped = std::max(p->dropped, task->txn);
     return;
   }
   auto* t = fleet_.trainer_of(actor);
   if (!t) return;
   if (std::string_view(actor.name()) == "join") listen(actor, message);
-  if (const auto* m = content_of<reply_msg>(message)) return hear(*t, *m);
+  if (const auto* m = content_of<reply_msg>(*message)) return hear(*t, *m);
   const auto* s =
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
   if (!s || !fleet_.is_current_sender(*t, actor)) return;
   members_[t->where] = s->machine->members();
-  if (const auto* m = content_of<encode_result>(message); m && m->delta) {
+  if (const auto* m = content_of<encode_result>(*message); m && m->delta) {
     t->sync_txn = m->txn;
     t->sync_base = s->machine->snapshot().version;
     // The tensors do not change while they are read, nor until the report.
@@ -160,10 +136,10 @@ void checker::check(rank_process& p) {
 
 void checker::listen(const caf::scheduled_actor& join, caf::mailbox_element* message) {
   const auto id = join.id();
-  if (const auto* m = content_of<round_spec>(message)) answers_.on_opened(id, *m);
-  if (const auto* m = content_of<round_hurry>(message)) answers_.on_hurried(id, *m);
-  if (const auto* m = content_of<reply_msg>(message)) answers_.on_heard(id, *m, fleet_.now());
-  if (const auto* m = content_of<down_notice>(message)) answers_.on_down(id, m->who, fleet_.now());
+  if (const auto* m = content_of<round_spec>(*message)) answers_.on_opened(id, *m);
+  if (const auto* m = content_of<round_hurry>(*message)) answers_.on_hurried(id, *m);
+  if (const auto* m = content_of<reply_msg>(*message)) answers_.on_heard(id, *m, fleet_.now());
+  if (const auto* m = content_of<down_notice>(*message)) answers_.on_down(id, m->who, fleet_.now());
 }
 
 void checker::check_bounds(caf::scheduled_actor& actor) {
@@ -255,13 +231,7 @@ void checker::check_engine(receiver_process& r, const receiver_state& s) {
     violated("I3: " + who + " was told that it holds " + to_string(r.written_version) + ", not " +
              to_string(now.version));
   if (!r.served.ready) return;
-  const auto& options = fleet_.options().receiver;
-  if (r.ticked && fleet_.now() >= r.heard + std::chrono::milliseconds(options.lease_ms)) {
-    if (!options.serve_stale)
-      violated("I3: " + who + " is ready, and its lease has ended");
-    else if (r.served.reason != errc::lease_expired)
-      violated("I3: " + who + " may be stale, and does not say so");
-  }
+  if (r.ticked) check_lease(r);
   if (r.paused) violated("I3: " + who + " is ready, and was never told to go on");
   if (!r.rotten && !holds(r, r.loaded)) violated("I3: " + who + " was not told what was written");
 }

@@ -75,6 +75,8 @@ class checker {
   bool proved(const trainer_process& t, receiver_id id, version_ref version) const;
   void check_write(receiver_process& r);
   void check_engine(receiver_process& r, const receiver_state& s);
+  void hear_lease(receiver_process& r, const caf::mailbox_element& message);
+  void check_lease(const receiver_process& r);
   void check_result(const trainer_process& t, const sync_report& report, bool by_leader);
   bool names(version_ref version, const receiver_process& held) const;
 

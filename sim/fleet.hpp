@@ -61,7 +61,8 @@ struct receiver_process {
   std::uint64_t written_label = 0;
   bool ticked = false;  ///< in this step its time passed
   bool staged = false;  ///< before this step something was
-  time_point heard;     ///< when it handled a word of a trainer last
+  time_point heard;     ///< when it handled a word last that renews its lease
+  txn_ref attached;     ///< the newest attach that it has handled
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };

@@ -197,6 +197,7 @@ void fleet::begin_life(receiver_process& r) {
   r.still_until = {};
   r.served = {};
   r.fence_run = 0;
+  r.attached = {};
   r.proven.clear();
   r.highest = r.fleet = {};
   r.rotten = r.paused = r.was_told = false;

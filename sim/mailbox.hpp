@@ -27,6 +27,13 @@ caf::scheduled_actor* started(const Handle& handle) {
   return has_ended(*actor) ? nullptr : static_cast<pointer>(actor);
 }
 
+/// What a message is, if it is one of this type.
+template <class Message>
+const Message* content_of(const caf::mailbox_element& m) {
+  const auto& content = m.content();
+  return content.match_elements<Message>() ? &content.get_as<Message>(0) : nullptr;
+}
+
 /// Calls `f` with each message of type `T` that waits at `who`, the oldest first; with those that
 /// `from` has sent, if somebody is named. Works where one thread runs one actor at a time.
 template <class T, class F>
