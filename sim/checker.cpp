@@ -231,7 +231,6 @@ void checker::check_engine(receiver_process& r, const receiver_state& s) {
     violated("I3: " + who + " was told that it holds " + to_string(r.written_version) + ", not " +
              to_string(now.version));
   if (!r.served.ready) return;
-  if (r.ticked) check_lease(r);
   if (r.paused) violated("I3: " + who + " is ready, and was never told to go on");
   if (!r.rotten && !holds(r, r.loaded)) violated("I3: " + who + " was not told what was written");
 }
@@ -263,6 +262,7 @@ void checker::check(receiver_process& r) {
     r.highest = std::max(r.highest, tag);
   }
   check_engine(r, *s);
+  note_kept(r, *s);
   if (s->bytes->staged_bytes() > fleet_.options().receiver.staged_bytes_max)
     violated("bounds: " + s->bytes->name() + " keeps more staged than it may");
   if (!(s->bytes->state() == now)) violated("I3: readiness changed without being published");

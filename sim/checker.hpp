@@ -20,6 +20,7 @@ class checker {
 
   void before(caf::scheduled_actor& actor, caf::mailbox_element* message);
   void after(caf::scheduled_actor& actor);
+  void before_time_passes();
   void on_ended(const caf::scheduled_actor& actor) { answers_.on_ended(actor.id()); }
   /// A receiver says something.
   void on_sent(endpoint from, const wire_message& m);
@@ -77,6 +78,8 @@ class checker {
   void check_engine(receiver_process& r, const receiver_state& s);
   void hear_lease(receiver_process& r, const caf::mailbox_element& message);
   void check_lease(const receiver_process& r);
+  void note_kept(receiver_process& r, const receiver_state& s);
+  void check_kept(const receiver_process& r);
   void check_result(const trainer_process& t, const sync_report& report, bool by_leader);
   bool names(version_ref version, const receiver_process& held) const;
 

@@ -21,6 +21,13 @@
 
 namespace lockstep::sim {
 
+/// What a receiver has staged, or waits for the rest of.
+struct kept_slot {
+  txn_ref txn;
+  receiver_fsm::slot_kind kind = receiver_fsm::slot_kind::delta;
+  time_point since;
+};
+
 /// One inference engine's process, over all its lives.
 struct receiver_process {
   endpoint where = 0;
@@ -63,6 +70,7 @@ struct receiver_process {
   bool staged = false;  ///< before this step something was
   time_point heard;     ///< when it handled a word last that renews its lease
   txn_ref attached;     ///< the newest attach that it has handled
+  std::optional<kept_slot> kept;
 
   bool takes(std::size_t tensor) const { return taken.empty() || taken[tensor]; }
 };

@@ -198,6 +198,7 @@ void fleet::begin_life(receiver_process& r) {
   r.served = {};
   r.fence_run = 0;
   r.attached = {};
+  r.kept.reset();
   r.proven.clear();
   r.highest = r.fleet = {};
   r.rotten = r.paused = r.was_told = false;

@@ -142,6 +142,8 @@ class simulation final : public spectator {
     }
   }
 
+  void before_time_passes() override { checker_.before_time_passes(); }
+
   void ended(const caf::scheduled_actor& actor) override {
     checker_.on_ended(actor);
     validator_.on_ended(actor);

@@ -122,6 +122,8 @@ bool scheduler::pass_time() {
   if (timers.empty() && calls_.empty()) return false;
   const bool call_first =
       !calls_.empty() && (timers.empty() || calls_.front().when <= timers.begin()->first);
+  if (spectator_ && (call_first ? calls_.front().when : timers.begin()->first) > now())
+    spectator_->before_time_passes();
   if (!call_first) {
     clock.current_time = std::max(clock.current_time, timers.begin()->first);
     clock.trigger_timeout();

@@ -27,6 +27,8 @@ class spectator {
   virtual void after(caf::scheduled_actor& actor) = 0;
   /// It has ended, by a step of its own or with its process, and nothing more will be heard of it.
   virtual void ended(const caf::scheduled_actor& actor) = 0;
+  /// Whoever does not stand still has handled all that there is, and the clock is about to move on.
+  virtual void before_time_passes() {}
 };
 
 /// An actor system in one thread. Two of the same seed that are asked the same do the same.
