@@ -74,6 +74,7 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
   auto* t = fleet_.trainer_of(actor);
   if (!t) return;
   if (std::string_view(actor.name()) == "join") listen(actor, message);
+  if (std::string_view(actor.name()) == "supervisor") hear_failures(*t, *message);
   if (const auto* m = content_of<reply_msg>(*message)) return hear(*t, *m);
   const auto* s =
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
@@ -98,6 +99,7 @@ void checker::after(caf::scheduled_actor& actor) {
   } else if (auto* t = fleet_.trainer_of(actor)) {
     check(*t);
     if (std::string_view(actor.name()) == "flusher") check_flusher(actor);
+    if (std::string_view(actor.name()) == "supervisor") check_supervisor(*t);
   } else if (auto* p = fleet_.rank_of(actor)) {
     check(*p);
     check(*p->of);

@@ -70,6 +70,8 @@ class checker {
   void check_membership(const trainer_process& t, const participant_report& p);
   void check_ended(const trainer_process& t, endpoint to, const wire_message& m);
   void check_flusher(caf::scheduled_actor& actor);
+  void hear_failures(const trainer_process& t, const caf::mailbox_element& message);
+  void check_supervisor(const trainer_process& t);
   void check_memory(const trainer_actors& actors);
   void listen(const caf::scheduled_actor& join, caf::mailbox_element* message);
   void hear(const trainer_process& t, const reply_msg& m);
@@ -105,6 +107,8 @@ class checker {
   std::map<std::uint64_t, txn_ref> challenges_;
   /// Whom a process has asked to stage what, and has told no end of it yet.
   std::map<std::tuple<endpoint, endpoint, incarnation>, txn_ref> prepared_;
+  /// How often a receiver has failed since a trainer last heard that it acknowledged a sync.
+  std::map<std::pair<endpoint, receiver_id>, std::uint32_t> failed_;
   std::string violation_;
 };
 
