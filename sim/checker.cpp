@@ -80,9 +80,12 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
   if (!s || !fleet_.is_current_sender(*t, actor)) return;
   members_[t->where] = s->machine->members();
+  if (const auto* m = content_of<stage_result>(*message); m && m->txn == t->sync_txn)
+    staging_[t->where].answered = fleet_.now();
   if (const auto* m = content_of<encode_result>(*message); m && m->delta) {
     t->sync_txn = m->txn;
     t->sync_base = s->machine->snapshot().version;
+    staging_[t->where] = {fleet_.now(), std::nullopt};
     // The tensors do not change while they are read, nor until the report.
     const auto name = names_.on_wire({m->txn.run, m->txn.seq});
     labels_[name] = s->machine->summarize().target.label;

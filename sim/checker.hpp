@@ -83,6 +83,8 @@ class checker {
   void note_kept(receiver_process& r, const receiver_state& s);
   void check_kept(const receiver_process& r);
   void check_result(const trainer_process& t, const sync_report& report, bool by_leader);
+  void check_reason(const trainer_process& t, const sync_report& report, bool by_leader);
+  bool explains(const trainer_process& t, const sync_report& aborted) const;
   bool names(version_ref version, const receiver_process& held) const;
 
   fleet& fleet_;
@@ -107,6 +109,13 @@ class checker {
   std::map<std::uint64_t, txn_ref> challenges_;
   /// Whom a process has asked to stage what, and has told no end of it yet.
   std::map<std::tuple<endpoint, endpoint, incarnation>, txn_ref> prepared_;
+  /// When the delta of the sync under way was there, and when its sender heard that the snapshot
+  /// has staged it, or refuses.
+  struct staging {
+    time_point encoded;
+    std::optional<time_point> answered;
+  };
+  std::map<endpoint, staging> staging_;
   /// How often a receiver has failed since a trainer last heard that it acknowledged a sync.
   std::map<std::pair<endpoint, receiver_id>, std::uint32_t> failed_;
   std::string violation_;

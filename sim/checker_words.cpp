@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <variant>
 
+#include "protocol/deadlines.hpp"
 #include "sim/checker.hpp"
 
 namespace lockstep::sim {
@@ -194,6 +195,57 @@ void checker::check_result(const trainer_process& t, const sync_report& report, 
     violated("I4: a report names another target than the snapshot's");
 }
 
+/// Whether it is so what a sync is said to have been called off for.
+bool checker::explains(const trainer_process& t, const sync_report& aborted) const {
+  const auto& options = fleet_.options();
+  const auto& all = aborted.participants;
+  const auto asked = asked_.find(t.where);
+  const bool voted = asked != asked_.end() && !asked->second.empty();
+  if (aborted.reason == errc::too_few_members) {
+    const auto yes = std::ranges::count(all, terminal::aborted, &participant_report::status);
+    return (voted ? static_cast<std::size_t>(yes) : all.size()) < options.sync.members_min;
+  }
+  if (aborted.reason == errc::correlated_failure) {
+    std::map<errc, std::size_t> refusals;
+    for (const auto& p : all)
+      if (p.status == terminal::no) ++refusals[p.reason];
+    return std::ranges::any_of(refusals, [&](const auto& r) {
+      return r.second >= 2 && r.second * 100 >= options.sync.correlated_percent * all.size();
+    });
+  }
+  // What else other ranks could not do they say themselves.
+  if (!t.others.empty()) return true;
+  if (aborted.reason == errc::bad_input) return t.unreadable;
+  if (aborted.reason == errc::encode_failed) return t.refused;
+  const auto at = staging_.find(t.where);
+  if (aborted.reason != errc::timeout || !voted || at == staging_.end()) return false;
+  const auto until = at->second.encoded + proof_timeout(options, 0, 0);
+  return fleet_.now() >= until && (!at->second.answered || *at->second.answered >= until);
+}
+
+/// What the report as a whole gives for a reason.
+void checker::check_reason(const trainer_process& t, const sync_report& report, bool by_leader) {
+  const auto* sender = by_leader ? fleet_.actors_of(t).sender : nullptr;
+  // A run that ends says what for, and nothing else. One that has ended answers for no sync.
+  if (!sender || sender->machine->phase() == sync_phase::failed || names_.makes_up_reports())
+    return;
+  const auto who = fleet_.name_of(t.where);
+  const std::string why(to_string(report.reason));
+  if (report.result == sync_result::aborted) {
+    if (!explains(t, report))
+      violated("R15: " + who + " calls a sync off and is wrong on why: " + why);
+    return;
+  }
+  if (report.result == sync_result::ok) {
+    if (report.reason != errc::none) violated("R15: " + who + " calls a sync ok, but for: " + why);
+    return;
+  }
+  // Who had acknowledged and ended then has no reason of its own.
+  const auto has = [&](const auto& p) { return p.reason == report.reason; };
+  if (report.reason != errc::dead && std::ranges::none_of(report.participants, has))
+    violated("R15: " + who + " says of a sync what nobody in it failed for: " + why);
+}
+
 void checker::on_sync(const trainer_process& t) {
   // A sender that is about to end may vote for a while after the report of its sync.
   asked_[t.where].clear();
@@ -202,6 +254,7 @@ void checker::on_sync(const trainer_process& t) {
 void checker::on_report(trainer_process& t, const sync_report& report, bool by_leader) {
   if (report.label != t.label) violated("I4: a report of another sync");
   check_result(t, report, by_leader);
+  check_reason(t, report, by_leader);
   // Whose actors died before they read anything does not know of it, and says that they did.
   if (t.unreadable && (report.target != report.base || report.reason == errc::none))
     violated("R15: the tensors could not be read, and the report does not say so");
