@@ -252,6 +252,9 @@ void checker::check(receiver_process& r) {
     violated("I3: a tag without serving, or none with");
   if (now.ready && !serving) violated("I3: ready, but not serving");
   const auto tag = names_.true_tag(r, now.version);
+  if (serving && tag.number != 0 && !committed_.contains(tag))
+    violated("I3: " + s->bytes->name() + " serves " + to_string(tag) +
+             ", which nobody has said to commit");
   if (serving && !r.rotten && !names(tag, r))
     violated("I3: " + s->bytes->name() + " holds other bytes than its tag " + to_string(tag) +
              " names");
@@ -277,7 +280,11 @@ void checker::check(receiver_process& r) {
 
 void checker::check(trainer_process& t) {
   const auto actors = fleet_.actors_of(t);
-  if (!actors.sender || !actors.snapshot) return;
+  if (!actors.sender) return;
+  // Also where nobody could be told, since all of them had ended.
+  if (actors.sender->machine->phase() == sync_phase::committing)
+    committed_.insert(names_.on_wire(actors.sender->machine->summarize().target.version));
+  if (!actors.snapshot) return;
   check_memory(actors);
   const auto& sync = *actors.sender->machine;
   if (sync.phase() == sync_phase::encoding) asked_[t.where].clear();

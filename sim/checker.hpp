@@ -91,7 +91,8 @@ class checker {
   saboteur& names_;
   std::map<version_ref, bytes> content_;         ///< what a version names
   std::map<version_ref, std::uint64_t> labels_;  ///< of several ranks: what trainers call it
-  std::set<version_ref> decided_;                ///< likewise: whoever may advances to them
+  std::set<version_ref> committed_;              ///< somebody was told to commit them
+  std::set<version_ref> decided_;                ///< of several ranks: whoever may advances to them
   /// Which life really reached what.
   std::set<std::tuple<receiver_id, version_ref, incarnation>> proven_;
   /// What a join has heard: a life's word, to this trainer, that it holds a version.

@@ -25,6 +25,8 @@ void checker::on_said(const trainer_process& t, endpoint to, const wire_message&
         }
       },
       m);
+  if (const auto* commit = std::get_if<commit_msg>(&m))
+    committed_.insert(names_.on_wire({commit->env.txn.run, commit->env.txn.seq}));
   check_ended(t, to, m);
   const auto* ping = std::get_if<ping_msg>(&m);
   if (!ping) return;
