@@ -43,6 +43,16 @@ void answers::on_down(caf::actor_id join, const participant& who, time_point now
   note(join, who, {}, now);
 }
 
+bool answers::ended_early(const round_result& m, time_point now) const {
+  const auto is_silent = [](const outcome& o) { return o.status == terminal::timeout; };
+  if (std::ranges::none_of(m.outcomes, is_silent)) return false;
+  return std::ranges::any_of(open_, [&](const auto& join) {
+    const auto& round = join.second;
+    return round.txn == m.txn && round.number == m.number && round.kind == m.kind &&
+           now < round.deadline;
+  });
+}
+
 void answers::note(caf::actor_id join, const participant& who, heard what, time_point now) {
   const auto it = open_.find(join);
   if (it == open_.end()) return;

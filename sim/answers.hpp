@@ -27,6 +27,9 @@ class answers {
   void on_hurried(caf::actor_id join, const round_hurry& h);
   void on_heard(caf::actor_id join, const reply_msg& m, time_point now);
   void on_down(caf::actor_id join, const participant& who, time_point now);
+  /// Whether a join has said this of its round before the round's deadline, and not of all that
+  /// they answered.
+  bool ended_early(const round_result& m, time_point now) const;
   /// It hears nothing more.
   void on_ended(caf::actor_id join) { open_.erase(join); }
 

@@ -80,6 +80,10 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
       std::string_view(actor.name()) == "sender" ? fleet_.actors_of(*t).sender : nullptr;
   if (!s || !fleet_.is_current_sender(*t, actor)) return;
   members_[t->where] = s->machine->members();
+  if (const auto* m = content_of<round_result>(*message);
+      m && answers_.ended_early(*m, fleet_.now()))
+    violated("R15: a round of " + to_string(m->txn) +
+             " has ended before its deadline, and not all were heard");
   if (const auto* m = content_of<stage_result>(*message); m && m->txn == t->sync_txn)
     staging_[t->where].answered = fleet_.now();
   if (const auto* m = content_of<encode_result>(*message); m && m->delta) {
