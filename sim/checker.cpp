@@ -62,7 +62,11 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     if (bucket && std::string_view(actor.name()) == "receiver" && bucket->env.inc == r->inc &&
         fleet_.between().was_spoilt(*bucket) && fleet_.awaits(*r, bucket->env.txn, bucket->index))
       fleet_.note_failure(r->id, bucket->env.txn, fault_id::flip_bucket);
-    if (const auto* m = content_of<attach_msg>(*message)) fenced(m->env);
+    if (const auto* m = content_of<attach_msg>(*message)) {
+      fenced(m->env);
+      if (m->env.inc == r->inc && m->env.txn == r->attached)
+        r->fleet = std::max(r->fleet, names_.true_tag(*r, m->target.version));
+    }
     if (const auto* m = content_of<full_begin_msg>(*message)) fenced(m->env);
     return;
   }

@@ -55,7 +55,7 @@ struct receiver_process {
   version_ref highest;           ///< it ever served
   bool rotten = false;           ///< a bit flipped and it cannot know
   bytes seen;                    ///< the weights, as they were after the step before
-  version_ref fleet;             ///< the latest that a ping named
+  version_ref fleet;             ///< the latest that a ping or an attach named
   bool paused = false;           ///< the engine has been told to stop, and not to go on
   bool was_paused = false;       ///< at some time of this step
   bool was_unready = false;      ///< likewise
