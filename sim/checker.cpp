@@ -138,6 +138,7 @@ void checker::check(rank_process& p) {
   }
   const auto* held = fleet_.snapshot_of_rank(p);
   if (held == nullptr) return;
+  check_history(p.where, *held->store);
   const auto version = held->machine->held().version;
   if (version.run == p.highest.run && version < p.highest)
     violated("I6: the snapshot of " + fleet_.name_of(p.where) + " went back");
@@ -211,12 +212,15 @@ void checker::check_fenced(const trainer_process& t) {
     violated("fences: " + fleet_.name_of(t.where) + " was fenced, and has begun another run");
 }
 
-void checker::check_memory(const trainer_actors& actors) {
-  const auto& store = *actors.supervisor->trainer->boot.store;
+void checker::check_history(endpoint where, const snapshot_store& store) {
   const auto& history = store.history();
   const auto most = store.shape().total_bytes() * fleet_.options().sync.history_percent / 100;
   if (history.bytes() > most || history.size() > change_history::steps_max)
-    violated("bounds: the history of changes is longer than it may be");
+    violated("bounds: the history of changes of " + fleet_.name_of(where) +
+             " is longer than it may be");
+}
+
+void checker::check_memory(const trainer_actors& actors) {
   if (actors.sender->routes.size() > fleet_.receivers().size())
     violated("bounds: the sender keeps ways to lives that are over");
   if (actors.supervisor->policy->records().size() > fleet_.receivers().size())
@@ -293,6 +297,7 @@ void checker::check(trainer_process& t) {
   if (actors.sender->machine->phase() == sync_phase::committing)
     committed_.insert(names_.on_wire(actors.sender->machine->summarize().target.version));
   if (!actors.snapshot) return;
+  check_history(t.where, *actors.supervisor->trainer->boot.store);
   check_memory(actors);
   const auto& sync = *actors.sender->machine;
   if (sync.phase() == sync_phase::encoding) asked_[t.where].clear();

@@ -72,6 +72,7 @@ class checker {
   void check_flusher(caf::scheduled_actor& actor);
   void hear_failures(const trainer_process& t, const caf::mailbox_element& message);
   void check_supervisor(const trainer_process& t);
+  void check_history(endpoint where, const snapshot_store& store);
   void check_memory(const trainer_actors& actors);
   void listen(const caf::scheduled_actor& join, caf::mailbox_element* message);
   void hear(const trainer_process& t, const reply_msg& m);
