@@ -47,6 +47,10 @@ holds-catch-up | small | holds | protocol | -DLIM0=3 -DTOGGLE -DCRASHES=1
 holds-catch-up-two-bases-no-digests | small | holds | protocol | -DLIM0=4 -DUNDO -DCRASHES=0 -DNODIGEST
 catch-up-unproven-base | small | I3 | protocol | -DNR=1 -DLIM0=4 -DCATCH_UP_UNPROVEN_BASE -DNODIGEST
 catch-up-unproven-base-digests-alone | small | holds | protocol | -DNR=1 -DLIM0=4 -DCATCH_UP_UNPROVEN_BASE
+holds-three-behind | small | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGLE -DCRASHES=1 -DNODIGEST -DBEHIND
+holds-three-behind-undo | small | holds | protocol | -DNR=3 -DLIM0=3 -DUNDO -DCRASHES=0 -DNODIGEST -DBEHIND
+three-behind-unproven-base | small | I3 | protocol | -DNR=3 -DLIM0=3 -DUNDO -DCRASHES=0 -DNODIGEST -DBEHIND -DCATCH_UP_UNPROVEN_BASE
+three-behind-by-diff | small | I3 | protocol | -DNR=3 -DLIM0=3 -DUNDO -DCRASHES=0 -DNODIGEST -DBEHIND -DCATCH_UP_BY_DIFF
 catch-up-by-diff | small | I3 | protocol | -DLIM0=4 -DUNDO -DCATCH_UP_BY_DIFF -DNODIGEST -DCRASHES=0
 large-three-transactions | large | holds | protocol | -DLIM0=3
 large-three-transactions-redo-2 | large | holds | protocol | -DLIM0=3 -DREDOS=2 -DTOGGLE

@@ -920,6 +920,13 @@ init {
     for (j : 0 .. NR - 1) { rrun[j] = 1; ph[j] = SERVING }
     j = 0;
     memb[0] = ALL; phase[0] = IDLE;
+#ifdef BEHIND /* or out, three of them, who lack two steps, one, and none */
+    memb[0] = 0;
+    for (j : 0 .. NR - 1) { ph[j] = OUT; tver[j] = NONE; trun[j] = 0 }
+    j = 0;
+    wt[0] = 1; wt[1] = 2; wt[2] = 0;
+    since[0] = 0; since[1] = 4 | 3; since[2] = 4 | 2;
+#endif
 #ifndef FREE
     run Monitor();
 #endif
