@@ -120,6 +120,7 @@ class checker {
   std::map<endpoint, staging> staging_;
   /// How often a receiver has failed since a trainer last heard that it acknowledged a sync.
   std::map<std::pair<endpoint, receiver_id>, std::uint32_t> failed_;
+  std::set<std::pair<endpoint, receiver_id>> given_up_;
   std::string violation_;
 };
 

@@ -27,7 +27,11 @@ void checker::check_supervisor(const trainer_process& t) {
   if (s->last_run != 0 && !s->trainer && may_go_on)
     violated("L1: the side of " + fleet_.name_of(t.where) + " has died, and stays down");
   for (const auto& [id, record] : s->policy->records()) {
-    if (record.where != standing::gave_up || record.reason == errc::dead) continue;
+    // What is heard of it afterwards has no share in that it was given up.
+    const bool given_up = record.where == standing::gave_up;
+    const bool was = given_up ? !given_up_.insert({t.where, id}).second
+                              : given_up_.erase({t.where, id}) > 0;
+    if (!given_up || was || record.reason == errc::dead) continue;
     const auto failed = failed_.find({t.where, id});
     const auto times = failed == failed_.end() ? 0 : failed->second;
     // One more than it may be tried again.

@@ -222,7 +222,11 @@ bool checker::explains(const trainer_process& t, const sync_report& aborted) con
   const auto at = staging_.find(t.where);
   if (aborted.reason != errc::timeout || !voted || at == staging_.end()) return false;
   const auto until = at->second.encoded + proof_timeout(options, 0, 0);
-  return fleet_.now() >= until && (!at->second.answered || *at->second.answered >= until);
+  if (fleet_.now() < until) return false;
+  // Where receivers take parts the snapshot's word is whole only once it has carved them.
+  const bool parts = std::ranges::any_of(
+      fleet_.receivers(), [](const auto& r) { return !r.taken.empty(); });
+  return parts || !at->second.answered || *at->second.answered >= until;
 }
 
 /// What the report as a whole gives for a reason.
