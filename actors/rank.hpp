@@ -57,6 +57,7 @@ struct rank_state {
   struct reached {
     incarnation inc;
     std::deque<incarnation> superseded;  ///< earlier lives, latest last; at most `superseded_max`
+    std::chrono::steady_clock::time_point heard;  ///< its last hello
     std::string name;
     receiver_actor receiver;
     flusher_actor flusher;

@@ -115,14 +115,20 @@ void on_hello(pointer self, const hello_msg& m) {
                           m.name);
     return;
   }
-  if (r.receiver == from && r.inc == m.inc) return;
+  const auto now = self->clock().now();
+  if (r.receiver == from && r.inc == m.inc) {
+    r.heard = now;
+    return;
+  }
   // An older life's hello that was under way for long must not put out the newer one. But lives
-  // have no order: which was the older shows by whose link ends.
+  // have no order: which was the older shows by whose link ends, or who says no more.
   const auto earlier = std::ranges::find(r.superseded, m.inc);
   if (earlier != r.superseded.end()) {
-    if (r.receiver) return;
+    const std::chrono::milliseconds lease(state.env->options.receiver.lease_ms);
+    if (r.receiver && now - r.heard < lease + lease / 4) return;
     r.superseded.erase(earlier);
   }
+  r.heard = now;
   if (r.inc && r.inc != m.inc) {
     if (r.superseded.size() == rank_state::superseded_max) r.superseded.pop_front();
     r.superseded.push_back(r.inc);

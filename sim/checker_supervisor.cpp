@@ -29,8 +29,8 @@ void checker::check_supervisor(const trainer_process& t) {
   for (const auto& [id, record] : s->policy->records()) {
     // What is heard of it afterwards has no share in that it was given up.
     const bool given_up = record.where == standing::gave_up;
-    const bool was = given_up ? !given_up_.insert({t.where, id}).second
-                              : given_up_.erase({t.where, id}) > 0;
+    const bool was =
+        given_up ? !given_up_.insert({t.where, id}).second : given_up_.erase({t.where, id}) > 0;
     if (!given_up || was || record.reason == errc::dead) continue;
     const auto failed = failed_.find({t.where, id});
     const auto times = failed == failed_.end() ? 0 : failed->second;

@@ -220,13 +220,14 @@ bool checker::explains(const trainer_process& t, const sync_report& aborted) con
   if (aborted.reason == errc::bad_input) return t.unreadable;
   if (aborted.reason == errc::encode_failed) return t.refused;
   const auto at = staging_.find(t.where);
-  if (aborted.reason != errc::timeout || !voted || at == staging_.end()) return false;
+  if (aborted.reason != errc::timeout || at == staging_.end()) return false;
   const auto until = at->second.encoded + proof_timeout(options, 0, 0);
   if (fleet_.now() < until) return false;
-  // Where receivers take parts the snapshot's word is whole only once it has carved them.
-  const bool parts = std::ranges::any_of(
-      fleet_.receivers(), [](const auto& r) { return !r.taken.empty(); });
-  return parts || !at->second.answered || *at->second.answered >= until;
+  // Where receivers take parts nothing leaves, and the snapshot's word is not whole, before it has
+  // carved them.
+  if (std::ranges::any_of(fleet_.receivers(), [](const auto& r) { return !r.taken.empty(); }))
+    return true;
+  return voted && (!at->second.answered || *at->second.answered >= until);
 }
 
 /// What the report as a whole gives for a reason.

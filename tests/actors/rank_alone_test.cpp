@@ -203,6 +203,22 @@ TEST_CASE("a rank tells which life of a receiver it reaches, once, and of its ow
   }
 }
 
+TEST_CASE("a rank takes an earlier life's word again once the later one says no more") {
+  // Lives have no order: it may have been the later one's word that was long under way.
+  rank_stage s({}, 0, [](actor_env& e) { e.options.receiver.lease_ms = 200; });
+  s.seeded();
+  s.hello(s.engine);
+  s.reaches(4, s.first, true);
+  caf::scoped_actor newer(*s.rt.inside().system);
+  s.hello(newer, s.second);
+  s.reaches(4, s.first, false);
+  s.reaches(4, s.second, true);
+  std::this_thread::sleep_for(300ms);
+  s.hello(s.engine);
+  s.reaches(4, s.second, false);
+  s.reaches(4, s.first, true);
+}
+
 TEST_CASE("a rank reaches nobody whose link or flusher has ended, until it is there again") {
   rank_stage s;
   s.encoded();
