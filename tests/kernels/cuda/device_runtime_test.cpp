@@ -71,7 +71,7 @@ TEST_CASE("what one stream has made another one sees, behind a mark that has pas
     std::byte* const got = device->take_room();
     const auto size =
         static_cast<std::size_t>(std::min<std::uint64_t>(device->room_bytes(), sizeof(device_key)));
-    for (const std::uint64_t seed : {1, 2, 3}) {
+    for (const std::uint64_t seed : {1u, 2u, 3u}) {
       device->kernels().expand_key(seed, key, first);
       device->set_mark(mark, first);
       wait_for(*device, mark);
