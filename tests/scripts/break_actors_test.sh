@@ -9,7 +9,7 @@ spoilt "a text that went" actors/engine.cpp 's/return tell_engine(target, all);/
   "stands 0 times in its file"
 spoilt "a file that went" docs/sim.md 's|^### actors/engine.cpp|### actors/machine.cpp|' \
   "there is no such file"
-spoilt "another violation" sim/checker.cpp 's/and its lease has ended/and nobody renews its lease/' \
+spoilt "another violation" sim/checker_time.cpp 's/and its lease has ended/and nobody renews its lease/' \
   '0 statements of the observers are "I3: … is ready, and its lease has ended"'
 spoilt "a violation that two may say" docs/sim.md 's/"I4: … is called a member and is none")$/"I4: …")/' \
   'statements of the observers are "I4: …"'
