@@ -69,19 +69,24 @@ class performer {
   std::uint64_t ship_each(txn_ref txn, const std::vector<participant>& who,
                           const part_shipments& from, std::uint32_t round,
                           const std::shared_ptr<const shipped_to>& ids, Source source, Make make) {
-    std::uint64_t bytes = 0;
-    for (const auto& p : who) {  // before the first of them asks for a bucket
-      const auto* r = route(p);
-      const auto* s = r == nullptr ? nullptr : find(from, r->taken);
-      if (const auto buckets = s == nullptr ? nullptr : source(p, *s)) buckets->expect(1);
-    }
+    struct taker {
+      participant who;
+      sender_state::route* route;
+      const part_shipment* part;
+      std::shared_ptr<bucket_source> buckets;
+    };
+    std::vector<taker> takers;
     for (const auto& p : who) {
       const auto it = state_.routes.find(p);
       if (it == state_.routes.end()) continue;
-      auto* const r = &it->second;
-      const auto* s = find(from, r->taken);
-      const auto buckets = s == nullptr ? nullptr : source(p, *s);
-      if (!buckets) continue;
+      const auto* s = find(from, it->second.taken);
+      auto buckets = s == nullptr ? nullptr : source(p, *s);
+      if (buckets) takers.push_back({p, &it->second, s, std::move(buckets)});
+    }
+    // Before the first of them asks for a bucket.
+    for (const auto& t : takers) t.buckets->expect(1);
+    std::uint64_t bytes = 0;
+    for (const auto& [p, r, s, buckets] : takers) {
       // Of one of several ranks the source is its own part.
       const auto& content = state_.setup.ranks.empty() ? buckets->content() : s->content;
       ship_request request{make(to(txn, p), *s, content), buckets,
