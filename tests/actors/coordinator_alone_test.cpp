@@ -76,6 +76,20 @@ struct sender_stage : stage {
   sender_actor sender;
 };
 
+/// A trainer whose rank 0 holds all of `w` seeds.
+std::future<version_ref> seeds(stage& s, const supervisor_actor& supervisor,
+                               const weight_buffer& w) {
+  boot_request m;
+  m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
+  m.shape = w.shape();
+  m.owned = whole_model(w.shape());
+  m.deadline = std::chrono::steady_clock::now() + 60s;
+  m.answer = std::make_shared<std::promise<version_ref>>();
+  auto begun = m.answer->get_future();
+  s.test->send(supervisor, m);
+  return begun;
+}
+
 }  // namespace
 
 TEST_CASE("a sender goes on when every rank has answered what it was asked, and not before") {
@@ -249,17 +263,7 @@ TEST_CASE("a second process of a rank is told so, and has its place once the fir
   made->options.transport.ranks = 2;
   const auto supervisor = s.spawn(supervisor_behavior, std::shared_ptr<const actor_env>(made));
   const auto w = random_weights(small_layout(), 1);
-  const auto boot = [&] {
-    boot_request m;
-    m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
-    m.shape = w.shape();
-    m.owned = whole_model(w.shape());
-    m.deadline = std::chrono::steady_clock::now() + 60s;
-    m.answer = std::make_shared<std::promise<version_ref>>();
-    auto begun = m.answer->get_future();
-    s.test->send(supervisor, m);
-    return begun;
-  };
+  const auto boot = [&] { return seeds(s, supervisor, w); };
   const auto hello = [&](caf::scoped_actor& who, incarnation inc) {
     who->send(supervisor, shard_hello_msg{s.env->cluster, 1, 2, inc, w.shape().fingerprint(), {}});
   };
@@ -319,17 +323,7 @@ TEST_CASE("a rank that has dialed anew needs not wait for its other link to end 
     who->send(supervisor,
               shard_hello_msg{s.env->cluster, 1, 2, {1, 1}, w.shape().fingerprint(), {}});
   };
-  const auto boot = [&] {
-    boot_request m;
-    m.store = std::make_shared<snapshot_store>(w.shape(), reader_of(w), 0);
-    m.shape = w.shape();
-    m.owned = whole_model(w.shape());
-    m.deadline = std::chrono::steady_clock::now() + 60s;
-    m.answer = std::make_shared<std::promise<version_ref>>();
-    auto begun = m.answer->get_future();
-    s.test->send(supervisor, m);
-    return begun;
-  };
+  const auto boot = [&] { return seeds(s, supervisor, w); };
   caf::scoped_actor earlier(*s.rt.inside().system), later(*s.rt.inside().system);
   hello(earlier);
   auto begun = boot();
