@@ -24,7 +24,9 @@ holds-three-receivers-again | small | holds | protocol | -DNR=3 -DLIM0=2 -DTOGGL
 holds-two-senders | small | holds | protocol | -DLIM0=1 -DLIM1=1 -DTOGGLE
 holds-three-receivers-two-senders | long | holds | protocol | -DNR=3 -DLIM0=1 -DLIM1=1 -DTOGGLE -DCRASHES=1
 holds-live-one-fault | small | holds | protocol | -DLIM0=10 -DNS=11 -DLIVE=1
-advance-before-flush | small | I4 | seed_bug | -DADVANCE_BEFORE_FLUSH
+advance-before-flush-perfect-network | small | I4 | seed_bug | -DADVANCE_BEFORE_FLUSH
+advance-before-flush | small | I2 | protocol | -DLIM0=2 -DADVANCE_BEFORE_FLUSH
+advance-before-flush-no-digests | small | I2 | protocol | -DLIM0=2 -DADVANCE_BEFORE_FLUSH -DNODIGEST
 only-not-advance | small | I1 | protocol | -DLIM0=2 -DONLY_NOT_ADVANCE
 only-not-advance-perfect-network | small | I4 | seed_bug | -DONLY_NOT_ADVANCE
 base-version-wedges | small | holds | seed_bug | -DBASE_VERSION

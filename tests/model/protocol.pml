@@ -623,6 +623,9 @@ inline start_sync() {
   STEP; /* the optimizer's */
   base[x] = snapv[e]; val[x] = t; mask[x] = snap[e] ^ t; tgt[x] = SEQ(e, cur[e]);
   content[X(e, tgt[x])] = t; t = 0;
+#ifdef ADVANCE_BEFORE_FLUSH /* and whatever receivers answer stays so */
+  snap[e] = val[x]; snapv[e] = tgt[x];
+#endif
   phase[e] = VOTING; x = 0; CANON
 }
 
@@ -694,7 +697,7 @@ inline conclude() {
   DEMAND(4, (acked[e] & view[e]) == view[e]); /* all_ok: the snapshot's own gate */
   DEMAND(4, (did[e] & view[e]) == view[e]);   /* ok implies really applied */
   x = X(e, cur[e]);
-#ifndef ADVANCE_AT_DECISION
+#if !defined(ADVANCE_AT_DECISION) && !defined(ADVANCE_BEFORE_FLUSH)
   moved(0); moved(1); moved(2); moved(3);
   since[4 * e + snap[e]] = 4 | mask[x];
   snap[e] = (snap[e] & ~mask[x]) | (val[x] & mask[x]); snapv[e] = tgt[x];
