@@ -30,6 +30,20 @@ void checker::on_boot(std::uint64_t run, const bytes& from) {
   if (!fresh && it->second != from) violated("I6: a run was named twice");
 }
 
+void checker::on_taken_over(const trainer_process& t, std::uint64_t run, const bytes& from) {
+  const auto is = [&](version_ref version) {
+    const auto it = content_.find(names_.on_wire(version));
+    return it != content_.end() && it->second == from;
+  };
+  // One that has looked at nothing yet stood where its process began.
+  const auto stood = std::max(t.highest, version_ref{t.run, 0});
+  const auto leads_on = [&](version_ref next) { return next.run == stood.run && next > stood; };
+  if (!is(stood) && std::ranges::none_of(decided_, [&](auto v) { return leads_on(v) && is(v); }))
+    violated("I6: " + fleet_.name_of(t.where) +
+             " takes over from other bytes than the run before it stood at or had decided on");
+  on_boot(run, from);
+}
+
 // --- before a step ------------------------------------------------------------------------------
 
 void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message) {
@@ -308,7 +322,8 @@ void checker::check(trainer_process& t) {
     const auto& store = *actors.supervisor->trainer->boot.store;
     if (t.others.empty()) {
       // A run of the trainer's side that took over from the one that died.
-      store.read([&](const tensor_views& views) { on_boot(snapshot.run, bytes_of(views)); });
+      store.read(
+          [&](const tensor_views& views) { on_taken_over(t, snapshot.run, bytes_of(views)); });
     } else {
       on_boot(snapshot.run, fleet_.weights_at(t, store.label()));
     }

@@ -54,6 +54,8 @@ class checker {
   bool is_whole(const trainer_process& t) const;
 
  private:
+  /// A trainer's side begins its next run from what the one before has left.
+  void on_taken_over(const trainer_process& t, std::uint64_t run, const bytes& from);
   void check(receiver_process& r);
   void check(trainer_process& t);
   void check(rank_process& p);
@@ -69,6 +71,7 @@ class checker {
   void check_answers(const trainer_process& t, const sync_report& report, bool by_leader);
   void check_membership(const trainer_process& t, const participant_report& p);
   void check_ended(const trainer_process& t, endpoint to, const wire_message& m);
+  void check_caught_up(const receiver_process& r, const reply_msg& m);
   void check_flusher(caf::scheduled_actor& actor);
   void hear_failures(const trainer_process& t, const caf::mailbox_element& message);
   void check_supervisor(const trainer_process& t);
@@ -106,6 +109,7 @@ class checker {
   std::map<std::pair<endpoint, endpoint>, version_ref> pinged_;
   /// Transactions that are all weights, and to which life each receiver was told to lend its own.
   std::set<txn_ref> fulls_;
+  std::set<txn_ref> catch_ups_;  ///< likewise, what has changed since
   std::set<std::tuple<endpoint, txn_ref, incarnation>> lent_;
   /// Under which challenge each transaction asks for proofs.
   std::map<std::uint64_t, txn_ref> challenges_;

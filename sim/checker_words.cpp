@@ -11,8 +11,8 @@ namespace lockstep::sim {
 
 /// Whoever is left behind learns of it from pings, and whoever has no trainer loses its lease.
 void checker::on_said(const trainer_process& t, endpoint to, const wire_message& m) {
-  if (const auto* full = std::get_if<full_begin_msg>(&m); full && !full->catch_up)
-    fulls_.insert(full->env.txn);
+  if (const auto* full = std::get_if<full_begin_msg>(&m))
+    (full->catch_up ? catch_ups_ : fulls_).insert(full->env.txn);
   if (const auto* lend = std::get_if<relay_lend_msg>(&m))
     lent_.insert({to, lend->txn, lend->child_inc});
   std::visit(
@@ -68,6 +68,7 @@ void checker::on_sent(endpoint from, const wire_message& m) {
   const auto* reply = std::get_if<reply_msg>(&m);
   if (!reply) return;
   auto& r = fleet_.receivers().at(from);
+  check_caught_up(r, *reply);
   const auto* s = fleet_.state_of_receiver(r);
   if (!s) return;
   const auto tag = names_.true_tag(r, s->machine->state().version);
@@ -88,6 +89,15 @@ void checker::on_sent(endpoint from, const wire_message& m) {
     default:
       break;
   }
+}
+
+/// Whose bytes nobody has spoilt is sent what leads from them to the target (F4).
+void checker::check_caught_up(const receiver_process& r, const reply_msg& m) {
+  const bool wrong = m.reason == errc::wrong_base || m.reason == errc::wrong_target;
+  if (m.kind != reply_kind::full_fail || !wrong || !catch_ups_.contains(m.env.txn)) return;
+  if (!r.rotten && !fleet_.failures().contains({m.env.txn, r.id}))
+    violated("F4: receiver-" + std::to_string(r.id) +
+             " is sent what does not lead from what it holds to the target");
 }
 
 /// A join handles a reply.
