@@ -7,6 +7,7 @@
 #include "kernels/frame_layout.hpp"
 #include "tests/support/allocations.hpp"
 #include "tests/support/bare_receiver.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/wire_bytes.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/weight_stream.hpp"
@@ -23,11 +24,11 @@ struct real_run {
   digest base_state, target_state;
 
   real_run() {
-    const std::string data = LOCKSTEP_EXAMPLE_DATA "/tiny-rl/";
-    const auto start = checkpoint::open(data + "base");
+    const auto data = test::example_data() / "tiny-rl";
+    const auto start = checkpoint::open(data / "base");
     weight_buffer end(start.shape());
     end.copy_from(start);
-    const auto stream = weight_stream::open(data + "stream", start.shape());
+    const auto stream = weight_stream::open(data / "stream", start.shape());
     stream.load(0, end);
 
     std::vector<tensor_spec> kept;

@@ -84,7 +84,7 @@ TEST_CASE("the progress bar is drawn on a terminal only, and taken away again") 
     WARN("script(1) is not here: not checked");
     return;
   }
-  const std::string command = std::string(LOCKSTEP_PROGRAM) + " replay --base " +
+  const std::string command = (build_tree() / "lockstep").string() + " replay --base " +
                               (tiny_rl / "base").string() + " --stream " +
                               (tiny_rl / "stream").string();
   const auto run = run_child({"/usr/bin/script", "-qec", command, "/dev/null"});

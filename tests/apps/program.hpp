@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "support/child.hpp"
+#include "support/places.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/published.hpp"
 #include "weights/test_files.hpp"
@@ -17,11 +18,11 @@ namespace lockstep::test {
 using json = nlohmann::json;
 using arguments = std::vector<std::string>;
 
-inline const fs::path tiny_rl = fs::path(LOCKSTEP_EXAMPLE_DATA) / "tiny-rl";
-inline const fs::path vectors = fs::path(LOCKSTEP_TEST_DATA) / "published";
+inline const fs::path tiny_rl = example_data() / "tiny-rl";
+inline const fs::path vectors = test_data() / "published";
 
 inline child_result run_program(const arguments& with, const child_options& options = {}) {
-  arguments all{LOCKSTEP_PROGRAM};
+  arguments all{(build_tree() / "lockstep").string()};
   all.insert(all.end(), with.begin(), with.end());
   return run_child(all, options);
 }

@@ -10,7 +10,7 @@ namespace lockstep::test {
 
 namespace {
 
-const fs::path scenarios = fs::path(LOCKSTEP_TEST_DATA).parent_path() / "sim" / "scenarios";
+const fs::path scenarios = checkout() / "tests/sim/scenarios";
 
 child_result sim(const arguments& with) {
   arguments all{"sim"};
@@ -154,7 +154,7 @@ TEST_CASE("a violation is reported with the command that shows it again") {
 }
 
 TEST_CASE("every fault is listed, and described in the documentation") {
-  const auto page = get(fs::path(LOCKSTEP_TEST_DATA).parent_path().parent_path() / "docs/sim.md");
+  const auto page = get(checkout() / "docs/sim.md");
   const auto r = sim({"--list-faults", "--json"});
   CHECK(r.status == 0);
   CHECK(lines_of(r.out).size() > 24);

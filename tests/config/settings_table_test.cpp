@@ -5,6 +5,8 @@
 #include <set>
 #include <sstream>
 
+#include "support/places.hpp"
+
 using namespace lockstep;
 
 namespace {
@@ -159,7 +161,7 @@ TEST_CASE("settings that contradict each other are refused") {
 }
 
 TEST_CASE("docs/settings.md is the table") {
-  std::ifstream in(LOCKSTEP_DOCS "/settings.md", std::ios::binary);
+  std::ifstream in(test::checkout() / "docs/settings.md", std::ios::binary);
   std::ostringstream page;
   page << in.rdbuf();
   CHECK(page.str() == settings_markdown());

@@ -14,6 +14,7 @@
 #include "fuzz/refusal.hpp"
 #include "fuzz/scratch.hpp"
 #include "messages/errors.hpp"
+#include "support/places.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/host_record.hpp"
@@ -329,7 +330,7 @@ class host {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const auto from = fs::path(LOCKSTEP_TEST_DATA) / "published/adler32";
+  static const auto from = test::test_data() / "published/adler32";
   static const auto model = read_small(from / "base/model.safetensors", 1 << 20);
   static const auto delta =
       read_small(from / "stream/weight_v000001/model-00000-of-00001.safetensors", 1 << 20);

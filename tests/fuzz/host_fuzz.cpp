@@ -13,6 +13,7 @@
 #include "fuzz/scratch.hpp"
 #include "messages/errors.hpp"
 #include "messages/from_receiver.hpp"
+#include "support/places.hpp"
 #include "weights/acknowledgement.hpp"
 #include "weights/checkpoint_index.hpp"
 #include "weights/host_checkpoint.hpp"
@@ -120,8 +121,8 @@ void check_recovery(const fs::path& checkpoint) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const auto model = read_small(
-      fs::path(LOCKSTEP_TEST_DATA) / "published/adler32/base/model.safetensors", 1 << 20);
+  static const auto model =
+      read_small(test::test_data() / "published/adler32/base/model.safetensors", 1 << 20);
   static fuzz::scratch files;
   files.clear();
   files.put("checkpoint/model.safetensors", std::as_bytes(std::span(model)));

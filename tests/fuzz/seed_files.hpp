@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "fuzz/fuzz.hpp"
+#include "support/places.hpp"
 
 namespace lockstep::fuzz {
 
-inline const std::filesystem::path test_data = LOCKSTEP_TEST_DATA;
-inline const std::filesystem::path example_data = LOCKSTEP_EXAMPLE_DATA;
+inline const std::filesystem::path test_data = test::test_data();
+inline const std::filesystem::path example_data = test::example_data();
 inline const std::string index_json = "model.safetensors.index.json";
 inline const std::string shard = "model-00000-of-00001.safetensors";
 

@@ -11,6 +11,7 @@
 #include "fuzz/scratch.hpp"
 #include "fuzz/stream_files.hpp"
 #include "messages/errors.hpp"
+#include "support/places.hpp"
 #include "weights/byte_source.hpp"
 #include "weights/checkpoint.hpp"
 #include "weights/checkpoint_index.hpp"
@@ -97,8 +98,7 @@ void check_ranks(const fs::path& dir) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const auto source =
-      checkpoint::open(fs::path(LOCKSTEP_TEST_DATA) / "published/adler32/base");
+  static const auto source = checkpoint::open(test::test_data() / "published/adler32/base");
   static const auto base = [] {
     weight_buffer copy(source.shape());
     copy.copy_from(source);

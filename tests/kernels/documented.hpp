@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/kernels/tensors.hpp"
+#include "tests/support/places.hpp"
 
 namespace lockstep::kernels {
 
@@ -20,7 +21,7 @@ inline buffer from_hex(const std::string& text) {
 /// The bytes of an example: what stands left of the bars in the block behind `<!-- example: name
 /// -->`.
 inline buffer documented(const std::string& name) {
-  std::ifstream in(LOCKSTEP_TEST_DATA "/../../docs/wire-format.md");
+  std::ifstream in(test::checkout() / "docs/wire-format.md");
   std::string line;
   while (std::getline(in, line) && line != "<!-- example: " + name + " -->") {
   }

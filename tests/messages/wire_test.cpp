@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "tests/support/allocations.hpp"
+#include "tests/support/places.hpp"
 #include "tests/support/sample_messages.hpp"
 #include "tests/support/wire_bytes.hpp"
 
@@ -52,7 +53,7 @@ bool harmless(const bytes& data, const wire_message& m) {
 /// The bytes of the document's example: on each line, the numbers of two hexadecimal digits before
 /// anything else.
 bytes documented_example() {
-  std::ifstream file(std::string(LOCKSTEP_TEST_DATA) + "/../../docs/wire-messages.md");
+  std::ifstream file(test::checkout() / "docs/wire-messages.md");
   bytes out;
   bool example = false, inside = false;
   for (std::string line; std::getline(file, line);) {
@@ -116,7 +117,7 @@ TEST_CASE("every message has the name that the protocol gives it") {
 }
 
 TEST_CASE("the fuzzer begins with a message of every kind") {
-  const std::string seeds = LOCKSTEP_TEST_DATA "/../fuzz/corpus/message/";
+  const std::string seeds = test::checkout() / "tests/fuzz/corpus/message/";
   message_source source(1);
   for (std::size_t kind = 0; kind < wire_kinds; ++kind) {
     const std::string name(name_of(source.draw(kind)));

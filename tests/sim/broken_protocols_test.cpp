@@ -7,6 +7,7 @@
 
 #include "sim/campaign.hpp"
 #include "tests/sim/seeds.hpp"
+#include "tests/support/places.hpp"
 
 using namespace lockstep;
 using namespace lockstep::sim;
@@ -72,7 +73,7 @@ std::string promise_of(const std::string& violation) {
   return violation.substr(0, violation.find(':'));
 }
 
-std::vector<std::string> lines_of(const char* file) {
+std::vector<std::string> lines_of(const std::filesystem::path& file) {
   std::ifstream in(file);
   REQUIRE(in);
   std::vector<std::string> out;
@@ -84,8 +85,8 @@ std::vector<std::string> lines_of(const char* file) {
 
 TEST_CASE("every broken protocol is caught by its promise within a thousand seeds, in any fleet") {
   // tests/sim/scenarios/update writes both.
-  const auto known = lines_of(LOCKSTEP_TEST_DATA "/../sim/broken.txt");
-  const auto document = lines_of(LOCKSTEP_TEST_DATA "/../../docs/sim.md");
+  const auto known = lines_of(test::checkout() / "tests/sim/broken.txt");
+  const auto document = lines_of(test::checkout() / "docs/sim.md");
   campaign_options o;
   o.seeds = 1000;
   o.stop_at_first = true;

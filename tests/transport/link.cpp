@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <random>
 
+#include "support/places.hpp"
+
 namespace lockstep::test {
 
 namespace fs = std::filesystem;
@@ -17,8 +19,9 @@ credentials::credentials() {
   if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("no directory");
   dir_ = pattern;
   const auto make = [](const std::string& before, const fs::path& dir, const std::string& names) {
-    const std::string command =
-        before + " '" LOCKSTEP_MAKE_CERTIFICATES "' '" + dir.string() + "' " + names;
+    const std::string command = before + " '" +
+                                (checkout() / "scripts/make-certificates").string() + "' '" +
+                                dir.string() + "' " + names;
     if (std::system(command.c_str()) != 0) throw std::runtime_error("failed: " + command);
   };
   make("", dir_, "r0 r1");

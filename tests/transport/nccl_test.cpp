@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "support/places.hpp"
+
 using namespace lockstep;
 using namespace std::chrono_literals;
 
@@ -19,6 +21,10 @@ namespace {
 
 constexpr int members = 3;
 using clock_type = nccl_group::clock;
+
+std::string fake_nccl() {
+  return test::build_tree() / "tests/transport/libfake_nccl.so";
+}
 
 /// How one process of a group finds the others: pipes from process 0.
 struct meeting {
@@ -52,7 +58,7 @@ class member {
  public:
   member(const meeting& where, int number) : where_(where), number_(number) {
     failure why;
-    library_ = nccl_library::open(LOCKSTEP_FAKE_NCCL, why);
+    library_ = nccl_library::open(fake_nccl(), why);
     group_ = std::make_unique<nccl_group>(library_);
   }
 
@@ -279,7 +285,7 @@ TEST_CASE("a library that is not NCCL, or not there, is refused with a reason") 
   CHECK(nccl_library::open("libm.so.6", why) == nullptr);
   CHECK(why.detail.find("ncclGet") != std::string::npos);
   why = {};
-  const auto library = nccl_library::open(LOCKSTEP_FAKE_NCCL, why);
+  const auto library = nccl_library::open(fake_nccl(), why);
   REQUIRE(library != nullptr);
   CHECK(library->version() == 22809);
 }

@@ -1,6 +1,7 @@
 #include <rapidcheck.h>
 #include <sys/stat.h>
 
+#include "support/places.hpp"
 #include "test_files.hpp"
 #include "weights/safetensors.hpp"
 
@@ -225,8 +226,7 @@ TEST_CASE("a message is one line and short whatever a name holds") {
 }
 
 TEST_CASE("every truncation and extension of a real file is refused") {
-  const auto whole =
-      get(fs::path(LOCKSTEP_TEST_DATA) / "published/xxh3-128/base/model.safetensors");
+  const auto whole = get(test_data() / "published/xxh3-128/base/model.safetensors");
   REQUIRE(whole.size() == 248);
   CHECK(parse(whole).tensors.size() == 2);
   for (std::size_t length = 0; length < whole.size(); ++length) {
@@ -241,8 +241,7 @@ TEST_CASE("every truncation and extension of a real file is refused") {
 }
 
 TEST_CASE("a file with damaged bytes is parsed or refused and nothing else") {
-  const auto whole =
-      get(fs::path(LOCKSTEP_TEST_DATA) / "published/xxh3-128/base/model.safetensors");
+  const auto whole = get(test_data() / "published/xxh3-128/base/model.safetensors");
   CHECK(rc::check("damage", [&](std::vector<std::pair<std::uint8_t, char>> damage) {
     std::vector<char> copy(whole.begin(), whole.end());
     for (const auto& [at, value] : damage) copy[at % copy.size()] = value;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "support/places.hpp"
 #include "test_files.hpp"
 #include "weights/weight_stream.hpp"
 
@@ -13,8 +14,8 @@ using namespace lockstep::test;
 
 namespace {
 
-const fs::path golden = fs::path(LOCKSTEP_TEST_DATA) / "published";
-const fs::path tiny_rl = fs::path(LOCKSTEP_EXAMPLE_DATA) / "tiny-rl";
+const fs::path golden = test_data() / "published";
+const fs::path tiny_rl = example_data() / "tiny-rl";
 
 // Walks a whole trace and compares every tensor's digest with the expected one.
 void check_trace(const fs::path& trace) {
