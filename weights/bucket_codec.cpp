@@ -43,13 +43,6 @@ std::array<digest, Keys> sum_over(const tensor_views& tensors,
   return out;
 }
 
-struct batch_frames {
-  std::vector<std::byte> bytes;
-  std::vector<std::size_t> ends;  ///< of each frame
-  std::uint64_t changed = 0;
-  kernels::digest_sum state;  ///< of the target
-};
-
 batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views& base,
                           const tensor_views& target,
                           const std::vector<kernels::class_model>& models,
@@ -60,8 +53,7 @@ batch_frames encode_batch(std::span<const tensor_part> which, const tensor_views
     out.changed += encoder.encode(i, base[i], target[i], at, models[i], choice, out.bytes);
     const auto range = range_at(target[i], at);
     if (key != nullptr) out.state += kernels::digest_range(*key, i, at, range);  // it is cached
-    if (out.bytes.size() != (out.ends.empty() ? 0 : out.ends.back()))
-      out.ends.push_back(out.bytes.size());
+    out.end_frame();
   });
   return out;
 }
@@ -133,19 +125,8 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
     made[i] = encode_batch(all[i], base, target, models, choice, digested, encoder);
   });
   kernels::digest_sum state;
-  std::vector<std::byte> frame;
-  for (auto& batch : made) {
-    out.content.changed += batch.changed;
-    state += batch.state;
-    std::size_t at = 0;
-    for (const auto end : batch.ends) {
-      frame.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                   batch.bytes.begin() + static_cast<std::ptrdiff_t>(end));
-      pack.add(frame);
-      at = end;
-    }
-    batch = {};
-  }
+  for (const auto& batch : made) state += batch.state;
+  pack_batches(made, out.content, pack);
   out.buckets = pack.finish();
   if (target_state != nullptr) *target_state = to_digest(state);
   return out;

@@ -188,4 +188,33 @@ class packer {
   std::vector<payload> buckets_;
 };
 
+/// Frames that one job has made, one after the other.
+struct batch_frames {
+  std::vector<std::byte> bytes;
+  std::vector<std::size_t> ends;  ///< of each frame
+  std::uint64_t changed = 0;      ///< elements
+  kernels::digest_sum state;      ///< of the target, where it is asked for
+
+  /// Whatever stands behind the last end is a frame.
+  void end_frame() {
+    if (bytes.size() != (ends.empty() ? 0 : ends.back())) ends.push_back(bytes.size());
+  }
+};
+
+/// Packs the frames of all batches in their order, leaving these empty.
+inline void pack_batches(std::vector<batch_frames>& made, manifest& content, packer& pack) {
+  std::vector<std::byte> frame;
+  for (auto& batch : made) {
+    content.changed += batch.changed;
+    std::size_t at = 0;
+    for (const auto end : batch.ends) {
+      frame.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                   batch.bytes.begin() + static_cast<std::ptrdiff_t>(end));
+      pack.add(frame);
+      at = end;
+    }
+    batch = {};
+  }
+}
+
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 #include "weights/change_history.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <new>
@@ -85,11 +86,16 @@ bool before(const change_marks::range& a, const change_marks::range& b) {
   return std::pair(a.tensor, a.offset) < std::pair(b.tensor, b.offset);
 }
 
-/// Goes over the ranges of several steps at once, in order.
+/// Goes over the ranges of several steps at once, in order, from one of them on.
 class range_walk {
  public:
-  explicit range_walk(std::vector<const change_marks*> steps)
-      : steps_(std::move(steps)), next_(steps_.size()) {}
+  range_walk(std::span<const change_marks* const> steps, const tensor_part& from)
+      : steps_(steps), next_(steps.size()) {
+    const change_marks::range first{from.tensor, false, from.offset, 0, 0};
+    for (std::size_t i = 0; i < steps.size(); ++i)
+      next_[i] = static_cast<std::size_t>(
+          std::ranges::lower_bound(steps[i]->ranges, first, before) - steps[i]->ranges.begin());
+  }
 
   /// Sets the marks of all steps in the range at `offset` of `tensor`, after those asked for
   /// before; false if there are none.
@@ -110,7 +116,7 @@ class range_walk {
   }
 
  private:
-  std::vector<const change_marks*> steps_;
+  std::span<const change_marks* const> steps_;
   std::vector<std::size_t> next_;
 };
 
@@ -123,25 +129,53 @@ void unlike(const kernels::tensor_view& target, std::uint64_t offset, std::size_
                 [&](std::size_t position) { out[position * target.unit] ^= std::byte{1}; });
 }
 
+/// What marks of one range after the other are gathered in.
+struct marking {
+  mark_words marks = mark_words(words_max);
+  std::vector<std::byte> base;
+};
+
+change_marks marks_of(const payload& bucket, const tensor_views& tensors, mark_words& marks) {
+  change_marks out;
+  for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
+    const auto words = words_of(f.range_bytes, f.unit);
+    std::fill_n(marks.begin(), words, 0);
+    kernels::mark_elements(f, marks);
+    const auto first = out.bytes.size();
+    const bool gaps = write_gaps(marks, words, out.bytes);
+    if (!gaps) write_bitmap(marks, words, out.bytes);
+    out.ranges.push_back({f.tensor, !gaps, f.offset, first, out.bytes.size()});
+    return true;
+  });
+  return out;
+}
+
 }  // namespace
 
 change_marks marks_of(std::span<const payload> buckets, const tensor_views& tensors) {
+  std::vector<change_marks> each(buckets.size());
+  run_jobs<marking>(buckets.size(), [&](std::size_t i, marking& tool) {
+    each[i] = marks_of(buckets[i], tensors, tool.marks);
+  });
   change_marks out;
-  mark_words marks(words_max);
-  for (const auto& bucket : buckets)
-    for_each_frame(bucket, tensors, [&](const kernels::frame& f) {
-      const auto words = words_of(f.range_bytes, f.unit);
-      std::fill_n(marks.begin(), words, 0);
-      kernels::mark_elements(f, marks);
-      const auto first = out.bytes.size();
-      const bool gaps = write_gaps(marks, words, out.bytes);
-      if (!gaps) write_bitmap(marks, words, out.bytes);
-      out.ranges.push_back({f.tensor, !gaps, f.offset, first, out.bytes.size()});
-      return true;
-    });
+  std::size_t bytes = 0, ranges = 0;
+  for (const auto& m : each) {
+    bytes += m.bytes.size();
+    ranges += m.ranges.size();
+  }
+  out.bytes.reserve(bytes);
+  out.ranges.reserve(ranges);
+  for (auto& m : each) {
+    const auto first = out.bytes.size();
+    out.bytes.insert(out.bytes.end(), m.bytes.begin(), m.bytes.end());
+    for (auto r : m.ranges) {
+      r.first += first;
+      r.end += first;
+      out.ranges.push_back(r);
+    }
+    m = {};
+  }
   std::ranges::sort(out.ranges, before);
-  out.bytes.shrink_to_fit();
-  out.ranges.shrink_to_fit();
   return out;
 }
 
@@ -177,25 +211,28 @@ std::optional<encoded_delta> change_history::merged(std::size_t steps, const lay
   if (steps > steps_.size()) return std::nullopt;
   std::vector<const change_marks*> last;
   for (auto i = steps_.size() - steps; i < steps_.size(); ++i) last.push_back(&steps_[i].marks);
-  range_walk walk(std::move(last));
+  const batches all(now);
+  std::vector<batch_frames> made(all.count());
+  std::atomic<std::uint64_t> bytes{0};
+  run_jobs<marking>(all.count(), [&](std::size_t b, marking& tool) {
+    if (bytes > bytes_max) return;  // it is in vain
+    range_walk walk(last, all[b].front());
+    auto& frames = made[b];
+    for_each_range(all[b], [&](std::uint32_t i, std::size_t at) {
+      if (!walk.gather(i, at, tool.marks)) return;
+      const auto range = range_at(now[i], at);
+      unlike(now[i], at, range.size, tool.marks, tool.base);
+      frames.changed +=
+          kernels::encode_delta_range(i, {tool.base.data(), range.size}, now[i], at, frames.bytes);
+      frames.end_frame();
+    });
+    bytes += frames.bytes.size();
+  });
+  if (bytes > bytes_max) return std::nullopt;
   encoded_delta out;
   out.content.layout = shape.fingerprint();
   packer pack(out.content, form);
-  mark_words marks(words_max);
-  std::vector<std::byte> base, frame;
-  std::uint64_t bytes = 0;
-  for (std::uint32_t i = 0; i < now.size(); ++i) {
-    for (std::size_t at = 0; at < now[i].bytes.size; at += kernels::frame_span_bytes_max) {
-      if (!walk.gather(i, at, marks)) continue;
-      const auto range = std::min(now[i].bytes.size - at, kernels::frame_span_bytes_max);
-      unlike(now[i], at, range, marks, base);
-      out.content.changed +=
-          kernels::encode_delta_range(i, {base.data(), range}, now[i], at, frame);
-      bytes += frame.size();
-      if (bytes > bytes_max) return std::nullopt;
-      pack.add(frame);
-    }
-  }
+  pack_batches(made, out.content, pack);
   out.buckets = pack.finish();
   return out;
 }

@@ -8,6 +8,7 @@
 #include "made_weights.hpp"
 #include "weights/shard.hpp"
 #include "weights/weight_buffer.hpp"
+#include "weights/workers.hpp"
 
 using namespace lockstep;
 
@@ -115,6 +116,27 @@ TEST_CASE("history: one step merged is the delta itself") {
   const auto merged = t.merged(1);
   REQUIRE(merged);
   CHECK(merged->content == delta.content);
+}
+
+TEST_CASE("history: what is noted and merged is the same on any number of threads") {
+  const auto of = [](unsigned threads) {
+    set_workers(threads);
+    trained t(no_limit, layout({{"a", dtype::bf16, {(9u << 19) + 3}},
+                                {"b", dtype::f32, {(5u << 18) + 1}},
+                                {"c", dtype::u8, {77}}}));
+    for (const auto every : {400u, 9u, 3000u}) t.step(every);
+    const auto bytes = t.history.bytes();
+    auto merged = t.merged(3);
+    set_workers(0);
+    REQUIRE(merged);
+    return std::pair(bytes, std::move(*merged));
+  };
+  const auto [bytes, alone] = of(1);
+  for (const unsigned threads : {2u, 5u}) {
+    const auto [bytes_now, merged] = of(threads);
+    CHECK(bytes_now == bytes);
+    CHECK(merged.content == alone.content);
+  }
 }
 
 TEST_CASE("history: several steps merged are less than all of them") {
