@@ -110,7 +110,9 @@ void gateway::make_room(const greeting& newcomer) {
   }
   const bool full = pending_.size() >= pending_max;
   if (owned < pending_of_one_max && !full) return;
-  if (full) env_->log->warn("too many links are begun and not completed: the oldest are dropped");
+  if (full)
+    seldom_(log_level::warn, "links begun",
+            "too many links are begun and not completed: the oldest are dropped");
   pending_.erase(owned >= pending_of_one_max ? own : oldest);
 }
 

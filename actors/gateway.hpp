@@ -14,6 +14,7 @@
 #include "transport/acceptor.hpp"
 #include "transport/address.hpp"
 #include "transport/connector.hpp"
+#include "transport/log_throttle.hpp"
 #include "transport/members.hpp"
 
 namespace lockstep {
@@ -68,6 +69,7 @@ class gateway {
   std::shared_ptr<const actor_env> env_;
   std::shared_ptr<security> security_;
   log_function log_;
+  log_throttle seldom_{log_};
   const member_list members_;
   io_threads io_;
   std::unique_ptr<acceptor> acceptor_;
