@@ -102,27 +102,34 @@ bool is_one_nibble(unsigned from, unsigned to) noexcept {
 template <class T>
 class sample {
  public:
-  void look(const std::byte* base, const std::byte* target, std::size_t bytes) {
+  /// `stride`: of so many elements one is counted, and stands for all of them. Changes are all
+  /// seen.
+  void look(const std::byte* base, const std::byte* target, std::size_t bytes, std::size_t stride) {
     const std::size_t elements = bytes / sizeof(T);
     const auto key_at = [&](std::size_t i) -> std::size_t {
       return static_cast<T>(load<T>(base + i * sizeof(T)) << 1) >> (8 * sizeof(T) - 8);
     };
     std::size_t i = 0;
     // Four tables: equal keys often follow one another.
-    for (; i + 4 <= elements; i += 4)
-      for (std::size_t j = 0; j < 4; ++j) ++counts_[j][key_at(i + j)];
-    for (; i < elements; ++i) ++counts_[0][key_at(i)];
+    for (; i + 3 * stride < elements; i += 4 * stride)
+      for (std::size_t j = 0; j < 4; ++j) ++counts_[j][key_at(i + j * stride)];
+    for (; i < elements; i += stride) ++counts_[0][key_at(i)];
     const inner_loops& loops = active_loops();
     std::uint64_t masks[piece_bytes / block_bytes];
     loops.compare(base, target, bytes / block_bytes, masks);
     for (std::size_t b = 0; b < bytes / block_bytes; ++b)
-      if (masks[b] != 0) look_closer(base, target, b * block_bytes, (b + 1) * block_bytes);
-    look_closer(base, target, bytes / block_bytes * block_bytes, bytes);
+      for (auto left = by_element(masks[b]); left != 0; left &= left - 1)
+        compare_at(base, target, b * block_bytes + static_cast<std::size_t>(__builtin_ctzll(left)));
+    for (std::size_t at = bytes / block_bytes * block_bytes; at < bytes; at += sizeof(T))
+      compare_at(base, target, at);
   }
 
-  class_model model(std::uint64_t tensor_bytes, std::uint64_t sample_bytes) {
+  class_model model(std::uint64_t tensor_bytes, std::uint64_t sample_bytes, std::size_t stride) {
     for (const auto& table : counts_)
-      for (std::size_t key = 0; key < key_count; ++key) seen_[key].elements += table[key];
+      for (std::size_t key = 0; key < key_count; ++key)
+        seen_[key].elements += std::uint64_t{table[key]} * stride;
+    // A key that was seen to change was there at least as often.
+    for (auto& of : seen_) of.elements = std::max(of.elements, of.changes);
     class_model result;
     result.order = order();
     const std::uint64_t frames = 1 + (tensor_bytes - 1) / frame_span_bytes_max;
@@ -132,21 +139,24 @@ class sample {
   }
 
  private:
-  void look_closer(const std::byte* base, const std::byte* target, std::size_t first,
-                   std::size_t last) {
-    for (std::size_t at = first; at < last; at += sizeof(T)) {
-      const T from = load<T>(base + at);
-      const T to = load<T>(target + at);
-      if (from == to) continue;
-      const bool one = is_one_step(in_order(from), in_order(to));
-      near_in_integers_ += is_one_step(from, to);
-      near_as_numbers_ += one;
-      if constexpr (sizeof(T) == 1) near_in_nibbles_ += is_one_nibble(from, to);
-      auto& seen = seen_[static_cast<T>(from << 1) >> (8 * sizeof(T) - 8)];
-      ++seen.changes;
-      seen.large += !one;
-      ++changes_;
-    }
+  /// One bit for each element of which a byte differs, at its first byte's place.
+  static std::uint64_t by_element(std::uint64_t bytes) noexcept {
+    for (unsigned width = 1; width < sizeof(T); width *= 2) bytes |= bytes >> width;
+    return bytes & ~std::uint64_t{0} / ((std::uint64_t{1} << sizeof(T)) - 1);
+  }
+
+  void compare_at(const std::byte* base, const std::byte* target, std::size_t at) {
+    const T from = load<T>(base + at);
+    const T to = load<T>(target + at);
+    if (from == to) return;
+    const bool one = is_one_step(in_order(from), in_order(to));
+    near_in_integers_ += is_one_step(from, to);
+    near_as_numbers_ += one;
+    if constexpr (sizeof(T) == 1) near_in_nibbles_ += is_one_nibble(from, to);
+    auto& seen = seen_[static_cast<T>(from << 1) >> (8 * sizeof(T) - 8)];
+    ++seen.changes;
+    seen.large += !one;
+    ++changes_;
   }
 
   /// Nibbles only where nearly all changes stay in one, and are not near as whole bytes.
@@ -235,6 +245,8 @@ class_model plan_classes(tensor_view base, tensor_view target) {
   if (size == 0) return {};
   // All of a small tensor; of a large one pieces, further apart the larger it is.
   std::size_t pieces = (size + piece_bytes - 1) / piece_bytes;
+  // Odd: elements that come by fours or eights are not all of one kind.
+  const std::size_t stride = pieces > 16 ? 5 : 1;
   if (pieces > 96) pieces = std::min<std::size_t>(64 + pieces / 128, 192);
   class_model result;
   with_unit(base.unit, [&](auto zero) {
@@ -243,10 +255,10 @@ class_model plan_classes(tensor_view base, tensor_view target) {
     for (std::size_t i = 0; i < pieces; ++i) {
       const std::size_t at = size / pieces * i / 64 * 64;
       const std::size_t length = std::min(piece_bytes, size - at);
-      seen.look(base.bytes.data + at, target.bytes.data + at, length);
+      seen.look(base.bytes.data + at, target.bytes.data + at, length, stride);
       bytes += length;
     }
-    result = seen.model(size, bytes);
+    result = seen.model(size, bytes, stride);
   });
   return result;
 }
