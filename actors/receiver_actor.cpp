@@ -275,7 +275,13 @@ void cut(pointer self, const relay_cut& m) {
 void on_refused(pointer self, refused_msg& m) {
   auto& s = self->state;
   const auto& me = s.machine->self();
-  if (m.cluster != me.cluster || m.inc != me.inc || s.machine->state().ready) return;
+  if (m.cluster != me.cluster || m.inc != me.inc) return;
+  if (m.reason == errc::restarted) {  // its place may be free again
+    if (!std::exchange(s.said_twin, true))
+      s.env->log->warn("{}: not listened to for now: {}", s.bytes->name(), m.detail);
+    return;
+  }
+  if (s.machine->state().ready) return;
   s.env->log->error("{}: refused by the trainer: {} {}", s.bytes->name(), to_string(m.reason),
                     m.detail);
   s.bytes->refuse({m.reason, std::move(m.detail)});

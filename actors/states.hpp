@@ -86,6 +86,7 @@ struct receiver_state {
   envelope bucket_env;  ///< likewise
   std::uint32_t round = 0;
   transfer_ref announced;  ///< the newest: what faults on purpose are keyed by
+  bool said_twin = false;  ///< that another process has its place
 };
 
 struct auditor_state {
@@ -277,6 +278,13 @@ struct supervisor_state {
   };
   handed_on sync;               ///< the last one
   std::vector<handed_on> lost;  ///< to senders that were told to end and have not yet
+  /// A life that another of the same id and name has taken the place of.
+  struct put_out {
+    incarnation life;
+    time_point since;  ///< it announced itself all the same
+    bool said = false;
+  };
+  std::map<receiver_id, put_out> twins;  ///< the last that was heard of each id
   std::uint64_t last_run = 0;
   version_ref fleet;
   fanout_state fanout;

@@ -70,6 +70,34 @@ void refuse_id(pointer self, const hello_msg& m, std::string why) {
     refuse(self, from, m.inc, errc::bad_input, std::move(why));
 }
 
+/// Who announces itself a lease after another life has taken its place is no word that was long
+/// under way: two processes have one id and one name, and neither can see that. Nobody ends for it,
+/// since the place may be free again.
+void tell_twin(pointer self, const hello_msg& m) {
+  auto& state = self->state;
+  const auto& records = state.policy->records();
+  const auto known = records.find(m.id);
+  if (known == records.end()) return;
+  const auto now = self->clock().now();
+  const auto it = state.twins.find(m.id);
+  if (known->second.inc == m.inc) {
+    if (it != state.twins.end() && it->second.life == m.inc) state.twins.erase(it);
+    return;
+  }
+  if (it == state.twins.end() || it->second.life != m.inc) {
+    state.twins.insert_or_assign(m.id, supervisor_state::put_out{m.inc, now});
+    return;
+  }
+  if (now < it->second.since + std::chrono::milliseconds(state.env->options.receiver.lease_ms))
+    return;
+  std::string why = "another process has the id " + std::to_string(m.id) + " and the name '" +
+                    printable(m.name) + "', and came later: give each an id of its own";
+  if (!std::exchange(it->second.said, true))
+    state.env->log->warn("receiver {} is there twice: {}", m.id, why);
+  if (const auto from = caf::actor_cast<receiver_actor>(self->current_sender()))
+    refuse(self, from, m.inc, errc::restarted, std::move(why));
+}
+
 }  // namespace
 
 void on_hello(pointer self, const hello_msg& m) {
@@ -95,7 +123,10 @@ void on_hello(pointer self, const hello_msg& m) {
   }
   const bool parted = !ours && !is_reached(state, {m.id, m.inc});
   const auto actions = state.policy->on_hello(self->clock().now(), m, parted);
-  if (!ours) reach(self, m);
+  if (!ours) {
+    reach(self, m);
+    tell_twin(self, m);
+  }
   perform(self, actions);
   note_phase(self, m.id);
   if (const auto c = state.children.find(m.id); c != state.children.end())

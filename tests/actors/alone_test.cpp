@@ -273,10 +273,43 @@ TEST_CASE("a refusal is believed by the life that it names, and not by who serve
   // It holds nothing that another run could begin with.
   s.test->send(s.receiver, s.attach(2, {1, 1}));
   while (s.bytes->state().ready) hears(other);
+  // Another process has its place for now: that ends nobody.
+  auto twin = word;
+  twin.reason = errc::restarted;
+  hears(twin);
+  CHECK_FALSE(s.bytes->refusal());
   hears(word);
   REQUIRE(s.bytes->refusal());
   CHECK(s.bytes->refusal().reason == errc::wrong_layout);
   CHECK(s.bytes->refusal().detail == "another model");
+}
+
+TEST_CASE("who still announces itself a lease after another took its place is told so") {
+  stage s;
+  constexpr auto lease = 400ms;
+  auto made = std::make_shared<actor_env>(*s.env);
+  made->options.receiver.ping_ms = 50;
+  made->options.receiver.lease_ms = lease.count();
+  const auto supervisor = s.spawn(supervisor_behavior, std::shared_ptr<const actor_env>(made));
+  caf::scoped_actor older{*s.rt.inside().system}, newer{*s.rt.inside().system};
+  const auto announce = [&](caf::scoped_actor& who, std::uint64_t life) {
+    who->send(supervisor, hello_msg{made->cluster, 7, "seven", {7, life}, {1, 2}, {}});
+  };
+  announce(older, 1);
+  announce(newer, 2);
+  const auto begun = std::chrono::steady_clock::now();
+  std::optional<refused_msg> word;
+  while (!word && std::chrono::steady_clock::now() < begun + 10s) {
+    announce(older, 1);
+    announce(newer, 2);
+    word = next_of<refused_msg>(older, 20ms);
+  }
+  REQUIRE(word);
+  CHECK(std::chrono::steady_clock::now() >= begun + lease);
+  CHECK(word->reason == errc::restarted);
+  CHECK(word->inc == incarnation{7, 1});
+  CHECK(word->detail.find("the id 7 and the name 'seven'") != std::string::npos);
+  CHECK_FALSE(next_of<refused_msg>(newer, 100ms));
 }
 
 TEST_CASE("an audit is answered by the life that it names") {
