@@ -85,13 +85,10 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
 
   const auto threads =
       options.runtime.threads != 0 ? options.runtime.threads : std::thread::hardware_concurrency();
-  choose_kernels(options.runtime.simd);
-  env->log->debug("kernels run as {}", kernels::to_string(kernels::active_implementation()));
   config.set("scheduler.max-threads", static_cast<std::size_t>(threads));
   // One queue whose workers sleep until there is work. Those of CAF's default poll: each wakes
   // some 500 times in 25 ms after every job, and 100 times a second for ever.
   config.set("scheduler.policy", caf::atom("sharing"));
-  set_workers(threads);
   config.add_message_types<caf::id_block::lockstep>();
   const auto& t = options.transport;
   if (!t.connect.empty()) trainers = parse_addresses("transport.connect", t.connect);
@@ -131,6 +128,10 @@ runtime::parts::parts(const settings& options, std::function<std::uint64_t()> en
   // and who waits for the system on behalf of an actor.
   constexpr std::size_t others = 12;
   require_threads(2 * static_cast<std::size_t>(threads) + others);
+  // Of the whole process: only once nothing of it is refused.
+  choose_kernels(options.runtime.simd);
+  env->log->debug("kernels run as {}", kernels::to_string(kernels::active_implementation()));
+  set_workers(threads);
   system = std::make_unique<caf::actor_system>(config);
   // A rank that does not lead stands in its supervisor's place for whoever is linked to it.
   if (t.rank > 0)

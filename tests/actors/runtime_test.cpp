@@ -42,4 +42,10 @@ TEST_CASE("runtime.simd forces the kernels' implementation, or is refused") {
     CHECK(kernels::active_implementation() == *known);
   }
   kernels::set_implementation(before);
+  // What is refused for something else changes nothing.
+  settings refused;
+  refused.runtime.simd = simd_choice::portable;
+  refused.transport.rank = refused.transport.ranks = 3;
+  CHECK_THROWS_WITH(runtime(refused), Catch::Contains("transport.rank"));
+  CHECK(kernels::active_implementation() == before);
 }
