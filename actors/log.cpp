@@ -8,9 +8,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <memory>
 #include <utility>
 
 #include "messages/one_line.hpp"
+#include "transport/log_throttle.hpp"
 #include "weights/unwritable.hpp"
 
 namespace lockstep {
@@ -60,6 +63,15 @@ std::shared_ptr<spdlog::logger> make_log(const log_settings& options) {
   log->set_formatter(std::move(lines));
   log->set_level(level_of(options.level));
   log->flush_on(spdlog::level::warn);
+  if (!options.file.empty()) {
+    const auto say =
+        std::make_shared<log_throttle>([](lockstep::log_level, const std::string& line) {
+          std::fprintf(stderr, "lockstep: %s\n", line.c_str());
+        });
+    log->set_error_handler([say, file = options.file](const std::string& why) {
+      (*say)(log_level::error, "lost", file + ": lines of the log are lost: " + one_line(why));
+    });
+  }
   return log;
 }
 

@@ -79,6 +79,17 @@ TEST_CASE("a run in which all went well says nothing on standard error") {
   CHECK(run.err.empty());
 }
 
+TEST_CASE("a log that cannot be written is said to be lost, and stops nothing") {
+  const auto run = replay_tiny(
+      {"--set", "log.level=trace", "--set", "log.file=/dev/full", "--inject", "crash@1:0"});
+  CHECK(run.status == 0);
+  const auto lines = lines_of(run.err);
+  REQUIRE_FALSE(lines.empty());
+  CHECK(lines.size() <= 10);
+  for (const auto& line : lines)
+    CHECK_THAT(line, Catch::Matchers::StartsWith("lockstep: /dev/full: lines of the log are lost"));
+}
+
 TEST_CASE("the progress bar is drawn on a terminal only, and taken away again") {
   if (!fs::exists("/usr/bin/script")) {
     WARN("script(1) is not here: not checked");
