@@ -124,23 +124,26 @@ def audit_names_what_differs(world):
 
 @basic
 def killed_and_restarted_over_its_file(world):
-    """kill -9, then again over the old file: adopted or reseeded, never wrong."""
+    """kill -9, then again over the old file: adopted or reseeded, never wrong, and current again within the time of
+    one reseed and two seconds."""
     out = world.place("out")
     with world.fleet() as f:
         at = address_of(f.trainer(receivers=1, rounds=1))
         first = f.receiver(0, at, out=out)
         ready_at(first, world.last)
         first.kill()
+        remove(out / "model.safetensors")
+        began = time.monotonic()
         again = f.receiver(0, at, out=out)
         ready_at(again, world.last)
-        world.holds(out, world.last)
-        again.kill()
-        for damage in (tear_data, tear_header, cut, remove):
-            damage(out / "model.safetensors")
-            again = f.receiver(0, at, out=out)
-            ready_at(again, world.last)
-            world.holds(out, world.last)
+        reseed = time.monotonic() - began
+        for damage in (None, tear_data, tear_header, cut, remove):
             again.kill()
+            if damage:
+                damage(out / "model.safetensors")
+            again = f.receiver(0, at, out=out)
+            ready_at(again, world.last, reseed + 2)
+            world.holds(out, world.last)
 
 
 @case
