@@ -259,6 +259,7 @@ struct supervisor_state {
     boot_request request;
     std::set<std::uint32_t> asked;  ///< once all are there, and anew who took a refused one's place
     std::map<std::uint32_t, digest> seeded;
+    time_point say_next = {};  ///< when people are told, again, for whom it waits
   };
 
   std::shared_ptr<const actor_env> env;

@@ -331,6 +331,7 @@ void on_tick(pointer self) {
   }
   if (state.waiting && state.waiting->request.deadline <= now)
     refuse_boot(self, errc::timeout, missing_ranks(state));
+  say_who_is_missing(self);
   perform(self, state.policy->on_tick(now));
 }
 

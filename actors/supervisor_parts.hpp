@@ -42,6 +42,8 @@ void end_ranks(pointer self, sequel next);
 void refuse_boot(pointer self, errc reason, const std::string& detail);
 /// Whom a start that waits for other ranks waits for, in words.
 std::string missing_ranks(const supervisor_state& state);
+/// Says it to people now and then while a boot waits for them.
+void say_who_is_missing(pointer self);
 /// A rank announces itself.
 void on_rank(pointer self, shard_hello_msg& m);
 /// A rank's link has ended.

@@ -83,7 +83,9 @@ void on_reach(pointer self, const shard_reach_msg& m) {
 void refuse_boot(pointer self, errc reason, const std::string& detail) {
   auto request = std::move(self->state.waiting->request);
   self->state.waiting.reset();
-  self->state.env->log->error("the trainer's side cannot start: {}", detail);
+  // That the trainer leaves is what it asked for.
+  const auto level = reason == errc::shut_down ? spdlog::level::info : spdlog::level::err;
+  self->state.env->log->log(level, "the trainer's side cannot start: {}", detail);
   end_ranks(self, sequel::another_run);
   if (request.answer) request.answer->set_exception(std::make_exception_ptr(error(reason, detail)));
 }
@@ -167,6 +169,18 @@ static void advance_boot(pointer self) {
   start_group(self, std::move(request), sum);
 }
 
+/// Ranks of one job come within seconds of one another.
+static constexpr auto wait_before_word = std::chrono::seconds(5);
+static constexpr auto wait_between_words = std::chrono::minutes(1);
+
+void say_who_is_missing(pointer self) {
+  auto& state = self->state;
+  const auto now = self->clock().now();
+  if (!state.waiting || now < state.waiting->say_next) return;
+  state.waiting->say_next = now + wait_between_words;
+  state.env->log->warn("the trainer's side waits for its other ranks: {}", missing_ranks(state));
+}
+
 std::string missing_ranks(const supervisor_state& state) {
   const auto& seeded = state.waiting->seeded;
   const auto ranks = state.env->options.transport.ranks;
@@ -189,7 +203,8 @@ void boot(pointer self, boot_request m) {
     m.shape = m.store->shape();
     return start_group(self, std::move(m), {});
   }
-  state.waiting = supervisor_state::waiting_boot{std::move(m), {}, {}};
+  state.waiting =
+      supervisor_state::waiting_boot{std::move(m), {}, {}, self->clock().now() + wait_before_word};
   advance_boot(self);
 }
 

@@ -98,11 +98,17 @@ static std::vector<receiver_failure> failures(const supervisor_state& state, tim
   return out;
 }
 
+/// Why there is no run.
+static errc why_no_run(const supervisor_state& state) {
+  if (state.waiting) return errc::unreachable;  // its other ranks are
+  return state.fenced ? errc::fenced : errc::shut_down;
+}
+
 static void start_audit(pointer self, std::function<void(observation)> answer) {
   auto& state = self->state;
   if (!state.trainer) {
     observation none;
-    none.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+    none.end.reason = why_no_run(state);
     return answer(std::move(none));
   }
   audit_setup setup{state.env, state.trainer->snapshot, {}, state.trainer->boot.shape,
@@ -144,7 +150,7 @@ void on_observe(pointer self, const observe_request& m) {
   if (state.trainer)
     out.end.fleet = state.fleet;
   else
-    out.end.reason = state.fenced ? errc::fenced : errc::shut_down;
+    out.end.reason = why_no_run(state);
   m.answer(std::move(out));
 }
 

@@ -137,11 +137,19 @@ void print_status_json(const answer_of_fleet& a, const std::vector<receiver_stat
          {"receivers", std::move(receivers)}});
 }
 
+/// Why a trainer that answers has no run.
+std::string_view without_run(errc reason) {
+  if (reason == errc::unreachable) return "the trainer waits for its other ranks";
+  if (reason == errc::fenced) return "a newer run of the trainer leads";
+  return "no trainer is up";
+}
+
 void print_status(const observe_options& o, const answer_of_fleet& a,
                   const std::vector<receiver_status>& before, double seconds) {
   if (o.json) return print_status_json(a, before, seconds);
-  auto text = fmt::format("the fleet holds {}\n",
-                          a.end.fleet ? to_string(a.end.fleet) : "no version: no trainer is up");
+  auto text = a.end.fleet
+                  ? fmt::format("the fleet holds {}\n", to_string(a.end.fleet))
+                  : fmt::format("the fleet holds no version: {}\n", without_run(a.end.reason));
   constexpr auto row =
       "{:>5} {:<20} {:<11} {:<9} {:>7} {:>5} {:>9} {:>9} {}{:>8} {:>8} {:>7} {:>9}  {}\n";
   const auto rate = [&o](const std::string& what) {
@@ -217,10 +225,12 @@ int run_audit(const observe_options& o) {
   const auto options = o.settings.build(o.insecure);
   const auto a = ask_fleet(options, o.address, question::audit, milliseconds(o.timeout_ms));
   if (a.end.reason != errc::none)
-    throw error(
-        errc::unreachable,
-        "there is nothing to compare with: no trainer's side is up, or it has ended meanwhile (" +
-            std::string(to_string(a.end.reason)) + ")");
+    throw error(errc::unreachable,
+                fmt::format("there is nothing to compare with: {} ({})",
+                            a.end.reason == errc::shut_down
+                                ? "no trainer's side is up, or it has ended meanwhile"
+                                : without_run(a.end.reason),
+                            to_string(a.end.reason)));
   const bool pass = !a.audits.empty() && std::ranges::all_of(a.audits, &receiver_audit::pass);
   if (o.json) {
     json receivers = json::array();

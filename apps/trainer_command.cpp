@@ -90,6 +90,9 @@ published_fleet_options publication_of(const trainer_command_options& o, const s
 constexpr milliseconds farewell{500};
 /// Between two tries at something that the fleet is not ready for.
 constexpr milliseconds pause{100};
+/// Before people are told what is waited for, and before they are told again.
+constexpr milliseconds wait_before_word{5'000};
+constexpr milliseconds wait_between_words{60'000};
 
 class player {
  public:
@@ -122,6 +125,11 @@ class player {
     });
     // Again from the base whenever a rank was lost, as training would from its checkpoint.
     while (!stop_.wait_for(milliseconds(0)) && !play_through(trainer)) {
+    }
+    if (!seeded_ || (leads_ && !came_)) {
+      std::fprintf(stderr, "lockstep: told to end before %s\n",
+                   seeded_ ? "the receivers were there" : "all ranks were there");
+      return exit_unreachable;
     }
     if (!leads_) return exit_ok;
     if (!concluded_) conclude(trainer);
@@ -210,6 +218,7 @@ class player {
       try {
         const auto left = std::chrono::ceil<milliseconds>(until - clock::now());
         t.seed(pieces(), 0, std::max(left, milliseconds(1)));
+        seeded_ = true;
         return;
       } catch (const error& e) {
         if (stop_.wait_for(milliseconds(0))) throw run_lost();
@@ -228,9 +237,16 @@ class player {
   bool wait_for_fleet(const trainer& t) {
     const auto began = clock::now();
     const auto until = began + milliseconds(options_.patience_ms);
+    auto word_at = began + wait_before_word;
     while (!t.wait_for_members(options_.receivers, pause)) {
       if (stop_.wait_for(milliseconds(0))) return false;
       require_run(t);
+      if (clock::now() >= word_at) {
+        word_at += wait_between_words;
+        const auto here = std::ranges::count_if(t.receivers(), &receiver_status::member);
+        std::fprintf(stderr, "lockstep: waiting for receivers: %td of %u are here\n", here,
+                     options_.receivers);
+      }
       const auto comes = [](const receiver_status& r) { return r.standing == "attaching"; };
       if (came_ && clock::now() >= began + 2 * lease_ && t.wait_for_members(1, milliseconds(0)) &&
           std::ranges::none_of(t.receivers(), comes)) {
@@ -252,8 +268,9 @@ class player {
     if (!stream_) return true;
     if (!began_) began_ = clock::now();
     const auto& versions = stream_->versions();
-    output_.start(fmt::format("syncing {} versions of {} tensors ({})", versions.size(),
-                              base_.shape().count(), human_bytes(base_.shape().total_bytes())));
+    if (leads_)
+      output_.start(fmt::format("syncing {} versions of {} tensors ({})", versions.size(),
+                                base_.shape().count(), human_bytes(base_.shape().total_bytes())));
     const auto span = versions.back().version + 1;
     for (std::uint64_t round = 0; round < options_.rounds; ++round) {
       if (round > 0) {
@@ -345,8 +362,9 @@ class player {
 
   const trainer_command_options& options_;
   std::uint32_t ranks_ = 1;
-  bool leads_ = true;  ///< rank 0
-  bool came_ = false;  ///< the whole fleet was there once
+  bool leads_ = true;    ///< rank 0
+  bool seeded_ = false;  ///< all ranks were there once
+  bool came_ = false;    ///< the whole fleet was there once
   milliseconds lease_{0};
   stop_signal stop_;
   checkpoint base_;

@@ -136,9 +136,8 @@ failure check_identity(const security& guard, const std::optional<identity>& pro
   if (guard.mode() != security_mode::certificates) return {};
   if (!proven) return {errc::untrusted, "the certificate names no role"};
   if (proven->role != claimed.role)
-    return {errc::untrusted, "the certificate is that of a " +
-                                 std::string(to_string(proven->role)) + ", not of a " +
-                                 std::string(to_string(claimed.role))};
+    return {errc::untrusted, "the certificate's role is " + std::string(to_string(proven->role)) +
+                                 ", not " + std::string(to_string(claimed.role))};
   if (proven->role == node_role::receiver && proven->name != claimed.name)
     return {errc::untrusted, "the certificate is that of another receiver"};
   return {};

@@ -166,6 +166,33 @@ def patience_is_kept(world):
 
 
 @case
+def who_waits_says_for_whom(world):
+    """Rank 0 for its other ranks, and a trainer for its receivers: in the log, in the status, and if it is told to
+    end before they are there."""
+    port = fleet.free_port()
+    with world.fleet(settings={"log.level": "warn"}) as f:
+        alone = f.trainer("--ranks", "2", receivers=0, name="alone", listen=f"127.0.0.1:{port}")
+        at = address_of(alone)
+
+        def asked(command, *more):
+            return f.ask(command, at, *more, settings={"log.level": "off"})
+
+        status = asked("status")
+        require(status.code == 0 and status.find("status")["reason"] == "unreachable", status)
+        audit = asked("audit")
+        one_line(audit, 3)
+        require("waits for its other ranks" in audit.errors[0], audit)
+        short = f.trainer(receivers=2, name="short")
+        wait_until("both say whom they wait for", lambda: any("no word of rank 1" in e for e in alone.errors) and
+                   any("waiting for receivers: 0 of 2 are here" in e for e in short.errors), 15)
+        for trainer, whom in ((alone, "all ranks were"), (short, "the receivers were")):
+            code = trainer.terminate()
+            require(code == 3 and f"told to end before {whom} there" in trainer.errors[-1],
+                    lambda: f"exit {code}: {list(trainer.errors)}")
+            require(len(trainer.errors) == 2, lambda: f"one word each, not {list(trainer.errors)}")
+
+
+@case
 def a_rank_is_lost_while_the_last_version_is_served(world):
     """All begin again, whichever it was; and a rank that rank 0 has told of the end ends with it."""
     with world.fleet(settings=fleet.shared_key(world.place("key"))) as f:
