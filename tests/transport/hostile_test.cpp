@@ -226,7 +226,7 @@ TEST_CASE("Ten thousand strangers with garbage cost no memory") {
     }
     return eventually([&] { return s.door->counters().unauthenticated == 0; });
   };
-  const int count = tls ? 2'000 : 10'000;
+  const int count = 10'000;
   REQUIRE(strangers(count / 5));
   while (s.lines.size() > 0) s.lines.get();
   const auto before = resident_bytes();
