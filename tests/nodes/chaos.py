@@ -251,7 +251,8 @@ class Chaos:
         number = signal.SIGKILL if event["kind"] == "kill trainer" else signal.SIGTERM
         process.signal(number)
         # One that is told to end audits first, and says 1 where a receiver is away.
-        return self.when_ended(process, [-number] if number == signal.SIGKILL else [0, 1],
+        # 3: before all whom it waits for were there.
+        return self.when_ended(process, [-number] if number == signal.SIGKILL else [0, 1, 3],
                                lambda: self.later(event["away"],
                                                   lambda: self.bring_back_trainer(rank)))
 
