@@ -54,6 +54,7 @@ rank_dialer dialer_of(const std::shared_ptr<const actor_env>& env, gateway* ways
                       node_address coordinator, caf::actor_system* system) {
   auto g = ways->own_greeting(node_role::trainer);
   g.id = env->options.transport.rank;
+  g.name = "rank " + std::to_string(g.id);  // for people: it proves nothing
   return [=](const rank_actor& me) {
     // A weak hold: a rank that has ended is not kept for an answer that nobody needs.
     const auto weak = caf::actor_cast<caf::actor_addr>(me);

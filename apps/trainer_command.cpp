@@ -176,7 +176,7 @@ class player {
       seed(t);
       if (publication_) publication_->seed(weights_, 0);
       if ((!leads_ || wait_for_fleet(t)) && play_all(t) && leads_) require_run(t);
-      if (leads_) conclude(t);
+      if (leads_ && came_) conclude(t);
       return stay(t);
     } catch (const run_lost&) {
       if (stop_.wait_for(milliseconds(0))) return true;

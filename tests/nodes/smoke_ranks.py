@@ -187,6 +187,7 @@ def who_waits_says_for_whom(world):
                    any("waiting for receivers: 0 of 2 are here" in e for e in short.errors), 15)
         for trainer, whom in ((alone, "all ranks were"), (short, "the receivers were")):
             code = trainer.terminate()
+            require(not trainer.find(kind="summary"), trainer.said)
             require(code == 3 and f"told to end before {whom} there" in trainer.errors[-1],
                     lambda: f"exit {code}: {list(trainer.errors)}")
             require(len(trainer.errors) == 2, lambda: f"one word each, not {list(trainer.errors)}")
