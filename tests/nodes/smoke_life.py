@@ -137,6 +137,7 @@ def killed_and_restarted_over_its_file(world):
         again = f.receiver(0, at, out=out)
         ready_at(again, world.last)
         reseed = time.monotonic() - began
+        require(reseed < 2, f"half a MiB took {reseed:.2f} s")
         for damage in (None, tear_data, tear_header, cut, remove):
             again.kill()
             if damage:
