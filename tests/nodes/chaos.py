@@ -436,6 +436,10 @@ class Chaos:
             for what, took in member.healed:
                 times.setdefault(what, []).append(took)
                 times.setdefault("all", []).append(took)
+        # The slowest may meet several faults; half of all are back within a tenth of what it may take.
+        usual = statistics.median(times.get("all", [0]))
+        if usual > self.options.heal_seconds / 10:
+            self.watch.violation(f"half of all that were struck took more than {usual:.1f} s to be back")
         heal = {what: {"n": len(t), "p50": round(statistics.median(t), 3),
                        "p99": round(sorted(t)[min(len(t) - 1, int(len(t) * 0.99))], 3),
                        "max": round(max(t), 3)} for what, t in sorted(times.items())}
