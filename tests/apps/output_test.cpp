@@ -85,7 +85,7 @@ TEST_CASE("a log that cannot be written is said to be lost, and stops nothing") 
   CHECK(run.status == 0);
   const auto lines = lines_of(run.err);
   REQUIRE_FALSE(lines.empty());
-  CHECK(lines.size() <= 10);
+  CHECK(lines.size() <= 30);  // five, and one a second
   for (const auto& line : lines)
     CHECK_THAT(line, Catch::Matchers::StartsWith("lockstep: /dev/full: lines of the log are lost"));
 }
