@@ -176,9 +176,13 @@ static constexpr auto wait_between_words = std::chrono::minutes(1);
 void say_who_is_missing(pointer self) {
   auto& state = self->state;
   const auto now = self->clock().now();
-  if (!state.waiting || now < state.waiting->say_next) return;
-  state.waiting->say_next = now + wait_between_words;
-  state.env->log->warn("the trainer's side waits for its other ranks: {}", missing_ranks(state));
+  auto& waiting = state.waiting;
+  if (!waiting) return;
+  auto missing = missing_ranks(state);
+  if (now < waiting->say_next && (waiting->said.empty() || waiting->said == missing)) return;
+  waiting->say_next = now + wait_between_words;
+  state.env->log->warn("the trainer's side waits for its other ranks: {}", missing);
+  waiting->said = std::move(missing);
 }
 
 std::string missing_ranks(const supervisor_state& state) {

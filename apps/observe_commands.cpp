@@ -141,7 +141,7 @@ void print_status_json(const answer_of_fleet& a, const std::vector<receiver_stat
 std::string_view without_run(errc reason) {
   if (reason == errc::unreachable) return "the trainer waits for its other ranks";
   if (reason == errc::fenced) return "a newer run of the trainer leads";
-  return "no trainer is up";
+  return "no trainer's side is up: it was not seeded yet, or it has ended";
 }
 
 void print_status(const observe_options& o, const answer_of_fleet& a,

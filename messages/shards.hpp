@@ -161,8 +161,9 @@ struct shard_stalled_msg {
   static constexpr auto fields(auto& x) { return std::tie(x.cluster, x.rank, x.child, x.parent); }
 };
 
-/// The trainer's side to a receiver or to a rank that it can do nothing with as it is, and will not
-/// be able to later.
+/// The trainer's side to a receiver or to a rank that it can do nothing with as it is. `restarted`
+/// and `busy` are for now: another has its place, which may become free. Any other reason is for
+/// good.
 struct refused_msg {
   std::uint64_t cluster = 0;
   incarnation inc;  ///< of the life that is refused
