@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Decides what each rank of a trainer sends where receivers pass deltas on: bytes on its own wire.
+"""Decides what each rank of a trainer sends where receivers pass deltas on, and how long that takes.
 
-    fanout.py PROGRAM [--receivers N] [--degree N] [--seed S]
+    fanout.py PROGRAM [--receivers N] [--degree N] [--seed S] [--mbit N]
 
-Two ranks and the receivers stand in network namespaces of their own, so that the kernel counts what
+The processes stand in network namespaces of their own. First two ranks: the kernel counts what
 leaves each, headers and control included. From one sync to another some way on, a rank may send 1.1
 times the degree times what its own part of the deltas is; without fan-out it is once for each
 receiver.
 
-The last line is one JSON object. Exit 1 where a rank sent more, 77 where namespaces are not
-permitted.
+Then one trainer, and of each node all that it sends goes through one link of `--mbit`, which is the
+limit: from the delta's leaving to the last acknowledgement it may take 1.5 times as long for all
+receivers as for one. That the link is the limit shows by two that both have everything from the
+trainer.
+
+The last line is one JSON object. Exit 1 where a rank sent more or it took longer, 77 where
+namespaces are not permitted.
 """
 from __future__ import annotations
 
@@ -34,6 +39,8 @@ FIRST, LAST = 6, 16
 # Long enough between syncs that counters and reports are of the same ones.
 PERIOD_MS = 150
 PATIENCE_S = 90
+# A bucket comes to who is last once it has gone through all before: of many buckets that is little.
+NARROW_MEBIBYTES = 64
 
 
 def alike(directory, seed, mebibytes, versions=4, tensors=8):
@@ -98,6 +105,44 @@ def measured(options, versions, network):
              "times": round((then[rank] - before[rank]) / part, 3)} for rank in range(RANKS)]
 
 
+def seconds_of(options, versions, receivers, degree, count=1):
+    """What a sync takes on narrow links once it is encoded, the median of so many."""
+    names = ["t0"] + [f"r{i}" for i in range(receivers)]
+    with Network(names) as network:
+        hosts = network.addresses
+        relays = fleet.passing_on(degree, lambda id: hosts[f"r{id}"])
+        syncs = []
+
+        def on_object(_, line):
+            if line.get("kind") == "sync":
+                syncs.append(line)
+        patience = {f"sync.{d}_timeout_ms": 60_000 for d in ("stage", "commit", "attach", "full", "recovery")}
+        with fleet.Fleet(
+                options.program, versions.base, versions.stream,
+                {**SETTINGS, **patience, "bucket.bytes_max": BUCKET_BYTES_MAX, "transport.relay_stall_ms": 20_000,
+                 "receiver.lease_ms": 20_000},
+                prefix=lambda role, id: network.inside(f"r{id}" if role == "receiver" else "t0"),
+                secured=lambda role, id: {"transport.insecure": True, **relays(role, id)}) as f:
+            at = fleet.address_of(f.trainer(listen=f"{hosts['t0']}:{PORT}", receivers=receivers, rounds=1_000,
+                                            period_ms=200, on_object=on_object))
+            for id in range(receivers):
+                f.receiver(id, at)
+
+            def after(count):
+                fleet.wait_until(lambda: f"{count} syncs: {syncs[-1:]}", lambda: len(syncs) >= count, PATIENCE_S)
+            # By then all links are made.
+            after(FIRST)
+            for name in names:
+                network.narrow(name, options.mbit)
+            after(len(syncs) + 1)  # began before
+            first = len(syncs)
+            after(first + count)
+        counted = syncs[first:first + count]
+        for line in counted:
+            fleet.require(line["result"] == "ok" and len(line["receivers"]) == receivers, f"not ok: {line}")
+        return sorted(line["seconds"]["total"] - line["seconds"]["encode"] for line in counted)[count // 2]
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("program")
@@ -105,6 +150,7 @@ def main(arguments=None):
     parser.add_argument("--degree", type=int, default=2, help="0: nobody passes anything on")
     parser.add_argument("--mebibytes", type=float, default=16)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mbit", type=float, default=120, help="0: no narrow links are tried")
     options = parser.parse_args(arguments)
     why_not = Network.why_not()
     if why_not:
@@ -116,11 +162,23 @@ def main(arguments=None):
                  [f"r{i}" for i in range(options.receivers)])
         with Network(names) as network:
             found = measured(options, versions, network)
+        took = {}
+        if options.mbit and options.degree:
+            versions = alike(pathlib.Path(scratch) / "more", options.seed, NARROW_MEBIBYTES)
+            took = {"one": seconds_of(options, versions, 1, 0),
+                    "two": seconds_of(options, versions, 2, 0),
+                    "all": seconds_of(options, versions, options.receivers, options.degree, count=3)}
     # Whoever has everything from the trainer is a fleet of that degree.
     bound = 1.1 * (options.degree or options.receivers)
     fine = all(rank["times"] <= bound for rank in found)
+    if took:
+        limited = took["two"] > 1.8 * took["one"]
+        fine = fine and limited and took["all"] <= 1.5 * took["one"]
     print(json.dumps({"kind": "fanout", "receivers": options.receivers, "degree": options.degree,
-                      "ranks": found, "bound": round(bound, 2), "pass": fine}), flush=True)
+                      "ranks": found, "bound": round(bound, 2),
+                      "seconds": {who: round(s, 2) for who, s in took.items()},
+                      "times": round(took["all"] / took["one"], 2) if took else None,
+                      "pass": fine}), flush=True)
     return 0 if fine else 1
 
 

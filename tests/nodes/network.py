@@ -166,10 +166,14 @@ class Network:
         self._muted.discard((name, towards))
         self._close()
 
-    def _weather(self, name, towards, sky):
+    def _weather(self, name, towards, sky, shared=False):
         self.seed += 1
         self._order(ways=[self._index(name, to) for to in towards or self.names if to != name],
-                    sky=sky, seed=self.seed)
+                    sky=sky, seed=self.seed, shared=shared)
+
+    def narrow(self, name, mbit):
+        """All that `name` sends, to whomever, has to go through one link of so many Mbit/s."""
+        self._weather(name, (), {"mbit": mbit}, shared=True)
 
     def worsen(self, name, towards=(), **sky):
         """What `name` sends to those of `towards`, or to all, has the weather that `weather.Sky`

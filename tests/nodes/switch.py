@@ -9,7 +9,8 @@ checks every checksum. CONTROL is a descriptor of a SOCK_SEQPACKET socket, on wh
 answers another:
 
     {"closed": [[from, to], …]}        indexes of nodes; all other ways are open
-    {"ways": [[from, to], …], "sky": {…} or null, "seed": N}
+    {"ways": [[from, to], …], "sky": {…} or null, "seed": N, "shared": bool}
+                                       shared: one sky over all of them, else each has its own
     {}                                 nothing; every answer is {"counts": {…}} or {"error": text}
 
 It ends when the socket does.
@@ -84,10 +85,12 @@ class Switch:
             closed = {tuple(pair) for pair in order["closed"]}
             for pair, way in self.ways.items():
                 way.open = pair not in closed
+        one = None
         for pair in order.get("ways", []):
             sky = order["sky"]
-            self.ways[tuple(pair)].sky = None if sky is None else weather.Sky(
-                self.counts, f"{order['seed']} {pair}", **sky)
+            if sky is not None and not (one and order["shared"]):
+                one = weather.Sky(self.counts, f"{order['seed']} {pair}", **sky)
+            self.ways[tuple(pair)].sky = one
 
     def deliver(self, way, frame):
         try:
