@@ -86,6 +86,7 @@ class performer {
     auto result = strikes(fault_kind::stage_fail, a.txn)
                       ? engine::failure{errc::no_memory, "staging failed on purpose"}
                       : bytes().verify(a.base, a.target);
+    if (!result) state_.proven_at = self_->clock().now();
     next_ = machine().on_verified(a.txn, result.reason, std::move(result.detail));
   }
   void perform(const act::check_slot& a) {
@@ -155,6 +156,7 @@ class performer {
       next_ = machine().on_write_failed(txn, failed.reason, std::move(failed.detail));
       return;
     }
+    state_.proven_at = self_->clock().now();
     next_ = machine().on_applied(txn, now.first, now.second);
   }
   void perform(const act::compute_digest& a) {
@@ -166,6 +168,7 @@ class performer {
       ended_ = true;
       return;
     }
+    state_.proven_at = self_->clock().now();
     auto [held, proof] = now;
     // Its hooks have not seen the update through, in this life or the one before: even where the
     // bytes are the target's by now, it must be told of them, and a full transfer does that.
@@ -218,9 +221,42 @@ class performer {
   bool ended_ = false;  ///< this life is over
 };
 
+/// When the bytes that are served are to be digested again, if nobody asks for it before.
+std::optional<time_point> scrub_due(const receiver_state& state) {
+  const auto every = state.env->options.receiver.scrub_ms;
+  if (every == 0 || state.machine->state().phase != receiver_phase::serving) return std::nullopt;
+  return state.proven_at + std::chrono::milliseconds(every);
+}
+
+void arm(pointer self) {
+  auto& state = self->state;
+  const auto due = {state.machine->deadline(), scrub_due(state)};
+  for (const auto& at : due) state.timer.arm(self, at);
+}
+
 void perform(pointer self, receiver_fsm::actions actions) {
   performer(self).run(std::move(actions));
-  self->state.timer.arm(self, self->state.machine->deadline());
+  arm(self);
+}
+
+/// Memory rots, and weights that no sync reads again are served for as long as nobody trains. What
+/// is no more what its tag names ends this life: the next one attaches with what is there, and is
+/// given all of it. False if it has.
+bool scrub(pointer self) {
+  auto& state = self->state;
+  const auto held = state.machine->summarize();
+  state.proven_at = self->clock().now();
+  // Whatever is under way digests them itself.
+  if (held.slot || held.attaching) return true;
+  std::pair<digest, digest> now;
+  auto failed = read_weights([&] { now = state.bytes->digests_now(0); });
+  if (!failed && now.first != held.tag.state)
+    failed = {errc::torn, "the weights held are no more those of " + to_string(held.tag.version)};
+  if (!failed) return true;
+  state.env->log->error("{}: {}", state.bytes->name(), failed.detail);
+  state.bytes->publish({false, receiver_phase::torn, {}, 0, errc::torn});
+  self->quit(caf::make_error(caf::sec::runtime_error, std::move(failed.detail)));
+  return false;
 }
 
 /// A payload whose first byte differs in one bit.
@@ -372,8 +408,11 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
       [self](refused_msg& m) { on_refused(self, m); },
       [self](const relay_cut& m) { cut(self, m); },
       [self, now](const tick&) {
-        self->state.timer.fired();
-        perform(self, self->state.machine->on_tick(now()));
+        auto& s = self->state;
+        s.timer.fired();
+        const auto due = scrub_due(s);
+        if (due && now() >= *due && !scrub(self)) return;
+        perform(self, s.machine->on_tick(now()));
       },
   };
 }

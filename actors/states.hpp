@@ -81,6 +81,7 @@ struct receiver_state {
   std::uint64_t join_run = 0;
   relay_side side;
   tick_timer timer;
+  time_point proven_at;  ///< all bytes were digested last, and were what the tag names
 
   payload arrived;      ///< of the bucket being handled
   envelope bucket_env;  ///< likewise
@@ -260,6 +261,7 @@ struct supervisor_state {
     std::set<std::uint32_t> asked;  ///< once all are there, and anew who took a refused one's place
     std::map<std::uint32_t, digest> seeded;
     time_point say_next = {};  ///< when people are told, again, for whom it waits
+    std::string said = {};     ///< what they were told
   };
 
   std::shared_ptr<const actor_env> env;

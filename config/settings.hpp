@@ -86,6 +86,7 @@ struct receiver_settings {
   std::uint32_t ping_ms = 500;
   std::uint32_t hello_ms = 1'000;
   bool serve_stale = false;
+  std::uint32_t scrub_ms = 600'000;
 };
 
 /// How often, and how soon, something that failed is tried again.

@@ -183,6 +183,10 @@ constexpr setting_row table[] = {
     "How often a receiver announces itself while no trainer is heard of."),
   boolean<&root::receiver, &receiver::serve_stale>("receiver.serve_stale", node, false,
     "Whether a receiver goes on serving, marked as stale, after its lease has run out."),
+  integer<&root::receiver, &receiver::scrub_ms>("receiver.scrub_ms", node, 600'000, "ms", 0, day_ms,
+    "A receiver that nobody has asked for this long to prove what it holds digests all of it by "
+    "itself; if that is no more what it should be, it stops serving and is given all weights anew. "
+    "0: never."),
 
   integer<&root::supervision, &supervision::attempts_max>("supervision.attempts_max",
     node, 5, "", 1, 1'000,

@@ -49,6 +49,7 @@ enum class consequence : std::uint8_t {
   lost_ack,        ///< an acknowledgement never arrived
   snapshot_last,   ///< all had voted when the snapshot had staged, or refused,
   snapshot_late,   ///< and when it had not in time
+  scrubbed,        ///< a receiver found by itself that its weights had rotted
   lent,            ///< a receiver made a bucket of its own weights for another
   count_
 };

@@ -126,8 +126,10 @@ class simulation final : public spectator {
       checker_.violated(validator_.violation());
     if (auto* r = fleet_.receiver_of(actor)) {
       const bool its_own = r->up && r->actor && r->actor.id() == actor.id();
-      if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag))
+      if (its_own && actor.getf(caf::abstract_actor::is_terminated_flag)) {
+        if (ticks_) scrubbed(*r);
         fleet_.ended(*r, dice_.below(fault_id::crash_writing, 1u << 30));
+      }
     } else if (auto* t = fleet_.trainer_of(actor)) {
       const auto now = waiting_of(actor);
       if (!before_.alone && now.alone) fleet_.count(consequence::snapshot_last);
@@ -367,6 +369,7 @@ class simulation final : public spectator {
     // What was late when they stopped may still make somebody else late.
     for (const auto until = scheduler_.now() + late_until; scheduler_.now() < until;)
       if (!step()) return;
+    if (!rot_is_found_at_rest()) return;
     for (int last = 0; last < 2; ++last) {
       if (!become_whole() || !align()) return;
       const bool rotten = any_rotten();
@@ -396,6 +399,24 @@ class simulation final : public spectator {
       if (!sync_in_peace() || !become_whole()) return false;
     }
     return true;
+  }
+
+  /// Nothing but rot that it finds by itself ends a receiver as time passes.
+  void scrubbed(const receiver_process& r) {
+    fleet_.count(consequence::scrubbed);
+    if (!r.rotten)
+      checker_.violated("L1: a receiver whose weights are sound takes them for rotten");
+  }
+
+  /// Who scrubs needs no sync to find out.
+  bool rot_is_found_at_rest() {
+    const milliseconds every(fleet_.options().receiver.scrub_ms);
+    if (every == every.zero()) return true;
+    for (const auto until = scheduler_.now() + 2 * every; scheduler_.now() < until;)
+      if (!step()) return false;
+    if (!become_whole()) return false;
+    if (any_rotten()) checker_.violated("I1: rot was not found, though nobody syncs");
+    return !any_rotten();
   }
 
   bool any_rotten() { return std::ranges::any_of(fleet_.receivers(), &receiver_process::rotten); }
@@ -462,8 +483,8 @@ class simulation final : public spectator {
 
 std::string_view to_string(consequence what) noexcept {
   constexpr std::array<std::string_view, consequence_count> names{
-      "lease-ended", "staged-expired", "late-commit",   "served-stale",
-      "lost-ack",    "snapshot-last",  "snapshot-late", "lent"};
+      "lease-ended",   "staged-expired", "late-commit", "served-stale", "lost-ack",
+      "snapshot-last", "snapshot-late",  "scrubbed",    "lent"};
   return names[static_cast<std::size_t>(what)];
 }
 

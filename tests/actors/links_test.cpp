@@ -296,6 +296,27 @@ TEST_CASE("an audit names the first tensor that differs") {
   CHECK(audits[1].pass);
 }
 
+TEST_CASE("weights that rot in another process while nobody syncs are given anew") {
+  fleet f(listening());
+  f.t.seed(f.w);
+  weight_buffer memory(f.w.shape());
+  std::atomic<int> seeds = 0;
+  receiver_options o;
+  o.memory = memory_of(memory);
+  o.hooks.readiness_changed = [&](const readiness& state) {
+    if (state.ready && ++seeds == 1) memory.tensor(1)[5] ^= std::byte{4};
+  };
+  auto s = connecting(f.rt.port());
+  s.receiver.scrub_ms = 50;
+  remote a(f.rt.port(), 1, std::move(o), s);
+  remote b(f.rt.port(), 2);
+  REQUIRE(f.t.wait_for_members(2, 10s));
+  REQUIRE(eventually([&] { return seeds == 2 && standing_of(f, 1) == "member"; }));
+  CHECK(f.status(1).reseeds == 2);
+  CHECK(f.status(1).restarts == 1);
+  for (const auto& audit : f.t.audit()) CHECK(audit.pass);
+}
+
 TEST_CASE("audits at the same time are each answered") {
   fleet f(listening());
   f.t.seed(f.w);

@@ -446,6 +446,38 @@ TEST_CASE("memory that rots between syncs is noticed, and never ready after that
   CHECK(f.all_hold(f.w));
 }
 
+TEST_CASE("weights that rot while nobody syncs are found out, and given anew") {
+  const auto every = GENERATE(50u, 0u);
+  auto s = quiet();
+  s.receiver.scrub_ms = every;
+  fleet f(s);
+  weight_buffer memory(f.w.shape());
+  std::atomic<bool> rotten = false, torn = false, served = false;
+  auto options = over(memory);
+  options.hooks.readiness_changed = [&](const readiness& state) {
+    // Called by the actor that reads and writes the memory, between the two.
+    if (state.reason == errc::torn) torn = true;
+    if (rotten && state.ready && !same(memory, f.w)) served = true;
+    if (!state.ready || state.label != 1 || rotten.exchange(true)) return;
+    memory.tensor(0)[77] ^= std::byte{1};
+  };
+  f.add(options);
+  f.add();
+  REQUIRE(f.seed());
+  REQUIRE(f.sync(1).result == sync_result::ok);
+  const auto mended = [&] { return f.status(0).reseeds == 2; };
+  const auto until = std::chrono::steady_clock::now() + (every == 0 ? 300ms : 10s);
+  while (!mended() && std::chrono::steady_clock::now() < until) std::this_thread::sleep_for(5ms);
+  REQUIRE(rotten);
+  CHECK(mended() == (every != 0));
+  CHECK(torn == (every != 0));
+  CHECK(same(memory, f.w) == (every != 0));
+  CHECK_FALSE(served);
+  // Whose weights are sound is left alone.
+  CHECK(f.status(1).reseeds == 1);
+  CHECK(f.status(1).restarts == 0);
+}
+
 TEST_CASE("seeding again starts another run, which adopts who holds the bytes") {
   fleet f;
   f.add();
