@@ -8,6 +8,7 @@
 #include <boost/asio/strand.hpp>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -53,6 +54,7 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
              const std::string& address);
   std::uint64_t& count_of(errc reason);
   const char* unwanted(const asio::ip::address& from, const std::string& source);
+  std::shared_ptr<newcomer> make_room(const std::string& source);
   void close();
 
   asio::io_context& io;
@@ -73,8 +75,10 @@ struct acceptor::impl : std::enable_shared_from_this<acceptor::impl> {
   struct place {
     std::weak_ptr<newcomer> who;
     std::string host;
-    std::string source;  ///< it, or its network
+    std::string source;        ///< it, or its network
+    std::uint64_t number = 0;  ///< in the order in which they came
   };
+  std::uint64_t arrived_count = 0;
   std::unordered_map<const newcomer*, place> arrivals;
 };
 
@@ -139,19 +143,47 @@ void acceptor::impl::arrived(tcp::socket socket) {
   const auto address = text_of(end);
   const auto from = unmapped(end.address());
   auto source = source_of(from);
-  std::shared_ptr<newcomer> fresh;
+  std::shared_ptr<newcomer> fresh, out;
   const char* why = nullptr;
   {
     const std::lock_guard lock(mutex);
     if (closed) return;
+    out = make_room(source);
     why = unwanted(from, source);
     if (why == nullptr) {
       fresh = std::make_shared<newcomer>(shared_from_this(), std::move(socket), address);
-      arrivals.emplace(fresh.get(), place{fresh, from.to_string(), std::move(source)});
+      arrivals.emplace(fresh.get(),
+                       place{fresh, from.to_string(), std::move(source), ++arrived_count});
     }
+  }
+  if (out) {
+    out->drop();
+    log(log_level::warn, "made way",
+        "one of the many that had not been greeted was closed, for one from another address");
   }
   if (why != nullptr) return log(log_level::warn, why, address + " was closed: it " + why);
   fresh->run();
+}
+
+/// Where all places are taken, the oldest of the source that has most of them loses its own to a
+/// newcomer whose source still has fewer after that: so few addresses, however they dawdle, keep
+/// out nobody else. Who comes back is counted and to be dropped. Called with the mutex.
+std::shared_ptr<acceptor::impl::newcomer> acceptor::impl::make_room(const std::string& source) {
+  if (arrivals.size() < options.unauthenticated_max) return nullptr;
+  std::unordered_map<std::string_view, std::size_t> counts;
+  for (const auto& [_, its] : arrivals) ++counts[its.source];
+  const auto most = std::ranges::max_element(
+      counts, {}, [](const auto& c) { return std::pair(c.second, c.first); });
+  if (most == counts.end() || most->second < counts[source] + 2) return nullptr;
+  auto oldest = arrivals.end();
+  for (auto it = arrivals.begin(); it != arrivals.end(); ++it)
+    if (it->second.source == most->first &&
+        (oldest == arrivals.end() || it->second.number < oldest->second.number))
+      oldest = it;
+  ++counters.crowded_out;
+  auto out = oldest->second.who.lock();
+  arrivals.erase(oldest);
+  return out;
 }
 
 // Counts who is. Called with the mutex.
@@ -193,6 +225,7 @@ void acceptor::impl::ended(const newcomer* who, const failure& why, bool not_adm
     const std::lock_guard lock(mutex);
     const auto left = arrivals.extract(who);
     if (why.reason == errc::shut_down) return;
+    if (left.empty() && why) return;  // it has made way, and was counted for that
     if (not_admitted) {
       ++counters.not_admitted;
     } else if (why) {

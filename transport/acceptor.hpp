@@ -20,7 +20,9 @@ struct acceptor_options {
   std::uint16_t port = 0;          ///< 0: any that is free
   greeting self;                   ///< the answer; purpose, link and stream are the dialer's
   std::chrono::milliseconds handshake_deadline{5'000};
-  std::uint32_t unauthenticated_max = 64;  ///< connections in the handshake; more are closed
+  /// Connections in the handshake. One more takes the place of the oldest from the address that has
+  /// most of them, if its own has fewer by two; else it is closed.
+  std::uint32_t unauthenticated_max = 64;
   /// Of those, how many may come from one address, or one /64 of IPv6, loopback included: nobody
   /// holds the places of all others.
   std::uint32_t unauthenticated_of_one_max = 32;
@@ -36,7 +38,7 @@ struct acceptor_options {
 struct acceptor_counters {
   std::uint64_t accepted = 0;         ///< became channels
   std::uint64_t timed_out = 0;        ///< not done within the deadline
-  std::uint64_t crowded_out = 0;      ///< came while too many were in it, in all or from there
+  std::uint64_t crowded_out = 0;      ///< came while too many were in it, or made way for others
   std::uint64_t rate_limited = 0;     ///< from an address that had failed too often
   std::uint64_t went_away = 0;        ///< closed from the other side
   std::uint64_t untrusted = 0;        ///< TLS failed, or the certificate has another role

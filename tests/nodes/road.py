@@ -1,4 +1,4 @@
-"""Decides how a road between two processes is narrow: what goes down it is held to a rate."""
+"""Decides what befalls bytes between two processes: they are held to a rate, looked at, or changed."""
 from __future__ import annotations
 
 import socket
@@ -12,17 +12,23 @@ class Road:
     `rate` is in bytes a second, for what comes from the target, of all connections together; None
     is no limit. It may be changed at any time. Bytes on their way are few: a narrow road pushes
     back, as a link does.
+
+    `through(connection, outward, data)`, where there is one, is called with all that comes by and
+    returns what is passed on. Connections are numbered from 0 as they come; `outward` is towards the
+    target. It may be exchanged at any time.
     """
 
     _QUEUE = 16 << 10
 
-    def __init__(self, target):
+    def __init__(self, target, through=None):
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(0.05)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.rate = None
+        self.through = through
+        self._count = 0
         self._free_at = 0.0
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -60,8 +66,9 @@ class Road:
                 near.close()
                 far.close()
                 continue
-            self._run(self._pump, near, far, False)
-            self._run(self._pump, far, near, True)
+            self._run(self._pump, near, far, False, self._count)
+            self._run(self._pump, far, near, True, self._count)
+            self._count += 1
 
     def _wait_for_turn(self, size):
         with self._lock:
@@ -74,7 +81,7 @@ class Road:
             wait = self._free_at - now
         self._over.wait(wait)
 
-    def _pump(self, source, sink, held):
+    def _pump(self, source, sink, held, number):
         try:
             while not self._over.is_set():
                 size = self._QUEUE
@@ -86,6 +93,8 @@ class Road:
                     continue
                 if not data:
                     break
+                if self.through:
+                    data = self.through(number, not held, data)
                 if held:
                     self._wait_for_turn(len(data))
                 view = memoryview(data)

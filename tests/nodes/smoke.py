@@ -25,6 +25,7 @@ import smoke_ranks
 import smoke_delays
 import smoke_input
 import smoke_port
+import smoke_strangers
 
 
 def main(arguments=None):

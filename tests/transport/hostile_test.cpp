@@ -198,6 +198,29 @@ TEST_CASE("Strangers of one address leave places for others") {
   CHECK(s.door->counters().crowded_out == 8);
 }
 
+TEST_CASE("Strangers of few addresses hold no place that somebody else wants") {
+  auto options = quick(10'000ms);
+  options.unauthenticated_max = 8;
+  options.unauthenticated_of_one_max = 4;
+  station s(clear(), options);
+  const auto from = [&](std::uint32_t host) { return plain_socket(s.door->port(), host); };
+  constexpr std::uint32_t there = INADDR_LOOPBACK + 1;
+  std::vector<int> strangers;
+  for (std::uint32_t i = 0; i < 8; ++i) strangers.push_back(from(there + i % 2));
+  REQUIRE(eventually([&] { return s.door->counters().unauthenticated == 8; }));
+  CHECK(std::holds_alternative<std::shared_ptr<channel>>(s.dial()));
+  CHECK(s.door->counters().crowded_out == 1);
+  CHECK(eventually([&] { return s.door->counters().accepted == 1; }));
+  CHECK(time_to_close(strangers[1]) < 500ms);  // of equals the higher address
+  // A third address gets what is fair, and no more: by then nobody has two more than it.
+  for (int i = 0; i < 8; ++i) strangers.push_back(from(there + 2));
+  CHECK(eventually([&] { return s.door->counters().crowded_out > 5; }));
+  CHECK(s.door->counters().unauthenticated == 8);
+  CHECK(std::holds_alternative<std::shared_ptr<channel>>(s.dial()));
+  for (const int fd : strangers) close(fd);
+  CHECK(eventually([&] { return s.door->counters().unauthenticated == 0; }));
+}
+
 TEST_CASE("Whose an address is") {
   const auto source = [](const char* text) {
     return source_of(boost::asio::ip::make_address(text));
