@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Decides whether a receiver gets along with the memory that it says it needs, and what it does with less.
+"""Decides whether a receiver and a trainer get along with the memory that they need, and what they do with less.
 
     memory.py PROGRAM [--mebibytes N]
 
@@ -7,6 +7,10 @@ It needs its weights, what it may hold staged (receiver.staged_bytes_max), and w
 that times 1.1 is all it may have (RLIMIT_DATA: heap, stacks and private maps), and it is sent all weights, and then
 deltas. With less than its weights it must refuse to start in one line; with its weights and nothing else it
 must not be ended by a signal, whatever it refuses, and must never be counted as a member that is right and is not.
+
+`lockstep trainer` needs its weights twice, its own and the snapshot, what it remembers of changes (sync.history_percent),
+a delta as it is coded and as it is staged, and what a trainer of a tiny model takes: with that times 1.1 it sends all
+weights and the deltas, and with half of the weights beyond the latter it ends with 4 and one line.
 """
 from __future__ import annotations
 
@@ -25,14 +29,15 @@ from fleet import require  # noqa: E402
 
 MIB = 1 << 20
 STAGED = 16 * MIB
+HISTORY = 0.20  # sync.history_percent
 SETTINGS = {"log.level": "off", "receiver.staged_bytes_max": STAGED, "receiver.hello_ms": 50, "runtime.threads": 2,
             "transport.retry_ms": 20, "transport.retry_ms_max": 50, "sync.recovery_timeout_ms": 5_000,
             "sync.full_timeout_ms": 3_000}
 
 
-def limited(role, limit):
-    """Words before the command of a receiver, which may have so many bytes."""
-    return ["prlimit", f"--data={limit}"] if role == "receiver" and limit else []
+def limited(limit):
+    """Words before the command of a process, which may have so many bytes."""
+    return ["prlimit", f"--data={limit}"] if limit else []
 
 
 def weights_of(versions):
@@ -44,16 +49,21 @@ def data_of(process):
     return process._status_kib("VmData") * 1024  # noqa: SLF001
 
 
-def play(program, versions, scratch, limit=None):
-    """One round to one receiver, which begins with other weights. The trainer's end, how the receiver ended before or
-    None, its last words, and the most memory that counts."""
+def play(program, versions, scratch, limit=None, whose="receiver"):
+    """One round to one receiver, which begins with other weights; one of them may have only so much. The trainer's
+    end, how the receiver ended before or None, its last words, and the most memory of that one that counts."""
     with fleet.Fleet(program, versions.base, versions.stream, SETTINGS,
-                     prefix=lambda role, _: limited(role, limit)) as f:
+                     prefix=lambda role, _: limited(limit) if role == whose else []) as f:
         trainer = f.trainer("--patience-ms", "4000", receivers=1, serve=False)
-        receiver = f.receiver(0, fleet.address_of(trainer), checkpoint=scratch / "other")
+        try:
+            at = fleet.address_of(trainer)
+        except fleet.Failed:
+            return fleet.Fleet.ended(trainer), None, [], 0
+        receiver = f.receiver(0, at, checkpoint=scratch / "other")
+        of = receiver if whose == "receiver" else trainer
         most, end = 0, time.monotonic() + 60
         while trainer.running() and receiver.running():
-            most = max(most, data_of(receiver))
+            most = max(most, data_of(of))
             require(time.monotonic() < end, "nothing ends")
             time.sleep(0.01)
         if not receiver.running():
@@ -102,6 +112,22 @@ def sweep(options, scratch):
         print(f"ok   with its weights and {more} MiB: {said}")
 
 
+def sweep_trainer(options, scratch):
+    tiny, large = make(scratch / "tiny", 0.05), make(scratch / "large", options.mebibytes)
+    weights = weights_of(large)
+    ended, code, errors, idle = play(options.program, tiny, scratch / "tiny", whose="trainer")
+    well(ended, code, errors, tiny, "a tiny model")
+    budget = idle + int((2 + HISTORY) * weights) + STAGED
+    ended, code, errors, most = play(options.program, large, scratch / "large", int(1.1 * budget), "trainer")
+    well(ended, code, errors, large, "within the trainer's budget")
+    print(f"ok   a trainer of the same weights, a tiny model's {idle / MIB:.0f}: may have {1.1 * budget / MIB:.0f}, "
+          f"had {most / MIB:.0f}")
+    ended, _, _, _ = play(options.program, large, scratch / "large", idle + weights // 2, "trainer")
+    require(ended.code == 4 and len(ended.errors) == 1 and ended.errors[0].startswith("lockstep: "),
+            f"a trainer with room for half of its weights: {ended}")
+    print(f"ok   a trainer with room for half of its weights: {ended.errors[0]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
@@ -110,7 +136,7 @@ def main():
     if not shutil.which("prlimit"):
         print("skipped: no prlimit")
         return fleet.SKIPPED
-    return fleet.verdict_on("memory", functools.partial(sweep, options))
+    return fleet.verdict_on("memory", functools.partial(sweep, options), functools.partial(sweep_trainer, options))
 
 
 if __name__ == "__main__":
