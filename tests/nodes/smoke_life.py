@@ -20,6 +20,10 @@ from fleet import address_of, is_ready, require, wait_until
 from watch import Member, Watch
 
 
+def status_of(f, at, id):
+    return next(r for r in f.ask("status", at).find("status")["receivers"] if r["id"] == id)
+
+
 @basic
 def two_receivers_follow(world):
     """Two follow, the trainer's audit passes and the trainer ends by itself with 0."""
@@ -142,9 +146,33 @@ def killed_and_restarted_over_its_file(world):
             again.kill()
             if damage:
                 damage(out / "model.safetensors")
+            before = status_of(f, at, 0)
             again = f.receiver(0, at, out=out)
             ready_at(again, world.last, reseed + 2)
             world.holds(out, world.last)
+            if not damage:
+                now = status_of(f, at, 0)
+                require((now["sent_bytes"], now["reseeds"]) == (before["sent_bytes"], before["reseeds"]),
+                        f"sent what it held: {before} {now}")
+
+
+@case
+def rot_in_a_quiet_fleet_is_found(world):
+    """Somebody else writes into what a receiver serves, and no sync comes: it finds out by itself."""
+    out = world.place("out")
+    with world.fleet(settings={"receiver.scrub_ms": 500, "log.level": "error"}) as f:
+        at = address_of(f.trainer(receivers=2, rounds=1))
+        struck, other = f.receiver(0, at, out=out), f.receiver(1, at)
+        for r in (struck, other):
+            ready_at(r, world.last)
+        reseeds = status_of(f, at, 0)["reseeds"]
+        tear_data(out / "model.safetensors")
+        wait_until("it is given its weights anew", lambda: status_of(f, at, 0)["reseeds"] == reseeds + 1, READY_S)
+        wait_until("it is ready", lambda: is_ready(struck.find(kind="state") or {}, world.last), READY_S)
+        world.holds(out, world.last)
+        require(any("no more those of" in line for line in struck.errors), list(struck.errors))
+        require(any(o.get("reason") == "torn" for o in struck.objects), struck.said)
+        require(status_of(f, at, 1)["restarts"] == 0, "who is sound is left alone")
 
 
 @case
