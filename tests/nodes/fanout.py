@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import random
 import subprocess
 import sys
 import tempfile
@@ -41,21 +40,6 @@ PERIOD_MS = 150
 PATIENCE_S = 90
 # A bucket comes to who is last once it has gone through all before: of many buckets that is little.
 NARROW_MEBIBYTES = 64
-
-
-def alike(directory, seed, mebibytes, versions=4, tensors=8):
-    """Tensors of one kind that change all over: a delta has many buckets, and both ranks' parts of
-    it are half of it."""
-    rng = random.Random(seed)
-    count = int(mebibytes * (1 << 20)) // tensors // 2
-    held = [bytearray(rng.randbytes(count * 2)) for _ in range(tensors)]
-    for v in range(versions + 1):
-        for data in held if v else []:
-            data[:] = rng.randbytes(count * 2)
-        place = directory / ("base" if v == 0 else f"stream/step-{v}")
-        model.write_safetensors(place / "model.safetensors", {
-            f"layer.{i}": ("BF16", [count], data) for i, data in enumerate(held)})
-    return model.Versions(directory / "base", directory / "stream", [])
 
 
 def sent(network, name):
@@ -157,14 +141,14 @@ def main(arguments=None):
         print(f"skipped: {why_not}")
         return fleet.SKIPPED
     with tempfile.TemporaryDirectory(prefix="lockstep-fanout-") as scratch:
-        versions = alike(pathlib.Path(scratch), options.seed, options.mebibytes)
+        versions = model.alike(pathlib.Path(scratch), options.seed, options.mebibytes)
         names = ([f"t{rank}" for rank in range(RANKS)] +
                  [f"r{i}" for i in range(options.receivers)])
         with Network(names) as network:
             found = measured(options, versions, network)
         took = {}
         if options.mbit and options.degree:
-            versions = alike(pathlib.Path(scratch) / "more", options.seed, NARROW_MEBIBYTES)
+            versions = model.alike(pathlib.Path(scratch) / "more", options.seed, NARROW_MEBIBYTES)
             took = {"one": seconds_of(options, versions, 1, 0),
                     "two": seconds_of(options, versions, 2, 0),
                     "all": seconds_of(options, versions, options.receivers, options.degree, count=3)}

@@ -165,3 +165,18 @@ def tear(path, rng):
     with open(path, "r+b") as f:
         f.seek(at)
         f.write(rng.randbytes(min(size - at, rng.randrange(1, 64 * 1024))))
+
+
+def alike(directory, seed, mebibytes, versions=4, tensors=8):
+    """Tensors of one kind that change all over: a delta has many buckets, and both ranks' parts of
+    it are half of it."""
+    rng = random.Random(seed)
+    count = int(mebibytes * (1 << 20)) // tensors // 2
+    held = [bytearray(rng.randbytes(count * 2)) for _ in range(tensors)]
+    for v in range(versions + 1):
+        for data in held if v else []:
+            data[:] = rng.randbytes(count * 2)
+        place = directory / ("base" if v == 0 else f"stream/step-{v}")
+        write_safetensors(place / "model.safetensors", {
+            f"layer.{i}": ("BF16", [count], data) for i, data in enumerate(held)})
+    return Versions(directory / "base", directory / "stream", [])

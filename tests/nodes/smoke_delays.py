@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import time
 
+import fleet
 from cases import READY_S, SETTINGS, case, last_state, ready_at
 from fleet import address_of, is_ready, require, wait_until
+from model import alike
 from road import Road
 
 
@@ -89,6 +91,38 @@ def a_slow_receiver_costs_others_the_deadline_and_no_more(world):
                 require(failed == [7], f"{failed} failed in sync {line['version']}")
             road.rate = None
             wait_until("it is ready again", lambda: last_state(receivers[7]).get("ready"), READY_S)
+
+
+@case
+def control_does_not_wait_behind_bulk(world):
+    """Seconds of weights are under way on a narrow road, and a lease of one second is kept over it all the time."""
+    versions = alike(world.place("alike"), 1, mebibytes=4)
+    patience = {f"sync.{d}_timeout_ms": 60_000 for d in ("stage", "commit", "attach", "full", "recovery")}
+    lapses, asked = [], []
+
+    def look(_, line):
+        if line.get("reason") == "lease_expired":
+            lapses.append(line)
+    with fleet.Fleet(world.program, versions.base, versions.stream,
+                     {**SETTINGS, **patience, "receiver.lease_ms": 1000, "receiver.ping_ms": 100}) as f:
+        trainer = f.trainer(receivers=1, rounds=1_000)
+        at = address_of(trainer)
+        with Road(at) as road:
+            receiver = f.receiver(0, road.address, on_object=look)
+            receiver.wait_for("ready", is_ready, READY_S)
+            wait_until("some syncs", lambda: trainer.count > 3, 30)
+            road.rate = 1_000_000  # bytes a second
+            count, end = trainer.count, time.monotonic() + 8
+            while time.monotonic() < end:
+                began = time.monotonic()
+                require(f.ask("status", road.address).code == 0, "status over the full road")
+                asked.append(time.monotonic() - began)
+            syncs = trainer.count - count
+            require(syncs < 4, f"{syncs} syncs: the road was not full")
+            require(not lapses, lambda: f"the lease was not renewed: {lapses[0]}")
+            require(sorted(asked)[len(asked) // 2] < 1, f"a status took {asked} s")
+            road.rate = None
+            wait_until("syncs go on", lambda: trainer.count > count + syncs + 3, 30)
 
 
 def longest_gap(trainer, seconds):
