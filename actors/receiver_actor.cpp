@@ -219,6 +219,8 @@ class performer {
 };
 
 void perform(pointer self, receiver_fsm::actions actions) {
+  // First: what is published next may be that the trainer was heard again.
+  self->state.bytes->trust_until(self->state.machine->trusted_until());
   performer(self).run(std::move(actions));
   self->state.timer.arm(self, self->state.machine->deadline());
 }
