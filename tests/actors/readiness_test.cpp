@@ -1,8 +1,11 @@
 // What an engine says of itself while nobody has had the time to say that its lease is over.
 #include <catch2/catch.hpp>
 #include <chrono>
+#include <cstddef>
 #include <future>
+#include <span>
 #include <thread>
+#include <vector>
 
 #include "actors/engine.hpp"
 
@@ -12,12 +15,13 @@ using namespace std::chrono_literals;
 namespace {
 
 const layout shape({{"w", dtype::u8, {4}}});
+const std::vector<std::span<std::byte>> memory;  // its own
 const readiness serving{true, receiver_phase::serving, {1, 2}, 7, errc::none};
 
 }  // namespace
 
 TEST_CASE("a lease that is over ends readiness before anybody publishes it") {
-  engine e(0, "engine", shape, {}, {}, nullptr);
+  engine e(0, "engine", shape, memory, {}, nullptr);
   e.publish(serving);
   const auto now = std::chrono::steady_clock::now();
   CHECK(e.state_at(now) == serving);  // nothing is known of a lease
@@ -33,7 +37,7 @@ TEST_CASE("a lease that is over ends readiness before anybody publishes it") {
 }
 
 TEST_CASE("nobody waits for an engine whose lease is over, but for the trainer to be heard again") {
-  engine e(0, "engine", shape, {}, {}, nullptr);
+  engine e(0, "engine", shape, memory, {}, nullptr);
   e.publish(serving);
   e.trust_until(std::chrono::steady_clock::now() - 1ms);
   CHECK_FALSE(e.wait_ready(7, 10ms));
