@@ -250,15 +250,39 @@ engine::failure engine::refusal() const {
   return refusal_;
 }
 
+void engine::trust_until(std::chrono::steady_clock::time_point when) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (when == std::exchange(trusted_until_, when)) return;
+  }
+  changed_.notify_all();
+}
+
 readiness engine::state() const {
   const std::lock_guard lock(mutex_);
   return state_;
 }
 
+readiness engine::state_at(std::chrono::steady_clock::time_point now) const {
+  const std::lock_guard lock(mutex_);
+  return state_locked(now);
+}
+
+readiness engine::state_locked(std::chrono::steady_clock::time_point now) const {
+  auto out = state_;
+  if (out.ready && now >= trusted_until_) {
+    out.ready = false;
+    out.reason = errc::lease_expired;
+  }
+  return out;
+}
+
 bool engine::wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, patience_of(timeout),
-                           [&] { return state_.ready && state_.label >= label; });
+  return changed_.wait_for(lock, patience_of(timeout), [&] {
+    const auto now = state_locked(std::chrono::steady_clock::now());
+    return now.ready && now.label >= label;
+  });
 }
 
 }  // namespace lockstep

@@ -2,6 +2,7 @@
 // No CAF, no protocol: it does what it is told and says what came of it.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -104,15 +105,23 @@ class engine {
   // --- state, thread-safe.
   /// What the engine's hook throws comes back as a failure; the state is published all the same.
   failure publish(const readiness& state);
+  /// From `when` on the trainer has been silent for too long, also while nobody has come to publish
+  /// that: this process may have been stopped, or its threads not have had their turn.
+  void trust_until(std::chrono::steady_clock::time_point when);
+  /// As it was published last.
   readiness state() const;
+  /// As it is at `now`.
+  readiness state_at(std::chrono::steady_clock::time_point now) const;
   /// A trainer has no use for this engine. Stands until it is ready.
   void refuse(failure why);
   failure refusal() const;
-  /// Waits until `ready` at a label of at least `label`; false if `timeout` passes first.
+  /// Waits until `ready`, by this machine's clock too, at a label of at least `label`; false if
+  /// `timeout` passes first.
   bool wait_ready(std::uint64_t label, std::chrono::milliseconds timeout) const;
 
  private:
   failure tell_engine(const target_info& target, const std::vector<std::size_t>& touched);
+  readiness state_locked(std::chrono::steady_clock::time_point now) const;
 
   receiver_id id_;
   std::string name_;
@@ -129,6 +138,8 @@ class engine {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   readiness state_;
+  std::chrono::steady_clock::time_point trusted_until_ =
+      std::chrono::steady_clock::time_point::max();
   failure refusal_;
 };
 

@@ -56,7 +56,7 @@ const layout& receiver::shape() const noexcept {
   return engine_->shape();
 }
 readiness receiver::state() const {
-  return engine_->state();
+  return engine_->state_at(std::chrono::steady_clock::now());
 }
 
 void receiver::check_refused() const {

@@ -61,7 +61,8 @@ class receiver {
   /// That of the model, where tensors that are not taken have no bytes.
   const layout& shape() const noexcept;
 
-  /// Whether the engine may serve now, with which version, and if not why not.
+  /// Whether the engine may serve now, with which version, and if not why not. Sees the end of the
+  /// lease by the steady clock, also before the hook `readiness_changed` is told.
   readiness state() const;
   /// Throws `refused_error` if a trainer has said that it has no use for this receiver as it is:
   /// its tensors are others, or its id is another's. It goes on trying all the same, for trainers

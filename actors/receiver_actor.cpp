@@ -235,6 +235,8 @@ void arm(pointer self) {
 }
 
 void perform(pointer self, receiver_fsm::actions actions) {
+  // First: what is published next may be that the trainer was heard again.
+  self->state.bytes->trust_until(self->state.machine->trusted_until());
   performer(self).run(std::move(actions));
   arm(self);
 }

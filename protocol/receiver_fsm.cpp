@@ -484,6 +484,11 @@ receiver_fsm::actions receiver_fsm::on_tick(time_point now) {
   return out;
 }
 
+time_point receiver_fsm::trusted_until() const {
+  if (settings_.receiver.serve_stale) return time_point::max();
+  return lease_until_.value_or(time_point::max());
+}
+
 std::optional<time_point> receiver_fsm::deadline() const {
   std::optional<time_point> next;
   const auto consider = [&](time_point t) { next = next ? std::min(*next, t) : t; };

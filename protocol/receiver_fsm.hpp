@@ -175,6 +175,9 @@ class receiver_fsm {
   summary summarize() const;
   /// True: this bucket will be taken, or refused; else it is one that no longer matters.
   bool awaits(const envelope& env, std::uint32_t index) const;
+  /// From when on `state` is not ready any more, if nothing is heard before: known before `on_tick`
+  /// says it. The end of time where nothing of the kind is to come.
+  time_point trusted_until() const;
   /// When `on_tick` has something to do, if no message comes before.
   std::optional<time_point> deadline() const;
   /// All buckets of the transfer under way; none if there is none.

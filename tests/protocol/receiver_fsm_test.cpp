@@ -94,6 +94,7 @@ TEST_CASE_METHOD(fixture, "receiver: a fresh life serves nothing") {
   CHECK_FALSE(f.state().ready);
   CHECK(f.state().phase == receiver_phase::empty);
   CHECK_FALSE(f.deadline());
+  CHECK(f.trusted_until() == time_point::max());
   CHECK(f.on_prepare(t0, delta()).empty());  // not attached in this run
 }
 
@@ -791,6 +792,7 @@ TEST_CASE_METHOD(fixture, "receiver: without the trainer's word the lease ends")
   const auto lease = milliseconds(s.receiver.lease_ms);
   serve();
   CHECK(f.deadline() == t0 + lease);
+  CHECK(f.trusted_until() == t0 + lease);
   CHECK(f.on_tick(t0 + lease - milliseconds(1)).empty());
   CHECK(find<act::publish>(f.on_tick(t0 + lease))->state.reason == errc::lease_expired);
   CHECK_FALSE(f.deadline());
@@ -874,6 +876,7 @@ TEST_CASE("receiver: may be told to serve on without a lease") {
   f.on_attach(t0, {fixture::env(1), at(0, d0), layout, 1});
   f.on_digest({1, 1}, d0, proof);
   CHECK(f.state().reason == errc::none);
+  CHECK(f.trusted_until() == time_point::max());
   const auto over = t0 + 2 * milliseconds(s.receiver.lease_ms);
   const auto all = f.on_tick(over);
   const auto* const told = find<act::publish>(all);
