@@ -106,11 +106,12 @@ std::vector<digest> digests_of(std::uint64_t seed, const tensor_views& tensors) 
 
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
                            const tensor_views& target, const bucket_form& form,
-                           kernels::encoding_choice choice, digest* target_state) {
+                           kernels::encoding_choice choice, digest* target_state,
+                           bucket_sink closed) {
   encoded_delta out;
   out.content.layout = shape.fingerprint();
-  packer pack(out.content, form);
   const batches all(base);
+  batch_packer pack(out.content, form, all.count(), std::move(closed));
   std::vector<kernels::class_model> models(base.size());
   if (choice == kernels::encoding_choice::coded)
     for_each_index(all.count(), [&](std::size_t i) {
@@ -118,15 +119,16 @@ encoded_delta encode_delta(const layout& shape, const tensor_views& base,
         if (part.offset == 0)
           models[part.tensor] = kernels::plan_classes(base[part.tensor], target[part.tensor]);
     });
-  std::vector<batch_frames> made(all.count());
+  std::vector<kernels::digest_sum> states(all.count());
   const auto key = key_of(public_digest_seed);
   const auto* const digested = target_state == nullptr ? nullptr : key.get();
   run_jobs<kernels::delta_encoder>(all.count(), [&](std::size_t i, auto& encoder) {
-    made[i] = encode_batch(all[i], base, target, models, choice, digested, encoder);
+    auto made = encode_batch(all[i], base, target, models, choice, digested, encoder);
+    states[i] = made.state;
+    pack.add(i, std::move(made));
   });
   kernels::digest_sum state;
-  for (const auto& batch : made) state += batch.state;
-  pack_batches(made, out.content, pack);
+  for (const auto& s : states) state += s;
   out.buckets = pack.finish();
   if (target_state != nullptr) *target_state = to_digest(state);
   return out;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -64,15 +65,20 @@ struct encoded_delta {
   std::vector<payload> buckets;
 };
 
+/// Called with each bucket, in their order, as soon as it is closed; of one that is closed nothing
+/// changes any more. On whatever thread closed it, one call after the other.
+using bucket_sink = std::function<void(const payload&)>;
+
 /// Encodes what leads from `base` to `target`, both of `shape`. A bucket must hold the
 /// largest frame (kernels::frame_bytes_max). Coded frames have to be staged (`stage_buckets`)
 /// before anything else takes them. On several threads; the bytes are the same on however many.
 /// `target_state`: set to what all of `target` digests to under the public key, changed or not,
-/// unless it is null. It is of the bytes themselves, not of what the frames say.
+/// unless it is null. It is of the bytes themselves, not of what the frames say. `closed` sees
+/// buckets while those after them are still to be encoded; the last one when all are.
 encoded_delta encode_delta(const layout& shape, const tensor_views& base,
                            const tensor_views& target, const bucket_form& form,
                            kernels::encoding_choice choice = kernels::encoding_choice::raw,
-                           digest* target_state = nullptr);
+                           digest* target_state = nullptr, bucket_sink closed = {});
 
 /// How all weights of one layout are cut into buckets of full frames: the same wherever weights of
 /// that layout are. Reads no weights, and holds 24 bytes a bucket.

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
@@ -151,7 +153,8 @@ std::optional<bucket_failure> for_each_frame(const payload& bucket, const tensor
 /// Gathers frames into buckets.
 class packer {
  public:
-  packer(manifest& content, const bucket_form& form) : content_(content), form_(form) {}
+  packer(manifest& content, const bucket_form& form, bucket_sink closed = {})
+      : content_(content), form_(form), closed_(std::move(closed)) {}
 
   /// Takes over the frame in `frame`, leaving it empty.
   void add(std::vector<std::byte>& frame) {
@@ -179,11 +182,13 @@ class packer {
     payload bucket(std::exchange(open_, {}));
     content_.buckets.push_back({bucket.size(), {}});
     content_.bytes += bucket.size();
+    if (closed_) closed_(bucket);
     buckets_.push_back(std::move(bucket));
   }
 
   manifest& content_;
   bucket_form form_;
+  bucket_sink closed_;
   std::vector<std::byte> open_;
   std::vector<payload> buckets_;
 };
@@ -201,20 +206,50 @@ struct batch_frames {
   }
 };
 
-/// Packs the frames of all batches in their order, leaving these empty.
-inline void pack_batches(std::vector<batch_frames>& made, manifest& content, packer& pack) {
-  std::vector<std::byte> frame;
-  for (auto& batch : made) {
-    content.changed += batch.changed;
+/// Packs the frames of batches in their order, each as soon as it and all before it are made. So
+/// nothing is left to pack when the last is, and no more is held than what has overtaken another.
+class batch_packer {
+ public:
+  batch_packer(manifest& content, const bucket_form& form, std::size_t count,
+               bucket_sink closed = {})
+      : content_(content), pack_(content, form, std::move(closed)), made_(count) {}
+
+  /// Batch `i`, once. On any thread.
+  void add(std::size_t i, batch_frames made) {
+    std::unique_lock lock(mutex_);
+    made_[i] = std::move(made);
+    if (std::exchange(packing_, true)) return;  // whoever packs comes to it
+    for (; next_ < made_.size() && made_[next_]; ++next_) {
+      auto batch = *std::exchange(made_[next_], std::nullopt);
+      lock.unlock();
+      pack(batch);
+      lock.lock();
+    }
+    packing_ = false;
+  }
+
+  /// All batches were added.
+  std::vector<payload> finish() { return pack_.finish(); }
+
+ private:
+  void pack(const batch_frames& batch) {
+    content_.changed += batch.changed;
     std::size_t at = 0;
     for (const auto end : batch.ends) {
-      frame.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
-                   batch.bytes.begin() + static_cast<std::ptrdiff_t>(end));
-      pack.add(frame);
+      frame_.assign(batch.bytes.begin() + static_cast<std::ptrdiff_t>(at),
+                    batch.bytes.begin() + static_cast<std::ptrdiff_t>(end));
+      pack_.add(frame_);
       at = end;
     }
-    batch = {};
   }
-}
+
+  manifest& content_;
+  packer pack_;                   // of whoever packs, as the next one is
+  std::vector<std::byte> frame_;  // its room serves one frame after the other
+  std::mutex mutex_;              // of what follows
+  std::vector<std::optional<batch_frames>> made_;
+  std::size_t next_ = 0;
+  bool packing_ = false;
+};
 
 }  // namespace lockstep

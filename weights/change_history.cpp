@@ -212,12 +212,14 @@ std::optional<encoded_delta> change_history::merged(std::size_t steps, const lay
   std::vector<const change_marks*> last;
   for (auto i = steps_.size() - steps; i < steps_.size(); ++i) last.push_back(&steps_[i].marks);
   const batches all(now);
-  std::vector<batch_frames> made(all.count());
+  encoded_delta out;
+  out.content.layout = shape.fingerprint();
+  batch_packer pack(out.content, form, all.count());
   std::atomic<std::uint64_t> bytes{0};
   run_jobs<marking>(all.count(), [&](std::size_t b, marking& tool) {
     if (bytes > bytes_max) return;  // it is in vain
     range_walk walk(last, all[b].front());
-    auto& frames = made[b];
+    batch_frames frames;
     for_each_range(all[b], [&](std::uint32_t i, std::size_t at) {
       if (!walk.gather(i, at, tool.marks)) return;
       const auto range = range_at(now[i], at);
@@ -227,12 +229,9 @@ std::optional<encoded_delta> change_history::merged(std::size_t steps, const lay
       frames.end_frame();
     });
     bytes += frames.bytes.size();
+    pack.add(b, std::move(frames));
   });
   if (bytes > bytes_max) return std::nullopt;
-  encoded_delta out;
-  out.content.layout = shape.fingerprint();
-  packer pack(out.content, form);
-  pack_batches(made, out.content, pack);
   out.buckets = pack.finish();
   return out;
 }
