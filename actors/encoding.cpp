@@ -13,11 +13,12 @@ bucket_form form_of(const settings& s) {
 }
 
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        kernels::encoding_choice choice, const bucket_form& form) {
+                        kernels::encoding_choice choice, const bucket_form& form,
+                        const bucket_sink& closed) {
   const auto target = views_of(store.shape(), tensors);
   encoding out;
   auto delta = store.read([&](const tensor_views& base) {
-    return encode_delta(store.shape(), base, target, form, choice, &out.state);
+    return encode_delta(store.shape(), base, target, form, choice, &out.state, closed);
   });
   out.delta = std::make_shared<delta_source>(std::move(delta), store.shape().total_bytes());
   return out;

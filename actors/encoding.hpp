@@ -19,10 +19,12 @@ struct encoding {
   digest state;  ///< that it leads to, under the public key
 };
 
-/// In frames of `choice`. Reads the trainer's tensors once. Throws `error{wrong_layout}` naming the
+/// In frames of `choice`. Reads the trainer's tensors once. `closed` sees buckets while those after
+/// them are being encoded (weights/bucket_codec.hpp). Throws `error{wrong_layout}` naming the
 /// tensor whose size is not the store's, `std::bad_alloc`, and whatever `tensors` throws.
 encoding encode_against(const snapshot_store& store, const tensor_reader& tensors,
-                        kernels::encoding_choice choice, const bucket_form& form);
+                        kernels::encoding_choice choice, const bucket_form& form,
+                        const bucket_sink& closed = {});
 
 /// Calls `work`, and says what it threw; nothing if it returned.
 std::optional<std::pair<errc, std::string>> failure_of(const std::function<void()>& work);

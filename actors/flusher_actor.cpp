@@ -138,6 +138,19 @@ void on_credit(pointer self, const credit_msg& m) {
   send_buckets(self, state.machine.on_credit({m.env, m.id, index}));
 }
 
+/// What there is of a delta leaves while the rest is being encoded.
+void on_ahead(pointer self, ship_ahead& m) {
+  auto& state = self->state;
+  const bool begun = state.machine.streaming();
+  if (begun ? !(m.env == state.env) : m.env.txn <= state.env.txn) return;
+  if (!begun) {
+    state.env = m.env;
+    state.first = 0;
+    state.source = std::move(m.source);
+  }
+  send_buckets(self, state.machine.on_ahead(state.env, m.count));
+}
+
 void on_ship(pointer self, ship_request& m) {
   auto& state = self->state;
   state.owner = caf::actor_cast<sender_actor>(self->current_sender());
@@ -214,6 +227,7 @@ flusher_actor::behavior_type flusher_behavior(pointer self, receiver_id id, rece
   self->state.env_of_process = std::move(env);
   return {
       [self](ship_request& m) { on_ship(self, m); },
+      [self](ship_ahead& m) { on_ahead(self, m); },
       [self](const credit_msg& m) { on_credit(self, m); },
       [self](relay_route& m) { on_route(self, m); },
       [self](const tick&) { on_tick(self); },

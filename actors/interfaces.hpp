@@ -369,6 +369,13 @@ struct ship_request {
   /// what they stage. None: nobody does.
   std::shared_ptr<const shipped_to> among = {};
 };
+/// The first `count` buckets of a delta that is still being encoded: they may leave before anything
+/// announces them. A `ship_request` of the same transaction follows, or its end.
+struct ship_ahead {
+  envelope env;
+  std::shared_ptr<bucket_source> source;
+  std::uint32_t count = 0;
+};
 /// Stop streaming this transaction.
 struct stop_request {
   txn_ref txn;
@@ -383,6 +390,8 @@ struct drained_notice {
 using flusher_actor = caf::typed_actor<
     // The sender has something to ship.
     caf::reacts_to<ship_request>,
+    // And before it knows all of it, what there is by now.
+    caf::reacts_to<ship_ahead>,
     // The receiver has taken a bucket, from whomever.
     caf::reacts_to<credit_msg>,
     // The supervisor knows who brings what.
@@ -518,6 +527,7 @@ struct actor_env {
 
 LOCKSTEP_LOCAL_MESSAGE(welcome)
 LOCKSTEP_LOCAL_MESSAGE(ship_request)
+LOCKSTEP_LOCAL_MESSAGE(ship_ahead)
 LOCKSTEP_LOCAL_MESSAGE(stop_request)
 LOCKSTEP_LOCAL_MESSAGE(drained_notice)
 LOCKSTEP_LOCAL_MESSAGE(admit_request)

@@ -77,7 +77,8 @@ bool link_io::write(caf::io::broker* self, const wire_message& m) {
 
 void link_io::send(caf::io::broker* self, bucket_msg m) {
   const auto n = next_bulk_++ % bulk_.size();
-  if (!bulk_[n]->send(std::move(m), round_)) end(self, errc::dead, "its bulk channel is closed");
+  const auto round = m.env.txn == announced_.txn ? announced_.round : 0;
+  if (!bulk_[n]->send(std::move(m), round)) end(self, errc::dead, "its bulk channel is closed");
 }
 
 bool link_io::floods() {

@@ -94,9 +94,9 @@ class link_io {
 
   /// Sends a control message. False, and the broker quits, if the peer does not take what is sent.
   bool write(caf::io::broker* self, const wire_message& m);
-  /// Sends a bucket of what was announced last.
+  /// Sends a bucket of what was announced last, or of a transaction that is yet to be.
   void send(caf::io::broker* self, bucket_msg m);
-  void begin(const shipment& s) noexcept { round_ = s.round; }
+  void begin(const shipment& s) noexcept { announced_ = s; }
 
   /// Takes what has arrived and calls `take(message)` for every message in it; the broker quits at
   /// the first that is none.
@@ -141,7 +141,7 @@ class link_io {
   caf::io::connection_handle control_;
   std::vector<std::shared_ptr<channel>> bulk_;
   std::size_t next_bulk_ = 0;
-  std::uint64_t round_ = 0;
+  shipment announced_;
   wire_stream in_;
   time_point heard_;
   time_point message_began_;  ///< when the first bytes of what is held came, at the latest

@@ -29,6 +29,11 @@ engine::failure read_weights(Work work) {
   }
 }
 
+/// Whoever ships may send another bucket.
+void credit(pointer self, const caf::strong_actor_ptr& whom, const credit_msg& m) {
+  if (const auto flusher = caf::actor_cast<flusher_actor>(whom)) self->send(flusher, m);
+}
+
 /// Performs a list of actions, in order; what they answer becomes further actions.
 class performer {
  public:
@@ -66,6 +71,7 @@ class performer {
   void perform(const act::keep_bucket& a) {
     const auto& relay = state_.side.relay;
     if (relay) self_->send(relay, relay_kept{state_.bucket_env.txn, a.index, state_.arrived});
+    if (state_.arrived_staged) return;
     // What is redone is staged already, and leads from whatever is there.
     const auto slot = machine().summarize().slot.value();
     if (slot.kind == receiver_fsm::slot_kind::redo)
@@ -209,9 +215,8 @@ class performer {
     if (state_.side.offer) self_->send(state_.supervisor, *state_.side.offer);
   }
   void perform(const act::grant_credit& a) {
-    const auto& me = machine().self();
-    const auto flusher = caf::actor_cast<flusher_actor>(self_->current_sender());
-    if (flusher) self_->send(flusher, credit_msg{state_.bucket_env, me.id, a.index});
+    if (!state_.arrived_staged)
+      credit(self_, state_.arrived_from, {state_.bucket_env, machine().self().id, a.index});
   }
 
   pointer self_;
@@ -266,6 +271,61 @@ payload corrupted(const payload& bucket) {
   std::vector<std::byte> bytes(bucket.data(), bucket.data() + bucket.size());
   if (!bytes.empty()) bytes.front() ^= std::byte{1};
   return payload(std::move(bytes));
+}
+
+// --- buckets that nobody has announced ----------------------------------------------------------
+
+/// Of a transaction that the machine has not heard of, and that it would take.
+bool is_ahead(const receiver_state& state, const envelope& env) {
+  const auto& me = state.machine->self();
+  return env.cluster == me.cluster && env.inc == me.inc &&
+         env.txn > state.machine->summarize().fence;
+}
+
+/// Whoever serves can stage what leads from there, whatever that will be called.
+bool may_stage(const receiver_state& state, txn_ref txn) {
+  const auto now = state.machine->summarize();
+  return now.phase == receiver_phase::serving && txn.run == now.fence.run && !now.slot &&
+         !now.attaching;
+}
+
+void take_ahead(pointer self, const bucket_msg& m) {
+  auto& state = self->state;
+  const auto from = self->current_sender();
+  if (state.ahead.take(m, from, may_stage(state, m.env.txn), state.env->options, *state.bytes))
+    credit(self, from, {m.env, state.machine->self().id, m.index});
+}
+
+/// Before the machine hears of `env`; `content`: of a delta.
+void make_way(receiver_state& state, const envelope& env, const manifest* content) {
+  if (is_ahead(state, env)) state.ahead.make_way(env, content, *state.bytes);
+}
+
+void on_bucket(pointer self, const envelope& env, std::uint32_t index, const payload& bytes,
+               caf::strong_actor_ptr from, bool staged) {
+  auto& s = self->state;
+  const bool spoil = index == 0 && env.txn == s.announced.txn &&
+                     s.bytes->strikes(fault_kind::corrupt_frame, s.announced);
+  s.arrived = spoil ? corrupted(bytes) : bytes;
+  s.bucket_env = env;
+  s.arrived_from = std::move(from);
+  s.arrived_staged = staged;
+  const auto all = s.machine->announced();
+  const auto hash = index < all.size() ? hash_like(all[index].hash, s.arrived) : hash128{};
+  perform(self, s.machine->on_bucket(self->clock().now(), env, index, s.arrived.size(), hash));
+  s.arrived = {};
+  s.arrived_from = {};
+  s.arrived_staged = false;
+}
+
+/// What was announced just now may be here.
+void take_up(pointer self, const envelope& env) {
+  auto& state = self->state;
+  if (!state.ahead.is_of(env)) return;
+  const auto slot = state.machine->summarize().slot;
+  if (!slot || slot->txn != env.txn) return state.ahead.forget(*state.bytes);  // refused
+  for (auto& [index, b] : state.ahead.release())
+    on_bucket(self, env, index, b.bytes, std::move(b.from), b.staged);
 }
 
 /// An older one that comes late takes nothing's place.
@@ -359,32 +419,39 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
   perform(self, state.machine->on_start(self->clock().now()));
   const auto now = [self] { return self->clock().now(); };
   return {
-      [self, now](const attach_msg& m) { perform(self, self->state.machine->on_attach(now(), m)); },
+      [self, now](const attach_msg& m) {
+        make_way(self->state, m.env, nullptr);
+        perform(self, self->state.machine->on_attach(now(), m));
+      },
       [self, now](prepare_msg& m) {
+        const auto what = m.env;
         announce(self->state, {m.env.txn, m.target.label});
+        make_way(self->state, what, &m.content);
         perform(self, self->state.machine->on_prepare(now(), m));
         tell_relay(self, m);
+        take_up(self, what);
       },
       [self, now](const redo_msg& m) {
-        self->state.round = m.round;
-        perform(self, self->state.machine->on_redo(now(), m));
+        auto& s = self->state;
+        s.round = m.round;
+        // What is redone is kept where nothing else is staged.
+        const auto held = s.machine->summarize();
+        if (m.env.txn == held.fence &&
+            held.tag.version != version_ref{m.env.txn.run, m.env.txn.seq})
+          s.ahead.forget(*s.bytes);
+        perform(self, s.machine->on_redo(now(), m));
       },
       [self, now](full_begin_msg& m) {
+        const auto what = m.env;
         announce(self->state, {m.env.txn, m.target.label, !m.catch_up});
+        make_way(self->state, what, nullptr);
         perform(self, self->state.machine->on_full_begin(now(), m));
         tell_relay(self, m);
+        take_up(self, what);
       },
       [self, now](const bucket_msg& m) {
-        auto& s = self->state;
-        const bool spoil = m.index == 0 && m.env.txn == s.announced.txn &&
-                           s.bytes->strikes(fault_kind::corrupt_frame, s.announced);
-        s.arrived = spoil ? corrupted(m.bytes) : m.bytes;
-        s.bucket_env = m.env;
-        const auto all = s.machine->announced();
-        const auto hash =
-            m.index < all.size() ? hash_like(all[m.index].hash, s.arrived) : hash128{};
-        perform(self, s.machine->on_bucket(now(), m.env, m.index, s.arrived.size(), hash));
-        s.arrived = {};
+        if (is_ahead(self->state, m.env)) return take_ahead(self, m);
+        on_bucket(self, m.env, m.index, m.bytes, self->current_sender(), false);
       },
       [self, now](const commit_msg& m) {
         self->state.round = m.round;
@@ -415,6 +482,8 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         const auto due = scrub_due(s);
         if (due && now() >= *due && !scrub(self)) return;
         perform(self, s.machine->on_tick(now()));
+        // Nobody announces it any more.
+        if (s.machine->state().reason == errc::lease_expired) s.ahead.forget(*s.bytes);
       },
   };
 }

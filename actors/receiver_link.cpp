@@ -123,7 +123,11 @@ caf::behavior receiver_link_behavior(receiver_link* self, std::shared_ptr<const 
         self->state.flusher = caf::actor_cast<flusher_actor>(self->current_sender());
         self->state.io.begin(shipment_of(m));
       },
-      [self](bucket_msg& m) { self->state.io.send(self, std::move(m)); },
+      [self](bucket_msg& m) {
+        // It may be the first that is heard of what is shipped.
+        self->state.flusher = caf::actor_cast<flusher_actor>(self->current_sender());
+        self->state.io.send(self, std::move(m));
+      },
       [self, cluster](const welcome& m) {
         auto& s = self->state;
         s.joins.insert_or_assign(m.run, m.join);

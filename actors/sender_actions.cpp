@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <caf/send.hpp>
 #include <tuple>
 
 #include "actors/encoding.hpp"
@@ -92,7 +93,10 @@ class performer {
       ship_request request{make(to(txn, p), *s, content), buckets,
                            r->taken.empty() ? ids : nullptr};
       bytes += content.bytes;
-      if (!request.among) r->rate.shipped(now_, txn, content.bytes, &from == &state_.full);
+      // A delta's first buckets may have left when it began to be encoded.
+      const bool full = &from == &state_.full;
+      if (!request.among)
+        r->rate.shipped(full ? now_ : state_.measures.started, txn, content.bytes, full);
       self_->send(r->flusher, std::move(request));
       for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
         self_->send(state_.setup.ranks[i],
@@ -100,6 +104,28 @@ class performer {
                                    &from == &state_.full, s->number});
     }
     return bytes;
+  }
+
+  /// Ships what is encoded while the rest is, where it is what will be announced: to nobody where
+  /// others pass it on or ship parts of their own, or somebody takes it in another form.
+  bucket_sink ship_ahead_to(txn_ref txn) {
+    const auto members = state_.machine->members();
+    const auto plain = [&](const participant& p) {
+      const auto* r = route(p);
+      return r != nullptr && r->taken.empty() && (all_take_raw(state_) || !takes_raw(state_, p));
+    };
+    if (env_.options.transport.fanout != 0 || !state_.setup.ranks.empty() ||
+        !std::ranges::all_of(members, plain))
+      return {};
+    std::vector<std::pair<flusher_actor, envelope>> takers;
+    for (const auto& p : members) takers.emplace_back(route(p)->flusher, to(txn, p));
+    if (takers.empty()) return {};
+    auto source = std::make_shared<growing_source>(state_.setup.shape.total_bytes());
+    return [takers = std::move(takers), source = std::move(source)](const payload& bucket) {
+      const auto count = source->add(bucket);
+      for (const auto& [flusher, env] : takers)
+        caf::anon_send(flusher, ship_ahead{env, source, count});
+    };
   }
 
   void perform(const act::encode& a) {
@@ -116,7 +142,7 @@ class performer {
       const auto choice =
           all_take_raw(state_) ? kernels::encoding_choice::raw : kernels::encoding_choice::coded;
       auto made = encode_against(*state_.setup.store, state_.current.tensors, choice,
-                                 form_of(env_.options));
+                                 form_of(env_.options), ship_ahead_to(a.txn));
       out.state = made.state;
       out.delta = std::move(made.delta);
     });

@@ -14,6 +14,17 @@ snapshot_store::snapshot_store(layout shape, const tensor_reader& source, std::u
   }
 }
 
+std::uint32_t growing_source::add(const payload& bucket) {
+  const std::lock_guard lock(mutex_);
+  buckets_.push_back(bucket);
+  return static_cast<std::uint32_t>(buckets_.size());
+}
+
+payload growing_source::bucket(std::uint32_t index) {
+  const std::lock_guard lock(mutex_);
+  return index < buckets_.size() ? buckets_[index] : payload();
+}
+
 full_source::full_source(std::shared_ptr<const snapshot_store> store, const bucket_form& form,
                          std::size_t kept_max, shard_mask taken)
     : store_(std::move(store)),

@@ -125,6 +125,25 @@ class delta_source final : public bucket_source {
   std::uint64_t weights_bytes_;
 };
 
+/// A delta that is still being encoded, by those who ship what there is of it.
+class growing_source final : public bucket_source {
+ public:
+  /// `weights_bytes`: of the weights that it is for.
+  explicit growing_source(std::uint64_t weights_bytes) : weights_bytes_(weights_bytes) {}
+  /// How many there are now.
+  std::uint32_t add(const payload& bucket);
+  /// Nobody knows it yet.
+  const manifest& content() const override { return content_; }
+  payload bucket(std::uint32_t index) override;
+  std::uint64_t staged_over() const override { return weights_bytes_; }
+
+ private:
+  const manifest content_;
+  std::uint64_t weights_bytes_;
+  std::mutex mutex_;  // of what follows
+  std::vector<payload> buckets_;
+};
+
 /// All weights: each bucket is made from the snapshot when the first flusher asks for it, and kept
 /// for those close behind: where a slow receiver is alone, what is held for it is what is under way
 /// to it.

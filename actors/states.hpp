@@ -14,6 +14,7 @@
 #include "actors/repeats.hpp"
 #include "actors/spawn.hpp"
 #include "actors/timer.hpp"
+#include "actors/unannounced.hpp"
 #include "protocol/flusher_fsm.hpp"
 #include "protocol/receiver_fsm.hpp"
 #include "protocol/relay_watch.hpp"
@@ -85,6 +86,9 @@ struct receiver_state {
 
   payload arrived;      ///< of the bucket being handled
   envelope bucket_env;  ///< likewise
+  caf::strong_actor_ptr arrived_from;
+  bool arrived_staged = false;  ///< before it was announced, and its credit was given
+  unannounced ahead;
   std::uint32_t round = 0;
   transfer_ref announced;  ///< the newest: what faults on purpose are keyed by
   bool said_twin = false;  ///< that another process has its place

@@ -87,7 +87,9 @@ void on_bucket(trainer_link* self, bulk_bucket& m) {
   auto& state = self->state;
   const shipment of{m.bucket.env.txn, m.round};
   if (of < state.seen) return;  // it is over
-  if (of == state.seen) return self->send(state.receiver, std::move(m.bucket));
+  // Of what is sent again nothing leaves before its announcement: it overtook that, and would be
+  // taken for what was sent first. All else the receiver itself keeps until then.
+  if (of == state.seen || m.round == 0) return self->send(state.receiver, std::move(m.bucket));
   if (state.held.size() == held_max)
     return state.io.end(self, errc::bad_frame, "it sends buckets that nobody was told of");
   state.held.push_back(std::move(m));

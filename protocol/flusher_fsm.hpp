@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "messages/from_receiver.hpp"
@@ -19,10 +20,26 @@ class flusher_fsm {
  public:
   explicit flusher_fsm(std::uint32_t credit) : credit_(credit) {}
 
-  /// Starts a stream of `count` buckets, dropping any before it; returns those to send now.
-  /// `elsewhere`, of `count` or none: others bring this one, it does not leave before `on_ours`.
+  /// The first `count` buckets of a stream of which more are to come; returns those to send now.
+  /// What is under way of another is not dropped for it: then nothing.
+  std::vector<std::uint32_t> on_ahead(const envelope& env, std::uint32_t count) {
+    if (env_ && !(ahead_ && *env_ == env)) return {};
+    if (!env_) on_start(env, 0);
+    ahead_ = true;
+    if (count > buckets_.size()) buckets_.resize(count, state::ours);
+    return fill();
+  }
+
+  /// Starts a stream of `count` buckets, dropping any before it; returns those to send now. Of one
+  /// that has begun ahead the rest. `elsewhere`, of `count` or none: others bring this one, it does
+  /// not leave before `on_ours`.
   std::vector<std::uint32_t> on_start(const envelope& env, std::uint32_t count,
                                       const std::vector<bool>& elsewhere = {}) {
+    const bool begun = std::exchange(ahead_, false) && env_ && *env_ == env;
+    if (begun && count >= buckets_.size()) {
+      buckets_.resize(count, state::ours);
+      return fill();
+    }
     env_ = env;
     next_ = 0;
     under_way_ = 0;
@@ -63,14 +80,17 @@ class flusher_fsm {
     return fill();
   }
 
-  void on_stop() { env_.reset(); }
+  void on_stop() {
+    env_.reset();
+    ahead_ = false;
+  }
 
   /// Others are to bring this one, and the receiver has not got it yet.
   bool awaited(std::uint32_t index) const {
     return env_ && index < buckets_.size() && buckets_[index] == state::elsewhere;
   }
   /// Every bucket was sent and taken.
-  bool drained() const { return env_ && taken_count_ == buckets_.size(); }
+  bool drained() const { return env_ && !ahead_ && taken_count_ == buckets_.size(); }
   bool streaming() const { return env_.has_value(); }
   /// Buckets that were sent and not taken: never more than the credit.
   std::uint32_t under_way() const noexcept { return under_way_; }
@@ -92,6 +112,7 @@ class flusher_fsm {
 
   std::uint32_t credit_;
   std::optional<envelope> env_;
+  bool ahead_ = false;  ///< more buckets are to come
   std::vector<state> buckets_;
   std::uint32_t next_ = 0;  ///< none that is to be sent is before this
   std::uint32_t under_way_ = 0;

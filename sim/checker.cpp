@@ -72,6 +72,9 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
     if (s && ping && ping->inc == r->inc && ping->current.run >= s->machine->summarize().fence.run)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
     const auto* bucket = content_of<bucket_msg>(*message);
+    if (s && bucket && bucket->env.inc == r->inc &&
+        bucket->env.txn > s->machine->summarize().fence && s->ahead.lacks(bucket->env, bucket->index))
+      fleet_.count(consequence::ahead);
     // A relay that finds one lets the trainer send it.
     if (bucket && std::string_view(actor.name()) == "receiver" && bucket->env.inc == r->inc &&
         fleet_.between().was_spoilt(*bucket) && fleet_.awaits(*r, bucket->env.txn, bucket->index))

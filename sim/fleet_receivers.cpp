@@ -68,7 +68,11 @@ std::shared_ptr<fault_source> fleet::faults_on_purpose() {
 
 bool fleet::awaits(const receiver_process& r, txn_ref txn, std::uint32_t index) const {
   const auto* s = state_of_receiver(r);
-  return s && s->machine->awaits({cluster_id, txn, r.inc}, index);
+  const envelope env{cluster_id, txn, r.inc};
+  if (!s) return false;
+  // What nobody has announced is kept, and looked at later.
+  return s->machine->awaits(env, index) ||
+         (txn > s->machine->summarize().fence && s->ahead.lacks(env, index));
 }
 
 /// One of as many as were asked for, or all. The random numbers of everything else stay what they

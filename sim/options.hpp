@@ -50,6 +50,7 @@ enum class consequence : std::uint8_t {
   snapshot_last,   ///< all had voted when the snapshot had staged, or refused,
   snapshot_late,   ///< and when it had not in time
   scrubbed,        ///< a receiver found by itself that its weights had rotted
+  ahead,           ///< a receiver staged a bucket that nobody had announced
   lent,            ///< a receiver made a bucket of its own weights for another
   count_
 };

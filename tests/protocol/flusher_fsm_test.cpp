@@ -61,6 +61,44 @@ TEST_CASE("flusher: what an earlier stream's receiver took is not taken of the n
   CHECK(f.drained());
 }
 
+TEST_CASE("flusher: what there is ahead leaves within the credit, and is not sent again") {
+  flusher_fsm f(2);
+  CHECK(f.on_ahead(env, 1) == indices{0});
+  CHECK(f.streaming());
+  CHECK(f.on_credit({env, 9, 0}).empty());
+  CHECK_FALSE(f.drained());  // nobody knows yet whether that was all
+  CHECK(f.on_ahead(env, 4) == indices{1, 2});
+  CHECK(f.on_ahead(env, 3).empty());  // it knows of more
+  CHECK(f.on_credit({env, 9, 1}) == indices{3});
+  CHECK(f.on_start(env, 5).empty());
+  CHECK(f.under_way() == 2);
+  CHECK(f.on_ahead(env, 9).empty());  // it is announced
+  CHECK(f.on_credit({env, 9, 2}) == indices{4});
+  f.on_credit({env, 9, 3});
+  f.on_credit({env, 9, 4});
+  CHECK(f.drained());
+}
+
+TEST_CASE("flusher: what is ahead takes nothing's place, and anything takes its") {
+  flusher_fsm f(1);
+  f.on_start(env, 2);
+  CHECK(f.on_ahead(other, 1).empty());
+  CHECK(f.on_credit({env, 9, 0}) == indices{1});
+  f.on_stop();
+  CHECK(f.on_ahead(other, 2) == indices{0});
+  f.on_credit({other, 9, 0});
+  CHECK(f.on_start(env, 1) == indices{0});  // another stream after all
+  f.on_credit({env, 9, 0});
+  CHECK(f.drained());
+  f.on_stop();
+  CHECK(f.on_ahead(other, 2) == indices{0});
+  CHECK(f.on_start(other, 1) == indices{0});  // fewer than there were: from the beginning
+  f.on_stop();
+  CHECK(f.on_ahead(other, 1) == indices{0});
+  f.on_stop();
+  CHECK(f.on_start(other, 2) == indices{0});  // what was stopped is forgotten
+}
+
 TEST_CASE("flusher: what others bring does not leave, unless it falls to us") {
   flusher_fsm f(2);
   CHECK(f.on_start(env, 6, {false, true, true, false, true, false}) == indices{0, 3});

@@ -189,9 +189,12 @@ TEST_CASE("every number of threads encodes the same buckets") {
     const auto one = encode_delta(shape, views(base), views(target), limit, choice);
     for (const unsigned threads : {2u, 0u}) {
       set_workers(threads);
-      const auto more = encode_delta(shape, views(base), views(target), limit, choice);
+      std::vector<payload> shown;
+      const auto more = encode_delta(shape, views(base), views(target), limit, choice, nullptr,
+                                     [&](const payload& bucket) { shown.push_back(bucket); });
       CHECK(more.content == one.content);
       CHECK(more.buckets == one.buckets);
+      CHECK(shown == one.buckets);
     }
   }
   set_workers(0);
