@@ -407,8 +407,9 @@ struct admit_request {
   std::string name;
   receiver_actor receiver;
   flusher_actor flusher;
-  hash128 layout = {};  ///< of the whole model, as it says
-  payload taken = {};   ///< as in `hello_msg`
+  hash128 layout = {};     ///< of the whole model, as it says
+  payload taken = {};      ///< as in `hello_msg`
+  bool elsewhere = false;  ///< in another process
 };
 
 /// Reads the trainer's tensors, diffs them against the snapshot, encodes, and leads the fleet

@@ -93,10 +93,9 @@ class performer {
       ship_request request{make(to(txn, p), *s, content), buckets,
                            r->taken.empty() ? ids : nullptr};
       bytes += content.bytes;
-      // A delta's first buckets may have left when it began to be encoded.
-      const bool full = &from == &state_.full;
-      if (!request.among)
-        r->rate.shipped(full ? now_ : state_.measures.started, txn, content.bytes, full);
+      // What leaves ahead may have begun to when it began to be encoded.
+      const auto since = r->ahead == txn ? state_.measures.started : now_;
+      if (!request.among) r->rate.shipped(since, txn, content.bytes, &from == &state_.full);
       self_->send(r->flusher, std::move(request));
       for (std::size_t i = 0; i < state_.setup.ranks.size(); ++i)
         self_->send(state_.setup.ranks[i],
@@ -106,19 +105,21 @@ class performer {
     return bytes;
   }
 
-  /// Ships what is encoded while the rest is, where it is what will be announced: to nobody where
-  /// others pass it on or ship parts of their own, or somebody takes it in another form.
+  /// Ships what is encoded while the rest is, to who will be announced just that: to nobody where
+  /// others pass it on or ship parts of their own. Nor to who is in this process, and would take
+  /// the cores from what the trainer waits for.
   bucket_sink ship_ahead_to(txn_ref txn) {
-    const auto members = state_.machine->members();
-    const auto plain = [&](const participant& p) {
-      const auto* r = route(p);
-      return r != nullptr && r->taken.empty() && (all_take_raw(state_) || !takes_raw(state_, p));
-    };
-    if (env_.options.transport.fanout != 0 || !state_.setup.ranks.empty() ||
-        !std::ranges::all_of(members, plain))
-      return {};
+    if (env_.options.transport.fanout != 0 || !state_.setup.ranks.empty()) return {};
+    const bool raw = all_take_raw(state_);
     std::vector<std::pair<flusher_actor, envelope>> takers;
-    for (const auto& p : members) takers.emplace_back(route(p)->flusher, to(txn, p));
+    for (const auto& p : state_.machine->members()) {
+      const auto it = state_.routes.find(p);
+      if (it == state_.routes.end()) continue;
+      auto& r = it->second;
+      if (!r.elsewhere || !r.taken.empty() || (!raw && takes_raw(state_, p))) continue;
+      r.ahead = txn;
+      takers.emplace_back(r.flusher, to(txn, p));
+    }
     if (takers.empty()) return {};
     auto source = std::make_shared<growing_source>(state_.setup.shape.total_bytes());
     return [takers = std::move(takers), source = std::move(source)](const payload& bucket) {

@@ -76,7 +76,7 @@ void on_admit(pointer self, const admit_request& m) {
     return self->send(s.setup.supervisor, sync_action::not_admitted{m.who, e.code(), e.what()});
   }
   auto& route = s.routes[m.who];
-  route = {m.name, m.receiver, m.flusher, std::move(taken), route.rate};
+  route = {m.name, m.receiver, m.flusher, std::move(taken), route.rate, m.elsewhere};
   perform(self, s.machine->on_admit(self->clock().now(), m.who));
 }
 

@@ -158,6 +158,8 @@ struct sender_state {
     flusher_actor flusher;
     shard_mask taken;  ///< empty: all tensors
     link_rate rate = {};
+    bool elsewhere = false;  ///< in another process
+    txn_ref ahead = {};      ///< the delta that began to leave before it was announced
   };
   /// What somebody takes, or took, who takes a part of the tensors.
   struct part_record {

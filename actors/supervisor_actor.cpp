@@ -75,8 +75,8 @@ class performer {
     greet(self_, it->second);
     const auto& record = state_.policy->records().at(a.who.id);
     const auto& c = it->second;
-    self_->send(state_.trainer->sender,
-                admit_request{a.who, record.name, c.receiver, c.flusher, c.model, c.taken});
+    self_->send(state_.trainer->sender, admit_request{a.who, record.name, c.receiver, c.flusher,
+                                                      c.model, c.taken, !c.bytes});
   }
   void perform(const act::down& a) {
     if (state_.trainer) self_->send(state_.trainer->sender, down_notice{a.who, a.reason});

@@ -32,8 +32,8 @@ class unannounced {
   }
 
   /// Keeps a bucket, within what the settings let a receiver stage; what was kept of an earlier
-  /// transaction is forgotten. `stages`: the engine may stage it now. True: it has, so its credit is
-  /// due. What is not kept is missing when it is announced.
+  /// transaction is forgotten. `stages`: the engine may stage it now. True: it has, so its credit
+  /// is due. What is not kept is missing when it is announced.
   bool take(const bucket_msg& m, caf::strong_actor_ptr from, bool stages, const settings& s,
             engine& engine);
 
@@ -42,9 +42,7 @@ class unannounced {
   void make_way(const envelope& env, const manifest* content, engine& engine);
 
   /// By index. Nothing is kept from here on; what is staged stays staged.
-  std::map<std::uint32_t, bucket> release() {
-    return std::exchange(*this, unannounced()).buckets_;
-  }
+  std::map<std::uint32_t, bucket> release() { return std::exchange(*this, unannounced()).buckets_; }
   void forget(engine& engine);
 
  private:

@@ -73,7 +73,8 @@ void checker::before(caf::scheduled_actor& actor, caf::mailbox_element* message)
       r->fleet = std::max(r->fleet, names_.true_tag(*r, ping->current));
     const auto* bucket = content_of<bucket_msg>(*message);
     if (s && bucket && bucket->env.inc == r->inc &&
-        bucket->env.txn > s->machine->summarize().fence && s->ahead.lacks(bucket->env, bucket->index))
+        bucket->env.txn > s->machine->summarize().fence &&
+        s->ahead.lacks(bucket->env, bucket->index))
       fleet_.count(consequence::ahead);
     // A relay that finds one lets the trainer send it.
     if (bucket && std::string_view(actor.name()) == "receiver" && bucket->env.inc == r->inc &&

@@ -484,7 +484,7 @@ class simulation final : public spectator {
 std::string_view to_string(consequence what) noexcept {
   constexpr std::array<std::string_view, consequence_count> names{
       "lease-ended",   "staged-expired", "late-commit", "served-stale", "lost-ack",
-      "snapshot-last", "snapshot-late",  "scrubbed",      "ahead",    "lent"};
+      "snapshot-last", "snapshot-late",  "scrubbed",    "ahead",        "lent"};
   return names[static_cast<std::size_t>(what)];
 }
 

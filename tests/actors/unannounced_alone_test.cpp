@@ -75,6 +75,7 @@ TEST_CASE("what comes ahead is refused when it is not what is announced") {
   r.says(announced);
   const auto said = r.answers(reply_kind::vote_no);
   CHECK(said.reason == (spoilt ? errc::bad_checksum : errc::bad_manifest));
+  r.settle();
   CHECK(r.bytes->staged_bytes() == 0);
   CHECK(r.bytes->state().ready);
   CHECK((r.memory == guarded_memory(r.base)));
@@ -85,8 +86,10 @@ TEST_CASE("what comes ahead goes when another transaction comes, or fewer bucket
   r.bucket(2);
   CHECK(r.credited(2));
   SECTION("an attach") {
-    r.says(attach_msg{{r.cluster, {1, 3}, r.inc}, {{1, 0}, lone_receiver::state(r.base), 0},
-                      r.shape.fingerprint(), 7});
+    r.says(attach_msg{{r.cluster, {1, 3}, r.inc},
+                      {{1, 0}, lone_receiver::state(r.base), 0},
+                      r.shape.fingerprint(),
+                      7});
     r.answers(reply_kind::attached);
   }
   SECTION("a newer one ahead") {
@@ -115,8 +118,8 @@ TEST_CASE("who does not serve keeps what comes ahead, unpaid, and takes all weig
   r.settle();
   CHECK(r.bytes->staged_bytes() == 0);
   CHECK_FALSE(r.next<credit_msg>(0s));
-  r.says(full_begin_msg{
-      r.txn, {{1, 2}, lone_receiver::state(r.target), 1}, full.content(), 9, false});
+  r.says(
+      full_begin_msg{r.txn, {{1, 2}, lone_receiver::state(r.target), 1}, full.content(), 9, false});
   r.answers(reply_kind::full_ok);
   CHECK(r.next<credit_msg>());
   CHECK((r.memory == guarded_memory(r.target)));
