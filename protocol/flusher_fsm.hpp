@@ -35,7 +35,7 @@ class flusher_fsm {
   /// not leave before `on_ours`.
   std::vector<std::uint32_t> on_start(const envelope& env, std::uint32_t count,
                                       const std::vector<bool>& elsewhere = {}) {
-    const bool begun = std::exchange(ahead_, false) && env_ && *env_ == env;
+    const bool begun = std::exchange(ahead_, false) && *env_ == env;
     if (begun && count >= buckets_.size()) {
       buckets_.resize(count, state::ours);
       return fill();
@@ -112,7 +112,7 @@ class flusher_fsm {
 
   std::uint32_t credit_;
   std::optional<envelope> env_;
-  bool ahead_ = false;  ///< more buckets are to come
+  bool ahead_ = false;  ///< of `env_`, more buckets are to come
   std::vector<state> buckets_;
   std::uint32_t next_ = 0;  ///< none that is to be sent is before this
   std::uint32_t under_way_ = 0;

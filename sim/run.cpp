@@ -405,7 +405,7 @@ class simulation final : public spectator {
   void scrubbed(const receiver_process& r) {
     fleet_.count(consequence::scrubbed);
     if (!r.rotten)
-      checker_.violated("L1: a receiver whose weights are sound takes them for rotten");
+      checker_.violated("L1: sound weights are taken for rotten");
   }
 
   /// Who scrubs needs no sync to find out.
@@ -415,7 +415,7 @@ class simulation final : public spectator {
     for (const auto until = scheduler_.now() + 2 * every; scheduler_.now() < until;)
       if (!step()) return false;
     if (!become_whole()) return false;
-    if (any_rotten()) checker_.violated("I1: rot was not found, though nobody syncs");
+    if (any_rotten()) checker_.violated("I1: nobody found rot while nobody synced");
     return !any_rotten();
   }
 

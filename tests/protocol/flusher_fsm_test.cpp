@@ -84,11 +84,20 @@ TEST_CASE("flusher: what is ahead takes nothing's place, and anything takes its"
   f.on_start(env, 2);
   CHECK(f.on_ahead(other, 1).empty());
   CHECK(f.on_credit({env, 9, 0}) == indices{1});
+  f.on_credit({env, 9, 1});
+  CHECK(f.drained());
   f.on_stop();
-  CHECK(f.on_ahead(other, 2) == indices{0});
-  f.on_credit({other, 9, 0});
-  CHECK(f.on_start(env, 1) == indices{0});  // another stream after all
+  CHECK(f.on_ahead(other, 1) == indices{0});
+  CHECK(f.on_ahead(env, 3).empty());
+  CHECK(f.on_start(env, 2) == indices{0});  // another stream after all
   f.on_credit({env, 9, 0});
+  f.on_credit({env, 9, 1});
+  CHECK(f.drained());
+  f.on_stop();
+  CHECK(f.on_ahead(other, 1) == indices{0});
+  CHECK(f.on_ahead(env, 3).empty());
+  f.on_start(other, 1);
+  f.on_credit({other, 9, 0});
   CHECK(f.drained());
   f.on_stop();
   CHECK(f.on_ahead(other, 2) == indices{0});
