@@ -55,6 +55,8 @@ class performer {
     }
   }
 
+  bool ended() const noexcept { return ended_; }
+
  private:
   engine& bytes() { return *state_.bytes; }
   receiver_fsm& machine() { return *state_.machine; }
@@ -239,11 +241,14 @@ void arm(pointer self) {
   for (const auto& at : due) state.timer.arm(self, at);
 }
 
-void perform(pointer self, receiver_fsm::actions actions) {
+/// False: this life is over.
+bool perform(pointer self, receiver_fsm::actions actions) {
   // First: what is published next may be that the trainer was heard again.
   self->state.bytes->trust_until(self->state.machine->trusted_until());
-  performer(self).run(std::move(actions));
+  performer all(self);
+  all.run(std::move(actions));
   arm(self);
+  return !all.ended();
 }
 
 /// Memory rots, and weights that no sync reads again are served for as long as nobody trains. What
@@ -301,7 +306,8 @@ void make_way(receiver_state& state, const envelope& env, const manifest* conten
   if (is_ahead(state, env)) state.ahead.make_way(env, content, *state.bytes);
 }
 
-void on_bucket(pointer self, const envelope& env, std::uint32_t index, const payload& bytes,
+/// False: this life is over.
+bool on_bucket(pointer self, const envelope& env, std::uint32_t index, const payload& bytes,
                caf::strong_actor_ptr from, bool staged) {
   auto& s = self->state;
   const bool spoil = index == 0 && env.txn == s.announced.txn &&
@@ -312,10 +318,12 @@ void on_bucket(pointer self, const envelope& env, std::uint32_t index, const pay
   s.arrived_staged = staged;
   const auto all = s.machine->announced();
   const auto hash = index < all.size() ? hash_like(all[index].hash, s.arrived) : hash128{};
-  perform(self, s.machine->on_bucket(self->clock().now(), env, index, s.arrived.size(), hash));
+  const bool goes_on =
+      perform(self, s.machine->on_bucket(self->clock().now(), env, index, s.arrived.size(), hash));
   s.arrived = {};
   s.arrived_from = {};
   s.arrived_staged = false;
+  return goes_on;
 }
 
 /// What was announced just now may be here.
@@ -325,7 +333,7 @@ void take_up(pointer self, const envelope& env) {
   const auto slot = state.machine->summarize().slot;
   if (!slot || slot->txn != env.txn) return state.ahead.forget(*state.bytes);  // refused
   for (auto& [index, b] : state.ahead.release())
-    on_bucket(self, env, index, b.bytes, std::move(b.from), b.staged);
+    if (!on_bucket(self, env, index, b.bytes, std::move(b.from), b.staged)) return;
 }
 
 /// An older one that comes late takes nothing's place.

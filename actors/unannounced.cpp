@@ -10,15 +10,18 @@ bool unannounced::take(const bucket_msg& m, caf::strong_actor_ptr from, bool sta
     env_ = m.env;
   }
   const std::uint64_t size = m.bytes.size();
-  if (m.index >= s.receiver.buckets_max || size > s.bucket.bytes_max ||
-      size > s.receiver.staged_bytes_max - bytes_ || (!stages && buckets_.size() >= unpaid_max))
+  const auto most = s.receiver.staged_bytes_max;
+  // Beyond that they wait, unpaid, for what is staged to be alone.
+  stages = stages && size + bytes_ + engine.staged_bytes() <= most;
+  if (m.index >= s.receiver.buckets_max || size > s.bucket.bytes_max || size > most - bytes_ ||
+      (!stages && buckets_.size() >= unpaid_max))
     return false;
   bytes_ += size;
   buckets_.emplace(m.index, bucket{m.bytes, std::move(from), stages});
   if (!stages) return false;
   staged_ = true;
   // Where it is not sound, whoever proves what is staged says so.
-  engine.stage(m.index, m.bytes, s.receiver.staged_bytes_max);
+  engine.stage(m.index, m.bytes, most);
   return true;
 }
 

@@ -208,7 +208,8 @@ void checker::check_released(const trainer_process& t) {
     if (f && f->source && f->env.txn.run == t.sync_txn.run && f->env.txn.seq <= t.sync_txn.seq)
       violated("bounds: a flusher keeps what is over");
   }
-  if (keeps_delta(fleet_.actors_of(t).snapshot, t.sync_txn))
+  // One that stands still has not come to what it was told since.
+  if (fleet_.now() >= t.stages_from && keeps_delta(fleet_.actors_of(t).snapshot, t.sync_txn))
     violated("bounds: the snapshot keeps what is over");
 }
 

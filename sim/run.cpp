@@ -404,8 +404,7 @@ class simulation final : public spectator {
   /// Nothing but rot that it finds by itself ends a receiver as time passes.
   void scrubbed(const receiver_process& r) {
     fleet_.count(consequence::scrubbed);
-    if (!r.rotten)
-      checker_.violated("L1: sound weights are taken for rotten");
+    if (!r.rotten) checker_.violated("L1: sound weights are taken for rotten");
   }
 
   /// Who scrubs needs no sync to find out.

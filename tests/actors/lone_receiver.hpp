@@ -13,10 +13,14 @@ namespace lockstep {
 
 /// A receiver's actor, and the test as all others: trainer, link and relay.
 struct lone_receiver : stage {
-  lone_receiver() {
+  explicit lone_receiver(std::uint64_t staged_bytes_max = settings().receiver.staged_bytes_max,
+                         std::shared_ptr<fault_source> faults = {})
+      : bytes(std::make_shared<engine>(receiver_id{7}, "7", shape, memory.tensors(),
+                                       receiver_hooks{}, std::move(faults))) {
     auto made = std::make_shared<actor_env>(*env);
     // What is staged waits for its commit, however slow this machine is.
     made->options.receiver.lease_ms = made->options.sync.stage_timeout_ms = 3'600'000;
+    made->options.receiver.staged_bytes_max = staged_bytes_max;
     env = std::move(made);
     receiver = spawn(receiver_behavior, env, bytes, inc, caf::actor_cast<supervisor_actor>(test),
                      relay_side{caf::actor_cast<relay_actor>(relay), {}});
@@ -73,9 +77,7 @@ struct lone_receiver : stage {
   const weight_buffer base = random_weights(shape, 1);
   weight_buffer target = random_weights(shape, 1);
   guarded_memory memory{base};
-  const std::shared_ptr<engine> bytes =
-      std::make_shared<engine>(receiver_id{7}, "7", shape, memory.tensors(), receiver_hooks{},
-                               std::shared_ptr<fault_source>());
+  const std::shared_ptr<engine> bytes;
   caf::scoped_actor relay{*rt.inside().system};
   receiver_actor receiver;
 

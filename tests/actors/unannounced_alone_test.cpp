@@ -9,7 +9,8 @@ namespace {
 
 /// Three buckets lead from what it holds to the target.
 struct ahead_of : lone_receiver {
-  ahead_of() {
+  explicit ahead_of(std::uint64_t staged_bytes_max = settings().receiver.staged_bytes_max)
+      : lone_receiver(staged_bytes_max) {
     attach();
     REQUIRE(delta.buckets.size() == 3);
   }
@@ -57,6 +58,23 @@ TEST_CASE("all of a delta may be there when it is announced") {
     CHECK(r.credited(i));
   }
   r.says(r.prepare());
+  r.answers(reply_kind::vote_yes);
+  r.commit();
+  CHECK((r.memory == guarded_memory(r.target)));
+}
+
+TEST_CASE("what comes ahead is staged as far as there is room for it, and waits for the rest") {
+  const auto bytes = ahead_of().delta.content.bytes;
+  ahead_of r(bytes + bytes / 2);
+  r.bucket(0);
+  CHECK(r.credited(0));
+  r.bucket(1);
+  r.bucket(2);
+  r.settle();
+  CHECK_FALSE(r.next<credit_msg>(0s));
+  r.says(r.prepare());
+  CHECK(r.credited(1));
+  CHECK(r.credited(2));
   r.answers(reply_kind::vote_yes);
   r.commit();
   CHECK((r.memory == guarded_memory(r.target)));
@@ -123,4 +141,26 @@ TEST_CASE("who does not serve keeps what comes ahead, unpaid, and takes all weig
   r.answers(reply_kind::full_ok);
   CHECK(r.next<credit_msg>());
   CHECK((r.memory == guarded_memory(r.target)));
+}
+
+TEST_CASE("a life that ends in the midst of what came ahead takes up no more of it") {
+  struct crash_once final : fault_source {
+    bool strikes(fault_kind kind, const transfer_ref&, receiver_id) override {
+      return kind == fault_kind::crash && !std::exchange(struck, true);
+    }
+    bool struck = false;
+  };
+  lone_receiver r(settings().receiver.staged_bytes_max, std::make_shared<crash_once>());
+  const auto full = full_plan(r.shape, views_of(r.target), 1);
+  const auto count = static_cast<std::uint32_t>(full.content().buckets.size());
+  REQUIRE(count > 1);
+  for (std::uint32_t i = 0; i < count; ++i)
+    r.says(bucket_msg{r.txn, i, full.make(i, views_of(r.target))});
+  r.settle();
+  r.test->monitor(r.receiver);
+  r.says(
+      full_begin_msg{r.txn, {{1, 2}, lone_receiver::state(r.target), 1}, full.content(), 9, false});
+  REQUIRE(r.next<caf::down_msg>());
+  CHECK_FALSE(r.next<reply_msg>(0s));
+  CHECK_FALSE((r.memory == guarded_memory(r.target)));
 }
