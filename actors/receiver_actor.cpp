@@ -457,7 +457,7 @@ receiver_actor::behavior_type receiver_behavior(pointer self, std::shared_ptr<co
         tell_relay(self, m);
         take_up(self, what);
       },
-      [self, now](const bucket_msg& m) {
+      [self](const bucket_msg& m) {
         if (is_ahead(self->state, m.env)) return take_ahead(self, m);
         on_bucket(self, m.env, m.index, m.bytes, self->current_sender(), false);
       },

@@ -49,7 +49,7 @@ TEST_CASE("Frames of all lengths up to the limit arrive; what promises more is c
   options.self = trainer_greeting();
   options.self.payload_bytes_max = 1'000;
   station s(clear(), options);
-  for (const std::size_t length : {0, 1, 1'000}) {
+  for (const std::size_t length : {0u, 1u, 1'000u}) {
     const raw_link raw(s);
     const bulk b(raw.accepted);
     const auto bucket = some_bucket(length, 5);
