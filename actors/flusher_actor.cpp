@@ -131,10 +131,11 @@ void on_credit(pointer self, const credit_msg& m) {
   }
   if (m.index < state.first) return;
   const auto index = m.index - state.first;
-  if (m.env == state.env && state.machine.awaited(index)) {
+  if (m.env == state.env && state.machine.awaited(index))
     state.watch.on_taken(self->clock().now(), m.index);
+  // What has fallen to us may have been on its way from there.
+  if (m.env == state.env && state.machine.unsent(index))
     state.sent->relayed += state.source->content().buckets[index].bytes;
-  }
   send_buckets(self, state.machine.on_credit({m.env, m.id, index}));
 }
 

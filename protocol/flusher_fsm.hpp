@@ -86,8 +86,10 @@ class flusher_fsm {
   }
 
   /// Others are to bring this one, and the receiver has not got it yet.
-  bool awaited(std::uint32_t index) const {
-    return env_ && index < buckets_.size() && buckets_[index] == state::elsewhere;
+  bool awaited(std::uint32_t index) const { return is(index, state::elsewhere); }
+  /// Others are to bring it, or were to and may yet: it has neither left here nor been taken.
+  bool unsent(std::uint32_t index) const {
+    return awaited(index) || is(index, state::fallen_to_us);
   }
   /// Every bucket was sent and taken.
   bool drained() const { return env_ && !ahead_ && taken_count_ == buckets_.size(); }
@@ -97,6 +99,10 @@ class flusher_fsm {
 
  private:
   enum class state : std::uint8_t { ours, elsewhere, fallen_to_us, sent, taken };
+
+  bool is(std::uint32_t index, state what) const {
+    return env_ && index < buckets_.size() && buckets_[index] == what;
+  }
 
   std::vector<std::uint32_t> fill() {
     std::vector<std::uint32_t> out;

@@ -140,6 +140,25 @@ TEST_CASE("flusher: what falls to us leaves in order, also when later ones have 
   }
 }
 
+TEST_CASE("flusher: what has fallen to us may still be brought by others, until it leaves") {
+  flusher_fsm f(1);
+  CHECK_FALSE(f.unsent(0));
+  f.on_start(env, 4, {false, true, true, true});
+  CHECK_FALSE(f.unsent(0));
+  CHECK(f.unsent(1));
+  CHECK(f.on_ours(indices{1, 2}).empty());
+  CHECK(f.unsent(1));
+  CHECK_FALSE(f.awaited(1));
+  CHECK(f.unsent(3));
+  CHECK_FALSE(f.unsent(4));
+  CHECK(f.on_credit({env, 9, 2}).empty());  // brought after all
+  CHECK_FALSE(f.unsent(2));
+  CHECK(f.on_credit({env, 9, 0}) == indices{1});
+  CHECK_FALSE(f.unsent(1));
+  f.on_stop();
+  CHECK_FALSE(f.unsent(3));
+}
+
 TEST_CASE("flusher: nothing falls to us of a stream that was stopped") {
   flusher_fsm f(2);
   f.on_start(env, 3, {false, true, true});
